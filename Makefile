@@ -1,0 +1,34 @@
+VENV ?= .venv
+PYTHON ?= python3
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test clean
+
+help:
+	@echo "make setup  create $(VENV) and install the package with its demo and dev extras"
+	@echo "make demo   setup, then run the demo into demo-output/"
+	@echo "make test   setup, then lint, format check, type check, import check and tests"
+	@echo "make clean  remove .venv, caches and demo-output/"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+demo: setup
+	$(VENV)/bin/bertsurgeon demo --output demo-output --overwrite
+
+test: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/pytest
+
+# Another VENV than the default is its owner's to remove.
+clean:
+	rm -rf .venv demo-output dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +

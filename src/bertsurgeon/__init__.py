@@ -1,0 +1,49 @@
+"""BertSurgeon: makes fine-tuned BERT-family encoders smaller and faster in minutes.
+
+Importing the package registers its checkpoints with transformers, so that pruned models load with
+``AutoModelFor….from_pretrained``.
+"""
+
+from importlib.metadata import version
+
+from transformers import PreTrainedModel
+
+from bertsurgeon.checkpoint import get_plan, load_model, save_model
+from bertsurgeon.config import PruneConfig
+from bertsurgeon.errors import BertSurgeonError, ModelError
+from bertsurgeon.evaluation import evaluate
+from bertsurgeon.layers import GroupedLinear
+from bertsurgeon.layers import to_dense as _to_dense
+from bertsurgeon.plan import ModelPlan
+from bertsurgeon.pruning import PruneReport, prune
+from bertsurgeon.recovery import TrainingOptions, train
+
+__version__ = version("bertsurgeon")
+
+__all__ = [
+    "BertSurgeonError",
+    "GroupedLinear",
+    "ModelPlan",
+    "PruneConfig",
+    "PruneReport",
+    "TrainingOptions",
+    "evaluate",
+    "get_plan",
+    "load_model",
+    "prune",
+    "save_model",
+    "to_dense",
+    "train",
+]
+
+
+def to_dense(model: PreTrainedModel) -> PreTrainedModel:
+    """The zero-filled dense twin of a pruned model: a stock Hugging Face model with the same outputs.
+
+    Raises:
+        ModelError: If the model is not pruned.
+    """
+    plan = get_plan(model)
+    if plan is None:
+        raise ModelError("The model is dense already.")
+    return _to_dense(model, plan)

@@ -1,0 +1,61 @@
+"""How many floating-point operations one forward pass takes, and the inputs that measurements run on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from bertsurgeon.errors import OptionError
+
+
+def count_flops(model: nn.Module, batch_size: int, length: int) -> int:
+    """Floating-point operations of the matrix products in one forward pass (a multiply-add counts as two).
+
+    The counter has no formula for the fused attention kernel on CPU, so attention runs as plain products.
+
+    Args:
+        model: A transformers model; random token ids of its vocabulary are its input.
+        batch_size: Texts in the batch.
+        length: Tokens of each text.
+
+    Raises:
+        OptionError: If the model cannot take a batch of this shape.
+    """
+    inputs = random_inputs([model], batch_size, length)
+    counter = FlopCounterMode(display=False)
+    with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        model(**inputs)
+    return int(counter.get_total_flops())
+
+
+def random_inputs(models: list[nn.Module], batch_size: int, length: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random token ids that all ``models`` know, with an attention mask of ones, on the CPU.
+
+    Raises:
+        OptionError: If a size is below one, or ``length`` exceeds a model's positions.
+    """
+    configs: list[Any] = [model.config for model in models]
+    positions = [getattr(config, "max_position_embeddings", None) or length for config in configs]
+    if batch_size < 1 or length < 1:
+        raise OptionError(f"A batch of {batch_size} texts with {length} tokens is empty; use at least 1 of each.")
+    if length > min(positions):
+        raise OptionError(f"A length of {length} tokens exceeds the model's {min(positions)} positions.")
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = min(config.vocab_size for config in configs)
+    ids = torch.randint(vocabulary, (batch_size, length), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts ``model`` in evaluation mode for the duration of a ``with`` block."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,94 @@
+"""Group counts that hit a target share of the encoder's weights, to within one block.
+
+The paper's threshold says nothing about the size of the result. Here τ is bisected over its finitely many cuts until
+the next lower one would keep too much; what is still missing is made up by the matrices whose own cut lies nearest
+to τ, one or two of them at a time.
+"""
+
+import numpy as np
+from torch import Tensor
+
+from bertsurgeon.budget.group_counts import DROPPED, Cuts, GroupCounts, kept_weights
+from bertsurgeon.calibration import MatrixKey
+from bertsurgeon.errors import OptionError
+
+Move = tuple[float, int, MatrixKey, int]
+"""Disturbance (distance of the cut from τ, in e-folds), change of kept weights, matrix, new group count."""
+
+
+def counts_by_sparsity(scores: dict[MatrixKey, Tensor], sparsity: float, max_groups: int) -> GroupCounts:
+    """Group counts that remove the share ``sparsity`` of all weights.
+
+    Args:
+        scores: By (layer, role), shape (out, in).
+        sparsity: Share of the encoder's weights to remove, strictly between 0 and 1.
+        max_groups: G_max.
+
+    Returns:
+        Counts whose kept weights differ from the target by less than the smallest kept block, where moves of at most
+        two matrices at a time can get that close (always seen, except when next to nothing is kept).
+
+    Raises:
+        OptionError: If ``sparsity`` is outside its range or G_max impossible.
+    """
+    if not 0 < sparsity < 1:
+        raise OptionError(f"The sparsity must lie strictly between 0 and 1, not {sparsity:g}: 0.5 removes half.")
+    cuts = Cuts.of(scores, max_groups)
+    target = round((1 - sparsity) * sum(rows * columns for rows, columns in cuts.shapes))
+    taus = np.unique(np.concatenate([[0.0], cuts.thresholds.ravel()]))
+    low, high = 0, len(taus) - 1  # kept weights fall as τ rises; at the highest cut nothing is kept
+    while low < high:
+        middle = (low + high) // 2
+        if cuts.kept(cuts.counts(taus[middle])) <= target:
+            high = middle
+        else:
+            low = middle + 1
+    counts = cuts.counts(taus[low])
+    return _close_gap(cuts, counts, float(taus[low]), target)
+
+
+def _close_gap(cuts: Cuts, counts: GroupCounts, tau: float, target: int) -> GroupCounts:
+    """Moves the matrices nearest to their cut until the target is met."""
+    counts = dict(counts)
+    while True:
+        gap = target - cuts.kept(counts)
+        moves = _moves(cuts, counts, tau)
+        fitting = [move for move in moves if 0 < move[1] <= gap]
+        if not fitting:
+            break
+        _, _, key, groups = min(fitting, key=lambda move: move[0])
+        counts[key] = groups
+    shapes = dict(zip(cuts.keys, cuts.shapes, strict=True))
+    blocks = [shapes[key][0] * shapes[key][1] // g**2 for key, g in counts.items() if g != DROPPED]
+    if not blocks or abs(gap) < min(blocks):
+        return counts
+    gains = np.array([move[1] for move in moves])
+    costs = np.array([move[0] for move in moves])
+    owners = np.array([cuts.keys.index(move[2]) for move in moves])
+    pair_gaps = np.abs(gap - gains[:, None] - gains[None, :])
+    pair_costs = np.where(owners[:, None] == owners[None, :], np.inf, costs[:, None] + costs[None, :])
+    close = pair_gaps < min(blocks)
+    ranking = np.where(close, pair_costs, np.inf) if np.isfinite(pair_costs[close]).any() else pair_gaps + pair_costs
+    if not np.isfinite(ranking).any():
+        return counts
+    for move in np.unravel_index(np.argmin(ranking), ranking.shape):
+        _, _, key, groups = moves[int(move)]
+        counts[key] = groups
+    return counts
+
+
+def _moves(cuts: Cuts, counts: GroupCounts, tau: float) -> list[Move]:
+    """Every change of one surviving matrix to another number of groups."""
+    moves: list[Move] = []
+    tiny = np.finfo(np.float64).tiny
+    for key, shape, thresholds in zip(cuts.keys, cuts.shapes, cuts.thresholds, strict=True):
+        current = counts[key]
+        if current == DROPPED:
+            continue
+        for groups in range(1, len(thresholds) + 1):
+            if groups == current:
+                continue
+            crossed = thresholds[groups - 1] if groups < current else thresholds[groups - 2]
+            change = kept_weights(shape, groups) - kept_weights(shape, current)
+            moves.append((abs(float(np.log(max(crossed, tiny) / max(tau, tiny)))), change, key, groups))
+    return moves

@@ -1,0 +1,73 @@
+"""Per-sample gradients of every matrix, from one batched forward and backward pass.
+
+The gradient of one sample's loss with respect to W is Σ_t δ_t x_tᵀ over its tokens. Hooks keep the inputs x of each
+matrix and meet them with the output gradients δ on the way back; the product is made sample by sample, so squares are
+taken before anything is averaged over the batch. Padded tokens have δ = 0 (attention masks them, no loss reads them).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from bertsurgeon.calibration.batches import Batch
+
+CHUNK_ELEMENTS = 2**23
+"""Entries of per-sample gradients alive at a time: 32 MiB in fp32."""
+
+
+def per_sample_gradients(x: Tensor, delta: Tensor) -> Iterator[Tensor]:
+    """Yields the samples' gradients in chunks.
+
+    Args:
+        x: Inputs, shape (samples, tokens, in).
+        delta: Gradients of the summed loss with respect to the outputs, shape (samples, tokens, out).
+
+    Yields:
+        Shape (samples in the chunk, out, in).
+    """
+    chunk = max(1, CHUNK_ELEMENTS // (x.shape[-1] * delta.shape[-1]))
+    for start in range(0, len(x), chunk):
+        yield torch.bmm(delta[start : start + chunk].transpose(1, 2), x[start : start + chunk])
+
+
+@contextmanager
+def gradient_hooks(matrices: dict[Any, nn.Module], receive: Callable[[Any, Tensor, Tensor], None]) -> Iterator[None]:
+    """Calls ``receive(key, x, delta)`` for every matrix in each backward pass inside the ``with`` block."""
+
+    def hook(key: Any) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            x = inputs[0].detach()
+            output.register_hook(lambda delta: receive(key, x, delta))
+
+        return keep
+
+    handles = [module.register_forward_hook(hook(key)) for key, module in matrices.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def summed_loss(model: PreTrainedModel, batch: Batch, generator: torch.Generator) -> Tensor:
+    """The sum over the batch of the samples' losses.
+
+    Without labels, targets are drawn from the model's own predictive distribution (classes from its softmax, real
+    numbers from a unit normal around its output), which makes the squared gradients those of the true Fisher
+    information instead of the empirical one.
+    """
+    if "labels" in batch:
+        loss: Tensor = model(**batch).loss * len(batch["input_ids"])
+        return loss
+    logits: Tensor = model(**batch).logits
+    if logits.shape[-1] == 1:
+        noise = torch.randn(logits.shape, generator=generator)
+        return 0.5 * F.mse_loss(logits, logits.detach() + noise.to(logits), reduction="sum")
+    classes = logits.detach().reshape(-1, logits.shape[-1])
+    labels = torch.multinomial(classes.softmax(-1).cpu(), 1, generator=generator).squeeze(1)
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.to(logits.device), reduction="sum")

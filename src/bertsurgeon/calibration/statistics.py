@@ -1,0 +1,145 @@
+"""One pass over the calibration data: what importance and compensation need to know."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bertsurgeon import progress
+from bertsurgeon.architectures import Architecture
+from bertsurgeon.calibration.batches import Batch
+from bertsurgeon.calibration.gradients import gradient_hooks, per_sample_gradients, summed_loss
+from bertsurgeon.calibration.moments import Moments
+from bertsurgeon.errors import ModelError
+from bertsurgeon.plan import ROLES, Role
+
+MatrixKey = tuple[int, Role]
+
+SHARED_INPUT: dict[Role, Role] = {"key": "query", "value": "query"}
+"""Matrices that read the same input as another one share its moments."""
+
+
+@dataclass
+class Statistics:
+    """What one pass over the calibration data gathered, by (layer, role).
+
+    Attributes:
+        samples: Sequences seen.
+        tokens: Tokens seen, padding excluded.
+        squared_gradients: Mean over samples of the squared gradient, shape (out, in): the diagonal of the empirical
+            Fisher information. 4 bytes per encoder weight.
+        block_fisher: Mean over samples of g gᵀ for blocks of consecutive weights of a row, shape
+            (out · blocks per row, block, block). 4 · block bytes per encoder weight.
+        moments: Moments of the dense model's inputs, for compensation without a sequential pass.
+    """
+
+    samples: int = 0
+    tokens: int = 0
+    squared_gradients: dict[MatrixKey, Tensor] = field(default_factory=dict)
+    block_fisher: dict[MatrixKey, Tensor] = field(default_factory=dict)
+    moments: dict[MatrixKey, Moments] = field(default_factory=dict)
+
+
+def collect_statistics(
+    model: PreTrainedModel,
+    architecture: Architecture,
+    batches: Sequence[Batch],
+    *,
+    gradients: bool = True,
+    block_size: int | None = None,
+    moments: bool = False,
+    seed: int = 0,
+) -> Statistics:
+    """Runs the dense model over the calibration data once.
+
+    Memory beyond the model and its activations: see :class:`Statistics`, plus 32 MiB of gradients at a time.
+
+    Args:
+        model: The dense model; its weights and gradients are left as they are.
+        architecture: Its entry in the table.
+        batches: Padded batches, with ``labels`` or without (see
+            :func:`bertsurgeon.calibration.gradients.summed_loss`).
+        gradients: Gather squared gradients (or Fisher blocks).
+        block_size: Gather Fisher blocks of this many weights instead of the diagonal.
+        moments: Gather input moments.
+        seed: Fixes the labels drawn where there are none.
+
+    Raises:
+        ModelError: If the model's outputs or gradients are not finite.
+    """
+    statistics = Statistics()
+    matrices: dict[MatrixKey, nn.Module] = {
+        (layer, role): architecture.matrix(model, layer, role)
+        for layer in range(len(architecture.layers(model)))
+        for role in ROLES
+    }
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.empty(0, dtype=torch.bool)
+
+    def receive(key: MatrixKey, x: Tensor, delta: Tensor) -> None:
+        for g in per_sample_gradients(x, delta):
+            if block_size is None:
+                _add_squares(statistics.squared_gradients, key, g)
+            else:
+                _add_blocks(statistics.block_fisher, key, g, block_size)
+
+    def keep_input(key: MatrixKey, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].detach()
+        statistics.moments.setdefault(key, Moments(x.shape[-1], paired=False)).update(x[mask])
+
+    handles = [
+        module.register_forward_pre_hook(lambda _, inputs, key=key: keep_input(key, inputs))
+        for key, module in matrices.items()
+        if moments and key[1] not in SHARED_INPUT
+    ]
+    model.eval()
+    # the gradient of one small vector before the first layer runs the whole way back without any weight's gradient
+    leaf = architecture.preceding_norm(model, 0, "attention").bias
+    wanted = leaf.requires_grad
+    leaf.requires_grad_(True)
+    try:
+        with gradient_hooks(matrices, receive) if gradients else torch.no_grad():
+            for batch in progress.track(batches, "Calibrating"):
+                batch = {name: value.to(model.device) for name, value in batch.items()}
+                mask = batch["attention_mask"].bool()
+                statistics.samples += len(mask)
+                statistics.tokens += int(mask.sum())
+                if gradients:
+                    loss = summed_loss(model, batch, generator)
+                    if not torch.isfinite(loss):
+                        raise ModelError("The model's loss on the calibration data is not finite; check its weights.")
+                    torch.autograd.grad(loss, leaf)
+                else:
+                    model(**{name: value for name, value in batch.items() if name != "labels"})
+    finally:
+        for handle in handles:
+            handle.remove()
+        leaf.requires_grad_(wanted)
+    for layer, role in matrices:
+        if moments and role in SHARED_INPUT:
+            statistics.moments[layer, role] = statistics.moments[layer, SHARED_INPUT[role]]
+    for total in (*statistics.squared_gradients.values(), *statistics.block_fisher.values()):
+        total.div_(statistics.samples)
+    return statistics
+
+
+def _add_squares(totals: dict[MatrixKey, Tensor], key: MatrixKey, g: Tensor) -> None:
+    """Adds the squares of per-sample gradients (samples, out, in), one sample at a time: each stays in the cache."""
+    total = totals.get(key)
+    if total is None:
+        total = totals[key] = torch.zeros(g.shape[1:], device=g.device)
+    for sample in g:
+        total.addcmul_(sample, sample)
+
+
+def _add_blocks(totals: dict[MatrixKey, Tensor], key: MatrixKey, g: Tensor, block_size: int) -> None:
+    """Adds g gᵀ of every block of ``block_size`` consecutive weights of a row; a row's last block may be padded."""
+    samples, rows, columns = g.shape
+    padding = -columns % block_size
+    blocks = nn.functional.pad(g, (0, padding)).reshape(samples, -1, block_size).transpose(0, 1)
+    if key not in totals:
+        count = rows * ((columns + padding) // block_size)
+        totals[key] = torch.zeros(count, block_size, block_size, device=g.device)
+    totals[key].baddbmm_(blocks.transpose(1, 2), blocks)

@@ -1,0 +1,63 @@
+"""Output folders that are there completely or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from bertsurgeon.errors import CheckpointError
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Checks, before any work is done, that ``folder`` can be written.
+
+    Raises:
+        CheckpointError: If it exists and ``overwrite`` is not set, or cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; choose another output folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise CheckpointError(f"The output folder {folder} is not empty; choose another one or pass --overwrite.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-"):
+            pass
+    except OSError as error:
+        raise CheckpointError(f"The output folder {folder} cannot be written: {error.strerror}.") from error
+
+
+@contextmanager
+def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to write into that becomes ``folder`` only if the ``with`` block succeeds.
+
+    Whatever goes wrong inside, an interrupt included, nothing is left behind and an earlier folder stays as it was.
+
+    Raises:
+        CheckpointError: See :func:`check_output`; also if the disk is full.
+    """
+    check_output(folder, overwrite)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
+            folder.replace(old / folder.name)
+            temporary.replace(folder)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(folder)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,115 @@
+"""Registration with transformers: pruned models load and save through ``from_pretrained`` and ``save_pretrained``.
+
+transformers lets third parties prepare a model's modules before its weights are loaded through its registry of
+*quantizers*; pruning needs exactly that. Importing :mod:`bertsurgeon` registers the method ``bertsurgeon``.
+"""
+
+from typing import Any
+
+from transformers import PreTrainedModel
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from bertsurgeon.errors import CheckpointError, PlanError
+from bertsurgeon.layers import install_plan, reset_indices
+from bertsurgeon.plan import ModelPlan
+
+METHOD = "bertsurgeon"
+FORMAT_VERSION = 1
+
+
+@register_quantization_config(METHOD)
+class BertSurgeonConfig(QuantizationConfigMixin):
+    """The entry ``quantization_config`` of a pruned model's ``config.json``.
+
+    Args:
+        plan: The plan, or the plain data its ``to_dict`` wrote.
+        format_version: Of the checkpoint; see ``docs/format.md``.
+        **kwargs: Ignored, so that later minor additions can be read.
+
+    Raises:
+        CheckpointError: If the format is newer than this version, or the plan is damaged.
+    """
+
+    def __init__(
+        self,
+        plan: ModelPlan | dict[str, Any] | None = None,
+        format_version: int = FORMAT_VERSION,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(format_version, int) or format_version > FORMAT_VERSION:
+            raise CheckpointError(
+                f"The model was saved in format {format_version}, this version of bertsurgeon reads up to "
+                f"{FORMAT_VERSION}; update bertsurgeon."
+            )
+        self.quant_method = METHOD  # type: ignore[assignment]  # the enumeration only lists transformers' own
+        self.format_version = format_version
+        try:
+            self.plan = plan if isinstance(plan, ModelPlan) else ModelPlan.from_dict(plan or {})
+        except PlanError as error:
+            raise CheckpointError(f"config.json is damaged: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``config.json``."""
+        return {"quant_method": METHOD, "format_version": self.format_version, "plan": self.plan.to_dict()}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Everything; there are no defaults worth leaving out."""
+        return self.to_dict()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(sparsity={self.plan.sparsity:.4f}, format_version={self.format_version})"
+
+
+@register_quantizer(METHOD)
+class BertSurgeonQuantizer(HfQuantizer):
+    """Puts the plan's layers into a freshly built model before transformers loads its weights."""
+
+    quantization_config: BertSurgeonConfig
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        install_plan(model, self.quantization_config.plan)
+        return model
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        reset_indices(model)
+        return model
+
+    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
+        """Pruned models can be saved."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Pruned models can be trained."""
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        """All parameters of pruned models can be trained, without adapters."""
+        return True
+
+    @property
+    def is_compileable(self) -> bool:
+        """Pruned models can be compiled."""
+        return True
+
+
+def attach_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
+    """Marks a pruned model so that ``save_pretrained`` writes its plan and the Trainer accepts it."""
+    config = BertSurgeonConfig(plan)
+    model.config.quantization_config = config
+    marks = {
+        "hf_quantizer": BertSurgeonQuantizer(config, pre_quantized=True),
+        "is_quantized": True,
+        "quantization_method": METHOD,
+    }
+    for name, value in marks.items():
+        setattr(model, name, value)
+
+
+def get_plan(model: PreTrainedModel) -> ModelPlan | None:
+    """The plan a model was pruned with, or None for a dense model."""
+    config = getattr(model.config, "quantization_config", None)
+    return config.plan if isinstance(config, BertSurgeonConfig) else None

@@ -1,0 +1,187 @@
+"""Saving and strictly loading models, pruned or dense.
+
+``from_pretrained`` is what users know, and works after ``import bertsurgeon``. This loader is stricter: it checks the
+file before it builds anything, accepts no missing, unexpected or misshapen tensor in a pruned model, and answers every
+fault with one sentence.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from bertsurgeon.architectures import get_architecture
+from bertsurgeon.checkpoint.files import new_folder
+from bertsurgeon.checkpoint.quantization import METHOD, BertSurgeonConfig, attach_plan
+from bertsurgeon.errors import CheckpointError, ModelError
+from bertsurgeon.layers import install_plan, reset_indices
+
+WEIGHTS = "model.safetensors"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def save_model(
+    model: PreTrainedModel,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    reports: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Saves a model with its tokenizer; the folder is there completely or not at all.
+
+    Args:
+        model: Pruned or dense.
+        folder: Where to.
+        tokenizer: Saved beside the model.
+        reports: Plain data to write as JSON, by file name.
+        overwrite: Replace an existing folder.
+
+    Raises:
+        CheckpointError: If the folder exists or cannot be written.
+    """
+    with new_folder(folder, overwrite) as temporary:
+        model.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        for name, content in (reports or {}).items():
+            (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def load_model(
+    name: str | Path, head: type[Any] = AutoModelForSequenceClassification, **kwargs: Any
+) -> PreTrainedModel:
+    """Loads a dense or pruned model from a local folder or, by its id, from the hub.
+
+    Args:
+        name: Folder or hub id.
+        head: The Auto class for a dense model; a pruned model knows its own class.
+        **kwargs: For ``from_pretrained`` of a dense model, for instance ``num_labels``.
+
+    Raises:
+        ModelError: If there is no such model, its architecture is not supported, or its weights are not finite.
+        CheckpointError: If its files are damaged or of a newer format.
+    """
+    config = read_config(name)
+    get_architecture(config.model_type)
+    entry = getattr(config, "quantization_config", None)
+    if isinstance(entry, dict) and entry.get("quant_method") == METHOD:
+        return _load_pruned(Path(name), config, entry)
+    if Path(name).is_dir():
+        _check_header(Path(name))
+    try:
+        model: PreTrainedModel = head.from_pretrained(name, **kwargs)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"The weights of {name} cannot be loaded: {_first_line(error)}.") from error
+    check_finite(model)
+    return model
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer beside a model.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"There is no tokenizer in {name}; save one beside the model.") from error
+    return tokenizer
+
+
+def read_config(name: str | Path) -> PretrainedConfig:
+    """Reads a model's configuration.
+
+    Raises:
+        ModelError: If there is no such folder or hub model.
+        CheckpointError: If ``config.json`` is damaged.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder} holds no model: there is no config.json in it.")
+        try:
+            entry = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            model_type = entry["model_type"]
+        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{folder / 'config.json'} is damaged: {_first_line(error)}.") from error
+        get_architecture(model_type)
+    elif folder.exists() or not _HUB_ID.fullmatch(str(name)):
+        raise ModelError(f"There is no model folder {name}; pass a folder with a config.json, or a hub id.")
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(name)
+    except Exception as error:  # the hub client raises a dozen unrelated types when there is no network
+        raise ModelError(
+            f"{name} is neither a local folder nor a model the hub could deliver ({type(error).__name__})."
+        ) from error
+    return config
+
+
+def check_finite(model: PreTrainedModel) -> None:
+    """Checks that no weight is NaN or infinite.
+
+    Raises:
+        ModelError: Naming the first tensor that holds one.
+    """
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ModelError(
+                f"The weights of {name} are not finite (NaN or infinity); the model is broken, train it anew."
+            )
+
+
+def _load_pruned(folder: Path, config: PretrainedConfig, entry: dict[str, Any]) -> PreTrainedModel:
+    quantization = BertSurgeonConfig(**entry)
+    _check_header(folder)
+    state = load_file(folder / WEIGHTS)
+    architecture_class = getattr(transformers, (config.architectures or ["?"])[0], None)
+    if architecture_class is None:
+        raise CheckpointError(f"{folder / 'config.json'} names no model class that transformers knows.")
+    del config.quantization_config
+    with torch.device("meta"):
+        skeleton = architecture_class(config)
+        install_plan(skeleton, quantization.plan)
+    expected = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if expected != found:
+        name = next(n for n in sorted({*expected, *found}) if expected.get(n) != found.get(n))
+        raise CheckpointError(
+            f"{folder / WEIGHTS} does not fit its plan: {name} has shape {found.get(name)}, "
+            f"{expected.get(name)} was expected (None: absent)."
+        )
+    dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+    model: PreTrainedModel = architecture_class(config).to(dtype)
+    install_plan(model, quantization.plan)
+    model.load_state_dict(state, strict=True)
+    reset_indices(model)
+    attach_plan(model, quantization.plan)
+    check_finite(model)
+    model.eval()
+    return model
+
+
+def _check_header(folder: Path) -> None:
+    """Reads the header of every safetensors file, which fails on truncated files."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is damaged or truncated ({_first_line(error)}); copy it again.") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

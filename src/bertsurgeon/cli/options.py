@@ -1,0 +1,55 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_DATA = "Data"
+_TRAINING = "Training"
+
+Model = Annotated[str, typer.Argument(help="Model folder, hub id, or 'minilm' for the packaged all-MiniLM-L6-v2.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write the model to.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Seed = Annotated[int, typer.Option("--seed", help="Fixes every random choice.")]
+
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="Task by name: sst2, cola, mrpc, rte, stsb, …", rich_help_panel=_DATA)
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Folder with local GLUE files (without it: the hub).", rich_help_panel=_DATA),
+]
+TrainFile = Annotated[
+    Path | None, typer.Option("--train-file", help="Your own CSV, TSV, JSONL or Parquet.", rich_help_panel=_DATA)
+]
+ValidationFile = Annotated[
+    Path | None, typer.Option("--validation-file", help="Likewise, for the metrics.", rich_help_panel=_DATA)
+]
+TextColumn = Annotated[str, typer.Option("--text-column", help="Column of the text.", rich_help_panel=_DATA)]
+TextPairColumn = Annotated[
+    str | None,
+    typer.Option("--text-pair-column", help="Column of the second text, for pairs.", rich_help_panel=_DATA),
+]
+LabelColumn = Annotated[str, typer.Option("--label-column", help="Column of the label.", rich_help_panel=_DATA)]
+MaxLength = Annotated[int, typer.Option("--max-length", help="Longest text, in tokens.", rich_help_panel=_DATA)]
+MaxTrain = Annotated[
+    int | None,
+    typer.Option("--max-train-samples", help="Use only the first rows for training.", rich_help_panel=_DATA),
+]
+
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Texts per training step.", rich_help_panel=_TRAINING)]
+LearningRate = Annotated[
+    float, typer.Option("--learning-rate", help="Peak learning rate of AdamW.", rich_help_panel=_TRAINING)
+]
+Hardness = Annotated[
+    float,
+    typer.Option(
+        "--hardness", help="Weight of the dense teacher in the loss, 0 (labels only) to 1.", rich_help_panel=_TRAINING
+    ),
+]
+Temperature = Annotated[float, typer.Option("--temperature", help="Of the distillation.", rich_help_panel=_TRAINING)]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from where a killed run stopped.", rich_help_panel=_TRAINING)
+]

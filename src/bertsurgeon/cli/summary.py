@@ -1,0 +1,102 @@
+"""The table at the end of a command: models side by side, the first one dense."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from bertsurgeon.benchmark import compare_latency, count_flops, folder_size
+from bertsurgeon.evaluation import measure_sizes
+from bertsurgeon.plan import Dense, Dropped, Grouped, LowRank, ModelPlan, Structure
+
+LENGTH = 128
+"""Tokens per text for FLOPs and latency."""
+
+
+def summarise(
+    models: dict[str, PreTrainedModel], folders: dict[str, Path], metrics: dict[str, dict[str, float]], runs: int = 10
+) -> dict[str, dict[str, Any]]:
+    """Quality, size, FLOPs and latency of models by name.
+
+    Args:
+        models: The models.
+        folders: Where each is stored.
+        metrics: The task's metrics of each, in percent; may be empty.
+        runs: Timed forward passes per model and batch size.
+    """
+    single = compare_latency(models, batch_size=1, length=LENGTH, runs=runs)
+    batch = compare_latency(models, batch_size=8, length=LENGTH, runs=runs)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, model in models.items():
+        sizes = measure_sizes(model)
+        rows[name] = {
+            **metrics.get(name, {}),
+            "encoder_weights": sizes.encoder_weights,
+            "parameters": sizes.parameters,
+            "file_bytes": folder_size(folders[name]),
+            "flops": count_flops(model, 1, LENGTH),
+            "latency_ms_1x128": single[name].p50_ms,
+            "latency_ms_8x128": batch[name].p50_ms,
+        }
+    return rows
+
+
+_FORMATS: dict[str, tuple[str, float, str]] = {
+    "encoder_weights": ("encoder weights", 1e6, "{:.2f} M"),
+    "parameters": ("all parameters", 1e6, "{:.2f} M"),
+    "file_bytes": ("file size", 1e6, "{:.1f} MB"),
+    "flops": (f"FLOPs, {LENGTH} tokens", 1e9, "{:.2f} G"),
+    "latency_ms_1x128": ("latency 1×128", 1.0, "{:.1f} ms"),
+    "latency_ms_8x128": ("latency 8×128", 1.0, "{:.1f} ms"),
+}
+
+
+def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
+    """Prints what :func:`summarise` returned; ratios are to the first model."""
+    table = Table(title="Dense and pruned, PyTorch on this machine", title_justify="left")
+    table.add_column("")
+    names = list(rows)
+    for name in names:
+        table.add_column(name, justify="right")
+    if len(names) == 2:
+        table.add_column("", justify="right")
+    first = rows[names[0]]
+    for key, value in first.items():
+        title, unit, form = _FORMATS.get(key, (key, 1.0, "{:.1f} %"))
+        cells = [form.format(rows[name][key] / unit) for name in names]
+        if len(names) == 2:
+            other = rows[names[1]][key]
+            if key not in _FORMATS:
+                cells.append(f"{other - value:+.1f}")
+            elif key.startswith("latency"):
+                cells.append(f"{value / other:.2f}x faster" if other < value else f"{other / value:.2f}x slower")
+            else:
+                cells.append(f"{100 * other / value:.0f} % kept")
+        table.add_row(title, *cells)
+    console.print(table)
+
+
+def print_plan(plan: ModelPlan, console: Console) -> None:
+    """Prints a plan: one line per layer, one column per matrix."""
+    roles = list(plan.layers[0].matrices)
+    table = Table(title=f"{plan.architecture}: {100 * (1 - plan.sparsity):.1f} % of {plan.size:,} encoder weights kept")
+    table.add_column("layer", justify="right")
+    for role in roles:
+        table.add_column(role, justify="center")
+    for index, layer in enumerate(plan.layers):
+        table.add_row(str(index), *(_word(layer.matrices[role].structure) for role in roles))
+    console.print(table)
+
+
+def _word(structure: Structure) -> str:
+    match structure:
+        case Dense():
+            return "dense"
+        case Dropped():
+            return "–"
+        case Grouped():
+            return f"{structure.groups} groups"
+        case LowRank():
+            return f"rank {structure.rank}"

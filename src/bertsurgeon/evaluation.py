@@ -1,0 +1,99 @@
+"""Quality and size of a model on a task."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+
+from bertsurgeon import progress
+from bertsurgeon.architectures import get_architecture
+from bertsurgeon.checkpoint import get_plan
+from bertsurgeon.errors import DataError, ModelError
+from bertsurgeon.plan import ROLES
+from bertsurgeon.tasks import Task, compute_metrics
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a model is.
+
+    Attributes:
+        encoder_weights: Weights in the six matrices of every layer (what a sparsity refers to).
+        parameters: All parameters, embeddings and head included.
+    """
+
+    encoder_weights: int
+    parameters: int
+
+
+def measure_sizes(model: PreTrainedModel) -> Sizes:
+    """Counts a dense or pruned model's weights."""
+    plan = get_plan(model)
+    if plan is not None:
+        encoder = plan.kept
+    else:
+        architecture = get_architecture(model.config.model_type)
+        encoder = sum(r * c for layer in architecture.shapes(model) for r, c in (layer[role] for role in ROLES))
+    return Sizes(encoder, sum(parameter.numel() for parameter in model.parameters()))
+
+
+def check_head(model: PreTrainedModel, task: Task) -> None:
+    """Checks that a model's head fits a task.
+
+    Raises:
+        ModelError: If the number of outputs differs from the number of classes (one for a regression).
+    """
+    outputs = model.config.num_labels or 0
+    if outputs != task.num_labels:
+        wanted = (
+            "a regression with one output" if task.regression else f"a classification into {task.num_labels} classes"
+        )
+        kind = "a regression head" if outputs == 1 else f"{outputs} classes"
+        raise ModelError(
+            f"The model has {kind}, but task {task.name!r} is {wanted}; choose the task the model was fine-tuned on."
+        )
+
+
+@torch.inference_mode()
+def evaluate(
+    model: PreTrainedModel,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    batch_size: int = 64,
+) -> dict[str, float]:
+    """The task's published metrics, in percent.
+
+    A plain loop instead of a Trainer: the Trainer wants an output folder and prints its own tables for what is, batch
+    by batch, one forward pass.
+
+    Args:
+        model: Pruned or dense.
+        dataset: Tokenized, with ``labels``.
+        tokenizer: Pads the batches.
+        task: Says which metrics.
+        batch_size: Sequences per batch.
+
+    Raises:
+        DataError: If the dataset is empty or has no labels.
+        ModelError: If the head does not fit the task.
+    """
+    check_head(model, task)
+    if len(dataset) == 0 or "labels" not in dataset.column_names:
+        raise DataError("Evaluation needs at least one labelled sequence.")
+    model.eval()
+    rows: list[dict[str, Any]] = sorted(dataset, key=lambda row: len(row["input_ids"]))
+    names = {*tokenizer.model_input_names, "labels"}
+    rows = [{name: value for name, value in row.items() if name in names} for row in rows]
+    collate = DataCollatorWithPadding(tokenizer)
+    outputs, labels = [], []
+    starts = range(0, len(rows), batch_size)
+    for start in progress.track(starts, "Evaluating"):
+        batch = collate(rows[start : start + batch_size])
+        labels.append(batch.pop("labels").numpy())
+        inputs = {name: value.to(model.device) for name, value in batch.items()}
+        outputs.append(model(**inputs).logits.float().cpu().numpy())
+    return compute_metrics(task, np.concatenate(outputs), np.concatenate(labels))

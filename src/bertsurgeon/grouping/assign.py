@@ -1,0 +1,58 @@
+"""Balanced assignment: rows and columns are given to groups in turn, each time optimally."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from bertsurgeon.grouping.sort import Partition, Scores
+
+
+def kept_importance(scores: Scores, row_groups: Partition, column_groups: Partition) -> float:
+    """Σρ inside the diagonal blocks."""
+    return float(sum(scores[np.ix_(r, c)].sum() for r, c in zip(row_groups, column_groups, strict=True)))
+
+
+def assign_groups(
+    scores: Scores, row_groups: Partition, column_groups: Partition, steps: int
+) -> tuple[Partition, Partition]:
+    """Improves a grouping by coordinate ascent on Σρ inside the blocks.
+
+    With the columns' groups fixed, giving each row to a group of fixed size is a transportation problem, solved
+    exactly; then the columns with the rows fixed, and so on until nothing is gained. Σρ never falls.
+
+    Args:
+        scores: Non-negative, shape (rows, columns).
+        row_groups: Where to start from.
+        column_groups: Where to start from.
+        steps: At most this many rounds.
+
+    Returns:
+        Row groups and column groups of the same sizes, each ascending.
+    """
+    value = kept_importance(scores, row_groups, column_groups)
+    for _ in range(steps):
+        new_rows = _assign(_profits(scores, column_groups), row_groups)
+        new_columns = _assign(_profits(scores.T, new_rows), column_groups)
+        new_value = kept_importance(scores, new_rows, new_columns)
+        if new_value <= value * (1 + 1e-9):
+            break
+        row_groups, column_groups, value = new_rows, new_columns, new_value
+    return row_groups, column_groups
+
+
+def _profits(scores: Scores, column_groups: Partition) -> NDArray[np.float64]:
+    """What each row would keep in each group, shape (rows, groups)."""
+    return np.stack([scores[:, group].sum(axis=1, dtype=np.float64) for group in column_groups], axis=1)
+
+
+def _assign(profits: NDArray[np.float64], groups: Partition) -> Partition:
+    """The most profitable assignment of rows to groups of given sizes."""
+    sizes = [len(group) for group in groups]
+    if len(sizes) == 2:  # one sort solves it: those who gain most from the first group go there
+        order = np.argsort(profits[:, 1] - profits[:, 0], kind="stable")
+        return [np.sort(order[: sizes[0]]), np.sort(order[sizes[0] :])]
+    seats = np.repeat(np.arange(len(sizes)), sizes)
+    rows, chosen = linear_sum_assignment(profits[:, seats], maximize=True)
+    group_of = np.empty(len(rows), dtype=np.intp)
+    group_of[rows] = seats[chosen]
+    return [np.flatnonzero(group_of == group) for group in range(len(sizes))]

@@ -1,0 +1,158 @@
+"""Linear layers that compute only what a plan keeps.
+
+Both layers keep the parameter name ``weight`` with a shape that no dense layer has: loading such a checkpoint without
+this library fails on the shape instead of silently starting from random weights.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bertsurgeon.plan import Grouped
+
+
+class GroupedLinear(nn.Module):
+    """A block-diagonal linear map between permuted channels (PGB: grouping and re-permutation).
+
+    Output channels ``row_groups[g]`` see input channels ``column_groups[g]`` only. Inputs are gathered into the order
+    of the groups, one product per group, and outputs return to their original positions, so that nothing outside
+    the layer changes. Output channels in no group are their bias.
+
+    Attributes:
+        weight: The blocks, one below the other: shape (Σ rows of the groups, widest group's columns). A group that is
+            narrower than the widest one leaves the end of its rows unused (zero).
+        bias: Shape (out_features,), in the original order, or None.
+    """
+
+    weight: nn.Parameter
+    column_index: Tensor
+    row_index: Tensor
+
+    def __init__(self, in_features: int, out_features: int, structure: Grouped, bias: bool = True) -> None:
+        super().__init__()
+        structure.check(out_features, in_features)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.structure = structure
+        self.row_sizes = [len(group) for group in structure.row_groups]
+        self.column_sizes = [len(group) for group in structure.column_groups]
+        self.weight = nn.Parameter(torch.zeros(sum(self.row_sizes), max(self.column_sizes)))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.register_buffer("column_index", torch.empty(0, dtype=torch.long), persistent=False)
+        self.register_buffer("row_index", torch.empty(0, dtype=torch.long), persistent=False)
+        self.reset_indices()
+
+    def reset_indices(self) -> None:
+        """Computes the gathering indices from the structure; they are not stored in checkpoints."""
+        device = None if self.weight.is_meta else self.weight.device
+        columns = [channel for group in self.structure.column_groups for channel in group]
+        rows = [channel for group in self.structure.row_groups for channel in group]
+        position = torch.full((self.out_features,), len(rows), dtype=torch.long, device=device)
+        position[torch.tensor(rows, device=device)] = torch.arange(len(rows), device=device)
+        self.column_index = torch.tensor(columns, device=device)
+        self.row_index = position
+        self._gathers = columns != list(range(self.in_features))
+        self._scatters = rows != list(range(self.out_features))
+
+    @classmethod
+    def from_dense(cls, structure: Grouped, weight: Tensor, bias: Tensor | None) -> "GroupedLinear":
+        """The layer that keeps the diagonal blocks of a dense weight.
+
+        Args:
+            structure: The groups.
+            weight: Shape (out_features, in_features).
+            bias: Shape (out_features,), or None.
+        """
+        layer = cls(weight.shape[1], weight.shape[0], structure, bias is not None).to(weight.device, weight.dtype)
+        with torch.no_grad():
+            for block, rows, columns in layer._blocks():
+                block.copy_(weight[rows][:, columns])
+            if layer.bias is not None and bias is not None:
+                layer.bias.copy_(bias)
+        return layer
+
+    def dense_weight(self) -> Tensor:
+        """The zero-filled dense twin of the weight, shape (out_features, in_features)."""
+        dense = self.weight.new_zeros(self.out_features, self.in_features)
+        for block, rows, columns in self._blocks():
+            dense[rows.unsqueeze(1), columns] = block.detach()
+        return dense
+
+    def _blocks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Per group: a view of its weights, its output channels, its input channels."""
+        device = self.weight.device
+        return [
+            (
+                weight[:, : len(columns)],
+                torch.tensor(rows, device=device),
+                torch.tensor(columns, device=device),
+            )
+            for weight, rows, columns in zip(
+                self.weight.split(self.row_sizes),
+                self.structure.row_groups,
+                self.structure.column_groups,
+                strict=True,
+            )
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (…, in_features) to (…, out_features)."""
+        gathered = x.index_select(-1, self.column_index) if self._gathers else x
+        parts = [
+            F.linear(part, weight[:, :width])
+            for part, weight, width in zip(
+                gathered.split(self.column_sizes, dim=-1),
+                self.weight.split(self.row_sizes),
+                self.column_sizes,
+                strict=True,
+            )
+        ]
+        if sum(self.row_sizes) < self.out_features:  # position Σ rows stands for "in no group"
+            parts.append(x.new_zeros(*x.shape[:-1], 1))
+        output = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+        if self._scatters:
+            output = output.index_select(-1, self.row_index)
+        return output if self.bias is None else output + self.bias
+
+    def extra_repr(self) -> str:
+        """Shown when the model is printed."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, groups={self.structure.groups}"
+
+
+class DroppedLinear(nn.Module):
+    """A linear map without weights: it outputs its bias (PGB: a matrix with no group left).
+
+    Attributes:
+        weight: Empty, shape (0, in_features).
+        bias: Shape (out_features,), or None for a map that outputs zero.
+    """
+
+    weight: Tensor
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.register_buffer("weight", torch.zeros(0, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    @classmethod
+    def from_dense(cls, weight: Tensor, bias: Tensor | None) -> "DroppedLinear":
+        """The layer that keeps only the bias of a dense layer."""
+        layer = cls(weight.shape[1], weight.shape[0], bias is not None).to(weight.device, weight.dtype)
+        if layer.bias is not None and bias is not None:
+            layer.bias.data.copy_(bias)
+        return layer
+
+    def dense_weight(self) -> Tensor:
+        """The zero-filled dense twin of the weight, shape (out_features, in_features)."""
+        return self.weight.new_zeros(self.out_features, self.in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (…, in_features) to (…, out_features)."""
+        shape = (*x.shape[:-1], self.out_features)
+        return x.new_zeros(shape) if self.bias is None else self.bias.expand(shape)
+
+    def extra_repr(self) -> str:
+        """Shown when the model is printed."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"

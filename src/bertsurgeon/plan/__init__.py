@@ -1,0 +1,36 @@
+"""The plan: what each matrix keeps, as plain data."""
+
+from bertsurgeon.plan.channels import Channels, format_channels, parse_channels
+from bertsurgeon.plan.model_plan import (
+    ROLES,
+    SUB_LAYERS,
+    LayerPlan,
+    MatrixPlan,
+    ModelPlan,
+    Role,
+    SubLayerName,
+    dense_plan,
+    fold_constants,
+)
+from bertsurgeon.plan.structures import Dense, Dropped, Grouped, LowRank, Structure, structure_from_dict
+
+__all__ = [
+    "ROLES",
+    "SUB_LAYERS",
+    "Channels",
+    "Dense",
+    "Dropped",
+    "Grouped",
+    "LayerPlan",
+    "LowRank",
+    "MatrixPlan",
+    "ModelPlan",
+    "Role",
+    "Structure",
+    "SubLayerName",
+    "dense_plan",
+    "fold_constants",
+    "format_channels",
+    "parse_channels",
+    "structure_from_dict",
+]

@@ -1,0 +1,156 @@
+"""What one matrix becomes: the words of the plan's language.
+
+All structures are relative to the *dense* matrix W of shape (rows, columns) = (output channels, input channels).
+Free groups, aligned groups, low rank, removal and dropping (the family of structures the library searches over) are
+all said with these four words: removing units is a single group of the kept rows and columns, aligned groups are
+groups whose channels follow whole heads or neurons.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bertsurgeon.errors import PlanError
+from bertsurgeon.plan.channels import Channels, format_channels, parse_channels
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The matrix is kept as it is."""
+
+    kind: ClassVar[str] = "dense"
+
+    def kept(self, rows: int, columns: int) -> int:
+        """Weights that remain of ``rows × columns``."""
+        return rows * columns
+
+    def check(self, rows: int, columns: int) -> None:
+        """Nothing to contradict."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"kind": self.kind}
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """No weight remains; the matrix outputs its bias."""
+
+    kind: ClassVar[str] = "dropped"
+
+    def kept(self, rows: int, columns: int) -> int:
+        """Weights that remain of ``rows × columns``."""
+        return 0
+
+    def check(self, rows: int, columns: int) -> None:
+        """Nothing to contradict."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"kind": self.kind}
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Group g maps input channels ``column_groups[g]`` to output channels ``row_groups[g]``; the rest is zero.
+
+    Each channel belongs to at most one group; channels in none are removed. The order inside a group carries no
+    meaning, so channels ascend.
+    """
+
+    row_groups: tuple[Channels, ...]
+    column_groups: tuple[Channels, ...]
+    kind: ClassVar[str] = "grouped"
+
+    @property
+    def groups(self) -> int:
+        """Number of diagonal blocks."""
+        return len(self.row_groups)
+
+    def kept(self, rows: int, columns: int) -> int:
+        """Weights that remain of ``rows × columns``."""
+        return sum(len(r) * len(c) for r, c in zip(self.row_groups, self.column_groups, strict=True))
+
+    def check(self, rows: int, columns: int) -> None:
+        """Checks the groups against the matrix.
+
+        Raises:
+            PlanError: If a channel is out of range or in two groups, or a group is empty.
+        """
+        if not self.row_groups or len(self.row_groups) != len(self.column_groups):
+            raise PlanError("A grouped matrix needs as many row groups as column groups, at least one.")
+        for groups, size in ((self.row_groups, rows), (self.column_groups, columns)):
+            channels = [channel for group in groups for channel in group]
+            if not all(groups) or len(set(channels)) != len(channels) or not 0 <= min(channels) <= max(channels) < size:
+                raise PlanError(f"Groups must be disjoint, not empty and within 0…{size - 1}; the plan is damaged.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "kind": self.kind,
+            "rows": [format_channels(group) for group in self.row_groups],
+            "columns": [format_channels(group) for group in self.column_groups],
+        }
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Two thin factors of inner width ``rank``, on the kept rows and columns (all of them where None)."""
+
+    rank: int
+    rows: Channels | None = None
+    columns: Channels | None = None
+    kind: ClassVar[str] = "low_rank"
+
+    def kept(self, rows: int, columns: int) -> int:
+        """Weights that remain of ``rows × columns``."""
+        kept_rows = rows if self.rows is None else len(self.rows)
+        kept_columns = columns if self.columns is None else len(self.columns)
+        return self.rank * (kept_rows + kept_columns)
+
+    def check(self, rows: int, columns: int) -> None:
+        """Checks rank and channels against the matrix.
+
+        Raises:
+            PlanError: If the rank is not within 1…min(rows, columns), or a channel is out of range.
+        """
+        if not 1 <= self.rank <= min(rows, columns):
+            raise PlanError(f"A rank of {self.rank} is not within 1…{min(rows, columns)}.")
+        for channels, size in ((self.rows, rows), (self.columns, columns)):
+            if channels is not None and not (channels and channels[0] >= 0 and channels[-1] < size):
+                raise PlanError(f"Kept channels must lie within 0…{size - 1} and not be empty.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        data: dict[str, Any] = {"kind": self.kind, "rank": self.rank}
+        for name, channels in (("rows", self.rows), ("columns", self.columns)):
+            if channels is not None:
+                data[name] = format_channels(channels)
+        return data
+
+
+Structure = Dense | Dropped | Grouped | LowRank
+
+
+def structure_from_dict(data: dict[str, Any]) -> Structure:
+    """Reads a structure from the plain data its ``to_dict`` wrote.
+
+    Raises:
+        PlanError: If the data is damaged or names a structure this version does not know.
+    """
+    try:
+        kind = data["kind"]
+        if kind == Dense.kind:
+            return Dense()
+        if kind == Dropped.kind:
+            return Dropped()
+        if kind == Grouped.kind:
+            return Grouped(
+                tuple(parse_channels(text) for text in data["rows"]),
+                tuple(parse_channels(text) for text in data["columns"]),
+            )
+        if kind == LowRank.kind:
+            rows, columns = (parse_channels(data[name]) if name in data else None for name in ("rows", "columns"))
+            return LowRank(int(data["rank"]), rows, columns)
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"A matrix of the plan is damaged ({error!r}).") from error
+    raise PlanError(f"The plan holds a structure {kind!r} that this version does not know; update bertsurgeon.")

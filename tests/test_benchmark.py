@@ -1,0 +1,109 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from bertsurgeon.benchmark import compare_latency, count_flops, environment, folder_size
+from bertsurgeon.errors import OptionError
+
+HIDDEN, INNER, LAYERS, LABELS = 64, 160, 3, 2
+
+
+def small_bert(inner: int = INNER) -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=100,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=inner,
+        max_position_embeddings=64,
+    )
+    config.num_labels = LABELS
+    return BertForSequenceClassification(config)
+
+
+def hand_count(batch_size: int, length: int) -> int:
+    """Two operations for every weight and token, and two products of T × T × hidden per layer (QKᵀ and ·V).
+
+    The pooler and the classifier see one token of each text. Look-ups, softmax, norms, activations and bias
+    additions are no matrix products and are not counted.
+    """
+    weights = 4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER
+    layer = 2 * weights * batch_size * length + 4 * length**2 * HIDDEN * batch_size
+    head = 2 * (HIDDEN * HIDDEN + HIDDEN * LABELS) * batch_size
+    return LAYERS * layer + head
+
+
+@pytest.mark.parametrize(("batch_size", "length"), [(1, 8), (2, 64)])
+def test_flops_match_a_hand_count(batch_size: int, length: int) -> None:
+    assert count_flops(small_bert(), batch_size, length) == pytest.approx(hand_count(batch_size, length), rel=0.02)
+
+
+def test_flops_see_the_fused_attention() -> None:
+    model = small_bert()
+    assert model.config._attn_implementation == "sdpa"
+    one, two = count_flops(model, 1, 32), count_flops(model, 1, 64)
+    assert two > 2.1 * one  # without attention's quadratic part, twice the tokens cost at most twice as much
+
+
+def test_flops_leave_the_mode_alone() -> None:
+    model = small_bert().train()
+    count_flops(model, 1, 8)
+    assert model.training
+
+
+@pytest.mark.parametrize(("batch_size", "length"), [(0, 8), (1, 0), (1, 65)])
+def test_impossible_batches(batch_size: int, length: int) -> None:
+    with pytest.raises(OptionError):
+        count_flops(small_bert(), batch_size, length)
+
+
+def test_latency_of_each_model() -> None:
+    models = {"base": small_bert(), "narrow": small_bert(inner=32)}
+    result = compare_latency(models, batch_size=2, length=16, runs=4, warmup=1)
+    assert list(result) == ["base", "narrow"]
+    for latency in result.values():
+        assert all(value > 0 for value in asdict(latency).values())
+        assert latency.min_ms <= latency.p50_ms <= latency.p95_ms <= latency.max_ms
+        assert latency.throughput == pytest.approx(2000 / latency.p50_ms)
+        assert (latency.batch_size, latency.length, latency.runs) == (2, 16, 4)
+
+
+def test_latency_runs_in_turns_on_the_same_inputs() -> None:
+    models = {"a": small_bert(), "b": small_bert()}
+    calls: list[tuple[str, torch.Tensor]] = []
+    for name, model in models.items():
+        model.register_forward_pre_hook(
+            lambda _model, _args, inputs, name=name: calls.append((name, inputs["input_ids"])),
+            with_kwargs=True,
+        )
+    compare_latency(models, batch_size=1, length=8, runs=2, warmup=1)
+    assert [name for name, _ in calls] == ["a", "b"] * 3
+    assert all(torch.equal(ids, calls[0][1]) for _, ids in calls)
+
+
+def test_latency_needs_something_to_measure() -> None:
+    with pytest.raises(OptionError):
+        compare_latency({}, 1, 8)
+    with pytest.raises(OptionError):
+        compare_latency({"a": small_bert()}, 1, 8, runs=0)
+
+
+def test_folder_size_counts_the_weights_only(tmp_path: Path) -> None:
+    assert folder_size(tmp_path) == 0
+    (tmp_path / "model-1.safetensors").write_bytes(b"0" * 10)
+    (tmp_path / "model-2.safetensors").write_bytes(b"0" * 5)
+    (tmp_path / "config.json").write_text("{}")
+    assert folder_size(tmp_path) == 15
+
+
+def test_environment_can_be_published() -> None:
+    facts = environment()
+    assert set(facts) == {"machine", "processor", "cores", "threads", "versions"}
+    assert set(facts["versions"]) == {"python", "torch", "transformers", "bertsurgeon"}
+    assert facts["threads"] >= 1
+    json.dumps(facts)
