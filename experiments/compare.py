@@ -1,0 +1,110 @@
+"""PGB against its peers on one task: one-shot and recovered, the same recovery for everyone.
+
+    python experiments/compare.py --model runs/minilm-sst2 --data-dir ../shared/data/glue
+
+Finished rows are kept as JSON and not run again, and an interrupted recovery goes on from its last checkpoint; one row
+alone can be asked for with ``--only``.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from bertsurgeon import PruneConfig, TrainingOptions, get_plan, progress, train
+from bertsurgeon.benchmark import compare_latency, count_flops
+from bertsurgeon.cli.app import quieten_libraries
+from common import Bench, cached, make_bench
+from torch_pruning_peer import prune_half
+
+RUNS = Path(__file__).parent.parent / "runs" / "compare"
+
+
+def describe(bench: Bench, model: PreTrainedModel) -> dict[str, Any]:
+    """Quality, size, FLOPs, and speed against the dense model in PyTorch, measured side by side."""
+    plan = get_plan(model)
+    matrices = (
+        [
+            bench.architecture.matrix(model, layer, role)
+            for layer in range(len(bench.architecture.layers(model)))
+            for role in bench.architecture.matrices
+        ]
+        if plan is None
+        else []
+    )
+    kept = plan.kept if plan else sum(matrix.weight.numel() for matrix in matrices)  # type: ignore[union-attr]
+    total = sum(r * c for layer in bench.architecture.shapes(bench.model) for r, c in layer.values())
+    latency = compare_latency({"dense": bench.model, "this": model}, batch_size=8, length=128, runs=10)
+    return {
+        "metrics": bench.score(model),
+        "kept_share": kept / total,
+        "flops_share": count_flops(model, 1, 128) / count_flops(bench.model, 1, 128),
+        "pytorch_speedup_8x128": latency["dense"].p50_ms / latency["this"].p50_ms,
+    }
+
+
+def recovered(bench: Bench, name: str, model: PreTrainedModel, options: TrainingOptions) -> dict[str, Any]:
+    train(
+        model,
+        bench.train,
+        bench.tokenizer,
+        options,
+        RUNS / f"{bench.data.task.name}-{name}",
+        teacher=bench.model,
+        resume=True,
+        description=f"Recovering {name}",
+    )
+    return {"training": asdict(options), **describe(bench, model)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--task", default="sst2")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--only", nargs="*", help="rows to run (default: all)")
+    arguments = parser.parse_args()
+    quieten_libraries()
+    progress.show()
+    torch.manual_seed(0)
+    bench = make_bench(arguments.model, arguments.task, arguments.data_dir, samples=1024, seed=0)
+    half, eighth = {"sparsity": 0.5}, {"sparsity": 0.88}
+
+    def pgb(**options: Any) -> Callable[[], PreTrainedModel]:
+        return lambda: bench.prune(PruneConfig(**options))
+
+    starts: dict[str, Callable[[], PreTrainedModel]] = {
+        "dense": lambda: bench.model,
+        "pgb-50": pgb(**half),
+        "pgb-assign-50": pgb(**half, grouping="assign"),
+        "pgb-magnitude-50": pgb(**half, importance="magnitude"),
+        "pgb-no-permutation-50": pgb(**half, grouping="none"),
+        "torch-pruning-50": lambda: prune_half(bench.model, dict(bench.batches[0])),
+        "pgb-88": pgb(**eighth),
+        "pgb-magnitude-88": pgb(**eighth, importance="magnitude"),
+        "pgb-no-permutation-88": pgb(**eighth, grouping="none"),
+    }
+    one, three = (TrainingOptions(epochs=epochs, learning_rate=5e-5) for epochs in (1, 3))
+    recoveries = {
+        "pgb-50-recovered": ("pgb-50", one),
+        "pgb-88-recovered": ("pgb-88", three),
+        "torch-pruning-50-recovered": ("torch-pruning-50", one),
+        "pgb-magnitude-50-recovered": ("pgb-magnitude-50", one),
+        "pgb-no-permutation-50-recovered": ("pgb-no-permutation-50", one),
+    }
+    wanted = arguments.only or [*starts, *recoveries]
+    for name in wanted:
+        row = f"compare-{arguments.task}/{name}"
+        if name in starts:
+            cached(row, lambda name=name: describe(bench, starts[name]()))
+        else:
+            start, options = recoveries[name]
+            cached(row, lambda n=name, s=start, o=options: recovered(bench, n, starts[s](), o))
+
+
+if __name__ == "__main__":
+    main()

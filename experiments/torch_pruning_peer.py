@@ -1,0 +1,56 @@
+"""Removing half of the heads and neurons with Torch-Pruning, as a peer to compare with.
+
+Torch-Pruning (https://github.com/VainF/Torch-Pruning, checked with 1.6.1 and transformers 5.23) traces the model, finds
+which channels must leave together and removes whole groups of them. Here the groups are attention heads (rows of query,
+key and value, columns of the attention's output) and intermediate neurons (rows of the first, columns of the second
+matrix of the feed-forward network), ranked within each layer by the L2 magnitude of all their weights. Embeddings,
+hidden width, pooler and classifier stay as they are. Nothing is compensated and no data is used.
+
+A model changed this way is an ordinary ``BertForSequenceClassification`` in memory. Its configuration cannot express
+smaller layers, so it is for measuring and further training in the same process, not for ``from_pretrained``.
+"""
+
+from typing import Any
+
+import torch_pruning as tp
+from torch import nn
+from transformers import BertForSequenceClassification
+
+
+def prune_half(
+    model: BertForSequenceClassification, example_inputs: dict[str, Any], keep: float = 0.5
+) -> BertForSequenceClassification:
+    """Removes heads and intermediate neurons, the same share in every layer.
+
+    Args:
+        model: The dense model; changed in place. Attention may be ``eager`` or ``sdpa``.
+        example_inputs: One batch for tracing, on the model's device. Without labels: the loss needs no graph.
+        keep: Share of the heads and of the neurons that remain.
+
+    Returns:
+        ``model``.
+    """
+    attentions = [layer.attention.self for layer in model.base_model.encoder.layer]
+    neurons = [layer.intermediate.dense for layer in model.base_model.encoder.layer]
+    projections = [matrix for a in attentions for matrix in (a.query, a.key, a.value)]
+    heads = dict.fromkeys(projections, model.config.num_attention_heads)
+    prunable = {*projections, *neurons}
+    wanted = model.training
+    pruner = tp.pruner.BasePruner(
+        model.eval(),
+        {name: value for name, value in example_inputs.items() if name != "labels"},
+        importance=tp.importance.GroupMagnitudeImportance(p=2),
+        global_pruning=False,
+        pruning_ratio=1 - keep,
+        ignored_layers=[m for m in model.modules() if isinstance(m, nn.Linear) and m not in prunable],
+        root_module_types=[nn.Linear],
+        num_heads=heads,
+        prune_num_heads=True,
+        prune_head_dims=False,
+        head_pruning_ratio=1 - keep,
+    )
+    pruner.step()
+    for attention in attentions:
+        attention.num_attention_heads = pruner.num_heads[attention.query]
+        attention.all_head_size = attention.query.out_features
+    return model.train(wanted)
