@@ -3,13 +3,14 @@
 Torch-Pruning (https://github.com/VainF/Torch-Pruning, checked with 1.6.1 and transformers 5.23) traces the model, finds
 which channels must leave together and removes whole groups of them. Here the groups are attention heads (rows of query,
 key and value, columns of the attention's output) and intermediate neurons (rows of the first, columns of the second
-matrix of the feed-forward network), ranked within each layer by the L2 magnitude of all their weights. Embeddings,
+matrix of the feed-forward network), ranked within each layer by the squared L2 norm of all their weights. Embeddings,
 hidden width, pooler and classifier stay as they are. Nothing is compensated and no data is used.
 
 A model changed this way is an ordinary ``BertForSequenceClassification`` in memory. Its configuration cannot express
 smaller layers, so it is for measuring and further training in the same process, not for ``from_pretrained``.
 """
 
+from copy import deepcopy
 from typing import Any
 
 import torch_pruning as tp
@@ -23,21 +24,21 @@ def prune_half(
     """Removes heads and intermediate neurons, the same share in every layer.
 
     Args:
-        model: The dense model; changed in place. Attention may be ``eager`` or ``sdpa``.
+        model: The dense model; left as it is. Attention may be ``eager`` or ``sdpa``.
         example_inputs: One batch for tracing, on the model's device. Without labels: the loss needs no graph.
         keep: Share of the heads and of the neurons that remain.
 
     Returns:
-        ``model``.
+        A smaller copy, in evaluation mode.
     """
+    model = deepcopy(model).eval()
     attentions = [layer.attention.self for layer in model.base_model.encoder.layer]
     neurons = [layer.intermediate.dense for layer in model.base_model.encoder.layer]
     projections = [matrix for a in attentions for matrix in (a.query, a.key, a.value)]
     heads = dict.fromkeys(projections, model.config.num_attention_heads)
     prunable = {*projections, *neurons}
-    wanted = model.training
     pruner = tp.pruner.BasePruner(
-        model.eval(),
+        model,
         {name: value for name, value in example_inputs.items() if name != "labels"},
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         global_pruning=False,
@@ -53,4 +54,4 @@ def prune_half(
     for attention in attentions:
         attention.num_attention_heads = pruner.num_heads[attention.query]
         attention.all_head_size = attention.query.out_features
-    return model.train(wanted)
+    return model

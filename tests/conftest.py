@@ -27,12 +27,12 @@ PADDING = 1
 
 
 def make_config(name: str, **overrides: Any) -> PretrainedConfig:
+    sizes = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
     if name == "distilbert":
         sizes = {"dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 96}
-        return DistilBertConfig(**sizes, vocab_size=100, max_position_embeddings=64, initializer_range=0.2, **overrides)
-    sizes = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
-    family = {"bert": BertConfig, "roberta": RobertaConfig}[name]
-    return family(**sizes, vocab_size=100, max_position_embeddings=64, initializer_range=0.2, **overrides)
+    family = {"bert": BertConfig, "roberta": RobertaConfig, "distilbert": DistilBertConfig}[name]
+    common = {"vocab_size": 100, "max_position_embeddings": 64, "initializer_range": 0.2}
+    return family(**{**common, **sizes, **overrides})
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bertsurgeon.budget import (
     DROPPED,
+    GroupCounts,
     counts_by_sparsity,
     counts_by_threshold,
     counts_uniform,
@@ -19,7 +20,7 @@ from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import OptionError
 from bertsurgeon.plan import ROLES
 
-SHAPES = {role: (48, 48) for role in ROLES} | {"intermediate": (96, 48), "output": (48, 96)}
+SHAPES = dict.fromkeys(ROLES, (48, 48)) | {"intermediate": (96, 48), "output": (48, 96)}
 
 
 def make_scores(layers: int, tail: float, spread: float, seed: int) -> dict[MatrixKey, Tensor]:
@@ -34,7 +35,7 @@ def make_scores(layers: int, tail: float, spread: float, seed: int) -> dict[Matr
     }
 
 
-def literal_counts(scores: dict[MatrixKey, Tensor], threshold: float, max_groups: int) -> dict[MatrixKey, int]:
+def literal_counts(scores: dict[MatrixKey, Tensor], threshold: float, max_groups: int) -> GroupCounts:
     """G = n·m / #{ρ > τ}, rounded to the nearest; none beyond G_max."""
     counts = {}
     for key, score in scores.items():
@@ -44,7 +45,7 @@ def literal_counts(scores: dict[MatrixKey, Tensor], threshold: float, max_groups
     return fold_counts(counts)
 
 
-def kept(scores: dict[MatrixKey, Tensor], counts: dict[MatrixKey, int]) -> int:
+def kept(scores: dict[MatrixKey, Tensor], counts: GroupCounts) -> int:
     total = 0
     for key, score in scores.items():
         if counts[key] != DROPPED:
@@ -88,25 +89,42 @@ def test_threshold_rule_by_hand() -> None:
     assert set(counts_by_threshold(scores, 1, 6).values()) == {DROPPED}  # equal to τ is not above τ
 
 
-@given(st.integers(0, 10**6), st.floats(0.5, 4), st.floats(0, 3), st.floats(0.02, 0.95), st.integers(1, 4))
-def test_sparsity_is_met_to_within_a_block(seed: int, tail: float, spread: float, sparsity: float, layers: int) -> None:
-    scores = make_scores(layers, tail, spread, seed)
-    counts = counts_by_sparsity(scores, sparsity, 6)
+def assert_met(scores: dict[MatrixKey, Tensor], counts: GroupCounts, sparsity: float) -> None:
+    """Met to within the smallest block that is kept."""
     size = sum(score.numel() for score in scores.values())
     blocks = [score.numel() / counts[key] ** 2 for key, score in scores.items() if counts[key] != DROPPED]
     assert abs(kept(scores, counts) - (1 - sparsity) * size) <= min(blocks)
+
+
+@given(
+    st.integers(0, 10**6),
+    st.floats(0.5, 4),
+    st.floats(0, 3),
+    st.floats(0.02, 0.95),
+    st.sampled_from([4, 8, 12]),
+)
+def test_sparsity_is_met_to_within_a_block(seed: int, tail: float, spread: float, sparsity: float, layers: int) -> None:
+    scores = make_scores(layers, tail, spread, seed)
+    counts = counts_by_sparsity(scores, sparsity, 6)
+    assert_met(scores, counts, sparsity)
     assert max(counts.values()) <= 6
     assert fold_counts(counts) == counts
 
 
-@pytest.mark.parametrize("max_groups", [2, 3, 4, 8])
+@pytest.mark.parametrize(
+    ("layers", "sparsity", "max_groups", "tail"), [(1, 0.0234, 6, 1.0), (4, 0.88, 2, 2.5), (12, 0.438, 6, 2.5)]
+)
+def test_one_move_across_the_target_is_enough(layers: int, sparsity: float, max_groups: int, tail: float) -> None:
+    scores = make_scores(layers, tail, 1, seed=11)
+    assert_met(scores, counts_by_sparsity(scores, sparsity, max_groups), sparsity)
+
+
+@pytest.mark.parametrize("max_groups", [3, 4, 8])
 @pytest.mark.parametrize("sparsity", [0.1, 0.3, 0.5, 0.75, 0.88])
 def test_sparsity_under_other_limits(sparsity: float, max_groups: int) -> None:
     scores = make_scores(4, 2.5, 1, seed=11)
     counts = counts_by_sparsity(scores, sparsity, max_groups)
-    size = sum(score.numel() for score in scores.values())
-    blocks = [score.numel() / counts[key] ** 2 for key, score in scores.items() if counts[key] != DROPPED]
-    assert abs(kept(scores, counts) - (1 - sparsity) * size) <= min(blocks)
+    assert_met(scores, counts, sparsity)
     assert set(counts.values()) <= set(range(max_groups + 1))
 
 

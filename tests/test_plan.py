@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def partial_partitions(draw: st.DrawFn, size: int, groups: int) -> tuple[Channel
         sorted(draw(st.sets(st.integers(1, kept - 1), min_size=groups - 1, max_size=groups - 1))) if groups > 1 else []
     )
     bounds = [0, *cuts, kept]
-    return tuple(tuple(sorted(order[a:b])) for a, b in zip(bounds, bounds[1:], strict=False))
+    return tuple(tuple(sorted(order[a:b])) for a, b in pairwise(bounds))
 
 
 @st.composite
@@ -197,7 +198,7 @@ def test_plan_files_that_are_none(tmp_path: Path, content: bytes | None) -> None
 def test_unknown_structure_asks_for_an_update() -> None:
     data = some_plan().to_dict()
     data["layers"][0]["value"]["kind"] = "butterfly"
-    with pytest.raises(PlanError, match="butterfly.*update"):
+    with pytest.raises(PlanError, match=r"butterfly.*update"):
         ModelPlan.from_dict(data)
 
 

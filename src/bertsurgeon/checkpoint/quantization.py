@@ -38,7 +38,7 @@ class BertSurgeonConfig(QuantizationConfigMixin):
         format_version: int = FORMAT_VERSION,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(format_version, int) or format_version > FORMAT_VERSION:
+        if not isinstance(format_version, int) or not 1 <= format_version <= FORMAT_VERSION:
             raise CheckpointError(
                 f"The model was saved in format {format_version}, this version of bertsurgeon reads up to "
                 f"{FORMAT_VERSION}; update bertsurgeon."

@@ -26,7 +26,7 @@ from transformers import (
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint.files import new_folder
 from bertsurgeon.checkpoint.quantization import METHOD, BertSurgeonConfig, attach_plan
-from bertsurgeon.errors import CheckpointError, ModelError
+from bertsurgeon.errors import CheckpointError, ModelError, PlanError
 from bertsurgeon.layers import install_plan, reset_indices
 
 WEIGHTS = "model.safetensors"
@@ -145,6 +145,10 @@ def check_finite(model: PreTrainedModel) -> None:
 
 def _load_pruned(folder: Path, config: PretrainedConfig, entry: dict[str, Any]) -> PreTrainedModel:
     quantization = BertSurgeonConfig(**entry)
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(
+            f"There is no {WEIGHTS} in {folder}; copy the model again, or download it if it is on the hub."
+        )
     _check_header(folder)
     state = load_file(folder / WEIGHTS)
     architecture_class = getattr(transformers, (config.architectures or ["?"])[0], None)
@@ -153,7 +157,10 @@ def _load_pruned(folder: Path, config: PretrainedConfig, entry: dict[str, Any]) 
     del config.quantization_config
     with torch.device("meta"):
         skeleton = architecture_class(config)
-        install_plan(skeleton, quantization.plan)
+        try:
+            install_plan(skeleton, quantization.plan)
+        except PlanError as error:
+            raise CheckpointError(f"{folder / 'config.json'} does not fit its model: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if expected != found:

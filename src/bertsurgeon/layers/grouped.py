@@ -4,11 +4,32 @@ Both layers keep the parameter name ``weight`` with a shape that no dense layer 
 this library fails on the shape instead of silently starting from random weights.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bertsurgeon.plan import Grouped
+
+
+class _Permute(torch.autograd.Function):
+    """Reorders channels by a permutation; the gradient is reordered back instead of scattered and added."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return gather_channels(x, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return gather_channels(gradients[0], inverse), None, None
+
+
+def gather_channels(x: Tensor, index: Tensor) -> Tensor:
+    """Channels ``index`` of the last axis; on a CPU ``gather`` is several times faster than ``index_select`` here."""
+    return x.gather(-1, index.expand(*x.shape[:-1], -1))
 
 
 class GroupedLinear(nn.Module):
@@ -27,6 +48,8 @@ class GroupedLinear(nn.Module):
     weight: nn.Parameter
     column_index: Tensor
     row_index: Tensor
+    column_inverse: Tensor
+    row_inverse: Tensor
 
     def __init__(self, in_features: int, out_features: int, structure: Grouped, bias: bool = True) -> None:
         super().__init__()
@@ -40,6 +63,8 @@ class GroupedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         self.register_buffer("column_index", torch.empty(0, dtype=torch.long), persistent=False)
         self.register_buffer("row_index", torch.empty(0, dtype=torch.long), persistent=False)
+        self.register_buffer("column_inverse", torch.empty(0, dtype=torch.long), persistent=False)
+        self.register_buffer("row_inverse", torch.empty(0, dtype=torch.long), persistent=False)
         self.reset_indices()
 
     def reset_indices(self) -> None:
@@ -51,6 +76,10 @@ class GroupedLinear(nn.Module):
         position[torch.tensor(rows, device=device)] = torch.arange(len(rows), device=device)
         self.column_index = torch.tensor(columns, device=device)
         self.row_index = position
+        # inverse permutations, for gradients; empty where channels were removed
+        nothing = torch.empty(0, dtype=torch.long, device=device)
+        self.column_inverse = self.column_index.argsort() if len(columns) == self.in_features else nothing
+        self.row_inverse = torch.tensor(rows, device=device) if len(rows) == self.out_features else nothing
         self._gathers = columns != list(range(self.in_features))
         self._scatters = rows != list(range(self.out_features))
 
@@ -97,7 +126,7 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, in_features) to (…, out_features)."""
-        gathered = x.index_select(-1, self.column_index) if self._gathers else x
+        gathered = self._permute(x, self.column_index, self.column_inverse) if self._gathers else x
         parts = [
             F.linear(part, weight[:, :width])
             for part, weight, width in zip(
@@ -111,8 +140,15 @@ class GroupedLinear(nn.Module):
             parts.append(x.new_zeros(*x.shape[:-1], 1))
         output = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
         if self._scatters:
-            output = output.index_select(-1, self.row_index)
+            output = self._permute(output, self.row_index, self.row_inverse)
         return output if self.bias is None else output + self.bias
+
+    @staticmethod
+    def _permute(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        if len(inverse) and x.requires_grad and torch.is_grad_enabled():
+            permuted: Tensor = _Permute.apply(x, index, inverse)  # type: ignore[no-untyped-call]
+            return permuted
+        return gather_channels(x, index)
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""
@@ -150,8 +186,9 @@ class DroppedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, in_features) to (…, out_features)."""
-        shape = (*x.shape[:-1], self.out_features)
-        return x.new_zeros(shape) if self.bias is None else self.bias.expand(shape)
+        zeros = x.new_zeros(*x.shape[:-1], self.out_features)
+        # not bias.expand: a view of a parameter asks for gradients even under no_grad, which confuses tracers
+        return zeros if self.bias is None else zeros + self.bias
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""

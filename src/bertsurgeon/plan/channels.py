@@ -11,6 +11,7 @@ from bertsurgeon.errors import PlanError
 
 Channels = tuple[int, ...]
 
+_MAX_CHANNEL = 2**24
 _RUNS = re.compile(r"\d+(-\d+)?( \d+(-\d+)?)*")
 
 
@@ -36,7 +37,10 @@ def parse_channels(text: str) -> Channels:
     channels: list[int] = []
     for run in text.split(" "):
         start, _, end = run.partition("-")
-        channels.extend(range(int(start), int(end or start) + 1))
-    if any(b <= a for a, b in pairwise(channels)) or len(channels) == 0:
+        first, last = int(start), int(end or start)
+        if not first <= last < _MAX_CHANNEL:
+            raise PlanError(f"The channels {run!r} are no run of a matrix's channels; the plan is damaged.")
+        channels.extend(range(first, last + 1))
+    if any(b <= a for a, b in pairwise(channels)):
         raise PlanError(f"The channels {text[:40]!r} do not ascend; the plan is damaged.")
     return tuple(channels)

@@ -1,0 +1,341 @@
+"""Whatever is wrong, the user reads one sentence that names the cause, and no half-written folder is left."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from cli_helpers import files, run, start, succeed, write_data, write_model
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+
+import bertsurgeon
+from bertsurgeon import PruneConfig
+from bertsurgeon.checkpoint import load_model, load_tokenizer
+from bertsurgeon.errors import DataError
+
+PATIENCE = 120.0
+"""Seconds that a separate process may take to get somewhere."""
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dense model, the model pruned, and data; nothing may write into it."""
+    folder = tmp_path_factory.mktemp("stock")
+    write_model(folder / "dense")
+    write_data(folder / "train.csv", 64, seed=1)
+    write_data(folder / "validation.csv", 32, seed=2)
+    succeed("prune", folder / "dense", "-o", folder / "pruned", "--sparsity", "0.5", *files(folder))
+    return folder
+
+
+@pytest.fixture
+def work(stock: Path, tmp_path: Path) -> Path:
+    """A copy of the stock that a test may damage."""
+    return shutil.copytree(stock, tmp_path / "work")
+
+
+@pytest.fixture
+def rejects(tmp_path: Path) -> Callable[..., None]:
+    """Runs a command with an output folder and checks that it is refused and leaves nothing."""
+
+    def check(*arguments: object, words: tuple[str, ...]) -> None:
+        place = tmp_path / "place"
+        place.mkdir()
+        assert_refused(run(*arguments, "-o", place / "out"), *words)
+        assert list(place.iterdir()) == []
+
+    return check
+
+
+def assert_refused(result: Result, *words: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert_sentence(result.stderr, *words)
+
+
+def assert_sentence(text: str, *words: str) -> None:
+    assert "Traceback" not in text
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, text
+    assert re.fullmatch(r"Error: \S.*\.", lines[0]), text
+    for word in words:
+        assert word in lines[0]
+
+
+def set_config(folder: Path, **entries: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+def truncate(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+# models
+
+
+@pytest.mark.parametrize("command", ["prune", "finetune", "recover"])
+def test_missing_model(stock: Path, rejects: Callable[..., None], command: str) -> None:
+    sparsity = ("--sparsity", "0.5") if command == "prune" else ()
+    missing = stock / "no-such-model"
+    rejects(command, missing, *sparsity, *files(stock), words=("no model folder", str(missing)))
+
+
+def test_folder_without_model(stock: Path, tmp_path: Path, rejects: Callable[..., None]) -> None:
+    rejects("prune", tmp_path, "--sparsity", "0.5", *files(stock), words=("no config.json", str(tmp_path)))
+
+
+@pytest.mark.parametrize("command", ["evaluate", "inspect", "bench"])
+def test_missing_model_without_output(stock: Path, command: str) -> None:
+    data = files(stock) if command == "evaluate" else []
+    assert_refused(run(command, stock / "no-such-model", *data), "no model folder", "no-such-model")
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "t5"])
+def test_unsupported_architecture(work: Path, rejects: Callable[..., None], model_type: str) -> None:
+    set_config(work / "dense", model_type=model_type)
+    words = (f"'{model_type}'", "bert, distilbert, roberta")
+    rejects("prune", work / "dense", "--sparsity", "0.5", *files(work), words=words)
+
+
+@pytest.mark.parametrize("command", ["prune", "evaluate"])
+def test_regression_head_for_a_classification(
+    stock: Path, tmp_path: Path, rejects: Callable[..., None], command: str
+) -> None:
+    model = write_model(tmp_path / "regression", num_labels=1)
+    words = ("regression head", "classification into 2 classes")
+    if command == "prune":
+        rejects("prune", model, "--sparsity", "0.5", *files(stock), words=words)
+    else:
+        assert_refused(run("evaluate", model, *files(stock)), *words)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_weights(work: Path, rejects: Callable[..., None], value: float) -> None:
+    path = work / "dense" / "model.safetensors"
+    name = "bert.encoder.layer.1.output.dense.weight"
+    weights = load_file(path)
+    weights[name][3, 5] = value
+    save_file(weights, path, {"format": "pt"})
+    words = ("NaN or infinity", name)
+    rejects("prune", work / "dense", "--sparsity", "0.5", *files(work), words=words)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "inspect", "bench", "recover"])
+def test_truncated_pruned_model(work: Path, rejects: Callable[..., None], command: str) -> None:
+    truncate(work / "pruned" / "model.safetensors")
+    words = ("model.safetensors", "truncated")
+    if command == "recover":
+        rejects("recover", work / "pruned", *files(work), words=words)
+    else:
+        assert_refused(run(command, work / "pruned", *(files(work) if command == "evaluate" else ())), *words)
+
+
+@pytest.mark.parametrize("command", ["prune", "finetune", "evaluate"])
+def test_truncated_dense_model(work: Path, rejects: Callable[..., None], command: str) -> None:
+    truncate(work / "dense" / "model.safetensors")
+    words = ("model.safetensors", "truncated")
+    if command == "evaluate":
+        assert_refused(run("evaluate", work / "dense", *files(work)), *words)
+    else:
+        sparsity = ("--sparsity", "0.5") if command == "prune" else ()
+        rejects(command, work / "dense", *sparsity, *files(work), words=words)
+
+
+def test_pruned_model_without_weights(work: Path) -> None:
+    (work / "pruned" / "model.safetensors").unlink()
+    assert_refused(run("inspect", work / "pruned"), "model.safetensors")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "inspect"])
+def test_newer_format(work: Path, command: str) -> None:
+    entry = json.loads((work / "pruned" / "config.json").read_text())["quantization_config"]
+    set_config(work / "pruned", quantization_config={**entry, "format_version": 99})
+    data = files(work) if command == "evaluate" else []
+    assert_refused(run(command, work / "pruned", *data), "format 99", "update bertsurgeon")
+
+
+def test_pruning_twice(stock: Path, rejects: Callable[..., None]) -> None:
+    rejects("prune", stock / "pruned", "--sparsity", "0.5", *files(stock), words=("pruned already", "dense"))
+
+
+def test_recovering_a_dense_model(stock: Path, rejects: Callable[..., None]) -> None:
+    rejects("recover", stock / "dense", *files(stock), words=("is a dense model", "prune it first"))
+
+
+# data
+
+
+@pytest.mark.parametrize(("content", "word"), [("", "is empty"), ("text,label\n", "no rows")])
+def test_empty_data_file(stock: Path, tmp_path: Path, rejects: Callable[..., None], content: str, word: str) -> None:
+    empty = tmp_path / "empty.csv"
+    empty.write_text(content)
+    data = ("--train-file", empty, "--validation-file", stock / "validation.csv")
+    rejects("prune", stock / "dense", "--sparsity", "0.5", *data, words=(str(empty), word))
+
+
+def test_missing_data_file(stock: Path, rejects: Callable[..., None]) -> None:
+    data = ("--train-file", stock / "none.csv", "--validation-file", stock / "validation.csv")
+    rejects("prune", stock / "dense", "--sparsity", "0.5", *data, words=("none.csv", "does not exist"))
+
+
+@pytest.mark.parametrize("command", ["prune", "finetune", "recover"])
+def test_wrong_column(stock: Path, rejects: Callable[..., None], command: str) -> None:
+    model = stock / ("pruned" if command == "recover" else "dense")
+    sparsity = ("--sparsity", "0.5") if command == "prune" else ()
+    words = ("'sentence'", "text, label", "--text-column")
+    rejects(command, model, *sparsity, *files(stock), "--text-column", "sentence", words=words)
+
+
+def test_no_data_named(stock: Path, rejects: Callable[..., None]) -> None:
+    rejects("prune", stock / "dense", "--sparsity", "0.5", words=("--task", "--train-file"))
+
+
+@pytest.mark.parametrize("empty", [[], Dataset.from_dict({"input_ids": [], "attention_mask": []})])
+def test_empty_calibration(stock: Path, empty: object) -> None:
+    model, tokenizer = load_model(stock / "dense"), load_tokenizer(stock / "dense")
+    with pytest.raises(DataError, match="calibration data is empty"):
+        bertsurgeon.prune(model, empty, PruneConfig(sparsity=0.5), tokenizer)  # type: ignore[arg-type]
+
+
+# options and output
+
+
+@pytest.mark.parametrize("sparsity", ["0", "1", "1.5"])
+def test_impossible_sparsity(stock: Path, rejects: Callable[..., None], sparsity: str) -> None:
+    words = ("between 0 and 1", f"not {sparsity}")
+    rejects("prune", stock / "dense", "--sparsity", sparsity, *files(stock), words=words)
+
+
+@pytest.mark.parametrize("options", [(), ("--sparsity", "0.5", "--groups", "2")])
+def test_budget_named_not_once(stock: Path, rejects: Callable[..., None], options: tuple[str, ...]) -> None:
+    rejects("prune", stock / "dense", *options, *files(stock), words=("exactly one", "sparsity", "groups"))
+
+
+@pytest.mark.parametrize("command", ["prune", "finetune", "recover"])
+def test_output_below_a_file(stock: Path, tmp_path: Path, command: str) -> None:
+    model = stock / ("pruned" if command == "recover" else "dense")
+    sparsity = ("--sparsity", "0.5") if command == "prune" else ()
+    blocker = tmp_path / "blocker"
+    blocker.write_text("kept")
+    output = blocker / "out"
+    assert_refused(run(command, model, "-o", output, *sparsity, *files(stock)), str(output), "cannot be written")
+    assert blocker.read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["blocker"]
+
+
+def test_output_is_a_file(stock: Path, tmp_path: Path) -> None:
+    output = tmp_path / "file"
+    output.write_text("kept")
+    result = run("prune", stock / "dense", "-o", output, "--sparsity", "0.5", *files(stock), "--overwrite")
+    assert_refused(result, "is a file")
+    assert output.read_text() == "kept"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_output_in_a_read_only_folder(stock: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    result = run("prune", stock / "dense", "-o", closed / "out", "--sparsity", "0.5", *files(stock))
+    assert_refused(result, "cannot be written")
+    assert list(closed.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["prune", "finetune", "recover"])
+def test_existing_output(stock: Path, tmp_path: Path, command: str) -> None:
+    model = stock / ("pruned" if command == "recover" else "dense")
+    sparsity = ("--sparsity", "0.5") if command == "prune" else ()
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "precious").write_text("kept")
+    assert_refused(run(command, model, "-o", output, *sparsity, *files(stock)), "not empty", "--overwrite")
+    assert [path.name for path in output.iterdir()] == ["precious"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+# runs that are cut off
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, log.read_text(errors="replace")
+        assert time.monotonic() < deadline, log.read_text(errors="replace")
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Where a separate process writes its output, and its temporary files."""
+    place, temporary = tmp_path / "place", tmp_path / "temporary"
+    place.mkdir()
+    temporary.mkdir()
+    return place, temporary
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_prune(stock: Path, tmp_path: Path, folders: tuple[Path, Path], sent: signal.Signals) -> None:
+    place, temporary = folders
+    log = tmp_path / "log"
+    command = ("prune", stock / "dense", "-o", place / "out", "--sparsity", "0.5", *files(stock))
+    with start(*command, "--recover-epochs", "100000", log=log, temporary=temporary) as process:
+        wait_until(lambda: b"Recovering" in log.read_bytes(), process, log)
+        process.send_signal(sent)
+        assert process.wait(PATIENCE) == 130
+    text = log.read_text(errors="replace")
+    assert "Interrupted; no output was written." in text
+    assert "Traceback" not in text
+    assert list(place.iterdir()) == []
+    assert not [path for path in temporary.rglob("*") if path.name.startswith("checkpoint") or path.is_file()]
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def complete_checkpoints(work_dir: Path) -> list[Path]:
+    return [path.parent for path in work_dir.glob("checkpoint-*/trainer_state.json")]
+
+
+@pytest.mark.parametrize("epochs", [0, 1], ids=["in the first epoch", "in the second epoch"])
+def test_killed_recovery_resumes(stock: Path, tmp_path: Path, folders: tuple[Path, Path], epochs: int) -> None:
+    """Neither the weights nor the order of the data may remember that the run was killed."""
+    place, temporary = folders
+    log, output = tmp_path / "log", place / "out"
+    work_dir = place / "out.training"
+    options = ("--teacher", stock / "dense", *files(stock), "--epochs", "12", "--batch-size", "4", "--seed", "3")
+    killed_at = epochs * 16 + 4
+
+    def far_enough() -> bool:
+        return any(int(path.name.partition("-")[2]) >= killed_at for path in complete_checkpoints(work_dir))
+
+    with start("recover", stock / "pruned", "-o", output, *options, log=log, temporary=temporary) as process:
+        wait_until(far_enough, process, log)
+        process.kill()
+        process.wait(PATIENCE)
+    assert not output.exists()
+    assert complete_checkpoints(work_dir)
+
+    assert_refused(run("recover", stock / "pruned", "-o", output, *options), "unfinished run", "--resume")
+    assert complete_checkpoints(work_dir)
+    (step,) = (int(path.name.partition("-")[2]) for path in complete_checkpoints(work_dir)[-1:])
+    assert 0 < step < 12 * 16
+
+    succeed("recover", stock / "pruned", "-o", output, *options, "--resume")
+    assert [path.name for path in place.iterdir()] == ["out"]
+    succeed("recover", stock / "pruned", "-o", tmp_path / "uninterrupted", *options)
+    resumed, whole = (load_file(folder / "model.safetensors") for folder in (output, tmp_path / "uninterrupted"))
+    assert resumed.keys() == whole.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=1e-6, msg=name)

@@ -1,0 +1,375 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, Trainer, TrainingArguments
+
+from bertsurgeon import PruneConfig, get_plan, load_model, prune, save_model, to_dense
+from bertsurgeon.architectures import ARCHITECTURES
+from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, check_output, new_folder
+from bertsurgeon.compensation import apply_plan
+from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError
+from bertsurgeon.layers import GroupedLinear
+from bertsurgeon.plan import SUB_LAYERS, Dropped, LayerPlan, MatrixPlan, ModelPlan, dense_plan
+
+NAMES = sorted(ARCHITECTURES)
+Batches = list[dict[str, Tensor]]
+Factory = Callable[..., PreTrainedModel]
+LogitsOf = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]
+
+
+@pytest.fixture(params=NAMES)
+def pruned(request: pytest.FixtureRequest, tiny_model: Factory, tiny_batches: Batches) -> PreTrainedModel:
+    """Grouped, whole and dropped matrices, and a dropped sub-layer."""
+    model = tiny_model(request.param)
+    for layer, role in ((1, "output"), (2, "attention_output"), (0, "query")):
+        ARCHITECTURES[request.param].matrix(model, layer, role).get_parameter("weight").data.mul_(1e-4)
+    config = PruneConfig(sparsity=0.75, importance="magnitude", grouping="random", compensation="none")
+    result, report = prune(model, tiny_batches, config)
+    assert any(layer.is_dropped(sub_layer) for layer in report.plan.layers for sub_layer in SUB_LAYERS)
+    assert any(isinstance(module, GroupedLinear) for module in result.modules())
+    return result
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tiny_model: Factory, tiny_batches: Batches) -> Path:
+    """The folder of a pruned BERT."""
+    config = PruneConfig(groups=2, importance="magnitude", compensation="none")
+    prune(tiny_model("bert"), tiny_batches, config)[0].save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def without_sub_layers(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """Nothing is grouped: only two sub-layers are gone."""
+    shapes = ARCHITECTURES[name].shapes(model)
+    layers = [dict(layer.matrices) for layer in dense_plan(name, shapes).layers]
+    for index, roles in ((1, SUB_LAYERS["attention"]), (2, SUB_LAYERS["feed_forward"])):
+        layers[index].update({role: MatrixPlan(shapes[index][role], Dropped()) for role in roles})
+    plan = ModelPlan(name, tuple(LayerPlan(matrices) for matrices in layers))
+    result = apply_plan(model, ARCHITECTURES[name], plan, "none")
+    attach_plan(result, plan)
+    return result
+
+
+def edit_config(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    edit(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def one_sentence(error: pytest.ExceptionInfo[BaseException]) -> str:
+    text = str(error.value)
+    assert text.strip()
+    assert "\n" not in text
+    return text
+
+
+# saving and loading
+
+
+def test_round_trip(pruned: PreTrainedModel, tmp_path: Path, tiny_batches: Batches, logits_of: LogitsOf) -> None:
+    pruned.save_pretrained(tmp_path / "first")
+    logits = [logits_of(pruned, batch) for batch in tiny_batches]
+    for load in (AutoModelForSequenceClassification.from_pretrained, load_model):
+        again = load(tmp_path / "first")
+        assert type(again) is type(pruned)
+        assert not again.training
+        assert get_plan(again) == get_plan(pruned)
+        for batch, expected in zip(tiny_batches, logits, strict=True):
+            assert torch.equal(logits_of(again, batch), expected)
+        again.save_pretrained(tmp_path / load.__name__)
+        for file in ("model.safetensors", "config.json"):
+            assert (tmp_path / load.__name__ / file).read_bytes() == (tmp_path / "first" / file).read_bytes()
+
+
+def test_what_is_in_the_folder(pruned: PreTrainedModel, tmp_path: Path) -> None:
+    pruned.save_pretrained(tmp_path / "model")
+    files = {path.name for path in (tmp_path / "model").iterdir()}
+    assert files == {"config.json", "model.safetensors"}
+    entry = json.loads((tmp_path / "model" / "config.json").read_text())["quantization_config"]
+    assert entry["quant_method"] == "bertsurgeon"
+    assert entry["format_version"] == FORMAT_VERSION
+    assert ModelPlan.from_dict(entry["plan"]) == get_plan(pruned)
+
+
+def test_the_file_is_as_small_as_the_plan_says(pruned: PreTrainedModel, tmp_path: Path) -> None:
+    pruned.save_pretrained(tmp_path)
+    plan = get_plan(pruned)
+    assert plan is not None
+    architecture = ARCHITECTURES[pruned.config.model_type]
+    names = {f"{architecture.matrix_name(pruned, index, role)}.weight" for index, role, _ in plan}
+    rest = sum(value.numel() for key, value in to_dense(pruned).state_dict().items() if key not in names)
+    size = (tmp_path / "model.safetensors").stat().st_size
+    with (tmp_path / "model.safetensors").open("rb") as file:
+        header = 8 + int.from_bytes(file.read(8), "little")
+    assert size - header <= 1.05 * 4 * (plan.kept + rest)
+    assert size - header >= 4 * plan.kept
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dense_models_load_too(
+    name: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf, tmp_path: Path
+) -> None:
+    model = tiny_model(name)
+    save_model(model, tmp_path / "dense")
+    again = load_model(tmp_path / "dense")
+    assert get_plan(again) is None
+    assert torch.equal(logits_of(again, tiny_batches[0]), logits_of(model, tiny_batches[0]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dropped_sub_layers_alone(
+    name: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf, tmp_path: Path
+) -> None:
+    model = without_sub_layers(tiny_model(name), name)
+    model.save_pretrained(tmp_path)
+    for load in (AutoModelForSequenceClassification.from_pretrained, load_model):
+        assert torch.equal(logits_of(load(tmp_path), tiny_batches[0]), logits_of(model, tiny_batches[0]))
+
+
+def test_half_precision(saved: Path, tiny_batches: Batches, logits_of: LogitsOf, tmp_path: Path) -> None:
+    model = load_model(saved).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "half")
+    again = load_model(tmp_path / "half")
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(logits_of(again, tiny_batches[0]), logits_of(model, tiny_batches[0]))
+
+
+def test_the_trainer_accepts_loaded_models(saved: Path, tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(saved)
+    assert model.hf_quantizer.is_trainable
+    assert model.hf_quantizer.is_qat_trainable
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    arguments = TrainingArguments(str(tmp_path / "run"), report_to=[], use_cpu=True, save_strategy="no")
+    assert Trainer(model, arguments).model is model
+
+
+# without the library
+
+
+SCRIPT = """
+import sys
+from transformers import AutoModelForSequenceClassification
+assert "bertsurgeon" not in sys.modules
+dense, *pruned = sys.argv[1:]
+AutoModelForSequenceClassification.from_pretrained(dense)
+for folder in pruned:
+    try:
+        AutoModelForSequenceClassification.from_pretrained(folder)
+    except Exception as error:
+        print("refused", folder)
+    else:
+        print("opened", folder)
+AutoModelForSequenceClassification.from_pretrained(pruned[-1])
+"""
+
+
+def test_without_the_library_nothing_loads(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
+    """One process for all; it ends with a model that only lacks sub-layers, and nothing to catch the error."""
+    tiny_model("bert").save_pretrained(tmp_path / "dense")
+    folders = []
+    for name in NAMES:
+        folders += [str(tmp_path / f"{name}-grouped"), str(tmp_path / f"{name}-dropped")]
+        config = PruneConfig(groups=2, importance="magnitude", compensation="none")
+        prune(tiny_model(name), tiny_batches, config)[0].save_pretrained(folders[-2])
+        without_sub_layers(tiny_model(name), name).save_pretrained(folders[-1])
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "dense"), *folders],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.stdout.splitlines() == [f"refused {folder}" for folder in folders], done.stderr
+    assert done.returncode != 0
+    assert "mismatch" in done.stderr
+
+
+# damage
+
+
+def test_newer_formats_ask_for_an_update(saved: Path) -> None:
+    edit_config(saved, lambda config: config["quantization_config"].update(format_version=FORMAT_VERSION + 1))
+    for load in (AutoModelForSequenceClassification.from_pretrained, load_model):
+        with pytest.raises(CheckpointError, match="update") as error:
+            load(saved)
+        assert str(FORMAT_VERSION + 1) in one_sentence(error)
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -1])
+@pytest.mark.parametrize("is_pruned", [True, False], ids=["pruned", "dense"])
+def test_truncated_weights(is_pruned: bool, length: int, saved: Path, tiny_model: Factory) -> None:
+    if not is_pruned:
+        saved = saved.parent / "dense"
+        tiny_model("bert").save_pretrained(saved)
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors") as error:
+        load_model(saved)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("is_pruned", [True, False], ids=["pruned", "dense"])
+def test_missing_weights(is_pruned: bool, saved: Path, tiny_model: Factory) -> None:
+    if not is_pruned:
+        saved = saved.parent / "dense"
+        tiny_model("bert").save_pretrained(saved)
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError) as error:
+        load_model(saved)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("damage", ["missing", "unexpected", "shape", "whole matrix"])
+def test_tensors_that_do_not_fit_the_plan(damage: str, saved: Path) -> None:
+    path = saved / "model.safetensors"
+    state = load_file(path)
+    name = "bert.encoder.layer.1.attention.self.value.weight"
+    if damage == "missing":
+        del state[name]
+    elif damage == "unexpected":
+        state["bert.extra"] = torch.zeros(1)
+        name = "bert.extra"
+    elif damage == "shape":
+        state[name] = state[name].T.contiguous()
+    else:
+        state[name] = torch.zeros(48, 48)
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError) as error:
+        load_model(saved)
+    assert name in one_sentence(error)
+
+
+def test_weights_that_are_not_finite(saved: Path) -> None:
+    path = saved / "model.safetensors"
+    state = load_file(path)
+    state["classifier.weight"][0, 0] = float("inf")
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"classifier\.weight"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"bert"', "null"])
+def test_damaged_configurations(content: str, saved: Path) -> None:
+    (saved / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json") as error:
+        load_model(saved)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("damage", ["no plan", "unknown structure", "fewer layers", "other shape", "other class"])
+def test_damaged_plans(damage: str, saved: Path) -> None:
+    def edit(config: dict[str, Any]) -> None:
+        plan = config["quantization_config"]["plan"]
+        if damage == "no plan":
+            del config["quantization_config"]["plan"]
+        elif damage == "unknown structure":
+            plan["layers"][0]["query"]["kind"] = "butterfly"
+        elif damage == "fewer layers":
+            plan["layers"].pop()
+        elif damage == "other shape":
+            plan["layers"][0]["query"]["shape"] = [96, 48]
+        else:
+            config["architectures"] = ["NoSuchModel"]
+
+    edit_config(saved, edit)
+    with pytest.raises(BertSurgeonError) as error:
+        load_model(saved)
+    one_sentence(error)
+
+
+def test_models_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "none", tmp_path / "empty"):
+        with pytest.raises(ModelError, match="no") as error:
+            load_model(folder)
+        assert str(folder) in one_sentence(error)
+
+
+def test_unsupported_architectures(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(ModelError, match=r"gpt2.*bert, distilbert, roberta"):
+        load_model(tmp_path)
+
+
+# output folders
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_new_folder_replaces_the_old_one(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with new_folder(tmp_path / "deep" / "out", overwrite=text == "new") as folder:
+            (folder / text).write_text(text)
+    assert contents(tmp_path) == {"deep/out/new": b"new"}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1)], ids=repr)
+@pytest.mark.parametrize("old", [True, False], ids=["old folder", "no folder"])
+def test_new_folder_leaves_nothing_behind(old: bool, error: BaseException, tmp_path: Path) -> None:
+    if old:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "kept").write_text("kept")
+    before = contents(tmp_path)
+
+    def fail() -> None:
+        with new_folder(tmp_path / "out", overwrite=True) as folder:
+            (folder / "half").write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert contents(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] * old
+
+
+def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be written") as error, new_folder(tmp_path / "out"):
+        raise OSError(28, "No space left on device")
+    assert "No space left" in one_sentence(error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_folders_that_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept").write_text("kept")
+    for folder, overwrite in (
+        (tmp_path / "file", False),
+        (tmp_path / "file", True),
+        (tmp_path / "file" / "below", False),
+        (tmp_path / "full", False),
+    ):
+        with pytest.raises(CheckpointError) as error:
+            check_output(folder, overwrite)
+        assert str(folder) in one_sentence(error)
+    assert set(contents(tmp_path)) == {"file", "full/kept"}
+
+
+def test_output_folders_that_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept").write_text("kept")
+    check_output(tmp_path / "new" / "deep", overwrite=False)
+    check_output(tmp_path / "empty", overwrite=False)
+    check_output(tmp_path / "full", overwrite=True)
+    assert set(contents(tmp_path)) == {"full/kept"}
+
+
+def test_reports_are_saved_beside_the_model(tiny_model: Factory, tmp_path: Path) -> None:
+    save_model(tiny_model("bert"), tmp_path / "out", reports={"report.json": {"seconds": 1.5}})
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == {"seconds": 1.5}
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    with pytest.raises(CheckpointError, match="not empty"):
+        save_model(tiny_model("bert"), tmp_path / "out")

@@ -1,0 +1,154 @@
+"""The commands one after the other, as a user would type them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli_helpers import files, succeed, write_data, write_model
+from transformers import AutoModelForSequenceClassification
+
+import bertsurgeon
+from bertsurgeon.evaluation import measure_sizes
+
+LAYERS, HIDDEN, INNER = 2, 32, 64
+ENCODER = LAYERS * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
+TRAINING = ("--epochs", "6", "--batch-size", "8", "--learning-rate", "2e-3")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data, and what the commands make of it: ``dense``, ``pruned`` and ``recovered``."""
+    folder = tmp_path_factory.mktemp("place")
+    write_model(folder / "raw")
+    write_data(folder / "train.csv", 64, seed=1)
+    write_data(folder / "validation.csv", 32, seed=2)
+    succeed("finetune", folder / "raw", "-o", folder / "dense", *files(folder), *TRAINING)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pruning(place: Path) -> dict[str, Any]:
+    """What ``prune --json`` prints."""
+    result = succeed("prune", place / "dense", "-o", place / "pruned", "--sparsity", "0.5", "--json", *files(place))
+    printed: dict[str, Any] = json.loads(result.stdout)
+    return printed
+
+
+@pytest.fixture(scope="module")
+def recovered(place: Path, pruning: dict[str, Any]) -> Path:
+    output = place / "recovered"
+    succeed("recover", place / "pruned", "-o", output, "--teacher", place / "dense", *files(place), *TRAINING)
+    return output
+
+
+def test_finetune_learns(place: Path) -> None:
+    printed = json.loads(succeed("evaluate", place / "dense", *files(place), "--json").stdout)
+    assert printed["metrics"]["accuracy"] > 90
+    report = json.loads((place / "dense" / "training_report.json").read_text())
+    assert report["metrics"] == pytest.approx(printed["metrics"])
+    assert report["training"]["epochs"] == 6
+    assert not (place / "dense.training").exists()
+
+
+def test_finetune_names_the_labels(tmp_path: Path, place: Path) -> None:
+    data = []
+    for part in ("train", "validation"):
+        rows = (place / f"{part}.csv").read_text().replace(",0\n", ",bad\n").replace(",1\n", ",good\n")
+        (tmp_path / f"{part}.csv").write_text(rows)
+        data += [f"--{part}-file", tmp_path / f"{part}.csv"]
+    succeed("finetune", place / "raw", "-o", tmp_path / "named", *data, "--epochs", "1")
+    config = json.loads((tmp_path / "named" / "config.json").read_text())
+    assert config["id2label"] == {"0": "bad", "1": "good"}
+
+
+def test_prune_prints_json(place: Path, pruning: dict[str, Any]) -> None:
+    dense, pruned = pruning["models"]["dense"], pruning["models"]["pruned"]
+    assert dense["encoder_weights"] == ENCODER
+    assert pruned["encoder_weights"] == pytest.approx(ENCODER / 2, abs=HIDDEN * INNER // 4)
+    assert pruned["parameters"] < dense["parameters"]
+    assert pruned["file_bytes"] < dense["file_bytes"]
+    assert pruned["flops"] < dense["flops"]
+    assert {"accuracy", "f1", "latency_ms_1x128", "latency_ms_8x128"} <= dense.keys() == pruned.keys()
+    assert json.loads((place / "pruned" / "report.json").read_text()) == pruning
+
+
+def test_pruned_folder_loads_with_transformers(place: Path, pruning: dict[str, Any]) -> None:
+    stock = AutoModelForSequenceClassification.from_pretrained(place / "pruned")
+    strict = bertsurgeon.load_model(place / "pruned")
+    inputs = {"input_ids": torch.tensor([[2, 5, 6, 7, 18, 3]])}
+    with torch.inference_mode():
+        torch.testing.assert_close(stock(**inputs).logits, strict(**inputs).logits)
+    assert measure_sizes(stock).encoder_weights == pruning["models"]["pruned"]["encoder_weights"]
+
+
+def test_prune_prints_tables(place: Path, tmp_path: Path) -> None:
+    options = ("--sparsity", "0.5", "--max-train-samples", "16", *files(place))
+    text = succeed("prune", place / "dense", "-o", tmp_path / "out", *options).stdout
+    for words in ("encoder weights kept", "groups", "accuracy", "latency", "% kept", "from_pretrained"):
+        assert words in text
+
+
+def test_prune_recovers_in_one_command(place: Path, tmp_path: Path) -> None:
+    options = ("--sparsity", "0.5", "--recover-epochs", "1", "--json", *files(place))
+    printed = json.loads(succeed("prune", place / "dense", "-o", tmp_path / "out", *options).stdout)
+    assert printed["recovery"]["epochs"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_recover_keeps_the_plan(place: Path, pruning: dict[str, Any], recovered: Path) -> None:
+    before, after = (bertsurgeon.load_model(place / name) for name in ("pruned", "recovered"))
+    assert bertsurgeon.get_plan(after) == bertsurgeon.get_plan(before)
+    assert measure_sizes(after).encoder_weights == pruning["models"]["pruned"]["encoder_weights"]
+    assert not (place / "recovered.training").exists()
+
+
+def test_evaluate_after_recovery(place: Path, recovered: Path) -> None:
+    text = succeed("evaluate", recovered, *files(place)).stdout
+    assert "accuracy" in text
+    printed = json.loads(succeed("evaluate", recovered, *files(place), "--json").stdout)
+    assert printed["metrics"]["accuracy"] > 90
+
+
+def test_bench_compares(place: Path, recovered: Path) -> None:
+    shape = ("--batch-size", "2", "--length", "16", "--runs", "3")
+    printed = json.loads(succeed("bench", place / "dense", recovered, *shape, "--json").stdout)
+    dense, pruned = printed["models"].values()
+    assert list(printed["models"]) == [str(place / "dense"), str(recovered)]
+    assert dense["speedup"] == 1
+    assert pruned["encoder_weights"] < dense["encoder_weights"]
+    assert pruned["flops"] < dense["flops"]
+    assert "speed-up" in succeed("bench", place / "dense", recovered, *shape).stdout
+
+
+def test_inspect_shows_the_groups(place: Path, recovered: Path) -> None:
+    text = succeed("inspect", recovered).stdout
+    for words in ("groups", "query", "encoder weights", "on disk"):
+        assert words in text
+    assert "A dense model." in succeed("inspect", place / "dense").stdout
+    plan = json.loads(succeed("inspect", recovered, "--json").stdout)["plan"]
+    assert bertsurgeon.ModelPlan.from_dict(plan) == bertsurgeon.get_plan(bertsurgeon.load_model(recovered))
+
+
+@pytest.mark.parametrize("command", ["finetune", "prune", "recover"])
+def test_same_seed_same_bytes(place: Path, tmp_path: Path, pruning: dict[str, Any], command: str) -> None:
+    model, options = {
+        "finetune": ("raw", ("--epochs", "1")),
+        "prune": ("dense", ("--sparsity", "0.5")),
+        "recover": ("pruned", ("--teacher", str(place / "dense"), "--epochs", "1")),
+    }[command]
+    for output in ("first", "second"):
+        succeed(command, place / model, "-o", tmp_path / output, *options, *files(place), "--seed", "5")
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
+def test_overwrite_replaces(place: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "old").write_text("")
+    succeed("finetune", place / "raw", "-o", output, *files(place), "--epochs", "1", "--overwrite")
+    assert (output / "model.safetensors").is_file()
+    assert not (output / "old").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
