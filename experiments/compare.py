@@ -94,7 +94,7 @@ def main() -> None:
         "pgb-magnitude-88": pgb(**eighth, importance="magnitude"),
         "pgb-no-permutation-88": pgb(**eighth, grouping="none"),
     }
-    one, three = (TrainingOptions(epochs=epochs, learning_rate=5e-5) for epochs in (1, 3))
+    one, three = (TrainingOptions(epochs=epochs, batch_size=64, learning_rate=1e-4) for epochs in (1, 3))
     recoveries = {
         "pgb-50-recovered": ("pgb-50", one),
         "pgb-88-recovered": ("pgb-88", three),

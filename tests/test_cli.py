@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from cli_helpers import files, succeed, write_data, write_model
 from transformers import AutoModelForSequenceClassification
 
 import bertsurgeon
 from bertsurgeon.evaluation import measure_sizes
+from cli_helpers import files, succeed, write_data, write_model
 
 LAYERS, HIDDEN, INNER = 2, 32, 64
 ENCODER = LAYERS * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
-TRAINING = ("--epochs", "6", "--batch-size", "8", "--learning-rate", "2e-3")
+TRAINING = ("--epochs", "16", "--batch-size", "16", "--learning-rate", "2e-3")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_finetune_learns(place: Path) -> None:
     assert printed["metrics"]["accuracy"] > 90
     report = json.loads((place / "dense" / "training_report.json").read_text())
     assert report["metrics"] == pytest.approx(printed["metrics"])
-    assert report["training"]["epochs"] == 6
+    assert report["training"]["epochs"] == 16
     assert not (place / "dense.training").exists()
 
 

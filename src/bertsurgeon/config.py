@@ -61,6 +61,8 @@ class PruneConfig:
             raise OptionError(
                 f"The sparsity must lie strictly between 0 and 1, not {self.sparsity:g}: 0.5 removes half."
             )
+        if self.threshold is not None and not 0 <= self.threshold < float("inf"):
+            raise OptionError(f"The threshold must be a number of at least 0, not {self.threshold}.")
         for name, choices in (
             ("method", Method),
             ("importance", Importance),

@@ -87,6 +87,16 @@ def prune(
     architecture.shapes(model)
     batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed)
     torch.manual_seed(config.seed)
+    training = model.training
+    try:
+        return _prune(model.eval(), architecture, batches, config)
+    finally:
+        model.train(training)
+
+
+def _prune(
+    model: PreTrainedModel, architecture: Architecture, batches: list[Batch], config: PruneConfig
+) -> tuple[PreTrainedModel, PruneReport]:
     seconds: dict[str, float] = {}
     statistics = _timed(seconds, "statistics", lambda: gather_statistics(model, architecture, batches, config))
     scores = _timed(

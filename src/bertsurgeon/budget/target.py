@@ -58,23 +58,32 @@ def _close_gap(cuts: Cuts, counts: GroupCounts, tau: float, target: int) -> Grou
             break
         _, _, key, groups = min(fitting, key=lambda move: move[0])
         counts[key] = groups
-    shapes = dict(zip(cuts.keys, cuts.shapes, strict=True))
-    blocks = [shapes[key][0] * shapes[key][1] // g**2 for key, g in counts.items() if g != DROPPED]
-    if not blocks or abs(gap) < min(blocks):
+    smallest = min((_block(cuts, key, groups) for key, groups in counts.items()), default=np.inf)
+    if abs(gap) < smallest or not any(counts.values()):
         return counts
-    gains = np.array([move[1] for move in moves])
-    costs = np.array([move[0] for move in moves])
-    owners = np.array([cuts.keys.index(move[2]) for move in moves])
+    # what is left needs a move across the target, alone or in a pair; a single move is a pair with "stay" (index 0)
+    gains = np.array([0, *(move[1] for move in moves)])
+    costs = np.array([0.0, *(move[0] for move in moves)])
+    owners = np.array([-1, *(cuts.keys.index(move[2]) for move in moves)])
+    blocks = np.array([np.inf, *(_block(cuts, move[2], move[3]) for move in moves)])
     pair_gaps = np.abs(gap - gains[:, None] - gains[None, :])
     pair_costs = np.where(owners[:, None] == owners[None, :], np.inf, costs[:, None] + costs[None, :])
-    close = pair_gaps < min(blocks)
-    ranking = np.where(close, pair_costs, np.inf) if np.isfinite(pair_costs[close]).any() else pair_gaps + pair_costs
-    if not np.isfinite(ranking).any():
-        return counts
+    pair_costs[0, 0] = 0.0
+    limits = np.minimum(np.minimum(blocks[:, None], blocks[None, :]), smallest)
+    possible = np.isfinite(pair_costs)
+    close = possible & (pair_gaps < limits)
+    ranking = np.where(close, pair_costs, np.inf) if close.any() else np.where(possible, pair_gaps / limits, np.inf)
     for move in np.unravel_index(np.argmin(ranking), ranking.shape):
-        _, _, key, groups = moves[int(move)]
-        counts[key] = groups
+        if move > 0:
+            _, _, key, groups = moves[int(move) - 1]
+            counts[key] = groups
     return counts
+
+
+def _block(cuts: Cuts, key: MatrixKey, groups: int) -> float:
+    """Weights of one block of a matrix in ``groups`` groups (without limit for a dropped matrix)."""
+    rows, columns = cuts.shapes[cuts.keys.index(key)]
+    return rows * columns / groups**2 if groups != DROPPED else np.inf
 
 
 def _moves(cuts: Cuts, counts: GroupCounts, tau: float) -> list[Move]:

@@ -57,7 +57,7 @@ def collect_statistics(
     Memory beyond the model and its activations: see :class:`Statistics`, plus 32 MiB of gradients at a time.
 
     Args:
-        model: The dense model; its weights and gradients are left as they are.
+        model: The dense model, in evaluation mode; its weights and gradients are left as they are.
         architecture: Its entry in the table.
         batches: Padded batches, with ``labels`` or without (see
             :func:`bertsurgeon.calibration.gradients.summed_loss`).
@@ -94,7 +94,6 @@ def collect_statistics(
         for key, module in matrices.items()
         if moments and key[1] not in SHARED_INPUT
     ]
-    model.eval()
     # the gradient of one small vector before the first layer runs the whole way back without any weight's gradient
     leaf = architecture.preceding_norm(model, 0, "attention").bias
     wanted = leaf.requires_grad

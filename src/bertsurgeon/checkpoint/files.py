@@ -47,8 +47,13 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         if folder.exists():
             old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
             folder.replace(old / folder.name)
-            temporary.replace(folder)
-            shutil.rmtree(old)
+            try:
+                temporary.replace(folder)
+            except BaseException:
+                (old / folder.name).replace(folder)
+                raise
+            finally:
+                shutil.rmtree(old)
         else:
             temporary.replace(folder)
     except (OSError, SafetensorError) as error:

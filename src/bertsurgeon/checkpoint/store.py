@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import (
@@ -78,7 +79,7 @@ def load_model(
     get_architecture(config.model_type)
     entry = getattr(config, "quantization_config", None)
     if isinstance(entry, dict) and entry.get("quant_method") == METHOD:
-        return _load_pruned(Path(name), config, entry)
+        return _load_pruned(Path(name) if Path(name).is_dir() else Path(snapshot_download(str(name))), config, entry)
     if Path(name).is_dir():
         _check_header(Path(name))
     try:

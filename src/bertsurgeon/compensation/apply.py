@@ -33,7 +33,7 @@ def apply_plan(
     """Makes the pruned model.
 
     Args:
-        model: The dense model; left as it is.
+        model: The dense model, in evaluation mode; left as it is.
         architecture: Its entry in the table.
         plan: What to keep.
         compensation: ``sequential`` refits every matrix in turn, from the input to the output, to the dense model's
@@ -52,7 +52,7 @@ def apply_plan(
         parameter.grad = None
     pruned.eval()
     if compensation == "sequential":
-        _apply_sequentially(model.eval(), pruned, architecture, plan, batches, damping)
+        _apply_sequentially(model, pruned, architecture, plan, batches, damping)
         return pruned
     for index, layer_plan in enumerate(plan.layers):
         for sub_layer, roles in SUB_LAYERS.items():

@@ -11,6 +11,9 @@ JITTERS = (1.0, 10.0, 100.0, 1e4)
 """Factors by which the damping is raised, one after the other, where a covariance is not positive definite."""
 
 
+_NOT_FINITE = "Activations on the calibration data are not finite; check the model's weights."
+
+
 def compensate(
     weight: Tensor, bias: Tensor, structure: Structure, moments: Moments, damping: float
 ) -> tuple[Tensor, Tensor]:
@@ -39,13 +42,15 @@ def compensate(
     """
     dense, offset = weight.detach().double().cpu(), bias.detach().double().cpu()
     mean = moments.mean
+    if not (torch.isfinite(mean).all() and torch.isfinite(moments.pruned_mean).all()):
+        raise ModelError(_NOT_FINITE)
     compensated = torch.zeros_like(dense)
     if isinstance(structure, LowRank):
         raise NotImplementedError("A low-rank structure has no fixed support.")
     if not isinstance(structure, Dropped):
         covariance, cross = moments.covariance, moments.cross_covariance
         if not (torch.isfinite(covariance).all() and torch.isfinite(cross).all()):
-            raise ModelError("Activations on the calibration data are not finite; check the model's weights.")
+            raise ModelError(_NOT_FINITE)
         shift = damping * covariance.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
         everything = (tuple(range(dense.shape[0])),), (tuple(range(dense.shape[1])),)
         groups = everything if isinstance(structure, Dense) else (structure.row_groups, structure.column_groups)

@@ -36,7 +36,7 @@ def obs_scores(weight: Tensor, block_fisher: Tensor, damping: float) -> Tensor:
     """
     rows, columns = weight.shape
     block = block_fisher.shape[-1]
-    mean_diagonal = block_fisher.diagonal(dim1=1, dim2=2).mean()
+    mean_diagonal = block_fisher.diagonal(dim1=1, dim2=2).sum() / weight.numel()  # padding has no Fisher information
     shift = damping * mean_diagonal.clamp_min(torch.finfo(torch.float32).tiny)
     scores = torch.empty(len(block_fisher), block, device=weight.device)
     padded = torch.nn.functional.pad(weight, (0, -columns % block)).reshape(-1, block)

@@ -1,9 +1,11 @@
 """Fine-tuning and recovery: one call into transformers' Trainer, with progress, checkpoints and resumption."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import (
     DataCollatorWithPadding,
@@ -61,6 +63,21 @@ class TrainingOptions:
             raise OptionError("The learning rate and the temperature must be greater than 0.")
         if not 0 <= self.hardness <= 1:
             raise OptionError(f"The distillation hardness must lie between 0 and 1, not {self.hardness}.")
+
+
+class _DataOrder(TrainerCallback):
+    """Draws each epoch's order from the seed and the epoch alone.
+
+    The Trainer draws it from the global random numbers, and restores those only after it has drawn the order of an
+    epoch that it resumes: a resumed run would see some samples of that epoch twice and others never.
+    """
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        loader = kwargs["train_dataloader"]
+        epoch = state.global_step // len(loader)
+        loader.batch_sampler.sampler.generator = torch.Generator().manual_seed(args.seed + epoch)
 
 
 class _ProgressBar(TrainerCallback):
@@ -145,9 +162,24 @@ def train(
     trainer.remove_callback(PrinterCallback)
     bar = _ProgressBar(description)
     trainer.add_callback(bar)
-    checkpoint = get_last_checkpoint(str(work_dir)) if resume and work_dir.is_dir() else None
+    trainer.add_callback(_DataOrder())
+    checkpoint = _last_checkpoint(work_dir) if resume else None
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         bar.close()
     model.eval()
+
+
+def _last_checkpoint(work_dir: Path) -> str | None:
+    """The last complete checkpoint, if any; what a kill cut off in the middle of writing is removed."""
+    if not work_dir.is_dir():
+        return None
+    while (checkpoint := get_last_checkpoint(str(work_dir))) is not None:
+        try:
+            TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))  # the Trainer writes it last
+        except (OSError, ValueError, TypeError):
+            shutil.rmtree(checkpoint)
+        else:
+            return str(checkpoint)
+    return None

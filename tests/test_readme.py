@@ -1,0 +1,64 @@
+"""The README's commands and code, run as they stand there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from bertsurgeon.cli.sources import resolve_model
+from bertsurgeon.tasks import load_task
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a reader has: a model called my-model, and two CSV files."""
+    folder = tmp_path_factory.mktemp("reader")
+    name = resolve_model("minilm")
+    AutoModelForSequenceClassification.from_pretrained(name, num_labels=4).save_pretrained(folder / "my-model")
+    AutoTokenizer.from_pretrained(name).save_pretrained(folder / "my-model")
+    data = load_task("docstrings")
+    data.train.select(range(96)).to_csv(folder / "train.csv")
+    data.validation.select(range(48)).to_csv(folder / "validation.csv")
+    return folder
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{shlex.join(arguments)}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def test_commands_then_code(folder: Path) -> None:
+    commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("bertsurgeon ")]
+    assert len(commands) == 3
+    outputs = [run([sys.executable, "-m", *shlex.split(command)], folder) for command in commands]
+    assert "50 % kept" in outputs[0]
+    assert "speed-up" in outputs[2]
+    loading, pruning = blocks("python")
+    run([sys.executable, "-c", loading + "\nassert model.config.quantization_config.plan.sparsity > 0.49"], folder)
+    assert "50.0% of the encoder removed" in run([sys.executable, "-c", pruning], folder)
+    assert (folder / "pruned-from-python" / "model.safetensors").is_file()
+
+
+def test_make_targets_exist() -> None:
+    targets = re.findall(r"^make (\w+)", "\n".join(blocks("bash")), flags=re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert targets == ["demo", "test"]
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), target

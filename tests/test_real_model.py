@@ -1,0 +1,58 @@
+"""One real run: a pretrained MiniLM, fine-tuned for a few hundred steps, keeps its quality without half its encoder."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, set_seed
+
+from bertsurgeon import PruneConfig, evaluate, load_model, prune, save_model
+from bertsurgeon.cli.sources import resolve_model
+from bertsurgeon.cli.train import load_for_finetuning
+from bertsurgeon.recovery import TrainingOptions, train
+from bertsurgeon.tasks import TaskData, load_task, shorten, tokenize
+
+GLUE = Path(os.environ.get("GLUE_DIR", Path(__file__).parent.parent.parent / "shared" / "data" / "glue"))
+
+
+@pytest.fixture(autouse=True)
+def all_cores() -> Iterator[None]:
+    """This model is large enough to use them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data() -> TaskData:
+    """SST-2 where its files are at hand (``GLUE_DIR``), docstrings anywhere else."""
+    sst2 = (GLUE / "SST-2").is_dir()
+    return shorten(load_task("sst2", GLUE) if sst2 else load_task("docstrings"), train=9600)
+
+
+def test_half_of_the_encoder_costs_at_most_four_points(data: TaskData, tmp_path: Path) -> None:
+    set_seed(0)
+    model, tokenizer = load_for_finetuning(resolve_model("minilm"), data)
+    train_set, validation_set = (tokenize(part, tokenizer, 64) for part in (data.train, data.validation))
+    train(model, train_set, tokenizer, TrainingOptions(learning_rate=1e-4, max_steps=300), tmp_path / "work")
+    metric = data.task.primary_metric
+    dense = evaluate(model, validation_set, tokenizer, data.task)[metric]
+    assert dense > 80
+
+    pruned, report = prune(model, train_set, PruneConfig(sparsity=0.5, samples=512), tokenizer)
+    one_shot = evaluate(pruned, validation_set, tokenizer, data.task)[metric]
+    assert abs(report.sparsity - 0.5) < 0.005
+    assert one_shot >= dense - 4
+
+    uncompensated, _ = prune(model, train_set, PruneConfig(sparsity=0.5, samples=512, compensation="none"), tokenizer)
+    assert one_shot > evaluate(uncompensated, validation_set, tokenizer, data.task)[metric]
+
+    save_model(pruned, tmp_path / "pruned", tokenizer)
+    for reloaded in (
+        load_model(tmp_path / "pruned"),
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned"),
+    ):
+        assert evaluate(reloaded, validation_set, tokenizer, data.task)[metric] == one_shot
