@@ -341,3 +341,16 @@ def test_killed_recovery_resumes(
     assert resumed.keys() == whole.keys()
     for name, tensor in whole.items():
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=1e-6, msg=name)
+
+
+def test_model_without_a_trained_head(work: Path, rejects: Callable[..., None]) -> None:
+    path = work / "dense" / "model.safetensors"
+    save_file({name: t for name, t in load_file(path).items() if "classifier" not in name}, path, {"format": "pt"})
+    rejects("prune", work / "dense", "--sparsity", "0.5", *files(work), words=("head", "fine-tune"))
+
+
+def test_resuming_nothing_replaces_nothing(work: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in (work / "pruned").iterdir()}
+    result = run("recover", work / "pruned", "-o", work / "pruned", "--resume", "--epochs", "1", *files(work))
+    assert_refused(result, "not empty", "--overwrite")
+    assert {path.name: path.stat().st_mtime_ns for path in (work / "pruned").iterdir()} == before

@@ -23,8 +23,8 @@ def check_output(folder: Path, overwrite: bool) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise CheckpointError(f"The output folder {folder} is not empty; choose another one or pass --overwrite.")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-"):
+        parent = next(path for path in folder.absolute().parents if path.exists())
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}-"):
             pass
     except OSError as error:
         raise CheckpointError(f"The output folder {folder} cannot be written: {error.strerror}.") from error
@@ -40,6 +40,7 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         CheckpointError: See :func:`check_output`; also if the disk is full.
     """
     check_output(folder, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         yield temporary

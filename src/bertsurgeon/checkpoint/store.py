@@ -62,13 +62,14 @@ def save_model(
 
 
 def load_model(
-    name: str | Path, head: type[Any] = AutoModelForSequenceClassification, **kwargs: Any
+    name: str | Path, head: type[Any] = AutoModelForSequenceClassification, new_head: bool = False, **kwargs: Any
 ) -> PreTrainedModel:
     """Loads a dense or pruned model from a local folder or, by its id, from the hub.
 
     Args:
         name: Folder or hub id.
         head: The Auto class for a dense model; a pruned model knows its own class.
+        new_head: Accept a dense model without a trained head, to be fine-tuned.
         **kwargs: For ``from_pretrained`` of a dense model, for instance ``num_labels``.
 
     Raises:
@@ -83,9 +84,15 @@ def load_model(
     if Path(name).is_dir():
         _check_header(Path(name))
     try:
-        model: PreTrainedModel = head.from_pretrained(name, **kwargs)
+        loaded: dict[str, Any]
+        model: PreTrainedModel
+        model, loaded = head.from_pretrained(name, output_loading_info=True, **kwargs)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"The weights of {name} cannot be loaded: {_first_line(error)}.") from error
+    if loaded["missing_keys"] and not new_head:
+        raise ModelError(
+            f"{name} has no trained task head ({min(loaded['missing_keys'])} is missing); fine-tune the model first."
+        )
     check_finite(model)
     return model
 

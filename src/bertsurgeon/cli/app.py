@@ -43,7 +43,9 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             progress.console.print(f"[bold red]Error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(BAD_INPUT) from error
         except KeyboardInterrupt as error:
-            progress.console.print("Interrupted; no output was written.", highlight=False)
+            progress.console.print(
+                "Interrupted; no output was written. Training goes on where it stopped with --resume.", highlight=False
+            )
             raise typer.Exit(INTERRUPTED) from error
         except OSError as error:
             if error.errno != errno.ENOSPC:
@@ -78,7 +80,8 @@ def quieten_libraries() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.ERROR)
+    for name in ("datasets", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="torch.utils.data")
 
 

@@ -42,7 +42,7 @@ def finetune(
     as_json: opt.Json = False,
 ) -> None:
     """Fine-tunes a dense model on a task (what you have before you prune)."""
-    check_output(output, overwrite or resume)
+    replace = may_replace(output, overwrite, resume)
     training = TrainingOptions(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     data_options = DataOptions(
         task,
@@ -58,7 +58,7 @@ def finetune(
     set_seed(seed)
     data = load_data(data_options, seed)
     network, tokenizer = load_for_finetuning(resolve_model(model), data)
-    metrics = run_training(network, tokenizer, data, training, output, max_length, resume, overwrite, "Fine-tuning")
+    metrics = run_training(network, tokenizer, data, training, output, max_length, resume, replace, "Fine-tuning")
     show_metrics({"output": str(output), "metrics": metrics}, as_json)
 
 
@@ -90,7 +90,7 @@ def recover(
     as_json: opt.Json = False,
 ) -> None:
     """Re-finetunes a pruned model, with its dense original as an optional teacher."""
-    check_output(output, overwrite or resume)
+    replace = may_replace(output, overwrite, resume)
     training = TrainingOptions(
         epochs=epochs,
         batch_size=batch_size,
@@ -127,11 +127,31 @@ def recover(
         output,
         max_length,
         resume,
-        overwrite,
+        replace,
         "Recovering",
         teacher_network,
     )
     show_metrics({"output": str(output), "metrics": metrics}, as_json)
+
+
+def training_folder(output: Path) -> Path:
+    """Where the Trainer keeps its checkpoints until the model is saved."""
+    return output.with_name(f"{output.name}.training")
+
+
+def may_replace(output: Path, overwrite: bool, resume: bool) -> bool:
+    """Whether the output folder may be replaced: asked for, or by resuming the run that was to replace it.
+
+    Raises:
+        CheckpointError: If the folder cannot be written, or exists and may not be replaced.
+        OptionError: If there is an unfinished run and nobody said what to do with it.
+    """
+    work_dir = training_folder(output)
+    unfinished = work_dir.exists()
+    check_output(output, overwrite or (resume and unfinished))
+    if unfinished and not resume and not overwrite:
+        raise OptionError(f"{work_dir} holds an unfinished run; pass --resume to go on or --overwrite to start anew.")
+    return overwrite or (resume and unfinished)
 
 
 def load_for_finetuning(name: str, data: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -140,7 +160,7 @@ def load_for_finetuning(name: str, data: TaskData) -> tuple[PreTrainedModel, Pre
     if data.task.labels:
         labels["id2label"] = dict(enumerate(data.task.labels))
         labels["label2id"] = {label: code for code, label in enumerate(data.task.labels)}
-    network = load_model(name, num_labels=data.task.num_labels, ignore_mismatched_sizes=True, **labels)
+    network = load_model(name, num_labels=data.task.num_labels, ignore_mismatched_sizes=True, new_head=True, **labels)
     if get_plan(network) is not None:
         raise ModelError(f"{name} is pruned; use 'bertsurgeon recover' to train it.")
     return network, load_tokenizer(name)
@@ -159,18 +179,14 @@ def run_training(
     teacher: PreTrainedModel | None = None,
 ) -> dict[str, float]:
     """Trains, evaluates and saves a model; what a killed run left is found by ``--resume``."""
-    work_dir = output.with_name(f"{output.name}.training")
-    if work_dir.exists() and not resume:
-        if not overwrite:
-            raise OptionError(
-                f"{work_dir} holds an unfinished run; pass --resume to go on or --overwrite to start anew."
-            )
-        shutil.rmtree(work_dir)
+    work_dir = training_folder(output)
+    if not resume:
+        shutil.rmtree(work_dir, ignore_errors=True)
     train_set = tokenize(data.train, tokenizer, max_length)
     train(model, train_set, tokenizer, training, work_dir, teacher=teacher, resume=resume, description=description)
     metrics = evaluate(model, tokenize(data.validation, tokenizer, max_length), tokenizer, data.task)
     report: dict[str, Any] = {"task": data.task.name, "training": asdict(training), "metrics": metrics}
-    save_model(model, output, tokenizer, {"training_report.json": report}, overwrite=overwrite or resume)
+    save_model(model, output, tokenizer, {"training_report.json": report}, overwrite=overwrite)
     shutil.rmtree(work_dir, ignore_errors=True)
     progress.note(f"Saved {output}")
     return metrics
