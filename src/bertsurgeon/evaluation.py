@@ -1,18 +1,16 @@
 """Quality and size of a model on a task."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bertsurgeon import progress
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import get_plan
 from bertsurgeon.errors import DataError, ModelError
 from bertsurgeon.plan import ROLES
+from bertsurgeon.prediction import predict
 from bertsurgeon.tasks import Task, compute_metrics
 
 
@@ -57,7 +55,6 @@ def check_head(model: PreTrainedModel, task: Task) -> None:
         )
 
 
-@torch.inference_mode()
 def evaluate(
     model: PreTrainedModel,
     dataset: Dataset,
@@ -66,9 +63,6 @@ def evaluate(
     batch_size: int = 64,
 ) -> dict[str, float]:
     """The task's published metrics, in percent.
-
-    A plain loop instead of a Trainer: the Trainer wants an output folder and prints its own tables for what is, batch
-    by batch, one forward pass.
 
     Args:
         model: Pruned or dense.
@@ -85,15 +79,5 @@ def evaluate(
     if len(dataset) == 0 or "labels" not in dataset.column_names:
         raise DataError("Evaluation needs at least one labelled sequence.")
     model.eval()
-    rows: list[dict[str, Any]] = sorted(dataset, key=lambda row: len(row["input_ids"]))
-    names = {*tokenizer.model_input_names, "labels"}
-    rows = [{name: value for name, value in row.items() if name in names} for row in rows]
-    collate = DataCollatorWithPadding(tokenizer)
-    outputs, labels = [], []
-    starts = range(0, len(rows), batch_size)
-    for start in progress.track(starts, "Evaluating"):
-        batch = collate(rows[start : start + batch_size])
-        labels.append(batch.pop("labels").numpy())
-        inputs = {name: value.to(model.device) for name, value in batch.items()}
-        outputs.append(model(**inputs).logits.float().cpu().numpy())
-    return compute_metrics(task, np.concatenate(outputs), np.concatenate(labels))
+    logits = predict(model, dataset, tokenizer, batch_size, "Evaluating")
+    return compute_metrics(task, logits.numpy(), np.array(dataset["labels"]))

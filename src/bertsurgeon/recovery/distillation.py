@@ -2,10 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Trainer
+
+TEACHER_LOGITS = "teacher_logits"
+"""Column with the teacher's logits."""
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -33,16 +35,17 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 class DistillationTrainer(Trainer):
     """A Trainer whose loss is ``(1 - hardness) · task loss + hardness · distillation loss``.
 
+    The teacher's logits come with the data, in the column ``TEACHER_LOGITS``: a teacher in evaluation mode says the
+    same in every epoch, so it is asked once.
+
     Args:
-        teacher: The dense model; kept in evaluation mode, never updated.
         hardness: Weight of the teacher, between 0 (task loss only) and 1 (teacher only).
         temperature: See :func:`distillation_loss`.
-        **kwargs: As for :class:`transformers.Trainer`.
+        **kwargs: As for :class:`transformers.Trainer`; ``label_names`` of the arguments must name ``TEACHER_LOGITS``.
     """
 
-    def __init__(self, *, teacher: nn.Module, hardness: float, temperature: float, **kwargs: Any) -> None:
+    def __init__(self, *, hardness: float, temperature: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
         self.hardness = hardness
         self.temperature = temperature
         # the loss below is a mean over the batch; the Trainer must divide it when it accumulates gradients
@@ -56,10 +59,9 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The weighted sum of both losses (see the class)."""
+        teacher = inputs.pop(TEACHER_LOGITS)
         outputs = model(**inputs)
-        with torch.no_grad():
-            teacher = self.teacher(**{name: value for name, value in inputs.items() if name != "labels"}).logits
-        loss = self.hardness * distillation_loss(outputs.logits, teacher, self.temperature)
+        loss = self.hardness * distillation_loss(outputs.logits, teacher.to(outputs.logits), self.temperature)
         if self.hardness < 1:
             loss = loss + (1 - self.hardness) * outputs.loss
         return (loss, outputs) if return_outputs else loss

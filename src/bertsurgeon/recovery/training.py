@@ -22,7 +22,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from bertsurgeon import progress
 from bertsurgeon.errors import OptionError
-from bertsurgeon.recovery.distillation import DistillationTrainer
+from bertsurgeon.prediction import predict
+from bertsurgeon.recovery.distillation import TEACHER_LOGITS, DistillationTrainer
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,10 @@ def train(
         resume: Go on from the last checkpoint in ``work_dir``; without one, training starts from the beginning.
         description: Shown beside the progress bar.
     """
+    distil = teacher is not None and options.hardness > 0
+    if teacher is not None and distil:
+        logits = predict(teacher.eval(), dataset, tokenizer, options.batch_size, "Asking the teacher")
+        dataset = dataset.add_column(TEACHER_LOGITS, logits.tolist())
     steps_per_epoch = -(-len(dataset) // options.batch_size)
     arguments = TrainingArguments(
         output_dir=str(work_dir),
@@ -142,6 +147,7 @@ def train(
         save_steps=max(1, steps_per_epoch // 4),
         save_total_limit=1,
         report_to="none",
+        label_names=["labels", TEACHER_LOGITS] if distil else ["labels"],
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
@@ -153,12 +159,10 @@ def train(
         "processing_class": tokenizer,
     }
     trainer: Trainer
-    if teacher is None or options.hardness == 0:
-        trainer = Trainer(**common)
+    if distil:
+        trainer = DistillationTrainer(hardness=options.hardness, temperature=options.temperature, **common)
     else:
-        trainer = DistillationTrainer(
-            teacher=teacher, hardness=options.hardness, temperature=options.temperature, **common
-        )
+        trainer = Trainer(**common)
     trainer.remove_callback(PrinterCallback)
     bar = _ProgressBar(description)
     trainer.add_callback(bar)

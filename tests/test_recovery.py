@@ -1,0 +1,80 @@
+"""Recovery: what the teacher says reaches the student, and training improves a pruned model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from torch.nn import functional as F
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from bertsurgeon import PruneConfig, prune
+from bertsurgeon.checkpoint import load_model
+from bertsurgeon.errors import OptionError
+from bertsurgeon.prediction import predict
+from bertsurgeon.recovery import TrainingOptions, distillation_loss, train
+from bertsurgeon.tasks import tokenize
+from cli_helpers import write_data, write_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recovery")
+    write_model(folder / "dense")
+    write_data(folder / "train.csv", 60, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder / "dense")
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    texts = [" ".join(["the film was fine"] * (1 + i % 5)) + " dull" * (i % 3) for i in range(60)]
+    return tokenize(Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(60)]}), tokenizer)
+
+
+def test_loss_is_the_divergence_at_the_temperature() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(5, 3, generator=generator) for _ in range(2))
+    p, q = (teacher / 2).softmax(-1), (student / 2).softmax(-1)
+    expected = 4 * (p * (p / q).log()).sum(-1).mean()
+    assert torch.allclose(distillation_loss(student, teacher, 2.0), expected)
+    assert distillation_loss(teacher, teacher, 2.0).abs() < 1e-6
+    assert torch.allclose(
+        distillation_loss(student[:, :1], teacher[:, :1], 2.0), F.mse_loss(student[:, :1], teacher[:, :1])
+    )
+
+
+def test_predictions_keep_the_order_of_the_rows(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset
+) -> None:
+    model = load_model(folder / "dense")
+    logits = predict(model, dataset, tokenizer, 7, "")
+    with torch.no_grad():
+        one_by_one = [model(input_ids=torch.tensor([row["input_ids"]])).logits[0] for row in dataset]
+    assert torch.allclose(logits, torch.stack(one_by_one), atol=1e-5)
+
+
+def test_a_student_comes_closer_to_its_teacher(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
+    teacher = load_model(folder / "dense")
+    with torch.no_grad():
+        teacher.classifier.weight.mul_(20)
+    pruned, _ = prune(teacher, dataset, PruneConfig(sparsity=0.7, samples=32, compensation="none"), tokenizer)
+    before = predict(pruned, dataset, tokenizer, 16, "")
+    wanted = predict(teacher, dataset, tokenizer, 16, "")
+    options = TrainingOptions(epochs=6, batch_size=16, learning_rate=1e-3, hardness=1.0)
+    train(pruned, dataset, tokenizer, options, tmp_path, teacher=teacher)
+    after = predict(pruned, dataset, tokenizer, 16, "")
+    assert distillation_loss(after, wanted, 2.0) < 0.5 * distillation_loss(before, wanted, 2.0)
+
+
+@pytest.mark.parametrize("bad", [{"epochs": 0}, {"hardness": 1.5}, {"learning_rate": 0.0}, {"temperature": 0.0}])
+def test_impossible_options(bad: dict[str, float]) -> None:
+    with pytest.raises(OptionError):
+        TrainingOptions(**bad)  # type: ignore[arg-type]
