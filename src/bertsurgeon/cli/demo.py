@@ -56,6 +56,7 @@ def demo(
             "  from transformers import AutoModelForSequenceClassification\n"
             f"  model = AutoModelForSequenceClassification.from_pretrained({str(pruned_folder)!r})",
             highlight=False,
+            soft_wrap=True,
         )
 
     emit(result, as_json, show)

@@ -84,7 +84,7 @@ def print_plan(plan: ModelPlan, console: Console) -> None:
     table = Table(title=f"{plan.architecture}: {100 * (1 - plan.sparsity):.1f} % of {plan.size:,} encoder weights kept")
     table.add_column("layer", justify="right")
     for role in roles:
-        table.add_column(role, justify="center")
+        table.add_column(role.replace("_", "\n"), justify="center")
     for index, layer in enumerate(plan.layers):
         table.add_row(str(index), *(_word(layer.matrices[role].structure) for role in roles))
     console.print(table)
@@ -97,6 +97,6 @@ def _word(structure: Structure) -> str:
         case Dropped():
             return "–"
         case Grouped():
-            return f"{structure.groups} groups"
+            return f"G = {structure.groups}"
         case LowRank():
             return f"rank {structure.rank}"
