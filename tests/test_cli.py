@@ -86,7 +86,7 @@ def test_pruned_folder_loads_with_transformers(place: Path, pruning: dict[str, A
 def test_prune_prints_tables(place: Path, tmp_path: Path) -> None:
     options = ("--sparsity", "0.5", "--max-train-samples", "16", *files(place))
     text = succeed("prune", place / "dense", "-o", tmp_path / "out", *options).stdout
-    for words in ("encoder weights kept", "groups", "accuracy", "latency", "% kept", "from_pretrained"):
+    for words in ("encoder weights kept", "G = 2", "accuracy", "latency", "% kept", "from_pretrained"):
         assert words in text
 
 
@@ -124,7 +124,7 @@ def test_bench_compares(place: Path, recovered: Path) -> None:
 
 def test_inspect_shows_the_groups(place: Path, recovered: Path) -> None:
     text = succeed("inspect", recovered).stdout
-    for words in ("groups", "query", "encoder weights", "on disk"):
+    for words in ("G = 2", "query", "encoder weights", "on disk"):
         assert words in text
     assert "A dense model." in succeed("inspect", place / "dense").stdout
     plan = json.loads(succeed("inspect", recovered, "--json").stdout)["plan"]
