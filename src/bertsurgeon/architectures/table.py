@@ -4,7 +4,7 @@ Everything else in the library speaks of layers and roles. Adding an architectur
 modules of its dropped sub-layers in :mod:`bertsurgeon.layers.dropped`, if its layers are wired in a new way).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -100,27 +100,21 @@ _BERT_NORMS: dict[SubLayerName, str] = {
     "feed_forward": "output.LayerNorm",
 }
 
+_BERT = Architecture(
+    name="bert",
+    encoder="encoder.layer",
+    embedding_norm="embeddings.LayerNorm",
+    matrices=_BERT_MATRICES,
+    norms=_BERT_NORMS,
+    heads="num_attention_heads",
+    wiring="bert",
+)
+
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
     for architecture in (
-        Architecture(
-            name="bert",
-            encoder="encoder.layer",
-            embedding_norm="embeddings.LayerNorm",
-            matrices=_BERT_MATRICES,
-            norms=_BERT_NORMS,
-            heads="num_attention_heads",
-            wiring="bert",
-        ),
-        Architecture(
-            name="roberta",
-            encoder="encoder.layer",
-            embedding_norm="embeddings.LayerNorm",
-            matrices=_BERT_MATRICES,
-            norms=_BERT_NORMS,
-            heads="num_attention_heads",
-            wiring="bert",
-        ),
+        _BERT,
+        replace(_BERT, name="roberta"),
         Architecture(
             name="distilbert",
             encoder="transformer.layer",
