@@ -46,6 +46,10 @@ def accuracy(result: dict[str, Any] | None) -> str:
     return "–" if result is None else f"{next(iter(result['metrics'].values())):.1f}"
 
 
+def ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}x"
+
+
 def comparison() -> str:
     rows = []
     for name, title in ROWS.items():
@@ -58,8 +62,8 @@ def comparison() -> str:
                     accuracy(result),
                     f"{100 * result['kept_share']:.1f} %",
                     f"{100 * result['flops_share']:.0f} %",
-                    f"{speed.get('pytorch_speedup_1x128', float('nan')):.2f}x",
-                    f"{speed.get('pytorch_speedup_8x128', float('nan')):.2f}x",
+                    ratio(speed.get("pytorch_speedup_1x128")),
+                    ratio(speed.get("pytorch_speedup_8x128")),
                 ]
             )
     return table(["SST-2, MiniLM-L6", "accuracy", "encoder weights", "FLOPs", "PyTorch 1×128", "8×128"], rows)
