@@ -66,7 +66,7 @@ def comparison() -> str:
                     ratio(speed.get("pytorch_speedup_8x128")),
                 ]
             )
-    return table(["SST-2, MiniLM-L6", "accuracy", "encoder weights", "FLOPs", "PyTorch, 1 thread, 1×128", "8×128"], rows)
+    return table(["SST-2, MiniLM-L6", "accuracy", "encoder weights", "FLOPs", "PyTorch 1×128", "8×128"], rows)
 
 
 def headline() -> str:
