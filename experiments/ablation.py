@@ -28,13 +28,13 @@ def main() -> None:
     budgets: dict[str, dict[str, Any]] = {"tau": {"sparsity": 0.5}, "uniform": {"groups": 2}}
     common: dict[str, Any] = {"samples": arguments.samples, "seed": arguments.seed}
     for (name, budget), grouping, compensation in product(budgets.items(), GROUPINGS, COMPENSATIONS):
-        config = PruneConfig(**budget, **common, grouping=grouping, compensation=compensation)  # type: ignore[arg-type]
+        config = PruneConfig(method="pgb", **budget, **common, grouping=grouping, compensation=compensation)  # type: ignore[arg-type]
         cached(f"{folder}/{name}-{grouping}-{compensation}", lambda config=config: run(bench, config))
     for steps in (1, 2, 12):
-        config = PruneConfig(sparsity=0.5, permutation_steps=steps, **common)
+        config = PruneConfig(method="pgb", sparsity=0.5, permutation_steps=steps, **common)
         cached(f"{folder}/nperm-{steps}", lambda config=config: run(bench, config))
     for sparsity, max_groups in product((0.5, 0.88), (2, 3, 6, 12)):
-        config = PruneConfig(sparsity=sparsity, max_groups=max_groups, **common)
+        config = PruneConfig(method="pgb", sparsity=sparsity, max_groups=max_groups, **common)
         cached(f"{folder}/gmax-{sparsity}-{max_groups}", lambda config=config: run(bench, config))
 
 

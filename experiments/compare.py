@@ -81,7 +81,7 @@ def main() -> None:
     half, eighth = {"sparsity": 0.5}, {"sparsity": 0.88}
 
     def pgb(**options: Any) -> Callable[[], PreTrainedModel]:
-        return lambda: bench.prune(PruneConfig(**options))
+        return lambda: bench.prune(PruneConfig(method="pgb", **options))
 
     starts: dict[str, Callable[[], PreTrainedModel]] = {
         "dense": lambda: bench.model,

@@ -36,14 +36,14 @@ def prune_base(grouping: str) -> dict[str, Any]:
         {"input_ids": i, "attention_mask": torch.ones_like(i), "labels": label}
         for i, label in zip(ids.split(16), labels.split(16), strict=True)
     ]
-    config = PruneConfig(sparsity=0.5, samples=512, grouping=grouping)  # type: ignore[arg-type]
+    config = PruneConfig(method="pgb", sparsity=0.5, samples=512, grouping=grouping)  # type: ignore[arg-type]
     return measure(prune(model, batches, config)[1])
 
 
 def prune_folder(folder: str, task: str, data_dir: Path | None) -> dict[str, Any]:
     tokenizer = load_tokenizer(folder)
     train = tokenize(load_task(task, data_dir).train, tokenizer)
-    return measure(prune(load_model(folder), train, PruneConfig(sparsity=0.5), tokenizer)[1])
+    return measure(prune(load_model(folder), train, PruneConfig(method="pgb", sparsity=0.5), tokenizer)[1])
 
 
 def main() -> None:

@@ -205,7 +205,7 @@ def test_no_data_named(stock: Path, rejects: Callable[..., None]) -> None:
 def test_empty_calibration(stock: Path, empty: object) -> None:
     model, tokenizer = load_model(stock / "dense"), load_tokenizer(stock / "dense")
     with pytest.raises(DataError, match="calibration data is empty"):
-        bertsurgeon.prune(model, empty, PruneConfig(sparsity=0.5), tokenizer)  # type: ignore[arg-type]
+        bertsurgeon.prune(model, empty, PruneConfig(method="pgb", sparsity=0.5), tokenizer)  # type: ignore[arg-type]
 
 
 # options and output
@@ -354,3 +354,21 @@ def test_resuming_nothing_replaces_nothing(work: Path) -> None:
     result = run("recover", work / "pruned", "-o", work / "pruned", "--resume", "--epochs", "1", *files(work))
     assert_refused(result, "not empty", "--overwrite")
     assert {path.name: path.stat().st_mtime_ns for path in (work / "pruned").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--sparsity", "half"), ("--sparsity", "number")),
+        (("--sparsity", "0.5,0.5"), ("twice",)),
+        (("--sparsity", "0.5", "--calibration", "nowhere"), ("nowhere", "calibrate again")),
+        (("--sparsity", "0.5", "--method", "pgb", "--calibration", "nowhere"), ("auto only",)),
+        (("--sparsity", "0.5", "--structures", "magic"), ("structures",)),
+        (("--sparsity", "0.5", "--text-file", "none.txt"), ("none.txt", "does not exist")),
+        (("--sparsity", "0.5", "--max-groups", "3"), ("max_groups", "pgb")),
+    ],
+)
+def test_options_that_make_no_sense(
+    arguments: tuple[str, ...], words: tuple[str, ...], stock: Path, rejects: Callable[..., None]
+) -> None:
+    rejects("prune", stock / "dense", *arguments, *files(stock), words=words)

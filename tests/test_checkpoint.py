@@ -32,7 +32,7 @@ def pruned(request: pytest.FixtureRequest, tiny_model: Factory, tiny_batches: Ba
     model = tiny_model(request.param)
     for layer, role in ((1, "output"), (2, "attention_output"), (0, "query")):
         ARCHITECTURES[request.param].matrix(model, layer, role).get_parameter("weight").data.mul_(1e-4)
-    config = PruneConfig(sparsity=0.75, importance="magnitude", grouping="random", compensation="none")
+    config = PruneConfig(method="pgb", sparsity=0.75, importance="magnitude", grouping="random", compensation="none")
     result, report = prune(model, tiny_batches, config)
     assert any(layer.is_dropped(sub_layer) for layer in report.plan.layers for sub_layer in SUB_LAYERS)
     assert any(isinstance(module, GroupedLinear) for module in result.modules())
@@ -42,7 +42,7 @@ def pruned(request: pytest.FixtureRequest, tiny_model: Factory, tiny_batches: Ba
 @pytest.fixture
 def saved(tmp_path: Path, tiny_model: Factory, tiny_batches: Batches) -> Path:
     """The folder of a pruned BERT."""
-    config = PruneConfig(groups=2, importance="magnitude", compensation="none")
+    config = PruneConfig(method="pgb", groups=2, importance="magnitude", compensation="none")
     prune(tiny_model("bert"), tiny_batches, config)[0].save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
 
@@ -178,7 +178,7 @@ def test_without_the_library_nothing_loads(tiny_model: Factory, tiny_batches: Ba
     folders = []
     for name in NAMES:
         folders += [str(tmp_path / f"{name}-grouped"), str(tmp_path / f"{name}-dropped")]
-        config = PruneConfig(groups=2, importance="magnitude", compensation="none")
+        config = PruneConfig(method="pgb", groups=2, importance="magnitude", compensation="none")
         prune(tiny_model(name), tiny_batches, config)[0].save_pretrained(folders[-2])
         without_sub_layers(tiny_model(name), name).save_pretrained(folders[-1])
     done = subprocess.run(

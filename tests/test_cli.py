@@ -83,10 +83,11 @@ def test_pruned_folder_loads_with_transformers(place: Path, pruning: dict[str, A
     assert measure_sizes(stock).encoder_weights == pruning["models"]["pruned"]["encoder_weights"]
 
 
-def test_prune_prints_tables(place: Path, tmp_path: Path) -> None:
-    options = ("--sparsity", "0.5", "--max-train-samples", "16", *files(place))
+@pytest.mark.parametrize(("method", "word"), [("auto", "rank"), ("pgb", "G = 2")])
+def test_prune_prints_tables(method: str, word: str, place: Path, tmp_path: Path) -> None:
+    options = ("--sparsity", "0.5", "--method", method, "--max-train-samples", "16", *files(place))
     text = succeed("prune", place / "dense", "-o", tmp_path / "out", *options).stdout
-    for words in ("encoder weights kept", "G = 2", "accuracy", "latency", "% kept", "from_pretrained"):
+    for words in ("encoder weights kept", word, "accuracy", "latency", "% kept", "from_pretrained"):
         assert words in text
 
 
@@ -122,9 +123,9 @@ def test_bench_compares(place: Path, recovered: Path) -> None:
     assert "speed-up" in succeed("bench", place / "dense", recovered, *shape).stdout
 
 
-def test_inspect_shows_the_groups(place: Path, recovered: Path) -> None:
+def test_inspect_shows_the_plan(place: Path, recovered: Path) -> None:
     text = succeed("inspect", recovered).stdout
-    for words in ("G = 2", "query", "encoder weights", "on disk"):
+    for words in ("neurons", "query", "encoder weights", "on disk"):
         assert words in text
     assert "A dense model." in succeed("inspect", place / "dense").stdout
     plan = json.loads(succeed("inspect", recovered, "--json").stdout)["plan"]
@@ -152,3 +153,27 @@ def test_overwrite_replaces(place: Path, tmp_path: Path) -> None:
     assert (output / "model.safetensors").is_file()
     assert not (output / "old").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_several_budgets_from_one_calibration(place: Path, tmp_path: Path) -> None:
+    options = ("--json", "--max-train-samples", "32", *files(place))
+    succeed("calibrate", place / "dense", "-o", tmp_path / "calibration", *files(place))
+    known = ("--calibration", tmp_path / "calibration")
+    printed = succeed("prune", place / "dense", "-o", tmp_path / "out", "--sparsity", "0.3,0.7", *known, *options)
+    found = [result["pruning"]["sparsity"] for result in json.loads(printed.stdout)["models"]]
+    assert found == pytest.approx([0.3, 0.7], abs=0.05)
+    for name in ("sparsity-0.3", "sparsity-0.7"):
+        bertsurgeon.load_model(tmp_path / "out" / name)
+
+
+@pytest.mark.parametrize("epochs", ["0", "1"])
+def test_raw_text_is_enough(epochs: str, place: Path, tmp_path: Path) -> None:
+    lines = (place / "train.csv").read_text(encoding="utf-8").splitlines()[1:]
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(line.split(",")[0] for line in lines), encoding="utf-8")
+    arguments = ("--text-file", texts, "--sparsity", "0.5", "--recover-epochs", epochs, "--json")
+    result = json.loads(succeed("prune", place / "dense", "-o", tmp_path / "out", *arguments).stdout)
+    assert result["task"] is None
+    assert result["models"]["dense"]["agreement"] == 100
+    assert result["models"]["pruned"]["agreement"] > 60
+    bertsurgeon.load_model(tmp_path / "out")

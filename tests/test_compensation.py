@@ -125,10 +125,33 @@ def test_inputs_that_are_not_finite(structure: Structure, value: float) -> None:
         compensate(weight, bias, structure, moments_of(x, pruned), damping=1e-3)
 
 
-def test_low_rank_has_no_support() -> None:
-    weight, bias, x, _ = layer_and_inputs()
-    with pytest.raises(NotImplementedError):
-        compensate(weight, bias, LowRank(2), moments_of(x), damping=1e-3)
+@pytest.mark.parametrize("weighed", [False, True])
+@pytest.mark.parametrize("rank", [1, 3, 9])
+def test_a_low_rank_is_the_best_of_its_rank(rank: int, weighed: bool) -> None:
+    """No nearby matrix of the same rank does better."""
+    weight, bias, x, pruned = layer_and_inputs()
+    generator = torch.Generator().manual_seed(1)
+    factor = torch.randn(OUTPUTS, OUTPUTS, generator=generator, dtype=torch.float64)
+    metric = factor @ factor.T if weighed else None
+    new_weight, new_bias = compensate(weight, bias, LowRank(rank), moments_of(x, pruned), 1e-13, metric)
+    assert torch.linalg.matrix_rank(new_weight, rtol=1e-9) == rank
+    wanted = x @ weight.T + bias
+
+    def error(candidate: Tensor) -> float:
+        left = wanted - pruned @ candidate.T
+        left = left - left.mean(0)
+        return float((left @ (torch.eye(OUTPUTS, dtype=torch.float64) if metric is None else metric) * left).sum())
+
+    best = error(new_weight)
+    torch.testing.assert_close(new_bias, (wanted - pruned @ new_weight.T).mean(0), rtol=1e-6, atol=1e-8)
+    U, S, V = torch.linalg.svd(new_weight, full_matrices=False)
+    left, right = U[:, :rank] * S[:rank], V[:rank]
+    for size in torch.logspace(-4, 0, 200, dtype=torch.float64):
+        noise = [size * torch.randn(side.shape, generator=generator, dtype=torch.float64) for side in (left, right)]
+        assert error((left + noise[0]) @ (right + noise[1])) >= best * (1 - 1e-3)
+    full, _ = compensate(weight, bias, Dense(), moments_of(x, pruned), 1e-13)
+    if rank == OUTPUTS:
+        torch.testing.assert_close(new_weight, full, rtol=1e-6, atol=1e-8)
 
 
 def test_moments_leave_padding_out(tiny_model: Factory, tiny_batches: Batches) -> None:
@@ -153,7 +176,7 @@ def test_moments_leave_padding_out(tiny_model: Factory, tiny_batches: Batches) -
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_has_no_say(name: str, mode: Compensation, tiny_model: Factory, tiny_batches: Batches) -> None:
     model = tiny_model(name).double()  # far from rounding
-    config = PruneConfig(sparsity=0.6, importance="magnitude", compensation=mode)
+    config = PruneConfig(method="pgb", sparsity=0.6, importance="magnitude", compensation=mode)
     padded = []
     for batch in tiny_batches:
         mask = torch.nn.functional.pad(batch["attention_mask"], (0, 4))
@@ -180,7 +203,7 @@ def test_compensation_brings_the_hidden_states_back(name: str, tiny_model: Facto
     wanted = hidden(model)
     errors = {}
     for mode in MODES:
-        pruned, _ = prune(model, tiny_batches, PruneConfig(groups=2, compensation=mode, damping=1e-4))
+        pruned, _ = prune(model, tiny_batches, PruneConfig(method="pgb", groups=2, compensation=mode, damping=1e-4))
         errors[mode] = float((hidden(pruned) - wanted).square().mean())
     assert errors["sequential"] <= errors["independent"] <= errors["none"]
     assert 0 < errors["sequential"] < 0.7 * errors["none"]
@@ -192,7 +215,7 @@ def test_the_dense_model_stays_as_it_is(mode: Compensation, tiny_model: Factory,
     model.classifier.weight.grad = torch.ones_like(model.classifier.weight)
     model.bert.pooler.requires_grad_(False)
     before = {name: (value.clone(), value.requires_grad) for name, value in model.named_parameters()}
-    pruned, _ = prune(model, tiny_batches, PruneConfig(sparsity=0.7, compensation=mode))
+    pruned, _ = prune(model, tiny_batches, PruneConfig(method="pgb", sparsity=0.7, compensation=mode))
     assert not hasattr(model.config, "quantization_config")
     for name, parameter in model.named_parameters():
         value, wanted = before[name]
@@ -205,7 +228,7 @@ def test_the_dense_model_stays_as_it_is(mode: Compensation, tiny_model: Factory,
 
 def test_the_dense_model_stays_in_its_mode(tiny_model: Factory, tiny_batches: Batches) -> None:
     model = tiny_model("bert").train()
-    pruned, _ = prune(model, tiny_batches, PruneConfig(sparsity=0.5))
+    pruned, _ = prune(model, tiny_batches, PruneConfig(method="pgb", sparsity=0.5))
     assert not pruned.training
     assert model.training
 
@@ -215,7 +238,7 @@ def test_broken_weights(tiny_model: Factory, tiny_batches: Batches) -> None:
     with torch.no_grad():
         model.bert.encoder.layer[1].output.dense.weight[3, 3] = float("nan")
     with pytest.raises(ModelError, match=r"layer\.1\.output\.dense\.weight.*not finite"):
-        prune(model, tiny_batches, PruneConfig(sparsity=0.5))
+        prune(model, tiny_batches, PruneConfig(method="pgb", sparsity=0.5))
 
 
 @pytest.mark.parametrize("mode", MODES[:2])
@@ -224,4 +247,4 @@ def test_activations_that_overflow(mode: Compensation, tiny_model: Factory, tiny
     with torch.no_grad():
         model.bert.encoder.layer[1].intermediate.dense.weight.fill_(1e38)
     with pytest.raises(ModelError, match="not finite"):
-        prune(model, tiny_batches, PruneConfig(groups=2, compensation=mode, importance="magnitude"))
+        prune(model, tiny_batches, PruneConfig(method="pgb", groups=2, compensation=mode, importance="magnitude"))

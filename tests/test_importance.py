@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import ARCHITECTURES, Architecture
 from bertsurgeon.calibration import MatrixKey, Statistics, collect_statistics
+from bertsurgeon.calibration.gradients import fisher_surrogate
 from bertsurgeon.errors import ModelError
 from bertsurgeon.importance import fisher_scores, obs_scores, score_matrices
 from bertsurgeon.plan import ROLES
@@ -139,7 +140,19 @@ def test_without_labels(labels: int, tiny_model: Factory, tiny_batches: Batches)
         assert torch.isfinite(value).all()
         assert value.max() > 0
         assert torch.equal(value, same[key])
-    assert any(not torch.equal(value, other[key]) for key, value in first.items())
+    if labels == 1:  # only a sign is drawn
+        assert all(torch.allclose(value, other[key]) for key, value in first.items())
+    else:
+        assert any(not torch.equal(value, other[key]) for key, value in first.items())
+
+
+def test_the_surrogate_has_the_fisher_information_of_the_predictions() -> None:
+    row = torch.tensor([2.0, 0.0, -1.0])
+    logits = row.repeat(40_000, 1).requires_grad_()
+    fisher_surrogate(logits, torch.Generator().manual_seed(0)).backward()
+    assert logits.grad is not None
+    p = row.softmax(0)
+    torch.testing.assert_close(logits.grad.T @ logits.grad / len(logits), p.diag() - p.outer(p), rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"block_size": 16}, {"gradients": False, "moments": True}], ids=str)

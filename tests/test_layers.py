@@ -166,9 +166,18 @@ def test_dropped_linear_is_its_bias(bias: bool, leading: tuple[int, ...]) -> Non
     assert torch.equal(layer.dense_weight(), torch.zeros(4, 3))
 
 
-def test_low_rank_is_refused_with_one_sentence() -> None:
-    with pytest.raises(PlanError, match=r"low_rank.*update"):
-        make_linear(LowRank(1), torch.ones(4, 3), None)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_low_rank_linear_is_the_truncated_decomposition(bias: bool) -> None:
+    torch.manual_seed(0)
+    weight, offset = torch.randn(7, 5), torch.randn(7) if bias else None
+    layer = make_linear(LowRank(2), weight, offset)
+    U, S, V = torch.linalg.svd(weight)
+    torch.testing.assert_close(executed_weight(layer, 5), (U[:, :2] * S[:2]) @ V[:2], rtol=0, atol=1e-5)
+    x = torch.randn(3, 4, 5)
+    expected = F.linear(x, layer.dense_weight(), offset)  # type: ignore[operator]
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-5)
+    full = make_linear(LowRank(5), weight, offset)
+    torch.testing.assert_close(executed_weight(full, 5), weight, rtol=0, atol=1e-5)
 
 
 def test_structures_that_do_not_fit() -> None:
@@ -185,7 +194,7 @@ def test_the_dense_twin(
     name: str, sparsity: float, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
 ) -> None:
     model = tiny_model(name)
-    pruned, report = prune(model, tiny_batches, PruneConfig(sparsity=sparsity))
+    pruned, report = prune(model, tiny_batches, PruneConfig(method="pgb", sparsity=sparsity))
     assert any(isinstance(module, GroupedLinear | DroppedLinear) for module in pruned.modules())
     twin = to_dense(pruned)
     assert type(twin) is type(model)
@@ -208,10 +217,12 @@ def test_a_dense_model_has_no_twin(tiny_model: Factory) -> None:
 
 def test_a_pruned_model_is_not_pruned_again(tiny_model: Factory, tiny_batches: Batches) -> None:
     pruned, _ = prune(
-        tiny_model("bert"), tiny_batches, PruneConfig(groups=2, importance="magnitude", compensation="none")
+        tiny_model("bert"),
+        tiny_batches,
+        PruneConfig(method="pgb", groups=2, importance="magnitude", compensation="none"),
     )
     with pytest.raises(ModelError, match="pruned already"):
-        prune(pruned, tiny_batches, PruneConfig(groups=2))
+        prune(pruned, tiny_batches, PruneConfig(method="pgb", groups=2))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -220,7 +231,7 @@ def test_one_group_is_the_dense_model(
     name: str, mode: Compensation, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
 ) -> None:
     model = tiny_model(name)
-    pruned, report = prune(model, tiny_batches, PruneConfig(groups=1, compensation=mode))
+    pruned, report = prune(model, tiny_batches, PruneConfig(method="pgb", groups=1, compensation=mode))
     assert report.sparsity == 0
     for batch in tiny_batches:
         assert torch.equal(logits_of(pruned, batch), logits_of(model, batch))
@@ -233,7 +244,7 @@ def test_without_compensation_it_is_the_masked_model(
     name: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
 ) -> None:
     model = tiny_model(name)
-    config = PruneConfig(groups=5, importance="magnitude", grouping="assign", compensation="none")
+    config = PruneConfig(method="pgb", groups=5, importance="magnitude", grouping="assign", compensation="none")
     pruned, report = prune(model, tiny_batches, config)
     masked = deepcopy(model)
     for index, role, matrix in report.plan:
@@ -311,7 +322,9 @@ def test_a_threshold_that_drops_a_layer(
     model, architecture = tiny_model(name), ARCHITECTURES[name]
     for role in ROLES:
         architecture.matrix(model, 1, role).get_parameter("weight").data.mul_(1e-3)
-    pruned, report = prune(model, tiny_batches, PruneConfig(threshold=1e-5, importance="magnitude", compensation=mode))
+    pruned, report = prune(
+        model, tiny_batches, PruneConfig(method="pgb", threshold=1e-5, importance="magnitude", compensation=mode)
+    )
     gone = [[layer.is_dropped(sub_layer) for sub_layer in SUB_LAYERS] for layer in report.plan.layers]
     assert gone == [[False, False], [True, True], [False, False]]
     assert report.sparsity == pytest.approx(1 / 3)
@@ -328,7 +341,9 @@ def test_everything_dropped(
     name: str, mode: Compensation, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
 ) -> None:
     pruned, report = prune(
-        tiny_model(name), tiny_batches, PruneConfig(threshold=1e9, importance="magnitude", compensation=mode)
+        tiny_model(name),
+        tiny_batches,
+        PruneConfig(method="pgb", threshold=1e9, importance="magnitude", compensation=mode),
     )
     assert (report.plan.kept, report.sparsity) == (0, 1)
     twin = to_dense(pruned)
@@ -341,7 +356,7 @@ def test_training_moves_the_weights_and_keeps_the_structure(
     name: str, tiny_model: Factory, tiny_batches: Batches
 ) -> None:
     torch.manual_seed(0)
-    pruned, report = prune(tiny_model(name), tiny_batches, PruneConfig(groups=5, importance="magnitude"))
+    pruned, report = prune(tiny_model(name), tiny_batches, PruneConfig(method="pgb", groups=5, importance="magnitude"))
     pruned.train()
     before = {key: value.clone() for key, value in pruned.named_parameters()}
     optimizer = torch.optim.AdamW(pruned.parameters(), lr=1e-2, weight_decay=0.1)

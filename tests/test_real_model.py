@@ -42,12 +42,14 @@ def test_half_of_the_encoder_costs_at_most_four_points(data: TaskData, tmp_path:
     dense = evaluate(model, validation_set, tokenizer, data.task)[metric]
     assert dense > 80
 
-    pruned, report = prune(model, train_set, PruneConfig(sparsity=0.5, samples=512), tokenizer)
+    pruned, report = prune(model, train_set, PruneConfig(method="pgb", sparsity=0.5, samples=512), tokenizer)
     one_shot = evaluate(pruned, validation_set, tokenizer, data.task)[metric]
     assert abs(report.sparsity - 0.5) < 0.005
     assert one_shot >= dense - 4
 
-    uncompensated, _ = prune(model, train_set, PruneConfig(sparsity=0.5, samples=512, compensation="none"), tokenizer)
+    uncompensated, _ = prune(
+        model, train_set, PruneConfig(method="pgb", sparsity=0.5, samples=512, compensation="none"), tokenizer
+    )
     assert one_shot > evaluate(uncompensated, validation_set, tokenizer, data.task)[metric]
 
     save_model(pruned, tmp_path / "pruned", tokenizer)

@@ -65,7 +65,9 @@ def test_a_student_comes_closer_to_its_teacher(
     teacher = load_model(folder / "dense")
     with torch.no_grad():
         teacher.classifier.weight.mul_(20)
-    pruned, _ = prune(teacher, dataset, PruneConfig(sparsity=0.7, samples=32, compensation="none"), tokenizer)
+    pruned, _ = prune(
+        teacher, dataset, PruneConfig(method="pgb", sparsity=0.7, samples=32, compensation="none"), tokenizer
+    )
     before = predict(pruned, dataset, tokenizer, 16, "")
     wanted = predict(teacher, dataset, tokenizer, 16, "")
     options = TrainingOptions(epochs=6, batch_size=16, learning_rate=1e-3, hardness=1.0)

@@ -12,21 +12,24 @@ from bertsurgeon.checkpoint import get_plan, load_model, save_model
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import BertSurgeonError, ModelError
 from bertsurgeon.evaluation import evaluate
-from bertsurgeon.layers import GroupedLinear
+from bertsurgeon.layers import GroupedLinear, LowRankLinear
 from bertsurgeon.layers import to_dense as _to_dense
 from bertsurgeon.plan import ModelPlan
-from bertsurgeon.pruning import PruneReport, prune
+from bertsurgeon.pruning import Calibration, PruneReport, calibrate, prune
 from bertsurgeon.recovery import TrainingOptions, train
 
 __version__ = version("bertsurgeon")
 
 __all__ = [
     "BertSurgeonError",
+    "Calibration",
     "GroupedLinear",
+    "LowRankLinear",
     "ModelPlan",
     "PruneConfig",
     "PruneReport",
     "TrainingOptions",
+    "calibrate",
     "evaluate",
     "get_plan",
     "load_model",

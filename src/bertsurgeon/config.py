@@ -1,32 +1,52 @@
 """The options of pruning, checked once."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from bertsurgeon.compensation import Compensation
+from bertsurgeon.compensation import Compensation, Target
 from bertsurgeon.errors import OptionError
 from bertsurgeon.grouping import Grouping
 from bertsurgeon.importance import Importance
 
-Method = Literal["pgb"]
+Method = Literal["auto", "pgb"]
+Metric = Literal["fisher", "plain"]
+Structures = Literal["removal", "low_rank"]
+
+_AUTO_ONLY = ("flops", "structures", "metric", "use_labels", "target")
+_PGB_ONLY = (
+    "threshold",
+    "groups",
+    "importance",
+    "obs_block_size",
+    "obs_damping",
+    "max_groups",
+    "grouping",
+    "permutation_steps",
+    "compensation",
+)
 
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """How to prune. Exactly one of ``sparsity``, ``threshold`` and ``groups`` sets the group counts.
+    """How to prune. Exactly one of ``sparsity``, ``flops``, ``threshold`` and ``groups`` sets the budget.
 
     Attributes:
-        sparsity: Share of the encoder's weights to remove, between 0 and 1; met to within one block.
-        threshold: τ of the paper's rule (1e-5 there), instead of ``sparsity``.
-        groups: The same number of groups for every matrix, instead of ``sparsity``.
-        method: ``pgb``.
-        importance: ``fisher`` (½w²F), ``obs`` (w²/(2[F⁻¹]_ii)) or ``magnitude`` (w²).
+        sparsity: Share of the encoder's weights to remove, between 0 and 1.
+        flops: Share of the encoder's floating-point operations (at 128 tokens) to remove, instead (``auto``).
+        threshold: τ of the paper's rule (1e-5 there), instead (``pgb``).
+        groups: The same number of groups for every matrix, instead (``pgb``).
+        method: ``auto`` searches over removed heads and neurons and low rank; ``pgb`` is the paper's grouping.
+        structures: What ``auto`` may use: ``removal``, ``low_rank``.
+        metric: What ``auto`` weighs errors by: ``fisher`` (how much the loss minds them) or ``plain`` (all alike).
+        use_labels: Take the gradients for ``fisher`` from the data's labels instead of the model's own predictions.
+        target: What ``auto`` fits each sub-layer to: the ``dense`` one's output, or the dense ``residual`` stream.
+        importance: ``fisher`` (½w²F), ``obs`` (w²/(2[F⁻¹]_ii)) or ``magnitude`` (w²) (``pgb``).
         obs_block_size: Weights per inverted Fisher block, for ``obs``; memory is 4 · this bytes per encoder weight.
         obs_damping: λ relative to the Fisher's mean diagonal, for ``obs``.
-        max_groups: G_max; a matrix that would need more groups is dropped.
-        grouping: ``sort`` (the paper's), ``assign``, ``none`` or ``random``.
-        permutation_steps: N_perm.
-        compensation: ``sequential``, ``independent`` or ``none``.
+        max_groups: G_max; a matrix that would need more groups is dropped (``pgb``).
+        grouping: ``sort`` (the paper's), ``assign``, ``none`` or ``random`` (``pgb``).
+        permutation_steps: N_perm (``pgb``).
+        compensation: ``sequential``, ``independent`` or ``none`` (``pgb``; ``auto`` is always sequential).
         damping: λ of the compensation, relative to the mean variance of the inputs.
         samples: Calibration sequences.
         batch_size: Calibration sequences per batch.
@@ -34,9 +54,14 @@ class PruneConfig:
     """
 
     sparsity: float | None = None
+    flops: float | None = None
     threshold: float | None = None
     groups: int | None = None
-    method: Method = "pgb"
+    method: Method = "auto"
+    structures: tuple[Structures, ...] = ("removal", "low_rank")
+    metric: Metric = "fisher"
+    use_labels: bool = False
+    target: Target = "dense"
     importance: Importance = "fisher"
     obs_block_size: int = 32
     obs_damping: float = 1e-2
@@ -55,27 +80,39 @@ class PruneConfig:
         Raises:
             OptionError: If one is outside its range, or they contradict each other.
         """
-        if sum(value is not None for value in (self.sparsity, self.threshold, self.groups)) != 1:
-            raise OptionError("Give exactly one of sparsity, threshold and groups.")
-        if self.sparsity is not None and not 0 < self.sparsity < 1:
-            raise OptionError(
-                f"The sparsity must lie strictly between 0 and 1, not {self.sparsity:g}: 0.5 removes half."
-            )
+        if sum(value is not None for value in (self.sparsity, self.flops, self.threshold, self.groups)) != 1:
+            raise OptionError("Give exactly one of sparsity, flops, threshold and groups.")
+        for name in ("sparsity", "flops"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share < 1:
+                raise OptionError(f"The {name} must lie strictly between 0 and 1, not {share:g}: 0.5 removes half.")
         if self.threshold is not None and not 0 <= self.threshold < float("inf"):
             raise OptionError(f"The threshold must be a number of at least 0, not {self.threshold}.")
         for name, choices in (
             ("method", Method),
+            ("metric", Metric),
+            ("target", Target),
             ("importance", Importance),
             ("grouping", Grouping),
             ("compensation", Compensation),
         ):
             if getattr(self, name) not in get_args(choices):
                 raise OptionError(f"{name} must be one of {', '.join(get_args(choices))}, not {getattr(self, name)!r}.")
+        if not self.structures or set(self.structures) - set(get_args(Structures)):
+            raise OptionError(f"structures must be some of {', '.join(get_args(Structures))}.")
         if self.damping < 0 or self.obs_damping <= 0:
             raise OptionError("The damping must not be negative (and be greater than 0 for obs).")
         for name in ("obs_block_size", "permutation_steps", "samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        self._check_method()
+
+    def _check_method(self) -> None:
+        """Refuses options of the other method, which would do nothing."""
+        foreign, other = (_PGB_ONLY, "pgb") if self.method == "auto" else (_AUTO_ONLY, "auto")
+        for field in fields(self):
+            if field.name in foreign and getattr(self, field.name) != field.default:
+                raise OptionError(f"{field.name} is an option of the method {other}, not of {self.method}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for reports."""

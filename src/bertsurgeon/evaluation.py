@@ -81,3 +81,27 @@ def evaluate(
     model.eval()
     logits = predict(model, dataset, tokenizer, batch_size, "Evaluating")
     return compute_metrics(task, logits.numpy(), np.array(dataset["labels"]))
+
+
+def measure_agreement(
+    dense: PreTrainedModel,
+    pruned: PreTrainedModel,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int = 64,
+) -> float:
+    """How often both models say the same, in percent; for a single output, 100 times Pearson's correlation.
+
+    Args:
+        dense: The dense model.
+        pruned: The model pruned from it.
+        dataset: Tokenized texts, labels not needed.
+        tokenizer: Pads the batches.
+        batch_size: Sequences per batch.
+    """
+    first, second = (
+        predict(model.eval(), dataset, tokenizer, batch_size, "Comparing").numpy() for model in (dense, pruned)
+    )
+    if first.shape[-1] > 1:
+        return 100 * float((first.argmax(-1) == second.argmax(-1)).mean())
+    return 100 * float(np.corrcoef(first[:, 0], second[:, 0])[0, 1])

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from bertsurgeon.calibration.batches import Batch
@@ -57,17 +56,29 @@ def gradient_hooks(matrices: dict[Any, nn.Module], receive: Callable[[Any, Tenso
 def summed_loss(model: PreTrainedModel, batch: Batch, generator: torch.Generator) -> Tensor:
     """The sum over the batch of the samples' losses.
 
-    Without labels, targets are drawn from the model's own predictive distribution (classes from its softmax, real
-    numbers from a unit normal around its output), which makes the squared gradients those of the true Fisher
-    information instead of the empirical one.
+    Without labels, a surrogate whose squared gradients are, in expectation, those of the true Fisher information
+    instead of the empirical one (see :func:`fisher_surrogate`).
     """
     if "labels" in batch:
         loss: Tensor = model(**batch).loss * len(batch["input_ids"])
         return loss
-    logits: Tensor = model(**batch).logits
+    return fisher_surrogate(model(**batch).logits, generator)
+
+
+def fisher_surrogate(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Σ u·z over logits z, with a random u whose second moment is the Fisher information of the predictions.
+
+    Where labels y are drawn from the predictions p, the gradient of the loss with respect to the logits is p − e_y with
+    second moment diag(p) − ppᵀ. Random signs ε reach the same moment by u = √p ∘ ε − p (√p · ε), without waiting for
+    the rare label that teaches something. For a regression (unit variance) u = ε.
+
+    Args:
+        logits: Shape (…, classes), or (…, 1) for a regression.
+        generator: Draws ε.
+    """
+    signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
     if logits.shape[-1] == 1:
-        noise = torch.randn(logits.shape, generator=generator)
-        return 0.5 * F.mse_loss(logits, logits.detach() + noise.to(logits), reduction="sum")
-    classes = logits.detach().reshape(-1, logits.shape[-1])
-    labels = torch.multinomial(classes.softmax(-1).cpu(), 1, generator=generator).squeeze(1)
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.to(logits.device), reduction="sum")
+        return (signs * logits).sum()
+    p = logits.detach().softmax(-1)
+    weights = p.sqrt() * signs - p * (p.sqrt() * signs).sum(-1, keepdim=True)
+    return (weights * logits).sum()

@@ -3,47 +3,73 @@
 import torch
 from torch import Tensor
 
+from bertsurgeon.plan import Channels
+
 
 class Moments:
-    """Running moments of dense inputs x and pruned inputs x̂ of the same tokens.
+    """Running moments of dense inputs x and pruned inputs x̂ of the same tokens, and of the residual drift d.
 
     Products are made in the inputs' precision batch by batch, relative to the first batch's means (so that channels
-    far from zero lose nothing), and summed in fp64. Memory: 16 · width² bytes, 8 · width²
-    where both inputs are the same.
+    far from zero lose nothing), and summed in fp64. Memory: 8 · width² bytes; 8 · pruned width · (pruned width + width
+    + drift width) where both inputs differ.
 
     Args:
-        width: Input channels.
+        width: Channels of x.
         paired: Whether x̂ differs from x.
+        pruned_width: Channels of x̂, where units were removed before this matrix.
+        drift_width: Channels of the drift, where it is followed.
     """
 
-    def __init__(self, width: int, paired: bool) -> None:
-        self.count = 0
+    def __init__(self, width: int, paired: bool, pruned_width: int | None = None, drift_width: int = 0) -> None:
+        if not paired and (pruned_width is not None or drift_width):
+            raise ValueError("Only paired moments have a pruned width or a drift.")
+        self.count = 0.0
         self.paired = paired
+        inputs = width if pruned_width is None else pruned_width
         self._sum = torch.zeros(width, dtype=torch.float64)
-        self._pruned_sum = torch.zeros(width, dtype=torch.float64) if paired else self._sum
-        self._second = torch.zeros(width, width, dtype=torch.float64)
-        self._cross = torch.zeros(width, width, dtype=torch.float64) if paired else self._second
+        self._pruned_sum = torch.zeros(inputs, dtype=torch.float64) if paired else self._sum
+        self._second = torch.zeros(inputs, inputs, dtype=torch.float64)
+        self._cross = torch.zeros(width, inputs, dtype=torch.float64) if paired else self._second
+        self._drift_sum = torch.zeros(drift_width, dtype=torch.float64)
+        self._drift_cross = torch.zeros(drift_width, inputs, dtype=torch.float64)
 
-    def update(self, x: Tensor, pruned: Tensor | None = None) -> None:
+    def update(
+        self, x: Tensor, pruned: Tensor | None = None, drift: Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
         """Adds tokens.
 
         Args:
             x: The dense model's inputs, shape (tokens, width), padding excluded.
-            pruned: The pruned model's, same shape; given if and only if the moments are paired.
+            pruned: The pruned model's, shape (tokens, pruned width); given if and only if the moments are paired.
+            drift: Dense minus pruned residual stream of the same tokens, shape (tokens, drift width).
+            weights: How much each token counts, shape (tokens,); 1 where None.
         """
         if self.count == 0:
             self._origin = x.mean(0)
             self._pruned_origin = self._origin if pruned is None else pruned.mean(0)
-        self.count += len(x)
+        self.count += len(x) if weights is None else float(weights.sum())
         x = x - self._origin
-        pruned = None if pruned is None else pruned - self._pruned_origin
-        self._sum += x.sum(0, dtype=torch.float64).cpu()
+        seen = x if pruned is None else pruned - self._pruned_origin
+        weighed = seen if weights is None else seen * weights.unsqueeze(1)
+        self._second += (seen.T @ weighed).double().cpu()
+        self._sum += _total(x, weights)
         if pruned is None:
-            self._second += (x.T @ x).double().cpu()
-        else:
-            self._pruned_sum += pruned.sum(0, dtype=torch.float64).cpu()
-            self._second += (pruned.T @ pruned).double().cpu()
-            self._cross += (x.T @ pruned).double().cpu()
+            return
+        self._pruned_sum += weighed.sum(0, dtype=torch.float64).cpu()
+        self._cross += (x.T @ weighed).double().cpu()
+        if drift is not None:
+            self._drift_sum += _total(drift, weights)
+            self._drift_cross += (drift.T @ weighed).double().cpu()
+
+    def keep(self, channels: Channels) -> "Moments":
+        """Moments in which x̂ is what remains of x: these channels, in this order. For moments that are not paired."""
+        index = torch.tensor(channels)
+        kept = Moments(len(self._sum), True, len(channels))
+        kept.count, kept._sum, kept._origin = self.count, self._sum, self._origin
+        kept._pruned_sum, kept._pruned_origin = self._sum[index], self._origin[index]
+        kept._cross = self._second[:, index]
+        kept._second = kept._cross[index]
+        return kept
 
     @property
     def mean(self) -> Tensor:
@@ -57,10 +83,25 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
-        """Cov[x̂, x̂], shape (width, width)."""
+        """Cov[x̂, x̂], shape (pruned width, pruned width)."""
         return self._second / self.count - torch.outer(self._pruned_sum, self._pruned_sum) / self.count**2
 
     @property
     def cross_covariance(self) -> Tensor:
-        """Cov[x, x̂], shape (width, width), rows belong to x."""
+        """Cov[x, x̂], shape (width, pruned width)."""
         return self._cross / self.count - torch.outer(self._sum, self._pruned_sum) / self.count**2
+
+    @property
+    def drift_mean(self) -> Tensor:
+        """E[d], shape (drift width,)."""
+        return self._drift_sum / self.count
+
+    @property
+    def drift_covariance(self) -> Tensor:
+        """Cov[d, x̂], shape (drift width, pruned width)."""
+        return self._drift_cross / self.count - torch.outer(self._drift_sum, self._pruned_sum) / self.count**2
+
+
+def _total(x: Tensor, weights: Tensor | None) -> Tensor:
+    """Σ_t w_t x_t, shape (width,), fp64."""
+    return (x if weights is None else x * weights.unsqueeze(1)).sum(0, dtype=torch.float64).cpu()

@@ -32,7 +32,11 @@ class Statistics:
             Fisher information. 4 bytes per encoder weight.
         block_fisher: Mean over samples of g gᵀ for blocks of consecutive weights of a row, shape
             (out · blocks per row, block, block). 4 · block bytes per encoder weight.
-        moments: Moments of the dense model's inputs, for compensation without a sequential pass.
+        moments: Moments of the dense model's inputs.
+        curvature: Mean over samples of Σ_t δ_t δ_tᵀ over tokens, with δ the loss gradient of a matrix' outputs, shape
+            (out, out), of the intermediate matrix its diagonal (out,), fp64: the output factor of the
+            Kronecker-factored Fisher information (Martens and Grosse, 2015, arXiv 1503.05671). How much the loss minds
+            an error in each direction of the outputs.
     """
 
     samples: int = 0
@@ -40,6 +44,8 @@ class Statistics:
     squared_gradients: dict[MatrixKey, Tensor] = field(default_factory=dict)
     block_fisher: dict[MatrixKey, Tensor] = field(default_factory=dict)
     moments: dict[MatrixKey, Moments] = field(default_factory=dict)
+    curvature: dict[MatrixKey, Tensor] = field(default_factory=dict)
+    token_weights: dict[MatrixKey, list[Tensor]] = field(default_factory=dict)
 
 
 def collect_statistics(
@@ -48,8 +54,10 @@ def collect_statistics(
     batches: Sequence[Batch],
     *,
     gradients: bool = True,
+    curvature: bool = False,
     block_size: int | None = None,
     moments: bool = False,
+    uniform: float = 1.0,
     seed: int = 0,
 ) -> Statistics:
     """Runs the dense model over the calibration data once.
@@ -62,8 +70,10 @@ def collect_statistics(
         batches: Padded batches, with ``labels`` or without (see
             :func:`bertsurgeon.calibration.gradients.summed_loss`).
         gradients: Gather squared gradients (or Fisher blocks).
+        curvature: Gather the second moments of output gradients.
         block_size: Gather Fisher blocks of this many weights instead of the diagonal.
         moments: Gather input moments.
+        uniform: Share of a token's weight in the moments that is the same for all (see :func:`token_weights`).
         seed: Fixes the labels drawn where there are none.
 
     Raises:
@@ -79,7 +89,13 @@ def collect_statistics(
     mask = torch.empty(0, dtype=torch.bool)
 
     def receive(key: MatrixKey, x: Tensor, delta: Tensor) -> None:
-        for g in per_sample_gradients(x, delta):
+        if curvature:
+            _add_curvature(statistics.curvature, key, delta[mask])
+            weights = token_weights(delta, mask, uniform)
+            statistics.token_weights.setdefault(key, []).append(weights)
+            if moments:
+                statistics.moments.setdefault(key, Moments(x.shape[-1], paired=False)).update(x[mask], weights=weights)
+        for g in per_sample_gradients(x, delta) if gradients else ():
             if block_size is None:
                 _add_squares(statistics.squared_gradients, key, g)
             else:
@@ -92,20 +108,21 @@ def collect_statistics(
     handles = [
         module.register_forward_pre_hook(lambda _, inputs, key=key: keep_input(key, inputs))
         for key, module in matrices.items()
-        if moments and key[1] not in SHARED_INPUT
+        if moments and not curvature and key[1] not in SHARED_INPUT
     ]
     # the gradient of one small vector before the first layer runs the whole way back without any weight's gradient
     leaf = architecture.preceding_norm(model, 0, "attention").bias
     wanted = leaf.requires_grad
     leaf.requires_grad_(True)
     try:
-        with gradient_hooks(matrices, receive) if gradients else torch.no_grad():
+        backward = gradients or curvature
+        with gradient_hooks(matrices, receive) if backward else torch.no_grad():
             for batch in progress.track(batches, "Calibrating"):
                 batch = {name: value.to(model.device) for name, value in batch.items()}
                 mask = batch["attention_mask"].bool()
                 statistics.samples += len(mask)
                 statistics.tokens += int(mask.sum())
-                if gradients:
+                if backward:
                     loss = summed_loss(model, batch, generator)
                     if not torch.isfinite(loss):
                         raise ModelError("The model's loss on the calibration data is not finite; check its weights.")
@@ -117,11 +134,38 @@ def collect_statistics(
             handle.remove()
         leaf.requires_grad_(wanted)
     for layer, role in matrices:
-        if moments and role in SHARED_INPUT:
+        if moments and not curvature and role in SHARED_INPUT:
             statistics.moments[layer, role] = statistics.moments[layer, SHARED_INPUT[role]]
-    for total in (*statistics.squared_gradients.values(), *statistics.block_fisher.values()):
+    for total in (
+        *statistics.squared_gradients.values(),
+        *statistics.block_fisher.values(),
+        *statistics.curvature.values(),
+    ):
         total.div_(statistics.samples)
     return statistics
+
+
+def token_weights(delta: Tensor, mask: Tensor, uniform: float) -> Tensor:
+    """How much the loss minds an error at each token, on average 1 in each sample.
+
+    Args:
+        delta: Gradients of the outputs, shape (samples, tokens, out).
+        mask: True for real tokens, shape (samples, tokens).
+        uniform: Share of the weight that all tokens of a sample have alike.
+
+    Returns:
+        Shape (real tokens,).
+    """
+    squares = delta.square().sum(-1) * mask
+    real = mask.sum(1, keepdim=True)
+    share = squares / squares.sum(1, keepdim=True).clamp_min(torch.finfo(squares.dtype).tiny)
+    return (uniform + (1 - uniform) * share * real)[mask]
+
+
+def _add_curvature(totals: dict[MatrixKey, Tensor], key: MatrixKey, delta: Tensor) -> None:
+    """Adds Σ_t δ_t δ_tᵀ, of neurons only its diagonal: they are too many, and go one by one."""
+    second = delta.square().sum(0) if key[1] == "intermediate" else delta.T @ delta
+    totals[key] = totals.get(key, 0) + second.double().cpu()
 
 
 def _add_squares(totals: dict[MatrixKey, Tensor], key: MatrixKey, g: Tensor) -> None:

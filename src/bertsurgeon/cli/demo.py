@@ -11,7 +11,7 @@ from bertsurgeon import progress
 from bertsurgeon.checkpoint import check_output
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
-from bertsurgeon.cli.prune import run_prune
+from bertsurgeon.cli.pipeline import load_inputs, run_prune
 from bertsurgeon.cli.sources import MINILM, DataOptions, load_data, resolve_model
 from bertsurgeon.cli.summary import print_plan, print_summary
 from bertsurgeon.cli.train import load_for_finetuning, run_training
@@ -45,7 +45,8 @@ def demo(
     training = TrainingOptions(epochs=1, learning_rate=1e-4, seed=seed)
     run_training(network, tokenizer, data, training, dense_folder, LENGTH, False, overwrite, "Fine-tuning")
     progress.note(f"2. Pruning {100 * sparsity:.0f} % of its encoder, then one epoch of recovery")
-    result, report = run_prune(str(dense_folder), pruned_folder, data_options, config, training, overwrite)
+    inputs = load_inputs(str(dense_folder), data_options, seed)
+    [(result, report)] = run_prune(inputs, [(config, pruned_folder)], training, overwrite)
 
     def show(console: Console) -> None:
         print_plan(report.plan, console)

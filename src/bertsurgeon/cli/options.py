@@ -27,6 +27,10 @@ TrainFile = Annotated[
 ValidationFile = Annotated[
     Path | None, typer.Option("--validation-file", help="Likewise, for the metrics.", rich_help_panel=_DATA)
 ]
+TextFile = Annotated[
+    Path | None,
+    typer.Option("--text-file", help="Unlabelled texts to calibrate with: .txt or as above.", rich_help_panel=_DATA),
+]
 TextColumn = Annotated[str, typer.Option("--text-column", help="Column of the text.", rich_help_panel=_DATA)]
 TextPairColumn = Annotated[
     str | None,

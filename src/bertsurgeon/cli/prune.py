@@ -1,31 +1,38 @@
-"""``bertsurgeon prune``."""
+"""``bertsurgeon prune`` and ``bertsurgeon calibrate``."""
 
-import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from transformers import PreTrainedModel, set_seed
 
-from bertsurgeon.benchmark import environment
-from bertsurgeon.checkpoint import check_output, load_model, load_tokenizer, save_model
+from bertsurgeon.checkpoint import check_output
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
-from bertsurgeon.cli.sources import DataOptions, load_data, resolve_model
-from bertsurgeon.cli.summary import print_plan, print_summary, summarise
-from bertsurgeon.compensation import Compensation
-from bertsurgeon.config import Method, PruneConfig
-from bertsurgeon.evaluation import check_head, evaluate
+from bertsurgeon.cli.pipeline import load_inputs, run_prune
+from bertsurgeon.cli.sources import DataOptions, resolve_model
+from bertsurgeon.cli.summary import print_plan, print_summary
+from bertsurgeon.compensation import Compensation, Target
+from bertsurgeon.config import Method, Metric, PruneConfig, Structures
+from bertsurgeon.errors import OptionError
 from bertsurgeon.grouping import Grouping
 from bertsurgeon.importance import Importance
-from bertsurgeon.pruning import PruneReport
-from bertsurgeon.pruning import prune as prune_model
-from bertsurgeon.recovery import TrainingOptions, train
-from bertsurgeon.tasks import tokenize
+from bertsurgeon.pruning import Calibration
+from bertsurgeon.pruning import calibrate as calibrate_model
+from bertsurgeon.recovery import TrainingOptions
 
 _BUDGET = "How much"
-_METHOD = "How"
+_AUTO = "How: --method auto"
+_PGB = "How: --method pgb"
+
+Samples = Annotated[int, typer.Option("--samples", help="Calibration texts, from the training data.")]
+Damping = Annotated[float, typer.Option("--damping", help="Relative damping of the compensation.")]
+MetricName = Annotated[
+    str, typer.Option("--metric", help="fisher (weigh errors by what the loss minds) or plain", rich_help_panel=_AUTO)
+]
+UseLabels = Annotated[
+    bool,
+    typer.Option("--use-labels", help="Take the metric from labels, not from own predictions.", rich_help_panel=_AUTO),
+]
 
 
 @app.command()
@@ -37,48 +44,65 @@ def prune(
     data_dir: opt.DataDir = None,
     train_file: opt.TrainFile = None,
     validation_file: opt.ValidationFile = None,
+    text_file: opt.TextFile = None,
     text_column: opt.TextColumn = "text",
     text_pair_column: opt.TextPairColumn = None,
     label_column: opt.LabelColumn = "label",
     max_length: opt.MaxLength = 128,
     max_train_samples: opt.MaxTrain = None,
     sparsity: Annotated[
+        str | None,
+        typer.Option(
+            "--sparsity",
+            help="Share of the encoder's weights to remove; several, as 0.5,0.75, make several models.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None,
+    flops: Annotated[
         float | None,
-        typer.Option("--sparsity", help="Share of the encoder's weights to remove.", rich_help_panel=_BUDGET),
+        typer.Option("--flops", help="Share of the encoder's operations to remove, instead.", rich_help_panel=_BUDGET),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", help="τ of the paper's rule, e.g. 1e-5, instead.", rich_help_panel=_BUDGET),
+        typer.Option("--threshold", help="pgb: τ of the paper's rule, e.g. 1e-5, instead.", rich_help_panel=_BUDGET),
     ] = None,
     groups: Annotated[
-        int | None, typer.Option("--groups", help="The same G for every matrix, instead.", rich_help_panel=_BUDGET)
+        int | None, typer.Option("--groups", help="pgb: the same G for every matrix, instead.", rich_help_panel=_BUDGET)
     ] = None,
-    method: Annotated[str, typer.Option("--method", help="pgb", rich_help_panel=_METHOD)] = "pgb",
+    method: Annotated[str, typer.Option("--method", help="auto or pgb")] = "auto",
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", help="What 'bertsurgeon calibrate' wrote.", rich_help_panel=_AUTO),
+    ] = None,
+    structures: Annotated[
+        str, typer.Option("--structures", help="What may be used: removal,low_rank", rich_help_panel=_AUTO)
+    ] = "removal,low_rank",
+    metric: MetricName = "fisher",
+    use_labels: UseLabels = False,
+    target: Annotated[
+        str, typer.Option("--target", help="What is fitted: dense (outputs) or residual", rich_help_panel=_AUTO)
+    ] = "dense",
     importance: Annotated[
-        str, typer.Option("--importance", help="fisher, obs or magnitude", rich_help_panel=_METHOD)
+        str, typer.Option("--importance", help="fisher, obs or magnitude", rich_help_panel=_PGB)
     ] = "fisher",
     obs_block_size: Annotated[
-        int, typer.Option("--obs-block-size", help="Weights per Fisher block (obs).", rich_help_panel=_METHOD)
+        int, typer.Option("--obs-block-size", help="Weights per Fisher block (obs).", rich_help_panel=_PGB)
     ] = 32,
     obs_damping: Annotated[
-        float, typer.Option("--obs-damping", help="Relative damping of the Fisher (obs).", rich_help_panel=_METHOD)
+        float, typer.Option("--obs-damping", help="Relative damping of the Fisher (obs).", rich_help_panel=_PGB)
     ] = 1e-2,
     max_groups: Annotated[
-        int, typer.Option("--max-groups", help="G_max; beyond it a matrix is dropped.", rich_help_panel=_METHOD)
+        int, typer.Option("--max-groups", help="G_max; beyond it a matrix is dropped.", rich_help_panel=_PGB)
     ] = 6,
     grouping: Annotated[
-        str, typer.Option("--grouping", help="sort, assign, none or random", rich_help_panel=_METHOD)
+        str, typer.Option("--grouping", help="sort, assign, none or random", rich_help_panel=_PGB)
     ] = "sort",
-    permutation_steps: Annotated[int, typer.Option("--permutation-steps", help="N_perm.", rich_help_panel=_METHOD)] = 6,
+    permutation_steps: Annotated[int, typer.Option("--permutation-steps", help="N_perm.", rich_help_panel=_PGB)] = 6,
     compensation: Annotated[
-        str, typer.Option("--compensation", help="sequential, independent or none", rich_help_panel=_METHOD)
+        str, typer.Option("--compensation", help="sequential, independent or none", rich_help_panel=_PGB)
     ] = "sequential",
-    damping: Annotated[
-        float, typer.Option("--damping", help="Relative damping of the compensation.", rich_help_panel=_METHOD)
-    ] = 1e-3,
-    samples: Annotated[
-        int, typer.Option("--samples", help="Calibration texts, from the training data.", rich_help_panel=_METHOD)
-    ] = 1024,
+    damping: Damping = 1e-3,
+    samples: Samples = 1024,
     recover_epochs: Annotated[
         float, typer.Option("--recover-epochs", help="Epochs of re-finetuning; 0 stays one-shot (the paper: 3).")
     ] = 0.0,
@@ -91,22 +115,33 @@ def prune(
     as_json: opt.Json = False,
 ) -> None:
     """Prunes a fine-tuned model in one shot, optionally recovers it, and compares it with the dense one."""
-    config = PruneConfig(
-        sparsity=sparsity,
-        threshold=threshold,
-        groups=groups,
-        method=cast(Method, method),
-        importance=cast(Importance, importance),
-        obs_block_size=obs_block_size,
-        obs_damping=obs_damping,
-        max_groups=max_groups,
-        grouping=cast(Grouping, grouping),
-        permutation_steps=permutation_steps,
-        compensation=cast(Compensation, compensation),
-        damping=damping,
-        samples=samples,
-        seed=seed,
-    )
+    shares = _shares(sparsity)
+    configs = [
+        PruneConfig(
+            sparsity=share,
+            flops=flops,
+            threshold=threshold,
+            groups=groups,
+            method=cast(Method, method),
+            structures=cast(tuple[Structures, ...], tuple(structures.split(","))),
+            metric=cast(Metric, metric),
+            use_labels=use_labels,
+            target=cast(Target, target),
+            importance=cast(Importance, importance),
+            obs_block_size=obs_block_size,
+            obs_damping=obs_damping,
+            max_groups=max_groups,
+            grouping=cast(Grouping, grouping),
+            permutation_steps=permutation_steps,
+            compensation=cast(Compensation, compensation),
+            damping=damping,
+            samples=samples,
+            seed=seed,
+        )
+        for share in shares
+    ]
+    if calibration is not None and configs[0].method != "auto":
+        raise OptionError("--calibration serves the method auto only.")
     training = None
     if recover_epochs:
         training = TrainingOptions(
@@ -117,7 +152,9 @@ def prune(
             temperature=temperature,
             seed=seed,
         )
-    check_output(output, overwrite)
+    folders = [output] if len(shares) == 1 else [output / f"sparsity-{share:g}" for share in shares]
+    for folder in folders:
+        check_output(folder, overwrite)
     data_options = DataOptions(
         task,
         data_dir,
@@ -128,64 +165,89 @@ def prune(
         label_column,
         max_length,
         max_train_samples,
+        text_file,
     )
-    result, report = run_prune(resolve_model(model), output, data_options, config, training, overwrite)
+    known = None if calibration is None else Calibration.load(calibration)
+    inputs = load_inputs(resolve_model(model), data_options, seed)
+    results = run_prune(inputs, list(zip(configs, folders, strict=True)), training, overwrite, known)
 
     def show(console: Any) -> None:
-        print_plan(report.plan, console)
-        print_summary(result["models"], console)
-        console.print(f"Saved {output}: load it with from_pretrained after 'import bertsurgeon'.", highlight=False)
+        for (result, report), folder in zip(results, folders, strict=True):
+            print_plan(report.plan, console)
+            print_summary(result["models"], console)
+            console.print(f"Saved {folder}: load it with from_pretrained after 'import bertsurgeon'.", highlight=False)
 
-    emit(result, as_json, show)
-
-
-def run_prune(
-    name: str,
-    output: Path,
-    data_options: DataOptions,
-    config: PruneConfig,
-    training: TrainingOptions | None,
-    overwrite: bool,
-) -> tuple[dict[str, Any], PruneReport]:
-    """Loads, prunes, recovers, compares and saves; returns what ``report.json`` holds, and the pruning report."""
-    set_seed(config.seed)
-    dense = load_model(name)
-    tokenizer = load_tokenizer(name)
-    data = load_data(data_options, config.seed)
-    check_head(dense, data.task)
-    train_set = tokenize(data.train, tokenizer, data_options.max_length)
-    validation_set = tokenize(data.validation, tokenizer, data_options.max_length)
-    pruned, report = prune_model(dense, train_set, config, tokenizer)
-    if training is not None:
-        _recover(pruned, dense, train_set, tokenizer, training)
-    metrics = {
-        "dense": evaluate(dense, validation_set, tokenizer, data.task),
-        "pruned": evaluate(pruned, validation_set, tokenizer, data.task),
-    }
-    models = {"dense": dense, "pruned": pruned}
-    result: dict[str, Any] = {
-        "task": data.task.name,
-        "pruning": report.to_dict(),
-        "recovery": None if training is None else asdict(training),
-        "models": _compare(models, metrics),
-        "environment": environment(),
-    }
-    save_model(pruned, output, tokenizer, {"report.json": result}, overwrite=overwrite)
-    return result, report
+    found = [result for result, _ in results]
+    emit(found[0] if len(found) == 1 else {"models": found}, as_json, show)
 
 
-def _recover(
-    pruned: PreTrainedModel, dense: PreTrainedModel, train_set: Any, tokenizer: Any, training: TrainingOptions
+@app.command()
+@guarded
+def calibrate(
+    model: opt.Model,
+    output: opt.Output,
+    task: opt.TaskName = None,
+    data_dir: opt.DataDir = None,
+    train_file: opt.TrainFile = None,
+    validation_file: opt.ValidationFile = None,
+    text_file: opt.TextFile = None,
+    text_column: opt.TextColumn = "text",
+    text_pair_column: opt.TextPairColumn = None,
+    label_column: opt.LabelColumn = "label",
+    max_length: opt.MaxLength = 128,
+    metric: MetricName = "fisher",
+    use_labels: UseLabels = False,
+    damping: Damping = 1e-3,
+    samples: Samples = 1024,
+    seed: opt.Seed = 0,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.Json = False,
 ) -> None:
-    """Re-finetunes in a temporary folder (``bertsurgeon recover`` is the one that can be resumed)."""
-    with tempfile.TemporaryDirectory() as work_dir:
-        train(pruned, train_set, tokenizer, training, Path(work_dir), teacher=dense, description="Recovering")
+    """Finds out once what every part of a dense model is worth, for 'prune --calibration' at any budget."""
+    check_output(output, overwrite)
+    # the budget is not used here, but a configuration has one
+    config = PruneConfig(
+        sparsity=0.5,
+        metric=cast(Metric, metric),
+        use_labels=use_labels,
+        damping=damping,
+        samples=samples,
+        seed=seed,
+    )
+    data_options = DataOptions(
+        task,
+        data_dir,
+        train_file,
+        validation_file,
+        text_column,
+        text_pair_column,
+        label_column,
+        max_length,
+        text_file=text_file,
+    )
+    inputs = load_inputs(resolve_model(model), data_options, seed)
+    result = calibrate_model(inputs.model, inputs.calibration, config, inputs.tokenizer)
+    result.save(output, overwrite)
+    summary = {"output": str(output), "settings": result.settings, "seconds": result.seconds}
+    emit(
+        summary, as_json, lambda console: console.print(f"Saved {output}: use it with 'prune --calibration {output}'.")
+    )
 
 
-def _compare(models: dict[str, PreTrainedModel], metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
-    """Both models side by side; their file sizes are those of fresh copies, so that shared files do not count."""
-    with tempfile.TemporaryDirectory() as copies:
-        folders = {name: Path(copies) / name for name in models}
-        for name, model in models.items():
-            model.save_pretrained(folders[name])
-        return summarise(models, folders, metrics)
+def _shares(sparsity: str | None) -> list[float | None]:
+    """The shares a ``--sparsity`` names, none where it is not given.
+
+    Raises:
+        OptionError: If one is not a number, or named twice.
+    """
+    if sparsity is None:
+        return [None]
+    try:
+        shares = [float(share) for share in sparsity.split(",")]
+    except ValueError:
+        raise OptionError(
+            f"--sparsity must be a number such as 0.5, or several as 0.5,0.75, not {sparsity!r}."
+        ) from None
+    if len(set(shares)) != len(shares):
+        raise OptionError(f"--sparsity names a share twice: {sparsity}.")
+    return list(shares)

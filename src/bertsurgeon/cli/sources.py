@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bertsurgeon.errors import ModelError, OptionError
-from bertsurgeon.tasks import TaskData, load_task, load_user_task, shorten
+from datasets import Dataset
+
+from bertsurgeon.errors import DataError, ModelError, OptionError
+from bertsurgeon.tasks import TaskData, load_task, load_user_task, read_texts, shorten
 
 MINILM = "minilm"
 
@@ -22,6 +24,12 @@ class DataOptions:
     label_column: str = "label"
     max_length: int = 128
     max_train_samples: int | None = None
+    text_file: Path | None = None
+
+    @property
+    def only_texts(self) -> bool:
+        """Whether nothing but unlabelled texts is named."""
+        return self.task is None and self.train_file is None and self.validation_file is None
 
 
 def resolve_model(name: str) -> str:
@@ -41,6 +49,20 @@ def resolve_model(name: str) -> str:
     return str(get_model_path())
 
 
+def load_texts(options: DataOptions, seed: int) -> tuple[Dataset, Dataset]:
+    """Unlabelled texts, and a tenth of them (at most 1000) that is held out.
+
+    Raises:
+        DataError: If the file cannot be read, or holds a single text.
+    """
+    assert options.text_file is not None
+    texts = read_texts(options.text_file, options.text_column, options.text_pair_column)
+    if len(texts) < 2:
+        raise DataError(f"{options.text_file} holds a single text; at least two are needed.")
+    parts = texts.train_test_split(test_size=min(1000, max(1, len(texts) // 10)), seed=seed)
+    return parts["train"], parts["test"]
+
+
 def load_data(options: DataOptions, seed: int) -> TaskData:
     """The task and its data.
 
@@ -49,7 +71,7 @@ def load_data(options: DataOptions, seed: int) -> TaskData:
         DataError: If the data cannot be read.
     """
     if (options.task is None) == (options.train_file is None and options.validation_file is None):
-        raise OptionError("Name either a task (--task) or your own files (--train-file and --validation-file).")
+        raise OptionError("Name a task (--task) or your own files (--train-file and --validation-file), one of them.")
     if options.task is not None:
         data = load_task(options.task, options.data_dir, seed)
     elif options.train_file is None or options.validation_file is None:

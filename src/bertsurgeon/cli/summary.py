@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from bertsurgeon.benchmark import compare_latency, count_flops, folder_size
 from bertsurgeon.evaluation import measure_sizes
-from bertsurgeon.plan import Dense, Dropped, Grouped, LowRank, ModelPlan, Structure
+from bertsurgeon.plan import Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Structure, SubLayerName
 
 LENGTH = 128
 """Tokens per text for FLOPs and latency."""
@@ -83,11 +83,22 @@ def print_plan(plan: ModelPlan, console: Console) -> None:
     roles = list(plan.layers[0].matrices)
     table = Table(title=f"{plan.architecture}: {100 * (1 - plan.sparsity):.1f} % of {plan.size:,} encoder weights kept")
     table.add_column("layer", justify="right")
+    counted: dict[SubLayerName, str] = {"attention": "heads", "feed_forward": "neurons"}
+    shown = [name for name in counted if any(name in layer.units for layer in plan.layers)]
+    for name in shown:
+        table.add_column(counted[name], justify="right")
     for role in roles:
         table.add_column(role.replace("_", "\n"), justify="center")
     for index, layer in enumerate(plan.layers):
-        table.add_row(str(index), *(_word(layer.matrices[role].structure) for role in roles))
+        units = [_units(layer, name) for name in shown]
+        table.add_row(str(index), *units, *(_word(layer.matrices[role].structure) for role in roles))
     console.print(table)
+
+
+def _units(layer: LayerPlan, name: SubLayerName) -> str:
+    if layer.is_dropped(name):
+        return "–"
+    return f"{layer.units[name].kept} of {layer.units[name].total}" if name in layer.units else "all"
 
 
 def _word(structure: Structure) -> str:

@@ -13,10 +13,13 @@ from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, MatrixKey, Moments
 from bertsurgeon.compensation.solve import compensate
 from bertsurgeon.compensation.walk import STAGES, advance, first_states, input_moments
-from bertsurgeon.layers import drop_sub_layer, replace_matrix
-from bertsurgeon.plan import SUB_LAYERS, Dense, Dropped, ModelPlan, Role, SubLayerName
+from bertsurgeon.layers import drop_sub_layer, make_linear, replace_matrix
+from bertsurgeon.plan import SUB_LAYERS, Channels, Dense, Dropped, LayerPlan, ModelPlan, Role, sub_layer_of
 
 Compensation = Literal["sequential", "independent", "none"]
+Target = Literal["dense", "residual"]
+Curvature = dict[MatrixKey, Tensor]
+TokenWeights = dict[MatrixKey, list[Tensor]]
 
 
 @torch.no_grad()
@@ -29,6 +32,9 @@ def apply_plan(
     batches: Sequence[Batch] = (),
     moments: dict[MatrixKey, Moments] | None = None,
     damping: float = 1e-3,
+    curvature: Curvature | None = None,
+    target: Target = "dense",
+    token_weights: TokenWeights | None = None,
 ) -> PreTrainedModel:
     """Makes the pruned model.
 
@@ -42,6 +48,10 @@ def apply_plan(
         batches: The calibration set, for ``sequential``.
         moments: Of every matrix's dense inputs, for ``independent``.
         damping: See :func:`bertsurgeon.compensation.solve.compensate`.
+        curvature: Metrics that weigh the errors of low ranks, by matrix.
+        target: What the last matrix of a sub-layer is fitted to, for ``sequential``: the ``dense`` sub-layer's output,
+            or what brings the ``residual`` stream after it back to the dense one, drift so far included.
+        token_weights: How much each token counts, by matrix: one (real tokens,) per batch; for ``sequential``.
 
     Returns:
         A copy of ``model`` with the plan's layers. Matrices the plan keeps whole stay untouched until something
@@ -51,8 +61,9 @@ def apply_plan(
     for parameter in pruned.parameters():
         parameter.grad = None
     pruned.eval()
+    curvature = curvature or {}
     if compensation == "sequential":
-        _apply_sequentially(model, pruned, architecture, plan, batches, damping)
+        _apply_sequentially(model, pruned, architecture, plan, batches, damping, curvature, target, token_weights or {})
         return pruned
     for index, layer_plan in enumerate(plan.layers):
         for sub_layer, roles in SUB_LAYERS.items():
@@ -64,13 +75,18 @@ def apply_plan(
                 drop_sub_layer(architecture, pruned, index, sub_layer, bias)
                 continue
             for role in roles:
-                structure = layer_plan.matrices[role].structure
-                if isinstance(structure, Dense):
+                if not _is_changed(layer_plan, role):
                     continue
-                weight, bias = _dense(architecture, model, index, role)
+                structure = layer_plan.matrices[role].structure
+                rows, columns = layer_plan.channels(role)
+                weight, bias = _dense(architecture, model, index, role, rows)
                 if moments is not None and compensation == "independent":
-                    weight, bias = compensate(weight, bias, structure, moments[index, role], damping)
-                replace_matrix(architecture, pruned, index, role, structure, weight, bias)
+                    seen = moments[index, role] if columns is None else moments[index, role].keep(columns)
+                    metric = _rows_of(curvature.get((index, role)), rows)
+                    weight, bias = compensate(weight, bias, structure, seen, damping, metric)
+                elif columns is not None:
+                    weight = weight[:, list(columns)]
+                replace_matrix(architecture, pruned, index, role, make_linear(structure, weight, bias))
     return pruned
 
 
@@ -81,6 +97,9 @@ def _apply_sequentially(
     plan: ModelPlan,
     batches: Sequence[Batch],
     damping: float,
+    curvature: Curvature,
+    target: Target,
+    token_weights: TokenWeights,
 ) -> None:
     states = list(first_states(model, architecture, batches))
     layers = zip(architecture.layers(model), architecture.layers(pruned), plan.layers, strict=True)
@@ -89,37 +108,70 @@ def _apply_sequentially(
         enumerate(layers), "Compensating", len(plan.layers)
     ):
         for roles in STAGES:
-            sub_layer: SubLayerName = "attention" if roles[0] in SUB_LAYERS["attention"] else "feed_forward"
-            last: Role = SUB_LAYERS[sub_layer][-1]
+            sub_layer = sub_layer_of(roles[0])
+            first, last = SUB_LAYERS[sub_layer][0], SUB_LAYERS[sub_layer][-1]
             path = architecture.matrices[roles[0]]
             if layer_plan.is_dropped(sub_layer):
                 if last in roles:
-                    moments = input_moments(states, dense_layer, dense_layer, path, dense_only=True)
+                    weights = token_weights.get((index, last))
+                    inputs = input_moments(states, dense_layer, dense_layer, path, weights=weights, dense_only=True)
                     weight, bias = _dense(architecture, model, index, last)
-                    _, constant = compensate(weight, bias, Dropped(), moments, damping)
+                    _, constant = compensate(weight, bias, Dropped(), inputs, damping)
                     drop_sub_layer(architecture, pruned, index, sub_layer, constant)
                     if sub_layer == "attention":  # the states before this layer come from the changed LayerNorm
                         for state in states:
                             state.pruned = state.pruned + constant
                     changed = True
                 continue
-            structures = {role: layer_plan.matrices[role].structure for role in roles}
-            if not changed and all(isinstance(structure, Dense) for structure in structures.values()):
+            if not changed and not any(_is_changed(layer_plan, role) for role in roles):
                 continue
-            moments = input_moments(states, dense_layer, pruned_layer, path)
-            for role, structure in structures.items():
-                weight, bias = _dense(architecture, model, index, role)
-                if changed or not isinstance(structure, Dense):
-                    weight, bias = compensate(weight, bias, structure, moments, damping)
-                    replace_matrix(architecture, pruned, index, role, structure, weight, bias)
+            replacements: dict[Role, nn.Module] = {}
+            moments = None
+            for role in roles:
+                if not changed and not _is_changed(layer_plan, role):
+                    continue
+                if moments is None or token_weights:  # matrices with the same input share its moments
+                    moments = input_moments(
+                        states,
+                        dense_layer,
+                        pruned_layer,
+                        path,
+                        width=layer_plan.matrices[role].stored_shape[1],
+                        residual=architecture.matrices[first] if target == "residual" and role == last else None,
+                        weights=token_weights.get((index, role)),
+                    )
+                rows = layer_plan.channels(role)[0]
+                weight, bias = _dense(architecture, model, index, role, rows)
+                metric = _rows_of(curvature.get((index, role)), rows)
+                structure = layer_plan.matrices[role].structure
+                weight, bias = compensate(weight, bias, structure, moments, damping, metric)
+                replacements[role] = make_linear(structure, weight, bias)
+            for role, replacement in replacements.items():
+                replace_matrix(architecture, pruned, index, role, replacement)
             changed = True
         if index + 1 < len(plan.layers):
             advance(states, dense_layer, pruned_layer)
 
 
-def _dense(architecture: Architecture, model: PreTrainedModel, layer: int, role: Role) -> tuple[Tensor, Tensor]:
-    """Weight and bias of one matrix of the dense model (a missing bias is zero)."""
+def _is_changed(layer: LayerPlan, role: Role) -> bool:
+    """Whether a matrix loses anything (or its channels change their order)."""
+    return not isinstance(layer.matrices[role].structure, Dense) or sub_layer_of(role) in layer.units
+
+
+def _dense(
+    architecture: Architecture, model: PreTrainedModel, layer: int, role: Role, rows: Channels | None = None
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of one matrix of the dense model (a missing bias is zero), or some of their rows."""
     matrix = architecture.matrix(model, layer, role)
     assert isinstance(matrix, nn.Linear)
-    bias = matrix.bias if matrix.bias is not None else matrix.weight.new_zeros(matrix.out_features)
-    return matrix.weight.detach(), bias.detach()
+    weight = matrix.weight.detach()
+    bias = weight.new_zeros(len(weight)) if matrix.bias is None else matrix.bias.detach()
+    return (weight, bias) if rows is None else (weight[list(rows)], bias[list(rows)])
+
+
+def _rows_of(metric: Tensor | None, rows: Channels | None) -> Tensor | None:
+    """The part of a metric, shape (out, out) or its diagonal (out,), that belongs to the stored outputs."""
+    if metric is None or rows is None:
+        return metric
+    part = metric[list(rows)]
+    return part if metric.dim() == 1 else part[:, list(rows)]

@@ -5,60 +5,143 @@ from torch import Tensor
 
 from bertsurgeon.calibration import Moments
 from bertsurgeon.errors import ModelError
-from bertsurgeon.plan import Dense, Dropped, LowRank, Structure
+from bertsurgeon.plan import Dropped, Grouped, LowRank, Structure
 
 JITTERS = (1.0, 10.0, 100.0, 1e4)
 """Factors by which the damping is raised, one after the other, where a covariance is not positive definite."""
 
+METRIC_DAMPING = 1e-2
+"""Share of a metric's mean diagonal that is added to its diagonal."""
 
 _NOT_FINITE = "Activations on the calibration data are not finite; check the model's weights."
 
 
 def compensate(
-    weight: Tensor, bias: Tensor, structure: Structure, moments: Moments, damping: float
+    weight: Tensor,
+    bias: Tensor,
+    structure: Structure,
+    moments: Moments,
+    damping: float,
+    metric: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Refits one matrix to the dense pre-activations, on the support its structure allows.
 
-    For group g with rows R and columns C it minimises E‖W[R,:]x + b[R] − B x̂_C − b'[R]‖² + λ‖B‖², so
+    For group g with rows R and columns C it minimises E‖W[R,:]x + b[R] + d[R] − B x̂_C − b'[R]‖² + λ‖B‖², so
 
-        B = W[R,:] Cov[x, x̂_C] (Cov[x̂_C, x̂_C] + λI)⁻¹,   b' = b + W E[x] − B E[x̂]
+        B = Cov[Wx + d, x̂_C] (Cov[x̂_C, x̂_C] + λI)⁻¹,   b' = b + W E[x] + E[d] − B E[x̂]
 
-    with x the dense model's inputs and x̂ those of the model pruned so far. λ is ``damping`` times the mean variance
-    of x̂. Solved in fp64 by Cholesky factorisation; where that fails, λ is raised (see ``JITTERS``).
+    with x the dense model's inputs, x̂ those of the model pruned so far, and d the residual drift, where the moments
+    follow it. λ is ``damping`` times the mean variance of x̂. Solved in fp64 by Cholesky factorisation; where that
+    fails, λ is raised (see ``JITTERS``). A low rank is the reduced-rank regression: the best B of that rank in the
+    same error, weighed by ``metric`` (see :func:`reduce_rank`).
 
     Args:
         weight: Dense W, shape (out, in).
         bias: Dense b, shape (out,).
-        structure: Support of the new weight; a dropped matrix keeps the mean of its dense output as bias.
-        moments: Of x and x̂.
+        structure: Support of the new weight; a dropped matrix keeps the mean of its target as bias.
+        moments: Of x, x̂ and d.
         damping: λ relative to the mean variance of x̂.
+        metric: Weighs the errors of a low rank: shape (out, out), positive semi-definite, or its diagonal (out,); None
+            for the identity.
 
     Returns:
-        New weight, shape (out, in), zero outside the support, and new bias, shape (out,), in the dtype of ``weight``.
+        New weight, shape (out, pruned in), zero outside the support, and new bias, shape (out,), in the dtype of
+        ``weight``.
 
     Raises:
         ModelError: If the moments hold values that are not finite.
-        NotImplementedError: For a low-rank structure, which has no fixed support.
     """
     dense, offset = weight.detach().double().cpu(), bias.detach().double().cpu()
-    mean = moments.mean
-    if not (torch.isfinite(mean).all() and torch.isfinite(moments.pruned_mean).all()):
+    target_mean = offset + dense @ moments.mean
+    cross = dense @ moments.cross_covariance
+    if len(moments.drift_mean):
+        target_mean, cross = target_mean + moments.drift_mean, cross + moments.drift_covariance
+    covariance = moments.covariance
+    if not all(torch.isfinite(part).all() for part in (target_mean, moments.pruned_mean, cross, covariance)):
         raise ModelError(_NOT_FINITE)
-    compensated = torch.zeros_like(dense)
-    if isinstance(structure, LowRank):
-        raise NotImplementedError("A low-rank structure has no fixed support.")
-    if not isinstance(structure, Dropped):
-        covariance, cross = moments.covariance, moments.cross_covariance
-        if not (torch.isfinite(covariance).all() and torch.isfinite(cross).all()):
-            raise ModelError(_NOT_FINITE)
-        shift = damping * covariance.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
-        everything = (tuple(range(dense.shape[0])),), (tuple(range(dense.shape[1])),)
-        groups = everything if isinstance(structure, Dense) else (structure.row_groups, structure.column_groups)
-        for rows, columns in zip(*(map(torch.tensor, side) for side in groups), strict=True):
-            solution = solve_damped(covariance[columns][:, columns], cross[:, columns].T @ dense[rows].T, float(shift))
+    compensated = torch.zeros_like(cross)
+    shift = float(damping * covariance.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny))
+    if isinstance(structure, Grouped):
+        for rows, columns in zip(
+            map(torch.tensor, structure.row_groups), map(torch.tensor, structure.column_groups), strict=True
+        ):
+            solution = solve_damped(covariance[columns][:, columns], cross[rows][:, columns].T, shift)
             compensated[rows.unsqueeze(1), columns] = solution.T
-    new_bias = offset + dense @ mean - compensated @ moments.pruned_mean
+    elif not isinstance(structure, Dropped):
+        compensated = solve_damped(covariance, cross.T, shift).T
+    if isinstance(structure, LowRank):
+        compensated = reduce_rank(compensated, structure.rank, covariance, shift, metric)
+    new_bias = target_mean - compensated @ moments.pruned_mean
     return compensated.to(weight), new_bias.to(bias)
+
+
+def reduce_rank(weight: Tensor, rank: int, covariance: Tensor, shift: float, metric: Tensor | None) -> Tensor:
+    """The best matrix of a given rank beside a least-squares solution B (reduced-rank regression, Izenman, 1975).
+
+    Minimises tr(M (B − B_r)(C + λI)(B − B_r)ᵀ) with M = ``metric``, by the singular value decomposition of
+    M^½ B (C + λI)^½: B_r = M^-½ U_r U_rᵀ M^½ B.
+
+    Args:
+        weight: B, shape (out, in), fp64.
+        rank: At most min(out, in).
+        covariance: C, shape (in, in), fp64.
+        shift: λ.
+        metric: M, shape (out, out), or its diagonal (out,), fp64; None for the identity.
+    """
+    if metric is None:
+        weighed = weight
+    else:
+        root, inverse = matrix_roots(metric)
+        weighed = times(root, weight)
+    damped = covariance + shift * torch.eye(len(covariance), dtype=covariance.dtype)
+    if len(weighed) <= len(damped):
+        _, directions = torch.linalg.eigh(weighed @ damped @ weighed.T)
+        top = directions[:, -rank:]
+    else:
+        factor, _ = matrix_roots(damped, 0.0)
+        top = torch.linalg.svd(weighed @ factor, full_matrices=False).U[:, :rank]
+    reduced = top @ (top.T @ weighed)
+    return reduced if metric is None else times(inverse, reduced)
+
+
+def reduced_errors(weighed: Tensor, covariance: Tensor) -> Tensor:
+    """What every rank of a matrix costs: tr(M (W − W_r) C (W − W_r)ᵀ) for r = 0 … min(out, in).
+
+    Args:
+        weighed: M^½ W, shape (out, in), fp64.
+        covariance: C, shape (in, in), fp64.
+
+    Returns:
+        Shape (min(out, in) + 1,), falling to zero.
+    """
+    if len(weighed) <= len(covariance):
+        squares = torch.linalg.eigvalsh(weighed @ covariance @ weighed.T)
+    else:
+        factor, _ = matrix_roots(covariance, 0.0)
+        squares = torch.linalg.eigvalsh(factor @ (weighed.T @ weighed) @ factor)
+    errors = squares.clamp_min(0).cumsum(0).flip(0)
+    return torch.cat([errors, errors.new_zeros(1)])
+
+
+def matrix_roots(metric: Tensor, damping: float = METRIC_DAMPING) -> tuple[Tensor, Tensor]:
+    """M^½ and M^-½ of a positive semi-definite M.
+
+    Args:
+        metric: Shape (n, n), or its diagonal (n,); so are the results.
+        damping: Share of the mean diagonal that is added to the diagonal, so that no direction is free.
+    """
+    tiny = torch.finfo(metric.dtype).tiny
+    if metric.dim() == 1:
+        root = (metric.clamp_min(0) + (damping * metric.mean()).clamp_min(tiny)).sqrt()
+        return root, 1 / root
+    values, vectors = torch.linalg.eigh(metric)
+    root = (values.clamp_min(0) + (damping * metric.diagonal().mean()).clamp_min(tiny)).sqrt()
+    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
+
+
+def times(left: Tensor, right: Tensor) -> Tensor:
+    """Left · right, where ``left`` may be given by its diagonal."""
+    return left.unsqueeze(1) * right if left.dim() == 1 else left @ right
 
 
 def solve_damped(covariance: Tensor, right_side: Tensor, damping: float) -> Tensor:

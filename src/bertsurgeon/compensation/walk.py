@@ -1,6 +1,6 @@
 """Carrying hidden states through the encoder, layer by layer, for the dense and the pruned model side by side."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,20 +44,29 @@ class State:
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
 
-    def input_of(self, layer: nn.Module, matrix: nn.Module, hidden: Tensor) -> Tensor:
-        """What reaches ``matrix`` inside ``layer``, padding excluded, shape (real tokens, in)."""
+    def inputs_of(self, layer: nn.Module, paths: Sequence[str], hidden: Tensor) -> dict[str, Tensor]:
+        """What reaches the matrices at ``paths`` inside ``layer``, padding excluded, shapes (real tokens, in).
 
-        def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            raise _Reached(inputs[0])
+        The first path is the one computed last; nothing after it runs.
+        """
+        inputs: dict[str, Tensor] = {}
 
-        handle = matrix.register_forward_pre_hook(stop)
+        def keep(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+                inputs[path] = arguments[0][self.mask]
+                if path == paths[0]:
+                    raise _Reached(None)
+
+            return hook
+
+        handles = [layer.get_submodule(path).register_forward_pre_hook(keep(path)) for path in paths]
         try:
             self.run(layer, hidden)
-        except _Reached as reached:
-            value: Tensor = reached.value[self.mask]
-            return value
+        except _Reached:
+            return inputs
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         raise AssertionError("the matrix is not used by its layer")
 
 
@@ -85,7 +94,15 @@ def first_states(model: PreTrainedModel, architecture: Architecture, batches: Se
 
 
 def input_moments(
-    states: Sequence[State], dense: nn.Module, pruned: nn.Module, path: str, dense_only: bool = False
+    states: Sequence[State],
+    dense: nn.Module,
+    pruned: nn.Module,
+    path: str,
+    *,
+    width: int | None = None,
+    residual: str | None = None,
+    weights: Sequence[Tensor] | None = None,
+    dense_only: bool = False,
 ) -> Moments:
     """Moments of the inputs of the matrix at ``path`` in a layer of both models.
 
@@ -94,14 +111,29 @@ def input_moments(
         dense: The dense model's layer.
         pruned: The pruned model's layer, its earlier matrices replaced already.
         path: Path from the layer to the matrix.
+        width: Channels the matrix reads in the pruned model, if not all.
+        residual: Follow the drift of the residual stream that the matrix' output is added to: it is what enters the
+            matrix at this path (the sub-layer's first one).
+        weights: How much each token counts, one (tokens,) per state; None for equal weights.
         dense_only: Leave the pruned model out: moments of the dense inputs alone.
     """
-    dense_matrix, pruned_matrix = dense.get_submodule(path), pruned.get_submodule(path)
+    dense_matrix = dense.get_submodule(path)
     assert isinstance(dense_matrix, nn.Linear)
-    moments = Moments(dense_matrix.in_features, paired=not dense_only)
-    for state in states:
-        x = state.input_of(dense, dense_matrix, state.dense)
-        moments.update(x, None if dense_only else state.input_of(pruned, pruned_matrix, state.pruned))
+    moments = Moments(
+        dense_matrix.in_features,
+        paired=not dense_only,
+        pruned_width=width,
+        drift_width=0 if residual is None else int(states[0].dense.shape[-1]),
+    )
+    paths = [path] if residual is None else [path, residual]
+    for number, state in enumerate(states):
+        weight = None if weights is None else weights[number]
+        x = state.inputs_of(dense, paths, state.dense)
+        if dense_only:
+            moments.update(x[path], weights=weight)
+            continue
+        seen = state.inputs_of(pruned, paths, state.pruned)
+        moments.update(x[path], seen[path], None if residual is None else x[residual] - seen[residual], weight)
     return moments
 
 

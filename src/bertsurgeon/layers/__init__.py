@@ -3,6 +3,7 @@
 from bertsurgeon.layers.build import (
     check_plan,
     drop_sub_layer,
+    empty_linear,
     install_plan,
     make_linear,
     replace_matrix,
@@ -10,12 +11,15 @@ from bertsurgeon.layers.build import (
     to_dense,
 )
 from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear
+from bertsurgeon.layers.low_rank import LowRankLinear
 
 __all__ = [
     "DroppedLinear",
     "GroupedLinear",
+    "LowRankLinear",
     "check_plan",
     "drop_sub_layer",
+    "empty_linear",
     "install_plan",
     "make_linear",
     "replace_matrix",

@@ -16,31 +16,63 @@ from bertsurgeon.layers.dropped import (
     DroppedDistilBertFeedForward,
 )
 from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear
-from bertsurgeon.plan import SUB_LAYERS, Dense, Dropped, Grouped, ModelPlan, Role, Structure, SubLayerName
+from bertsurgeon.layers.low_rank import LowRankLinear
+from bertsurgeon.plan import (
+    SUB_LAYERS,
+    Channels,
+    Dense,
+    Dropped,
+    Grouped,
+    LowRank,
+    ModelPlan,
+    Role,
+    Structure,
+    SubLayerName,
+    fold_constants,
+    sub_layer_of,
+)
 
 
 def make_linear(structure: Structure, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """The layer that computes what ``structure`` keeps of a dense weight.
+    """The layer that computes what ``structure`` keeps of a weight.
 
     Args:
         structure: What to keep.
         weight: Shape (out, in); entries outside the structure are ignored.
         bias: Shape (out,), or None.
-
-    Raises:
-        PlanError: If this version cannot execute the structure.
     """
-    if isinstance(structure, Grouped):
-        return GroupedLinear.from_dense(structure, weight, bias)
-    if isinstance(structure, Dropped):
-        return DroppedLinear.from_dense(weight, bias)
-    if isinstance(structure, Dense):
-        layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None).to(weight.device, weight.dtype)
-        layer.weight.data.copy_(weight)
-        if bias is not None:
-            layer.bias.data.copy_(bias)
-        return layer
-    raise PlanError(f"This version cannot execute a matrix that is {structure.kind!r}; update bertsurgeon.")
+    match structure:
+        case Grouped():
+            return GroupedLinear.from_dense(structure, weight, bias)
+        case LowRank():
+            return LowRankLinear.from_dense(structure.rank, weight, bias)
+        case Dropped():
+            return DroppedLinear.from_dense(weight, bias)
+        case Dense():
+            layer = _linear(weight.shape, bias is not None).to(weight.device, weight.dtype)
+            layer.weight.data.copy_(weight)
+            if bias is not None:
+                layer.bias.data.copy_(bias)
+            return layer
+
+
+def empty_linear(structure: Structure, shape: tuple[int, int], bias: bool) -> nn.Module:
+    """The layer of :func:`make_linear` for a weight of shape (out, in), on the default device, still without values."""
+    outputs, inputs = shape
+    match structure:
+        case Grouped():
+            return GroupedLinear(inputs, outputs, structure, bias)
+        case LowRank():
+            return LowRankLinear(inputs, outputs, structure.rank, bias)
+        case Dropped():
+            return DroppedLinear(inputs, outputs, bias)
+        case Dense():
+            return _linear(shape, bias)
+
+
+def _linear(shape: tuple[int, ...], bias: bool) -> nn.Linear:
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, shape[1], shape[0], bias)
+    return layer
 
 
 def replace_matrix(
@@ -48,14 +80,12 @@ def replace_matrix(
     model: PreTrainedModel,
     layer: int,
     role: Role,
-    structure: Structure,
-    weight: Tensor,
-    bias: Tensor | None,
+    replacement: nn.Module,
 ) -> None:
     """Puts a new layer in the place of one matrix."""
     parent, _, name = architecture.matrices[role].rpartition(".")
     module = architecture.layers(model)[layer].get_submodule(parent)
-    setattr(module, name, make_linear(structure, weight, bias))
+    setattr(module, name, replacement)
 
 
 def drop_sub_layer(
@@ -113,18 +143,21 @@ def install_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
                 drop_sub_layer(architecture, model, index, sub_layer, None)
                 continue
             for role in roles:
-                structure = layer_plan.matrices[role].structure
+                matrix = layer_plan.matrices[role]
                 old = architecture.matrix(model, index, role)
-                if not isinstance(structure, Dense):
-                    assert isinstance(old, nn.Linear)
-                    replace_matrix(architecture, model, index, role, structure, old.weight, old.bias)
+                assert isinstance(old, nn.Linear)
+                if isinstance(matrix.structure, Dense) and matrix.stored_shape == matrix.shape:
+                    continue
+                new = empty_linear(matrix.structure, matrix.stored_shape, old.bias is not None)
+                replace_matrix(architecture, model, index, role, new.to(old.weight.device, old.weight.dtype))
 
 
 def check_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
     """Checks that a plan fits a dense model.
 
     Raises:
-        PlanError: If architecture, number of layers or a matrix's shape differ.
+        PlanError: If architecture, number of layers, a matrix's shape or the width of a head differ, or a layer keeps
+            what has no effect.
     """
     architecture = get_architecture(model.config.model_type)
     if plan.architecture != architecture.name:
@@ -138,6 +171,14 @@ def check_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
                 f"The plan expects shape {matrix.shape} for {role} of layer {index}, "
                 f"the model has {shapes[index][role]}."
             )
+    widths: dict[SubLayerName, int] = {"attention": architecture.head_width(model.config), "feed_forward": 1}
+    for index, layer in enumerate(plan.layers):
+        structures = {role: matrix.structure for role, matrix in layer.matrices.items()}
+        if fold_constants(structures) != structures:
+            raise PlanError(f"The plan keeps matrices in layer {index} that have no effect; they must be dropped.")
+        for sub_layer, units in layer.units.items():
+            if units.width != widths[sub_layer]:
+                raise PlanError(f"The plan's units of the {sub_layer} are not {widths[sub_layer]} channels wide.")
 
 
 def reset_indices(model: nn.Module) -> None:
@@ -161,16 +202,31 @@ def to_dense(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
     twin: PreTrainedModel = type(model)(config)
     twin.to(dtype=model.dtype).to(torch.device(model.device))  # type: ignore[call-arg]  # transformers wraps Module.to
     twin.train(model.training)
+    names = [
+        (architecture.matrix_name(twin, index, role), plan.layers[index], role)  # of every matrix
+        for index, role, _ in plan
+    ]
     state = dict(model.state_dict())
-    for index, role, _ in plan:
-        name = architecture.matrix_name(twin, index, role)
-        dropped = plan.layers[index].is_dropped("attention" if role in SUB_LAYERS["attention"] else "feed_forward")
+    for name, layer, role in names:
         target = twin.get_submodule(name)
-        module = None if dropped else model.get_submodule(name)
-        if isinstance(module, GroupedLinear | DroppedLinear):
-            state[f"{name}.weight"] = module.dense_weight()
-        elif module is None:
-            for key, value in target.state_dict().items():
-                state[f"{name}.{key}"] = torch.zeros_like(value)
+        module = None if layer.is_dropped(sub_layer_of(role)) else model.get_submodule(name)
+        for key in [key for key in state if key.startswith(f"{name}.")]:
+            del state[key]
+        for key, value in target.state_dict().items():
+            state[f"{name}.{key}"] = torch.zeros_like(value)
+        if module is not None:
+            _scatter(module, *layer.channels(role), state[f"{name}.weight"], state.get(f"{name}.bias"))
     twin.load_state_dict(state)
     return twin
+
+
+def _scatter(
+    module: nn.Module, rows: Channels | None, columns: Channels | None, weight: Tensor, bias: Tensor | None
+) -> None:
+    """Writes a stored matrix to its channels in the dense one (``weight`` and ``bias``, zero where nothing is kept)."""
+    stored = module.weight if isinstance(module, nn.Linear) else module.dense_weight()  # type: ignore[operator]
+    row_index = torch.arange(len(weight)) if rows is None else torch.tensor(rows)
+    column_index = torch.arange(weight.shape[1]) if columns is None else torch.tensor(columns)
+    weight[row_index.unsqueeze(1), column_index] = stored.detach()
+    if bias is not None:
+        bias[row_index] = module.bias.detach()  # type: ignore[operator]

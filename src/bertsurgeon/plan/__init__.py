@@ -11,8 +11,11 @@ from bertsurgeon.plan.model_plan import (
     SubLayerName,
     dense_plan,
     fold_constants,
+    sub_layer_of,
+    unit_axis,
 )
 from bertsurgeon.plan.structures import Dense, Dropped, Grouped, LowRank, Structure, structure_from_dict
+from bertsurgeon.plan.units import Units
 
 __all__ = [
     "ROLES",
@@ -28,9 +31,12 @@ __all__ = [
     "Role",
     "Structure",
     "SubLayerName",
+    "Units",
     "dense_plan",
     "fold_constants",
     "format_channels",
     "parse_channels",
     "structure_from_dict",
+    "sub_layer_of",
+    "unit_axis",
 ]

@@ -5,13 +5,15 @@ decides nothing (:mod:`bertsurgeon.layers`).
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from bertsurgeon.errors import PlanError
+from bertsurgeon.plan.channels import Channels
 from bertsurgeon.plan.structures import Dense, Dropped, Structure, structure_from_dict
+from bertsurgeon.plan.units import Units
 
 SubLayerName = Literal["attention", "feed_forward"]
 Role = Literal["query", "key", "value", "attention_output", "intermediate", "output"]
@@ -23,16 +25,43 @@ SUB_LAYERS: dict[SubLayerName, tuple[Role, ...]] = {
 ROLES: tuple[Role, ...] = tuple(role for roles in SUB_LAYERS.values() for role in roles)
 
 
+def sub_layer_of(role: Role) -> SubLayerName:
+    """The sub-layer a matrix belongs to."""
+    return "attention" if role in SUB_LAYERS["attention"] else "feed_forward"
+
+
+def unit_axis(role: Role) -> Literal[0, 1]:
+    """The axis of a matrix that runs over units: the output of the first matrices, the input of the last one."""
+    return 1 if role == SUB_LAYERS[sub_layer_of(role)][-1] else 0
+
+
+def _stored_shape(shape: tuple[int, int], role: Role, units: Mapping[SubLayerName, Units]) -> tuple[int, int]:
+    kept = units.get(sub_layer_of(role))
+    if kept is None:
+        return shape
+    channels = kept.kept * kept.width
+    return (shape[0], channels) if unit_axis(role) == 1 else (channels, shape[1])
+
+
 @dataclass(frozen=True)
 class MatrixPlan:
-    """One matrix: its dense shape and what it becomes."""
+    """One matrix: its dense shape and what it becomes.
+
+    Attributes:
+        shape: Of the dense matrix, (output channels, input channels).
+        structure: What is kept of the matrix that is left once whole units are removed.
+        stored_shape: Shape of that matrix; the dense shape where no unit is removed.
+    """
 
     shape: tuple[int, int]
     structure: Structure
+    stored_shape: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         """Checks the structure against the shape."""
-        self.structure.check(*self.shape)
+        if self.stored_shape == (0, 0):
+            object.__setattr__(self, "stored_shape", self.shape)
+        self.structure.check(*self.stored_shape)
 
     @property
     def size(self) -> int:
@@ -42,18 +71,65 @@ class MatrixPlan:
     @property
     def kept(self) -> int:
         """Weights that remain."""
-        return self.structure.kept(*self.shape)
+        return self.structure.kept(*self.stored_shape)
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One encoder layer: a plan for each of its six matrices."""
+    """One encoder layer: a plan for each of its six matrices, and the units its sub-layers keep.
+
+    Attributes:
+        matrices: By role.
+        units: By sub-layer; one that is missing keeps all its units in their order.
+    """
 
     matrices: dict[Role, MatrixPlan]
+    units: dict[SubLayerName, Units] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks that matrices and units agree.
+
+        Raises:
+            PlanError: If a matrix is not stored with the channels of the kept units.
+        """
+        for sub_layer, units in self.units.items():
+            for role in SUB_LAYERS[sub_layer]:
+                matrix = self.matrices[role]
+                if matrix.shape[unit_axis(role)] != units.total * units.width:
+                    raise PlanError(f"The units of the {sub_layer} do not fit its {role}; the plan is damaged.")
+                if matrix.stored_shape != _stored_shape(matrix.shape, role, self.units):
+                    raise PlanError(f"The {role} is not stored with the channels of its units; the plan is damaged.")
+
+    @classmethod
+    def build(
+        cls,
+        shapes: Mapping[Role, tuple[int, int]],
+        structures: Mapping[Role, Structure],
+        units: dict[SubLayerName, Units] | None = None,
+    ) -> "LayerPlan":
+        """The plan of a layer with these dense shapes.
+
+        Raises:
+            PlanError: If they contradict each other.
+        """
+        units = units or {}
+        return cls(
+            {
+                role: MatrixPlan(shapes[role], structures[role], _stored_shape(shapes[role], role, units))
+                for role in ROLES
+            },
+            units,
+        )
 
     def is_dropped(self, sub_layer: SubLayerName) -> bool:
         """Whether the whole sub-layer is gone: its last matrix outputs a constant."""
         return isinstance(self.matrices[SUB_LAYERS[sub_layer][-1]].structure, Dropped)
+
+    def channels(self, role: Role) -> tuple[Channels | None, Channels | None]:
+        """Output and input channels of the dense matrix that are stored, in their order; None for all of them."""
+        units = self.units.get(sub_layer_of(role))
+        kept = None if units is None else units.channels
+        return (None, kept) if unit_axis(role) == 1 else (kept, None)
 
 
 @dataclass(frozen=True)
@@ -91,16 +167,7 @@ class ModelPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; specified in ``docs/format.md``."""
-        return {
-            "architecture": self.architecture,
-            "layers": [
-                {
-                    role: {"shape": list(matrix.shape), **matrix.structure.to_dict()}
-                    for role, matrix in layer.matrices.items()
-                }
-                for layer in self.layers
-            ],
-        }
+        return {"architecture": self.architecture, "layers": [_layer_to_dict(layer) for layer in self.layers]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ModelPlan":
@@ -110,18 +177,7 @@ class ModelPlan:
             PlanError: If the data is damaged or contradicts itself.
         """
         try:
-            layers = tuple(
-                LayerPlan(
-                    {
-                        role: MatrixPlan(
-                            (layer[role]["shape"][0], layer[role]["shape"][1]),
-                            structure_from_dict(layer[role]),
-                        )
-                        for role in ROLES
-                    }
-                )
-                for layer in data["layers"]
-            )
+            layers = tuple(_layer_from_dict(layer) for layer in data["layers"])
             return cls(str(data["architecture"]), layers)
         except (KeyError, TypeError, IndexError) as error:
             raise PlanError(f"The plan is damaged ({error!r}).") from error
@@ -141,6 +197,21 @@ class ModelPlan:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise PlanError(f"{path} cannot be read as a plan ({error}).") from error
+
+
+def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        role: {"shape": list(matrix.shape), **matrix.structure.to_dict()} for role, matrix in layer.matrices.items()
+    }
+    if layer.units:
+        data["units"] = {sub_layer: units.to_dict() for sub_layer, units in layer.units.items()}
+    return data
+
+
+def _layer_from_dict(data: dict[str, Any]) -> LayerPlan:
+    units = {name: Units.from_dict(data["units"][name]) for name in SUB_LAYERS if name in data.get("units", {})}
+    shapes = {role: (data[role]["shape"][0], data[role]["shape"][1]) for role in ROLES}
+    return LayerPlan.build(shapes, {role: structure_from_dict(data[role]) for role in ROLES}, units)
 
 
 def fold_constants(structures: dict[Role, Structure]) -> dict[Role, Structure]:
@@ -164,5 +235,5 @@ def dense_plan(architecture: str, shapes: list[dict[Role, tuple[int, int]]]) -> 
     """The plan that keeps everything."""
     return ModelPlan(
         architecture,
-        tuple(LayerPlan({role: MatrixPlan(layer[role], Dense()) for role in ROLES}) for layer in shapes),
+        tuple(LayerPlan.build(layer, dict.fromkeys(ROLES, Dense())) for layer in shapes),
     )

@@ -1,9 +1,9 @@
 """What one matrix becomes: the words of the plan's language.
 
-All structures are relative to the *dense* matrix W of shape (rows, columns) = (output channels, input channels).
-Free groups, aligned groups, low rank, removal and dropping (the family of structures the library searches over) are
-all said with these four words: removing units is a single group of the kept rows and columns, aligned groups are
-groups whose channels follow whole heads or neurons.
+All structures are relative to the matrix W of shape (rows, columns) = (output channels, input channels) that is left
+after whole units were removed (:class:`bertsurgeon.plan.Units`). Free groups, aligned groups, low rank, removal and
+dropping (the family of structures the library searches over) are all said with units and these four words: aligned
+groups are groups of units stored side by side.
 """
 
 from dataclasses import dataclass
@@ -94,38 +94,27 @@ class Grouped:
 
 @dataclass(frozen=True)
 class LowRank:
-    """Two thin factors of inner width ``rank``, on the kept rows and columns (all of them where None)."""
+    """Two thin factors of inner width ``rank``."""
 
     rank: int
-    rows: Channels | None = None
-    columns: Channels | None = None
     kind: ClassVar[str] = "low_rank"
 
     def kept(self, rows: int, columns: int) -> int:
         """Weights that remain of ``rows × columns``."""
-        kept_rows = rows if self.rows is None else len(self.rows)
-        kept_columns = columns if self.columns is None else len(self.columns)
-        return self.rank * (kept_rows + kept_columns)
+        return self.rank * (rows + columns)
 
     def check(self, rows: int, columns: int) -> None:
-        """Checks rank and channels against the matrix.
+        """Checks the rank against the matrix.
 
         Raises:
-            PlanError: If the rank is not within 1…min(rows, columns), or a channel is out of range.
+            PlanError: If the rank is not within 1…min(rows, columns).
         """
         if not 1 <= self.rank <= min(rows, columns):
             raise PlanError(f"A rank of {self.rank} is not within 1…{min(rows, columns)}.")
-        for channels, size in ((self.rows, rows), (self.columns, columns)):
-            if channels is not None and not (channels and channels[0] >= 0 and channels[-1] < size):
-                raise PlanError(f"Kept channels must lie within 0…{size - 1} and not be empty.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        data: dict[str, Any] = {"kind": self.kind, "rank": self.rank}
-        for name, channels in (("rows", self.rows), ("columns", self.columns)):
-            if channels is not None:
-                data[name] = format_channels(channels)
-        return data
+        return {"kind": self.kind, "rank": self.rank}
 
 
 Structure = Dense | Dropped | Grouped | LowRank
@@ -149,8 +138,7 @@ def structure_from_dict(data: dict[str, Any]) -> Structure:
                 tuple(parse_channels(text) for text in data["columns"]),
             )
         if kind == LowRank.kind:
-            rows, columns = (parse_channels(data[name]) if name in data else None for name in ("rows", "columns"))
-            return LowRank(int(data["rank"]), rows, columns)
+            return LowRank(int(data["rank"]))
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"A matrix of the plan is damaged ({error!r}).") from error
     raise PlanError(f"The plan holds a structure {kind!r} that this version does not know; update bertsurgeon.")

@@ -109,6 +109,26 @@ def read_user_file(path: Path, text_column: str, text_pair_column: str | None, l
     return Dataset.from_pandas(frame, preserve_index=False)
 
 
+def read_texts(path: Path, text_column: str = "text", text_pair_column: str | None = None) -> Dataset:
+    """Reads unlabelled texts: a ``.txt`` file with one text per line, or a file :func:`read_user_file` knows.
+
+    Raises:
+        DataError: If the file is missing, empty, unreadable, of unknown type, or lacks a column.
+    """
+    if path.suffix != ".txt":
+        return read_user_file(path, text_column, text_pair_column, None)
+    if not path.is_file():
+        raise DataError(f"The text file {path} does not exist.")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text: {error}.") from error
+    texts = [line for line in lines if line]
+    if not texts:
+        raise DataError(f"{path} holds no text.")
+    return Dataset.from_dict({"text": texts})
+
+
 def _encode_labels(task: Task, labels: list[str], path: Path) -> list[int] | list[float]:
     try:
         if task.regression:

@@ -1,0 +1,19 @@
+"""Allocation: what each sub-layer keeps under a budget for the whole encoder."""
+
+from bertsurgeon.allocation.costs import Cost, Flops, Weights
+from bertsurgeon.allocation.curves import Option, SubLayerCurve, measure_curves
+from bertsurgeon.allocation.plan import make_allocated_plan
+from bertsurgeon.allocation.search import Choice, allocate, full_cost
+
+__all__ = [
+    "Choice",
+    "Cost",
+    "Flops",
+    "Option",
+    "SubLayerCurve",
+    "Weights",
+    "allocate",
+    "full_cost",
+    "make_allocated_plan",
+    "measure_curves",
+]

@@ -1,0 +1,145 @@
+"""Which option each sub-layer gets, so that the whole costs what it may and loses least.
+
+The choices of sub-layers and matrices add up in cost and in error, so one price λ per unit of cost decides each of them
+on its own: the option that minimises error + λ · cost. The price is found by bisection (Lagrangian relaxation, Everett,
+1963); what the last step of the price leaves unspent buys the best single improvements.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from bertsurgeon.allocation.costs import Cost
+from bertsurgeon.allocation.curves import Option, SubLayerCurve
+from bertsurgeon.errors import OptionError
+from bertsurgeon.plan import Role
+
+RANK_STEP = 8
+"""Ranks are multiples of this, which vector units like; smaller matrices take steps of one."""
+
+_BISECTIONS = 60
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one sub-layer gets.
+
+    Attributes:
+        option: The units it keeps; None drops the sub-layer.
+        ranks: By matrix, None for a matrix that stays whole.
+        cost: In the unit of the budget.
+        error: In the unit of the curves.
+    """
+
+    option: Option | None
+    ranks: dict[Role, int | None]
+    cost: float
+    error: float
+
+
+def full_cost(curves: list[SubLayerCurve], cost: Cost) -> float:
+    """Of the dense encoder."""
+    total = 0.0
+    for curve in curves:
+        whole = curve.options[-1]
+        total += sum(cost.product(*shape) for shape in whole.shapes.values())
+        total += cost.sub_layer(curve.sub_layer, curve.total * curve.width)
+    return total
+
+
+def allocate(
+    curves: list[SubLayerCurve], cost: Cost, budget: float, *, removal: bool = True, low_rank: bool = True
+) -> list[Choice]:
+    """The choice of every sub-layer, together at most ``budget``.
+
+    Args:
+        curves: Of every sub-layer.
+        cost: The unit of the budget.
+        budget: In that unit.
+        removal: Units may be removed.
+        low_rank: Matrices may be reduced in rank.
+
+    Raises:
+        OptionError: If nothing but the empty encoder is that cheap.
+    """
+    tables = [_Table(curve, cost, removal, low_rank) for curve in curves]
+
+    def spend(price: float) -> list[Choice]:
+        return [table.best(price) for table in tables]
+
+    low, high = -60.0, 60.0  # powers of two
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        if sum(choice.cost for choice in spend(2.0**middle)) > budget:
+            low = middle
+        else:
+            high = middle
+    choices = spend(2.0**high)
+    if all(choice.option is None for choice in choices):
+        raise OptionError("So small a budget leaves nothing of the encoder; ask for a lower sparsity.")
+    return _spend_rest(tables, choices, budget, 2.0**high)
+
+
+def _spend_rest(tables: "list[_Table]", choices: list[Choice], budget: float, price: float) -> list[Choice]:
+    """Buys single improvements with what is left, the one that lowers the error most first."""
+    choices = list(choices)
+    while True:
+        left = budget - sum(choice.cost for choice in choices)
+        gains = [
+            (choices[i].error - better.error, i, better)
+            for i, table in enumerate(tables)
+            if (better := table.best_within(choices[i].cost + left, price)).error < choices[i].error
+        ]
+        if not gains:
+            return choices
+        _, index, better = max(gains, key=lambda gain: gain[0])
+        choices[index] = better
+
+
+class _Table:
+    """One sub-layer's options with their costs."""
+
+    def __init__(self, curve: SubLayerCurve, cost: Cost, removal: bool, low_rank: bool) -> None:
+        self._dropped = Choice(None, {}, 0.0, curve.dropped)
+        self._options = curve.options if removal else curve.options[-1:]
+        self._extra = [cost.sub_layer(curve.sub_layer, len(option.units) * curve.width) for option in self._options]
+        self._matrices = []
+        for option in self._options:
+            rows: dict[Role, tuple[list[int | None], torch.Tensor, torch.Tensor]] = {}
+            for role, (outputs, inputs) in option.shapes.items():
+                whole = cost.product(outputs, inputs)
+                full = min(outputs, inputs)
+                step = RANK_STEP if full >= 4 * RANK_STEP else 1
+                ranks = torch.arange(step, full, step) if low_rank else torch.arange(0)
+                costs = cost.ranks(outputs, inputs, ranks).double()
+                ranks, costs = ranks[costs < whole], costs[costs < whole]
+                rows[role] = (
+                    [*ranks.tolist(), None],
+                    torch.cat([costs, torch.tensor([whole], dtype=torch.float64)]),
+                    torch.cat([option.tails[role][ranks], torch.zeros(1, dtype=torch.float64)]),
+                )
+            self._matrices.append(rows)
+
+    def best(self, price: float) -> Choice:
+        """The choice that minimises error + price · cost."""
+        return min((self._dropped, *self._choices(price)), key=lambda choice: choice.error + price * choice.cost)
+
+    def best_within(self, budget: float, price: float) -> Choice:
+        """The choice with the smallest error that costs at most ``budget``, among those a price near this one makes."""
+        prices = [price * 2 ** (-step / 8) for step in range(9)]
+        affordable = [choice for p in prices for choice in self._choices(p) if choice.cost <= budget]
+        return min((self._dropped, *affordable), key=lambda choice: choice.error)
+
+    def _choices(self, price: float) -> list[Choice]:
+        """The best ranks at this price for every number of units."""
+        choices = []
+        for option, extra, rows in zip(self._options, self._extra, self._matrices, strict=True):
+            ranks: dict[Role, int | None] = {}
+            cost, error = extra, option.error
+            for role, (names, costs, errors) in rows.items():
+                best = int((errors + price * costs).argmin())
+                ranks[role] = names[best]
+                cost += float(costs[best])
+                error += float(errors[best])
+            choices.append(Choice(option, ranks, cost, error))
+        return choices

@@ -1,0 +1,138 @@
+"""What ``prune`` and ``demo`` do once the options are read: load, prune, recover, compare, save."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from bertsurgeon.benchmark import environment
+from bertsurgeon.checkpoint import load_model, load_tokenizer, save_model
+from bertsurgeon.cli.sources import DataOptions, load_data, load_texts
+from bertsurgeon.cli.summary import summarise
+from bertsurgeon.config import PruneConfig
+from bertsurgeon.evaluation import check_head, evaluate, measure_agreement
+from bertsurgeon.pruning import Calibration, PruneReport, calibrate, prune
+from bertsurgeon.recovery import TrainingOptions, train
+from bertsurgeon.tasks import Task, tokenize
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The dense model and its data.
+
+    Attributes:
+        model: The dense model.
+        tokenizer: Its tokenizer.
+        task: None where there are only texts.
+        calibration: Tokenized texts to calibrate with.
+        training: Tokenized texts to recover with, labelled if there is a task.
+        validation: Tokenized texts to compare with, likewise.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Task | None
+    calibration: Dataset
+    training: Dataset
+    validation: Dataset
+
+
+def load_inputs(name: str, options: DataOptions, seed: int) -> Inputs:
+    """Loads a dense model and what ``options`` name.
+
+    Raises:
+        BertSurgeonError: If any of it is missing or broken, or head and task do not fit.
+    """
+    set_seed(seed)
+    model, tokenizer = load_model(name), load_tokenizer(name)
+
+    def encode(texts: Dataset) -> Dataset:
+        return tokenize(texts, tokenizer, options.max_length)
+
+    texts = None if options.text_file is None else load_texts(options, seed)
+    if texts is not None and options.only_texts:
+        training, held_out = (encode(part) for part in texts)
+        return Inputs(model, tokenizer, None, training, training, held_out)
+    data = load_data(options, seed)
+    check_head(model, data.task)
+    training, validation = encode(data.train), encode(data.validation)
+    calibration = training if texts is None else encode(texts[0])
+    return Inputs(model, tokenizer, data.task, calibration, training, validation)
+
+
+def run_prune(
+    inputs: Inputs,
+    outputs: Sequence[tuple[PruneConfig, Path]],
+    training: TrainingOptions | None,
+    overwrite: bool,
+    calibration: Calibration | None = None,
+) -> list[tuple[dict[str, Any], PruneReport]]:
+    """Prunes to every budget from one calibration; returns what each ``report.json`` holds, and the reports.
+
+    Args:
+        inputs: The dense model and its data.
+        outputs: Options and folder of each pruned model.
+        training: How to recover, or None.
+        overwrite: Replace existing folders.
+        calibration: Made before; None to make one.
+    """
+    dense, tokenizer = inputs.model, inputs.tokenizer
+    first = outputs[0][0]
+    data: Dataset | Calibration = inputs.calibration
+    if first.method == "auto":
+        data = calibration or calibrate(dense, inputs.calibration, first, tokenizer)
+    reference = _score(inputs, dense)
+    results = []
+    for config, folder in outputs:
+        pruned, report = prune(dense, data, config, tokenizer)
+        if training is not None:
+            _recover(pruned, inputs, training)
+        metrics = {"dense": reference, "pruned": _score(inputs, pruned)}
+        result: dict[str, Any] = {
+            "task": None if inputs.task is None else inputs.task.name,
+            "pruning": report.to_dict(),
+            "recovery": None if training is None else asdict(training),
+            "models": _compare({"dense": dense, "pruned": pruned}, metrics),
+            "environment": environment(),
+        }
+        save_model(pruned, folder, tokenizer, {"report.json": result}, overwrite=overwrite)
+        results.append((result, report))
+    return results
+
+
+def _score(inputs: Inputs, model: PreTrainedModel) -> dict[str, float]:
+    """The task's metrics; without a task, how often a model agrees with the dense one on held-out texts."""
+    if inputs.task is not None:
+        return evaluate(model, inputs.validation, inputs.tokenizer, inputs.task)
+    if model is inputs.model:
+        return {"agreement": 100.0}
+    return {"agreement": measure_agreement(inputs.model, model, inputs.validation, inputs.tokenizer)}
+
+
+def _recover(pruned: PreTrainedModel, inputs: Inputs, training: TrainingOptions) -> None:
+    """Re-finetunes in a temporary folder (``bertsurgeon recover`` is the one that can be resumed)."""
+    if inputs.task is None:
+        training = replace(training, hardness=1.0)  # without labels only the teacher speaks
+    with tempfile.TemporaryDirectory() as work_dir:
+        train(
+            pruned,
+            inputs.training,
+            inputs.tokenizer,
+            training,
+            Path(work_dir),
+            teacher=inputs.model,
+            description="Recovering",
+        )
+
+
+def _compare(models: dict[str, PreTrainedModel], metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
+    """Both models side by side; their file sizes are those of fresh copies, so that shared files do not count."""
+    with tempfile.TemporaryDirectory() as copies:
+        folders = {name: Path(copies) / name for name in models}
+        for name, model in models.items():
+            model.save_pretrained(folders[name])
+        return summarise(models, folders, metrics)

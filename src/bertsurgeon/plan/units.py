@@ -1,0 +1,64 @@
+"""Which units of a sub-layer remain: whole attention heads, or neurons of a feed-forward part."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bertsurgeon.errors import PlanError
+from bertsurgeon.plan.channels import Channels, format_channels, parse_channels
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units a sub-layer keeps, in the order in which they are stored.
+
+    Removed units leave no trace: the matrices before and after them are stored, and computed, without their channels.
+
+    Attributes:
+        groups: Kept units, ascending inside each group; groups lie side by side (one group: the dense order).
+        total: Units of the dense sub-layer.
+        width: Channels per unit: the width of a head, 1 for a neuron.
+    """
+
+    groups: tuple[Channels, ...]
+    total: int
+    width: int
+
+    def __post_init__(self) -> None:
+        """Checks the units.
+
+        Raises:
+            PlanError: If there is none, one is named twice, or one is out of range.
+        """
+        units = [unit for group in self.groups for unit in group]
+        if not units or not all(self.groups) or len(set(units)) != len(units):
+            raise PlanError("The kept units of a sub-layer must be at least one and different; the plan is damaged.")
+        if self.width < 1 or not 0 <= min(units) <= max(units) < self.total:
+            raise PlanError(f"Kept units must lie within 0…{self.total - 1}; the plan is damaged.")
+
+    @property
+    def kept(self) -> int:
+        """Number of units that remain."""
+        return sum(map(len, self.groups))
+
+    @property
+    def channels(self) -> Channels:
+        """Their channels in the dense matrices, in the stored order."""
+        return tuple(
+            unit * self.width + offset for group in self.groups for unit in group for offset in range(self.width)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"kept": [format_channels(group) for group in self.groups], "total": self.total, "width": self.width}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Units":
+        """Reads the plain data that :meth:`to_dict` wrote.
+
+        Raises:
+            PlanError: If it is damaged.
+        """
+        try:
+            return cls(tuple(parse_channels(text) for text in data["kept"]), int(data["total"]), int(data["width"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"The kept units of a sub-layer are damaged ({error!r}).") from error

@@ -1,0 +1,9 @@
+"""Pruning from end to end: both methods, what they need from the data, and what they report."""
+
+from bertsurgeon.pruning.calibrate import calibrate
+from bertsurgeon.pruning.calibration import Calibration
+from bertsurgeon.pruning.pgb import make_plan
+from bertsurgeon.pruning.prune import prune
+from bertsurgeon.pruning.report import PruneReport
+
+__all__ = ["Calibration", "PruneReport", "calibrate", "make_plan", "prune"]

@@ -1,0 +1,59 @@
+"""``auto``: curves of every sub-layer → one budget → a plan → sequential compensation."""
+
+from transformers import PreTrainedModel
+
+from bertsurgeon.allocation import Cost, Flops, Weights, allocate, full_cost, make_allocated_plan
+from bertsurgeon.architectures import Architecture
+from bertsurgeon.compensation import apply_plan
+from bertsurgeon.config import PruneConfig
+from bertsurgeon.plan import ModelPlan
+from bertsurgeon.pruning.calibration import Calibration
+from bertsurgeon.pruning.report import timed
+
+
+def prune_auto(
+    model: PreTrainedModel,
+    architecture: Architecture,
+    calibration: Calibration,
+    config: PruneConfig,
+    seconds: dict[str, float],
+) -> tuple[PreTrainedModel, ModelPlan]:
+    """The pruned model and its plan; the time of each step is written to ``seconds``."""
+    seconds.update(calibration.seconds)
+    plan = timed(seconds, "allocation", lambda: plan_auto(model, architecture, calibration, config))
+    pruned = timed(
+        seconds,
+        "compensation",
+        lambda: apply_plan(
+            model,
+            architecture,
+            plan,
+            config.compensation,
+            batches=calibration.batches,
+            damping=config.damping,
+            curvature=calibration.curvature,
+            target=config.target,
+        ),
+    )
+    return pruned, plan
+
+
+def plan_auto(
+    model: PreTrainedModel, architecture: Architecture, calibration: Calibration, config: PruneConfig
+) -> ModelPlan:
+    """The plan that loses least within the budget.
+
+    Raises:
+        OptionError: If the budget leaves nothing.
+    """
+    cost: Cost = Weights() if config.flops is None else Flops()
+    share = config.sparsity if config.flops is None else config.flops
+    assert share is not None
+    choices = allocate(
+        calibration.curves,
+        cost,
+        (1 - share) * full_cost(calibration.curves, cost),
+        removal="removal" in config.structures,
+        low_rank="low_rank" in config.structures,
+    )
+    return make_allocated_plan(architecture.name, architecture.shapes(model), calibration.curves, choices)

@@ -1,0 +1,65 @@
+"""The one pass over the data that ``auto`` needs, for any number of budgets."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bertsurgeon.allocation import measure_curves
+from bertsurgeon.architectures import get_architecture
+from bertsurgeon.calibration import Batch, collect_statistics, make_batches
+from bertsurgeon.config import PruneConfig
+from bertsurgeon.pruning.calibration import Calibration, fingerprint
+from bertsurgeon.pruning.check import check_dense, evaluating
+from bertsurgeon.pruning.report import timed
+
+SETTINGS = ("samples", "batch_size", "metric", "use_labels", "damping", "seed")
+"""Options of :class:`bertsurgeon.PruneConfig` that a calibration is made with."""
+
+
+def calibrate(
+    model: PreTrainedModel,
+    data: Dataset | Iterable[Mapping[str, Any]],
+    config: PruneConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Calibration:
+    """Finds out what every part of a dense model is worth.
+
+    Args:
+        model: A dense fine-tuned model of a supported architecture; left as it is.
+        data: Calibration data, see :func:`bertsurgeon.prune`; labels are not needed.
+        config: The options (of which only ``SETTINGS`` matter here).
+        tokenizer: Pads the batches of a dataset.
+
+    Raises:
+        ModelError: If the model is not supported, already pruned, or has broken weights.
+        DataError: If the calibration data is empty or not tokenized.
+    """
+    check_dense(model)
+    architecture = get_architecture(model.config.model_type)
+    batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed)
+    if not config.use_labels:
+        batches = [_without_labels(batch) for batch in batches]
+    seconds: dict[str, float] = {}
+    with evaluating(model):
+        statistics = timed(
+            seconds,
+            "statistics",
+            lambda: collect_statistics(
+                model,
+                architecture,
+                batches,
+                gradients=False,
+                curvature=config.metric == "fisher",
+                moments=True,
+                seed=config.seed,
+            ),
+        )
+        curves = timed(seconds, "curves", lambda: measure_curves(model, architecture, statistics, config.damping))
+    settings = {name: getattr(config, name) for name in SETTINGS}
+    return Calibration(fingerprint(model), batches, statistics.curvature, curves, settings, seconds)
+
+
+def _without_labels(batch: Batch) -> Batch:
+    return {name: value for name, value in batch.items() if name != "labels"}

@@ -1,0 +1,141 @@
+"""What ``auto`` knows about a model: gathered once, good for any number of budgets, and worth keeping on disk."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bertsurgeon.allocation import Option, SubLayerCurve
+from bertsurgeon.calibration import Batch, MatrixKey
+from bertsurgeon.checkpoint import new_folder
+from bertsurgeon.errors import CheckpointError, ModelError
+from bertsurgeon.plan import format_channels, parse_channels
+
+FORMAT_VERSION = 1
+_DATA = "calibration.json"
+_TENSORS = "calibration.safetensors"
+
+
+@dataclass
+class Calibration:
+    """One calibration of one dense model.
+
+    Attributes:
+        model: Fingerprint of the model's weights (:func:`fingerprint`).
+        batches: The calibration texts, tokenized and padded.
+        curvature: Second moments of the output gradients, by matrix.
+        curves: What every sub-layer would lose, for all it may keep.
+        settings: The options of :class:`bertsurgeon.PruneConfig` it was made with.
+        seconds: Time of each step.
+    """
+
+    model: str
+    batches: list[Batch]
+    curvature: dict[MatrixKey, Tensor]
+    curves: list[SubLayerCurve]
+    settings: dict[str, Any]
+    seconds: dict[str, float]
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Checks that this is the calibration of ``model``.
+
+        Raises:
+            ModelError: If it is not.
+        """
+        if fingerprint(model) != self.model:
+            raise ModelError("The calibration belongs to another model (or its weights have changed); calibrate again.")
+
+    def save(self, folder: Path, overwrite: bool = False) -> None:
+        """Writes ``calibration.json`` and ``calibration.safetensors``; the folder is there completely or not at all.
+
+        Raises:
+            CheckpointError: If the folder exists or cannot be written.
+        """
+        tensors: dict[str, Tensor] = {}
+        for number, batch in enumerate(self.batches):
+            tensors |= {f"batches.{number}.{name}": value.contiguous() for name, value in batch.items()}
+        tensors |= {f"curvature.{layer}.{role}": m.float() for (layer, role), m in self.curvature.items()}
+        curves = []
+        for number, curve in enumerate(self.curves):
+            curves.append(
+                {
+                    "layer": curve.layer,
+                    "sub_layer": curve.sub_layer,
+                    "total": curve.total,
+                    "width": curve.width,
+                    "dropped": curve.dropped,
+                    "options": [
+                        {"units": format_channels(option.units), "error": option.error, "shapes": option.shapes}
+                        for option in curve.options
+                    ],
+                }
+            )
+            for place, option in enumerate(curve.options):
+                tensors |= {f"tails.{number}.{place}.{role}": tail for role, tail in option.tails.items()}
+        data = {
+            "format_version": FORMAT_VERSION,
+            "model": self.model,
+            "settings": self.settings,
+            "seconds": self.seconds,
+            "batches": len(self.batches),
+            "curves": curves,
+        }
+        with new_folder(folder, overwrite) as temporary:
+            save_file(tensors, temporary / _TENSORS)
+            (temporary / _DATA).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Calibration":
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: If it is missing, damaged, or of a newer format.
+        """
+        try:
+            data = json.loads((folder / _DATA).read_text(encoding="utf-8"))
+            version = data["format_version"]
+            if version != FORMAT_VERSION:
+                raise CheckpointError(f"{folder} is a calibration of format {version}; calibrate again.")
+            tensors = load_file(folder / _TENSORS)
+            batches: list[Batch] = [{} for _ in range(data["batches"])]
+            curvature: dict[MatrixKey, Tensor] = {}
+            for name, tensor in tensors.items():
+                kind, number, rest = name.split(".", 2)
+                if kind == "batches":
+                    batches[int(number)][rest] = tensor
+                elif kind == "curvature":
+                    curvature[int(number), rest] = tensor.double()  # type: ignore[index]  # roles are names
+            curves = [_read_curve(number, curve, tensors) for number, curve in enumerate(data["curves"])]
+            return cls(data["model"], batches, curvature, curves, data["settings"], data["seconds"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise CheckpointError(f"{folder} is no complete calibration ({error}); calibrate again.") from error
+
+
+def _read_curve(number: int, data: dict[str, Any], tensors: dict[str, Tensor]) -> SubLayerCurve:
+    options = tuple(
+        Option(
+            parse_channels(option["units"]),
+            option["error"],
+            {role: (shape[0], shape[1]) for role, shape in option["shapes"].items()},
+            {role: tensors[f"tails.{number}.{place}.{role}"] for role in option["shapes"]},
+        )
+        for place, option in enumerate(data["options"])
+    )
+    return SubLayerCurve(data["layer"], data["sub_layer"], data["total"], data["width"], data["dropped"], options)
+
+
+@torch.no_grad()
+def fingerprint(model: PreTrainedModel) -> str:
+    """A hash of all weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

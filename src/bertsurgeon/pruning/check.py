@@ -1,0 +1,35 @@
+"""What every method asks of the model it is given."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from bertsurgeon.architectures import get_architecture
+from bertsurgeon.checkpoint import check_finite, get_plan
+from bertsurgeon.errors import ModelError
+
+
+def check_dense(model: PreTrainedModel) -> None:
+    """Checks that a model is supported, dense and sound.
+
+    Raises:
+        ModelError: If it is not.
+    """
+    architecture = get_architecture(model.config.model_type)
+    if get_plan(model) is not None:
+        raise ModelError("The model is pruned already; start from the dense one.")
+    check_finite(model)
+    architecture.shapes(model)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts a model in evaluation mode for the duration of a ``with`` block."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,76 @@
+"""The one entrance: a dense model and data in, a pruned model and a report out."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bertsurgeon.architectures import get_architecture
+from bertsurgeon.calibration import make_batches
+from bertsurgeon.checkpoint import attach_plan
+from bertsurgeon.config import PruneConfig
+from bertsurgeon.errors import OptionError
+from bertsurgeon.pruning.auto import prune_auto
+from bertsurgeon.pruning.calibrate import SETTINGS, calibrate
+from bertsurgeon.pruning.calibration import Calibration
+from bertsurgeon.pruning.check import check_dense, evaluating
+from bertsurgeon.pruning.pgb import prune_pgb
+from bertsurgeon.pruning.report import PruneReport
+
+
+def prune(
+    model: PreTrainedModel,
+    data: Dataset | Iterable[Mapping[str, Any]] | Calibration,
+    config: PruneConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> tuple[PreTrainedModel, PruneReport]:
+    """Prunes a fine-tuned encoder in one shot.
+
+    Args:
+        model: A dense fine-tuned model of a supported architecture; left as it is.
+        data: Calibration data: a tokenized dataset, or an iterable of batches such as a ``DataLoader``. ``pgb`` uses
+            labels where there are any, ``auto`` only if ``config.use_labels`` is set. For ``auto`` also a
+            :class:`Calibration`, made once for several budgets.
+        config: The options.
+        tokenizer: Pads the batches of a dataset; not needed for ready batches.
+
+    Returns:
+        The pruned model, ready for ``save_pretrained`` or further training, and a report.
+
+    Raises:
+        ModelError: If the model is not supported, already pruned, or has broken weights.
+        DataError: If the calibration data is empty or not tokenized.
+        OptionError: If options are impossible for this model, or a calibration was made with others.
+    """
+    check_dense(model)
+    architecture = get_architecture(model.config.model_type)
+    torch.manual_seed(config.seed)
+    seconds: dict[str, float] = {}
+    if config.method == "auto":
+        calibration = data if isinstance(data, Calibration) else calibrate(model, data, config, tokenizer)
+        _check_calibration(calibration, model, config)
+        batches = calibration.batches
+        with evaluating(model):
+            pruned, plan = prune_auto(model, architecture, calibration, config, seconds)
+    else:
+        if isinstance(data, Calibration):
+            raise OptionError("A calibration serves the method auto only; give pgb the data itself.")
+        batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed)
+        with evaluating(model):
+            pruned, plan = prune_pgb(model, architecture, batches, config, seconds)
+    attach_plan(pruned, plan)
+    tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
+    samples = sum(len(batch["input_ids"]) for batch in batches)
+    return pruned, PruneReport(plan, config, samples, tokens, seconds)
+
+
+def _check_calibration(calibration: Calibration, model: PreTrainedModel, config: PruneConfig) -> None:
+    calibration.check(model)
+    for name in SETTINGS:
+        if calibration.settings[name] != getattr(config, name):
+            raise OptionError(
+                f"The calibration was made with {name}={calibration.settings[name]}, not {getattr(config, name)}; "
+                "use the same options, or calibrate again."
+            )

@@ -1,0 +1,358 @@
+"""The method ``auto``: curves, allocation, plans, and what comes out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from bertsurgeon import Calibration, PruneConfig, calibrate, prune, to_dense
+from bertsurgeon.allocation import Flops, Weights, allocate, full_cost
+from bertsurgeon.architectures import ARCHITECTURES
+from bertsurgeon.benchmark import count_flops
+from bertsurgeon.compensation import apply_plan, matrix_roots, reduced_errors
+from bertsurgeon.errors import CheckpointError, ModelError, OptionError, PlanError
+from bertsurgeon.plan import (
+    ROLES,
+    Dense,
+    Dropped,
+    LayerPlan,
+    LowRank,
+    ModelPlan,
+    Role,
+    Structure,
+    SubLayerName,
+    Units,
+    dense_plan,
+)
+
+NAMES = sorted(ARCHITECTURES)
+Batches = list[dict[str, Tensor]]
+Factory = Callable[..., PreTrainedModel]
+LogitsOf = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]
+
+
+def plan_of(model: PreTrainedModel, units: dict[SubLayerName, Units], ranks: dict[Role, int]) -> ModelPlan:
+    """Every layer with these units and ranks."""
+    shapes = ARCHITECTURES[model.config.model_type].shapes(model)
+    structures: dict[Role, Structure] = {role: LowRank(ranks[role]) if role in ranks else Dense() for role in ROLES}
+    return ModelPlan(model.config.model_type, tuple(LayerPlan.build(shape, structures, units) for shape in shapes))
+
+
+def run(model: PreTrainedModel, batches: Batches, plan: ModelPlan, **options: Any) -> PreTrainedModel:
+    architecture = ARCHITECTURES[model.config.model_type]
+    return apply_plan(model, architecture, plan, options.pop("compensation", "sequential"), batches=batches, **options)
+
+
+# plans
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [((), 4, 8), (((),), 4, 8), (((0, 1), (1,)), 4, 8), (((0, 4),), 4, 8), (((-1,),), 4, 8), (((0,),), 4, 0)],
+    ids=str,
+)
+def test_units_that_make_no_sense(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(PlanError):
+        Units(*arguments)
+
+
+def test_units_and_matrices_must_agree(tiny_model: Factory) -> None:
+    layer = plan_of(tiny_model("bert"), {"attention": Units(((0, 2),), 4, 12)}, {"value": 3}).layers[0]
+    assert layer.matrices["value"].stored_shape == (24, 48)
+    assert layer.matrices["attention_output"].stored_shape == (48, 24)
+    assert layer.matrices["value"].kept == 3 * (24 + 48)
+    assert layer.channels("attention_output") == (None, (*range(12), *range(24, 36)))
+    with pytest.raises(PlanError):
+        LayerPlan(layer.matrices, {"attention": Units(((0, 1, 2),), 4, 12)})
+    with pytest.raises(PlanError):
+        LayerPlan(layer.matrices, {"attention": Units(((0, 2),), 5, 12)})
+
+
+def test_plans_with_units_round_trip(tiny_model: Factory, tmp_path: Path) -> None:
+    units: dict[SubLayerName, Units] = {
+        "attention": Units(((0, 2),), 4, 12),
+        "feed_forward": Units(((5, 7), (0, 1, 2)), 96, 1),
+    }
+    plan = plan_of(tiny_model("bert"), units, {"query": 2})
+    plan.save(tmp_path / "plan.json")
+    assert ModelPlan.load(tmp_path / "plan.json") == plan
+
+
+def test_heads_of_another_width_are_refused(tiny_model: Factory, tiny_batches: Batches) -> None:
+    model = tiny_model("bert")
+    plan = plan_of(model, {"attention": Units(((0, 2),), 8, 6)}, {})
+    with pytest.raises(PlanError, match="channels wide"):
+        prune_with(model, plan, tiny_batches)
+
+
+def prune_with(model: PreTrainedModel, plan: ModelPlan, batches: Batches) -> PreTrainedModel:
+    from bertsurgeon.layers import install_plan
+
+    install_plan(model, plan)
+    return model
+
+
+# applying a plan
+
+
+@pytest.mark.parametrize("mode", ["sequential", "none"])
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_kept_is_the_dense_model(
+    name: str, mode: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
+) -> None:
+    model = tiny_model(name)
+    architecture = ARCHITECTURES[name]
+    pruned = run(model, tiny_batches, dense_plan(name, architecture.shapes(model)), compensation=mode)
+    for batch in tiny_batches:
+        assert torch.equal(logits_of(pruned, batch), logits_of(model, batch))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reordered_units_compute_the_same(
+    name: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
+) -> None:
+    model = tiny_model(name)
+    everything: dict[SubLayerName, Units] = {
+        "attention": Units(((1, 3), (0, 2)), 4, 12),
+        "feed_forward": Units((tuple(range(50, 96)), tuple(range(50))), 96, 1),
+    }
+    pruned = run(model, tiny_batches, plan_of(model, everything, {}), compensation="none")
+    for batch in tiny_batches:
+        torch.testing.assert_close(logits_of(pruned, batch), logits_of(model, batch), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["dense", "residual"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_dense_twin_and_a_round_trip(
+    name: str, target: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf, tmp_path: Path
+) -> None:
+    model = tiny_model(name)
+    config = PruneConfig(sparsity=0.6, damping=1e-2, target=target)  # type: ignore[arg-type]
+    pruned, report = prune(model, tiny_batches, config)
+    assert any(layer.units for layer in report.plan.layers)
+    assert any(isinstance(matrix.structure, LowRank) for _, _, matrix in report.plan)
+    twin = to_dense(pruned)
+    pruned.save_pretrained(tmp_path / "pruned")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned").eval()
+    assert (tmp_path / "pruned" / "model.safetensors").stat().st_size < 4 * model.num_parameters()
+    for batch in tiny_batches:
+        logits = logits_of(pruned, batch)
+        torch.testing.assert_close(logits, logits_of(twin, batch), rtol=1e-4, atol=1e-4)
+        assert torch.equal(logits, logits_of(loaded, batch))
+
+
+def test_removed_channels_cost_nothing(tiny_model: Factory, tiny_batches: Batches) -> None:
+    model = tiny_model("bert")
+    half: dict[SubLayerName, Units] = {
+        "attention": Units(((0, 2),), 4, 12),
+        "feed_forward": Units((tuple(range(48)),), 96, 1),
+    }
+    plan = plan_of(model, half, {})
+    pruned = run(model, tiny_batches, plan, damping=1e-2)
+    assert plan.kept * 2 == plan.size
+    head = 2 * 1 * 48 * 48 + 2 * 48 * model.config.num_labels  # pooler and classifier
+    assert 2 * (count_flops(pruned, 1, 32) - head) == count_flops(model, 1, 32) - head
+
+
+def test_removal_is_least_squares_on_its_own_support(tiny_model: Factory, tiny_batches: Batches) -> None:
+    """The last matrix of the first layer, fitted on the remaining neurons' activations, against lstsq."""
+    model = tiny_model("bert")
+    shapes = ARCHITECTURES["bert"].shapes(model)
+    kept = tuple(range(0, 96, 2))
+    layers = [LayerPlan.build(shape, dict.fromkeys(ROLES, Dense())) for shape in shapes]
+    layers[0] = LayerPlan.build(shapes[0], dict.fromkeys(ROLES, Dense()), {"feed_forward": Units((kept,), 96, 1)})
+    pruned = run(model, tiny_batches, ModelPlan("bert", tuple(layers)), damping=1e-9)
+    inputs, outputs = [], []
+
+    def keep(_: Any, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs.append(arguments[0].detach()[mask].double())
+        outputs.append(output.detach()[mask].double())
+
+    handle = model.base_model.encoder.layer[0].output.dense.register_forward_hook(keep)
+    for batch in tiny_batches:
+        mask = batch["attention_mask"].bool()
+        with torch.no_grad():
+            model(**batch)
+    handle.remove()
+    x, y = torch.cat(inputs)[:, list(kept)], torch.cat(outputs)
+    design = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], 1)
+    solution = torch.linalg.lstsq(design, y).solution
+    layer = pruned.base_model.encoder.layer[0].output.dense
+    fitted = x @ layer.weight.detach().double().T + layer.bias.detach().double()
+    best = (y - design @ solution).square().sum()
+    assert float((y - fitted).square().sum()) <= float(best) * (1 + 1e-3) + 1e-8
+
+
+# curves and allocation
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(5, 9), (9, 5)])
+def test_reduced_errors_are_those_of_the_best_low_rank(outputs: int, inputs: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(outputs, inputs, generator=generator, dtype=torch.float64)
+    factor = torch.randn(inputs, inputs, generator=generator, dtype=torch.float64)
+    squares = torch.linalg.svdvals(weight @ factor).square()
+    errors = reduced_errors(weight, factor @ factor.T)
+    expected = torch.stack([squares[rank:].sum() for rank in range(6)])
+    torch.testing.assert_close(errors, expected, rtol=1e-7, atol=1e-7)
+
+
+def test_matrix_roots() -> None:
+    factor = torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    root, inverse = matrix_roots(factor @ factor.T, 0.1)
+    floor = 0.1 * (factor @ factor.T).diagonal().mean() * torch.eye(4, dtype=torch.float64)
+    torch.testing.assert_close(root @ root, factor @ factor.T + floor)
+    torch.testing.assert_close(root @ inverse, torch.eye(4, dtype=torch.float64))
+
+
+@pytest.fixture(scope="module")
+def calibration(tiny_model: Factory) -> Calibration:
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(2, 100, (4, 8, 12), generator=generator)
+    batches = [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in ids]
+    return calibrate(tiny_model("bert"), batches, PruneConfig(sparsity=0.5, damping=1e-2))
+
+
+def test_curves_fall_with_what_is_kept(calibration: Calibration) -> None:
+    assert len(calibration.curves) == 6
+    for curve in calibration.curves:
+        errors = [option.error for option in curve.options]
+        assert curve.dropped >= errors[0]
+        assert errors == sorted(errors, reverse=True)
+        assert errors[-1] == 0
+        for option in curve.options:
+            assert all((tail.diff() <= 1e-9).all() and tail[-1] == 0 for tail in option.tails.values())
+
+
+@pytest.mark.parametrize("cost", [Weights(), Flops(length=12)])
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.25, 0.1])
+def test_budgets_are_met(calibration: Calibration, cost: Weights, share: float) -> None:
+    full = full_cost(calibration.curves, cost)
+    choices = allocate(calibration.curves, cost, share * full)
+    assert 0.97 * share * full <= sum(choice.cost for choice in choices) <= share * full
+
+
+def test_more_budget_never_loses(calibration: Calibration) -> None:
+    full = full_cost(calibration.curves, Weights())
+    errors = [
+        sum(choice.error for choice in allocate(calibration.curves, Weights(), share * full))
+        for share in (0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
+    ]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_both_structures_together_beat_each_alone(calibration: Calibration) -> None:
+    budget = 0.3 * full_cost(calibration.curves, Weights())
+    both, removal, low_rank = (
+        sum(choice.error for choice in allocate(calibration.curves, Weights(), budget, **options))
+        for options in ({}, {"low_rank": False}, {"removal": False})
+    )
+    assert both <= min(removal, low_rank)
+
+
+def test_allocation_against_every_combination(calibration: Calibration) -> None:
+    """Removal in the first two sub-layers, all 5 · |levels| combinations tried."""
+    curves = calibration.curves[:2]
+    full = full_cost(curves, Weights())
+
+    def candidates(curve: Any) -> list[tuple[float, float]]:
+        options = [(float(sum(r * c for r, c in o.shapes.values())), o.error) for o in curve.options]
+        return [(0.0, curve.dropped), *options]
+
+    for share in (0.3, 0.5, 0.7):
+        best = min(
+            first[1] + second[1]
+            for first in candidates(curves[0])
+            for second in candidates(curves[1])
+            if first[0] + second[0] <= share * full
+        )
+        choices = allocate(curves, Weights(), share * full, low_rank=False)
+        assert sum(choice.error for choice in choices) <= 1.25 * best
+
+
+def test_nothing_left_is_refused(calibration: Calibration) -> None:
+    with pytest.raises(OptionError, match="leaves nothing"):
+        allocate(calibration.curves, Weights(), 1.0)
+
+
+# from end to end
+
+
+@pytest.mark.parametrize("options", [{"sparsity": 0.5}, {"sparsity": 0.9}, {"flops": 0.6}])
+def test_auto_meets_its_budget(options: dict[str, float], tiny_model: Factory, tiny_batches: Batches) -> None:
+    model = tiny_model("bert")
+    _, report = prune(model, tiny_batches, PruneConfig(**options, damping=1e-2))  # type: ignore[arg-type]
+    if "sparsity" in options:
+        assert options["sparsity"] <= report.sparsity <= options["sparsity"] + 0.03
+    assert set(report.seconds) == {"statistics", "curves", "allocation", "compensation"}
+
+
+def test_auto_needs_no_labels_and_ignores_them(tiny_model: Factory, tiny_batches: Batches) -> None:
+    model = tiny_model("bert")
+    unlabelled = [{name: value for name, value in batch.items() if name != "labels"} for batch in tiny_batches]
+    plans = [prune(model, data, PruneConfig(sparsity=0.5))[1].plan for data in (tiny_batches, unlabelled)]
+    assert plans[0] == plans[1]
+    labelled = prune(model, tiny_batches, PruneConfig(sparsity=0.5, use_labels=True))[1].plan
+    assert labelled != plans[0]
+
+
+def test_a_calibration_serves_many_budgets(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    config = PruneConfig(sparsity=0.5)
+    made = calibrate(model, tiny_batches, config)
+    made.save(tmp_path / "calibration")
+    loaded = Calibration.load(tmp_path / "calibration")
+    for sparsity in (0.3, 0.8):
+        direct, again = (prune(model, data, PruneConfig(sparsity=sparsity))[1].plan for data in (tiny_batches, loaded))
+        assert direct == again
+    other = tiny_model("bert", vocab_size=101)
+    with pytest.raises(ModelError, match="another model"):
+        prune(other, loaded, config)
+    with pytest.raises(OptionError, match="samples"):
+        prune(model, loaded, PruneConfig(sparsity=0.5, samples=3))
+    with pytest.raises(OptionError, match="auto only"):
+        prune(model, loaded, PruneConfig(method="pgb", sparsity=0.5))
+
+
+def test_damaged_calibrations(tmp_path: Path, calibration: Calibration) -> None:
+    with pytest.raises(CheckpointError, match="calibrate again"):
+        Calibration.load(tmp_path)
+    calibration.save(tmp_path / "c")
+    path = tmp_path / "c" / "calibration.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="calibrate again"):
+        Calibration.load(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "auto", "threshold": 1e-5},
+        {"method": "auto", "sparsity": 0.5, "grouping": "assign"},
+        {"method": "auto", "sparsity": 0.5, "compensation": "none"},
+        {"method": "pgb", "flops": 0.5},
+        {"method": "pgb", "sparsity": 0.5, "metric": "plain"},
+        {"method": "pgb", "sparsity": 0.5, "structures": ("removal",)},
+    ],
+    ids=str,
+)
+def test_options_of_the_other_method(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="option of the method"):
+        PruneConfig(**options)
+
+
+@pytest.mark.parametrize("structures", [(), ("magic",)])
+def test_unknown_structures(structures: Any) -> None:
+    with pytest.raises(OptionError, match="structures"):
+        PruneConfig(sparsity=0.5, structures=structures)
+
+
+def test_whole_sub_layers_may_go(tiny_model: Factory, tiny_batches: Batches) -> None:
+    _, report = prune(tiny_model("bert"), tiny_batches, PruneConfig(sparsity=0.985, damping=1e-2))
+    dropped = [isinstance(matrix.structure, Dropped) for _, _, matrix in report.plan]
+    assert any(dropped)
+    assert not all(dropped)
