@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 import bertsurgeon
 from bertsurgeon.evaluation import measure_sizes
-from cli_helpers import files, succeed, write_data, write_model
+from cli_helpers import files, run, succeed, write_data, write_model
 
 LAYERS, HIDDEN, INNER = 2, 32, 64
 ENCODER = LAYERS * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
@@ -177,3 +177,14 @@ def test_raw_text_is_enough(epochs: str, place: Path, tmp_path: Path) -> None:
     assert result["models"]["dense"]["agreement"] == 100
     assert result["models"]["pruned"]["agreement"] > 60
     bertsurgeon.load_model(tmp_path / "out")
+
+
+def test_recovery_from_raw_text(place: Path, recovered: Path, tmp_path: Path) -> None:
+    lines = (place / "train.csv").read_text(encoding="utf-8").splitlines()[1:]
+    (tmp_path / "texts.txt").write_text("\n".join(line.split(",")[0] for line in lines), encoding="utf-8")
+    options = ("--text-file", tmp_path / "texts.txt", "--epochs", "4", "--hidden-weight", "1", "--keep-best", "--json")
+    arguments = ("recover", place / "pruned", "--teacher", place / "dense", "-o", tmp_path / "out", *options)
+    assert json.loads(succeed(*arguments).stdout)["metrics"]["agreement"] > 60
+    report = json.loads((tmp_path / "out" / "training_report.json").read_text())
+    assert report["training"]["hardness"] == 1
+    assert run("recover", place / "pruned", "-o", tmp_path / "none", *options).exit_code == 2

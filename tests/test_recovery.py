@@ -12,7 +12,7 @@ from bertsurgeon import PruneConfig, prune
 from bertsurgeon.checkpoint import load_model
 from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import predict
-from bertsurgeon.recovery import TrainingOptions, distillation_loss, train
+from bertsurgeon.recovery import TrainingOptions, distillation_loss, hidden_state_loss, train
 from bertsurgeon.tasks import tokenize
 from cli_helpers import write_data, write_model
 
@@ -76,7 +76,71 @@ def test_a_student_comes_closer_to_its_teacher(
     assert distillation_loss(after, wanted, 2.0) < 0.5 * distillation_loss(before, wanted, 2.0)
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"hardness": 1.5}, {"learning_rate": 0.0}, {"temperature": 0.0}])
+def test_hidden_states_are_compared_as_a_share_of_their_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher = [3 * torch.randn(4, 6, 5, generator=generator) + 1 for _ in range(3)]
+    mask = torch.ones(4, 6)
+    mask[:, 4:] = 0
+    noise = [state + 3 * torch.randn(4, 6, 5, generator=generator) for state in teacher]
+    assert hidden_state_loss(teacher, teacher, mask, [0, 1, 2]) == 0
+    assert 0.6 < hidden_state_loss(noise, teacher, mask, [0, 1, 2]) < 1.6
+    spoiled = [state.clone() for state in teacher]
+    spoiled[1] += 100
+    for state in spoiled:
+        state[:, 4:] = -50  # padding
+    assert hidden_state_loss(spoiled, teacher, mask, [0, 2]) == 0
+
+
+def test_hidden_states_come_closer_to_the_teachers(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
+    teacher = load_model(folder / "dense")
+    distances = []
+    for weight in (0.0, 5.0):
+        student, _ = prune(teacher, dataset, PruneConfig(sparsity=0.7, samples=32), tokenizer)
+        options = TrainingOptions(epochs=4, batch_size=16, learning_rate=1e-3, hardness=1.0, hidden_weight=weight)
+        train(student, dataset, tokenizer, options, tmp_path / str(weight), teacher=teacher)
+        batch = tokenizer.pad(dataset.select(range(8)).remove_columns("labels").to_list(), return_tensors="pt")
+        with torch.no_grad():
+            wanted, found = (model(**batch, output_hidden_states=True).hidden_states for model in (teacher, student))
+        distances.append(float(hidden_state_loss(found, wanted, batch["attention_mask"], [1, 2])))
+    assert distances[1] < 0.8 * distances[0]
+
+
+@pytest.mark.parametrize("rate", [1e-3, 50.0], ids=["training helps", "training destroys"])
+def test_the_best_weights_are_kept(
+    rate: float, folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
+    teacher = load_model(folder / "dense")
+    with torch.no_grad():
+        teacher.classifier.weight.mul_(20)
+    poor = PruneConfig(method="pgb", sparsity=0.7, samples=32, compensation="none")
+    good = PruneConfig(sparsity=0.3, samples=32)
+    pruned, _ = prune(teacher, dataset, good if rate == 50.0 else poor, tokenizer)
+    start = {name: value.clone() for name, value in pruned.state_dict().items()}
+    options = TrainingOptions(epochs=6, batch_size=16, learning_rate=rate, hardness=1.0, keep_best=True)
+    unlabelled = dataset.remove_columns("labels")
+    train(pruned, unlabelled, tokenizer, options, tmp_path, teacher=teacher)
+    same = all(torch.equal(value, start[name]) for name, value in pruned.state_dict().items())
+    assert same == (rate == 50.0)
+
+
+def test_what_training_without_labels_needs(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
+    model = load_model(folder / "dense")
+    unlabelled = dataset.remove_columns("labels")
+    for teacher, hardness in ((None, 1.0), (model, 0.9)):
+        with pytest.raises(OptionError, match="without labels"):
+            train(model, unlabelled, tokenizer, TrainingOptions(hardness=hardness), tmp_path, teacher=teacher)
+    few = dataset.select(range(10))
+    with pytest.raises(OptionError, match="at least"):
+        train(model, few, tokenizer, TrainingOptions(keep_best=True), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"hidden_weight": -1.0}, {"epochs": 0}, {"hardness": 1.5}, {"learning_rate": 0.0}, {"temperature": 0.0}]
+)
 def test_impossible_options(bad: dict[str, float]) -> None:
     with pytest.raises(OptionError):
         TrainingOptions(**bad)  # type: ignore[arg-type]

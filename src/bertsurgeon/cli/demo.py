@@ -14,7 +14,7 @@ from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.pipeline import load_inputs, run_prune
 from bertsurgeon.cli.sources import MINILM, DataOptions, load_data, resolve_model
 from bertsurgeon.cli.summary import print_plan, print_summary
-from bertsurgeon.cli.train import load_for_finetuning, run_training
+from bertsurgeon.cli.train import labelled_job, load_for_finetuning, run_training
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.recovery import TrainingOptions
 
@@ -43,7 +43,8 @@ def demo(
     data = load_data(data_options, seed)
     network, tokenizer = load_for_finetuning(resolve_model(MINILM), data)
     training = TrainingOptions(epochs=1, learning_rate=1e-4, seed=seed)
-    run_training(network, tokenizer, data, training, dense_folder, LENGTH, False, overwrite, "Fine-tuning")
+    job = labelled_job(data, tokenizer, LENGTH)
+    run_training(network, tokenizer, job, training, dense_folder, False, overwrite, "Fine-tuning")
     progress.note(f"2. Pruning {100 * sparsity:.0f} % of its encoder, then one epoch of recovery")
     inputs = load_inputs(str(dense_folder), data_options, seed)
     [(result, report)] = run_prune(inputs, [(config, pruned_folder)], training, overwrite)

@@ -54,6 +54,14 @@ Hardness = Annotated[
     ),
 ]
 Temperature = Annotated[float, typer.Option("--temperature", help="Of the distillation.", rich_help_panel=_TRAINING)]
+HiddenWeight = Annotated[
+    float,
+    typer.Option("--hidden-weight", help="Weight of the teacher's hidden states.", rich_help_panel=_TRAINING),
+]
+KeepBest = Annotated[
+    bool,
+    typer.Option("--keep-best", help="Hold texts out, end with the weights best on them.", rich_help_panel=_TRAINING),
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on from where a killed run stopped.", rich_help_panel=_TRAINING)
 ]

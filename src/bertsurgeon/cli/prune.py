@@ -110,6 +110,8 @@ def prune(
     learning_rate: opt.LearningRate = 5e-5,
     hardness: opt.Hardness = 0.9,
     temperature: opt.Temperature = 2.0,
+    hidden_weight: opt.HiddenWeight = 0.0,
+    keep_best: opt.KeepBest = False,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
     as_json: opt.Json = False,
@@ -150,6 +152,8 @@ def prune(
             learning_rate=learning_rate,
             hardness=hardness,
             temperature=temperature,
+            hidden_weight=hidden_weight,
+            keep_best=keep_best,
             seed=seed,
         )
     folders = [output] if len(shares) == 1 else [output / f"sparsity-{share:g}" for share in shares]

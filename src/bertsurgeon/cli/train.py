@@ -1,20 +1,22 @@
 """``bertsurgeon finetune`` and ``bertsurgeon recover``."""
 
 import shutil
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import progress
 from bertsurgeon.checkpoint import check_output, get_plan, load_model, load_tokenizer, save_model
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
-from bertsurgeon.cli.sources import DataOptions, load_data, resolve_model
+from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
 from bertsurgeon.errors import ModelError, OptionError
-from bertsurgeon.evaluation import check_head, evaluate
+from bertsurgeon.evaluation import check_head, evaluate, measure_agreement
 from bertsurgeon.recovery import TrainingOptions, train
 from bertsurgeon.tasks import TaskData, tokenize
 
@@ -42,7 +44,7 @@ def finetune(
     as_json: opt.Json = False,
 ) -> None:
     """Fine-tunes a dense model on a task (what you have before you prune)."""
-    replace = may_replace(output, overwrite, resume)
+    may_overwrite = may_replace(output, overwrite, resume)
     training = TrainingOptions(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
     data_options = DataOptions(
         task,
@@ -58,7 +60,8 @@ def finetune(
     set_seed(seed)
     data = load_data(data_options, seed)
     network, tokenizer = load_for_finetuning(resolve_model(model), data)
-    metrics = run_training(network, tokenizer, data, training, output, max_length, resume, replace, "Fine-tuning")
+    job = labelled_job(data, tokenizer, max_length)
+    metrics = run_training(network, tokenizer, job, training, output, resume, may_overwrite, "Fine-tuning")
     show_metrics({"output": str(output), "metrics": metrics}, as_json)
 
 
@@ -77,6 +80,7 @@ def recover(
     text_column: opt.TextColumn = "text",
     text_pair_column: opt.TextPairColumn = None,
     label_column: opt.LabelColumn = "label",
+    text_file: opt.TextFile = None,
     max_length: opt.MaxLength = 128,
     max_train_samples: opt.MaxTrain = None,
     epochs: Annotated[float, typer.Option("--epochs", help="Passes over the training data.")] = 3.0,
@@ -84,19 +88,23 @@ def recover(
     learning_rate: opt.LearningRate = 5e-5,
     hardness: opt.Hardness = 0.9,
     temperature: opt.Temperature = 2.0,
+    hidden_weight: opt.HiddenWeight = 0.0,
+    keep_best: opt.KeepBest = False,
     resume: opt.Resume = False,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
     as_json: opt.Json = False,
 ) -> None:
     """Re-finetunes a pruned model, with its dense original as an optional teacher."""
-    replace = may_replace(output, overwrite, resume)
+    may_overwrite = may_replace(output, overwrite, resume)
     training = TrainingOptions(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
         hardness=hardness,
         temperature=temperature,
+        hidden_weight=hidden_weight,
+        keep_best=keep_best,
         seed=seed,
     )
     data_options = DataOptions(
@@ -109,27 +117,26 @@ def recover(
         label_column,
         max_length,
         max_train_samples,
+        text_file,
     )
     set_seed(seed)
-    network = load_model(model)
+    network, tokenizer = load_model(model), load_tokenizer(model)
     if get_plan(network) is None:
         raise ModelError(f"{model} is a dense model; prune it first, or use 'bertsurgeon finetune'.")
-    data = load_data(data_options, seed)
-    check_head(network, data.task)
     teacher_network = None if teacher is None else load_model(resolve_model(teacher))
-    if teacher_network is not None:
-        check_head(teacher_network, data.task)
+    if text_file is not None:
+        if not data_options.only_texts or teacher_network is None:
+            raise OptionError("--text-file recovers without labels: name a --teacher with it, and no other data.")
+        training = replace(training, hardness=1.0)  # without labels only the teacher speaks
+        job = unlabelled_job(load_texts(data_options, seed), tokenizer, max_length, teacher_network)
+    else:
+        data = load_data(data_options, seed)
+        check_head(network, data.task)
+        if teacher_network is not None:
+            check_head(teacher_network, data.task)
+        job = labelled_job(data, tokenizer, max_length)
     metrics = run_training(
-        network,
-        load_tokenizer(model),
-        data,
-        training,
-        output,
-        max_length,
-        resume,
-        replace,
-        "Recovering",
-        teacher_network,
+        network, tokenizer, job, training, output, resume, may_overwrite, "Recovering", teacher_network
     )
     show_metrics({"output": str(output), "metrics": metrics}, as_json)
 
@@ -166,26 +173,47 @@ def load_for_finetuning(name: str, data: TaskData) -> tuple[PreTrainedModel, Pre
     return network, load_tokenizer(name)
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a model is trained on, and how it is scored afterwards."""
+
+    name: str | None
+    training: Dataset
+    score: Callable[[PreTrainedModel], dict[str, float]]
+
+
+def labelled_job(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Job:
+    """A task with its metrics."""
+    training, validation = (tokenize(part, tokenizer, max_length) for part in (data.train, data.validation))
+    return Job(data.task.name, training, lambda model: evaluate(model, validation, tokenizer, data.task))
+
+
+def unlabelled_job(
+    texts: tuple[Dataset, Dataset], tokenizer: PreTrainedTokenizerBase, max_length: int, teacher: PreTrainedModel
+) -> Job:
+    """Texts alone: the score is how often a model agrees with its teacher on the held-out ones."""
+    training, held_out = (tokenize(part, tokenizer, max_length) for part in texts)
+    return Job(None, training, lambda model: {"agreement": measure_agreement(teacher, model, held_out, tokenizer)})
+
+
 def run_training(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    data: TaskData,
+    job: Job,
     training: TrainingOptions,
     output: Path,
-    max_length: int,
     resume: bool,
     overwrite: bool,
     description: str,
     teacher: PreTrainedModel | None = None,
 ) -> dict[str, float]:
-    """Trains, evaluates and saves a model; what a killed run left is found by ``--resume``."""
+    """Trains, scores and saves a model; what a killed run left is found by ``--resume``."""
     work_dir = training_folder(output)
     if not resume:
         shutil.rmtree(work_dir, ignore_errors=True)
-    train_set = tokenize(data.train, tokenizer, max_length)
-    train(model, train_set, tokenizer, training, work_dir, teacher=teacher, resume=resume, description=description)
-    metrics = evaluate(model, tokenize(data.validation, tokenizer, max_length), tokenizer, data.task)
-    report: dict[str, Any] = {"task": data.task.name, "training": asdict(training), "metrics": metrics}
+    train(model, job.training, tokenizer, training, work_dir, teacher=teacher, resume=resume, description=description)
+    metrics = job.score(model)
+    report: dict[str, Any] = {"task": job.name, "training": asdict(training), "metrics": metrics}
     save_model(model, output, tokenizer, {"training_report.json": report}, overwrite=overwrite)
     shutil.rmtree(work_dir, ignore_errors=True)
     progress.note(f"Saved {output}")

@@ -1,10 +1,12 @@
 """Distillation inside transformers' Trainer: the loss of a student that also listens to its dense teacher."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 TEACHER_LOGITS = "teacher_logits"
 """Column with the teacher's logits."""
@@ -32,22 +34,57 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     return temperature**2 * divergence
 
 
+def hidden_state_loss(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, compared: Sequence[int]
+) -> Tensor:
+    """How far the student's hidden states are from the teacher's, as a share of the teacher's variance.
+
+    Args:
+        student: The embeddings' and every layer's outputs, each of shape (batch, tokens, hidden).
+        teacher: Likewise.
+        mask: 1 for real tokens, shape (batch, tokens).
+        compared: Which of them count; the mean over them is returned.
+    """
+    real = mask.bool()
+    losses = []
+    for index in compared:
+        wanted = teacher[index][real].detach()
+        losses.append(F.mse_loss(student[index][real], wanted) / wanted.var(0).mean())
+    return torch.stack(losses).mean()
+
+
 class DistillationTrainer(Trainer):
-    """A Trainer whose loss is ``(1 - hardness) · task loss + hardness · distillation loss``.
+    """A Trainer whose loss is ``(1 - hardness) · task loss + hardness · distillation loss + weight · hidden loss``.
 
     The teacher's logits come with the data, in the column ``TEACHER_LOGITS``: a teacher in evaluation mode says the
-    same in every epoch, so it is asked once.
+    same in every epoch, so it is asked once. Its hidden states are too large to keep; where they are wanted, the
+    teacher runs beside the student.
 
     Args:
         hardness: Weight of the teacher, between 0 (task loss only) and 1 (teacher only).
         temperature: See :func:`distillation_loss`.
+        hidden_weight: Weight of :func:`hidden_state_loss`.
+        teacher: The dense model, if ``hidden_weight`` is not zero.
+        compared: Which hidden states are compared.
         **kwargs: As for :class:`transformers.Trainer`; ``label_names`` of the arguments must name ``TEACHER_LOGITS``.
     """
 
-    def __init__(self, *, hardness: float, temperature: float, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        hardness: float,
+        temperature: float,
+        hidden_weight: float = 0.0,
+        teacher: PreTrainedModel | None = None,
+        compared: Sequence[int] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.hardness = hardness
         self.temperature = temperature
+        self.hidden_weight = hidden_weight
+        self.teacher = teacher
+        self.compared = compared
         # the loss below is a mean over the batch; the Trainer must divide it when it accumulates gradients
         self.model_accepts_loss_kwargs = False
 
@@ -58,10 +95,19 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The weighted sum of both losses (see the class)."""
-        teacher = inputs.pop(TEACHER_LOGITS)
-        outputs = model(**inputs)
-        loss = self.hardness * distillation_loss(outputs.logits, teacher.to(outputs.logits), self.temperature)
+        """The weighted sum of the losses (see the class)."""
+        inputs = dict(inputs)
+        teacher_logits = inputs.pop(TEACHER_LOGITS)
+        with_hidden = self.teacher is not None and self.hidden_weight > 0
+        outputs = model(**inputs, output_hidden_states=with_hidden)
+        logits = outputs.logits
+        loss = self.hardness * distillation_loss(logits, teacher_logits.to(logits), self.temperature)
         if self.hardness < 1:
             loss = loss + (1 - self.hardness) * outputs.loss
-        return (loss, outputs) if return_outputs else loss
+        if self.teacher is not None and with_hidden:
+            with torch.no_grad():
+                seen = {name: value for name, value in inputs.items() if name != "labels"}
+                wanted = self.teacher(**seen, output_hidden_states=True).hidden_states
+            mask = inputs["attention_mask"]
+            loss = loss + self.hidden_weight * hidden_state_loss(outputs.hidden_states, wanted, mask, self.compared)
+        return (loss, {"logits": logits}) if return_outputs else loss

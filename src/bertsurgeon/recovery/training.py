@@ -21,9 +21,13 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from bertsurgeon import progress
+from bertsurgeon.checkpoint import get_plan
 from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import predict
 from bertsurgeon.recovery.distillation import TEACHER_LOGITS, DistillationTrainer
+
+MIN_TO_HOLD_OUT = 20
+"""Fewest samples of which a tenth can be held out."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,9 @@ class TrainingOptions:
         weight_decay: AdamW's.
         hardness: Weight of the teacher in the loss, 0 to 1; used only if a teacher is given.
         temperature: Of the distillation.
+        hidden_weight: Weight of the teacher's hidden states in the loss; used only if a teacher is given.
+        keep_best: Hold out a tenth of the data (at most 1000 samples), and end with the weights that did best on it:
+            the start, or those after a quarter of an epoch, half of one, and so on.
         max_steps: Ends earlier than ``epochs`` says, where positive.
         seed: Fixes the order of the data and the dropout.
     """
@@ -49,6 +56,8 @@ class TrainingOptions:
     weight_decay: float = 0.01
     hardness: float = 0.9
     temperature: float = 2.0
+    hidden_weight: float = 0.0
+    keep_best: bool = False
     max_steps: int = -1
     seed: int = 0
 
@@ -64,6 +73,8 @@ class TrainingOptions:
             raise OptionError("The learning rate and the temperature must be greater than 0.")
         if not 0 <= self.hardness <= 1:
             raise OptionError(f"The distillation hardness must lie between 0 and 1, not {self.hardness}.")
+        if self.hidden_weight < 0:
+            raise OptionError(f"The weight of the hidden states must not be negative, not {self.hidden_weight}.")
 
 
 class _DataOrder(TrainerCallback):
@@ -119,7 +130,7 @@ def train(
 
     Args:
         model: Any model with a ``loss`` in its outputs, pruned or dense.
-        dataset: Tokenized samples with ``labels``.
+        dataset: Tokenized samples with ``labels``; without, if a teacher alone is heard (``hardness`` 1).
         tokenizer: Pads the batches.
         options: See :class:`TrainingOptions`.
         work_dir: Where the Trainer keeps its checkpoints (four an epoch, the last one stays).
@@ -127,11 +138,20 @@ def train(
         resume: Go on from the last checkpoint in ``work_dir``; without one, training starts from the beginning.
         description: Shown beside the progress bar.
     """
-    distil = teacher is not None and options.hardness > 0
+    if "labels" not in dataset.column_names and (teacher is None or options.hardness < 1):
+        raise OptionError("Texts without labels need a teacher, and a hardness of 1: it alone is heard.")
+    distil = teacher is not None and (options.hardness > 0 or options.hidden_weight > 0)
     if teacher is not None and distil:
         logits = predict(teacher.eval(), dataset, tokenizer, options.batch_size, "Asking the teacher")
         dataset = dataset.add_column(TEACHER_LOGITS, logits.tolist())
+    held_out = None
+    if options.keep_best:
+        if len(dataset) < MIN_TO_HOLD_OUT:
+            raise OptionError(f"Keeping the best weights needs at least {MIN_TO_HOLD_OUT} samples, not {len(dataset)}.")
+        parts = dataset.train_test_split(test_size=min(1000, len(dataset) // 10), seed=options.seed)
+        dataset, held_out = parts["train"], parts["test"]
     steps_per_epoch = -(-len(dataset) // options.batch_size)
+    often = max(1, steps_per_epoch // 4)
     arguments = TrainingArguments(
         output_dir=str(work_dir),
         num_train_epochs=options.epochs,
@@ -144,10 +164,16 @@ def train(
         train_sampling_strategy="group_by_length",
         logging_strategy="no",
         save_strategy="steps",
-        save_steps=max(1, steps_per_epoch // 4),
+        save_steps=often,
         save_total_limit=1,
+        eval_strategy="no" if held_out is None else "steps",
+        eval_steps=often,
+        per_device_eval_batch_size=2 * options.batch_size,
+        prediction_loss_only=True,
+        load_best_model_at_end=held_out is not None,
+        metric_for_best_model="eval_loss" if held_out is not None else None,
         report_to="none",
-        label_names=["labels", TEACHER_LOGITS] if distil else ["labels"],
+        label_names=[name for name in ("labels", TEACHER_LOGITS) if name in dataset.column_names],
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
@@ -155,12 +181,21 @@ def train(
         "model": model,
         "args": arguments,
         "train_dataset": dataset,
+        "eval_dataset": held_out,
         "data_collator": DataCollatorWithPadding(tokenizer),
         "processing_class": tokenizer,
     }
     trainer: Trainer
     if distil:
-        trainer = DistillationTrainer(hardness=options.hardness, temperature=options.temperature, **common)
+        assert teacher is not None
+        trainer = DistillationTrainer(
+            hardness=options.hardness,
+            temperature=options.temperature,
+            hidden_weight=options.hidden_weight,
+            teacher=teacher.to(model.device),  # type: ignore[arg-type]  # transformers wraps Module.to
+            compared=_compared(model),
+            **common,
+        )
     else:
         trainer = Trainer(**common)
     trainer.remove_callback(PrinterCallback)
@@ -168,11 +203,40 @@ def train(
     trainer.add_callback(bar)
     trainer.add_callback(_DataOrder())
     checkpoint = _last_checkpoint(work_dir) if resume else None
+    start = None if held_out is None else _Start(trainer, model)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         bar.close()
+    if start is not None:
+        start.restore_if_better(trainer, model)
     model.eval()
+
+
+class _Start:
+    """The weights before training, which training must beat."""
+
+    def __init__(self, trainer: Trainer, model: PreTrainedModel) -> None:
+        self._state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self._loss = trainer.evaluate()["eval_loss"]
+
+    def restore_if_better(self, trainer: Trainer, model: PreTrainedModel) -> None:
+        best = trainer.state.best_metric
+        if best is None or self._loss <= best:
+            model.load_state_dict(self._state)
+            progress.note("No step of the training did better on the held-out texts than its start, which is kept.")
+
+
+def _compared(model: PreTrainedModel) -> list[int]:
+    """Hidden states a pruned model shares with its teacher: the embeddings' and each layer's outputs.
+
+    Where the attention that reads them was dropped, its constant output is part of them; these are left out.
+    """
+    plan = get_plan(model)
+    if plan is None:
+        return list(range(1, int(model.config.num_hidden_layers) + 1))
+    following = [layer.is_dropped("attention") for layer in plan.layers[1:]] + [False]
+    return [index + 1 for index, shifted in enumerate(following) if not shifted]
 
 
 def _last_checkpoint(work_dir: Path) -> str | None:
