@@ -23,8 +23,8 @@ from bertsurgeon.tasks import TaskData, load_task, tokenize
 from common import cached
 
 RUNS = Path(__file__).parent.parent / "runs"
-TASKS = ("cola", "rte", "mrpc", "stsb")
-GRID = tuple((rate, 5) for rate in (1e-4, 2e-4))
+TASKS = ("rte", "mrpc", "stsb", "cola")
+GRID = tuple((rate, 5) for rate in (5e-5, 1e-4))
 
 
 def fit(data: TaskData, options: TrainingOptions) -> tuple[PreTrainedModel, Any, dict[str, float]]:
@@ -67,7 +67,7 @@ def main() -> None:
         rate, epochs = max(GRID, key=lambda key: next(iter(tried[key]["held_out"].values())))
         options = TrainingOptions(epochs=epochs, learning_rate=rate, seed=seed)
         folder = RUNS / f"{task}-{seed}"
-        cached(f"finetune/{task}-seed{seed}", lambda d=data, o=options, f=folder: final(d, o, f))
+        cached(f"finetune/{task}-seed{seed}-{rate:g}", lambda d=data, o=options, f=folder: final(d, o, f))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from bertsurgeon import Calibration, PruneConfig, calibrate, prune, to_dense
-from bertsurgeon.allocation import Flops, Weights, allocate, full_cost
+from bertsurgeon.allocation import Flops, Milliseconds, Weights, allocate, full_cost, make_allocated_plan
 from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.benchmark import count_flops
 from bertsurgeon.compensation import apply_plan, matrix_roots, reduced_errors
@@ -28,6 +29,7 @@ from bertsurgeon.plan import (
     Units,
     dense_plan,
 )
+from bertsurgeon.pruning import speed
 
 NAMES = sorted(ARCHITECTURES)
 Batches = list[dict[str, Tensor]]
@@ -279,7 +281,61 @@ def test_nothing_left_is_refused(calibration: Calibration) -> None:
         allocate(calibration.curves, Weights(), 1.0)
 
 
+def measured_costs() -> Milliseconds:
+    """As if each product took a microsecond and a nanosecond per weight."""
+    sizes = (8, 48, 96)
+    products = tuple(tuple(1e-3 + 1e-6 * rows * columns for columns in sizes) for rows in sizes)
+    return Milliseconds(sizes, products, {"attention": 1e-6, "feed_forward": 1e-6})
+
+
+def test_milliseconds_are_interpolated(calibration: Calibration) -> None:
+    cost = measured_costs()
+    assert cost.product(48, 96) == pytest.approx(1e-3 + 1e-6 * 48 * 96)
+    assert cost.product(48, 48) < cost.product(48, 70) < cost.product(48, 96)
+    ranks = cost.ranks(48, 96, torch.tensor([8, 48]))
+    expected = [cost.product(8, 96) + cost.product(48, 8), cost.product(48, 96) + cost.product(48, 48)]
+    torch.testing.assert_close(ranks, torch.tensor(expected, dtype=torch.float64))
+    assert cost.sub_layer("attention", 24) == pytest.approx(24e-6)
+    full = full_cost(calibration.curves, cost)
+    choices = allocate(calibration.curves, cost, 0.5 * full)
+    assert 0.4 * full < sum(choice.cost for choice in choices) <= 0.5 * full
+
+
 # from end to end
+
+
+def test_a_speedup_is_reached_by_correcting_the_share(
+    calibration: Calibration, tiny_model: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine where every weight takes its time and the rest of the model ten thousand weights' worth."""
+    model = tiny_model("bert")
+    shapes = ARCHITECTURES["bert"].shapes(model)
+
+    def plan_for(share: float) -> ModelPlan:
+        budget = share * full_cost(calibration.curves, Weights())
+        return make_allocated_plan("bert", shapes, calibration.curves, allocate(calibration.curves, Weights(), budget))
+
+    def time(models: dict[str, PreTrainedModel], *_: Any, **__: Any) -> dict[str, Any]:
+        pruned = sum(p.numel() for p in models["pruned"].base_model.encoder.parameters() if p.dim() == 2)
+        dense = sum(p.numel() for p in models["dense"].base_model.encoder.parameters() if p.dim() == 2)
+        return {"dense": SimpleNamespace(p50_ms=dense + 1e4), "pruned": SimpleNamespace(p50_ms=pruned + 1e4)}
+
+    monkeypatch.setattr(speed, "compare_latency", time)
+    plan = speed.meet_speedup(model, 2.0, plan_for, 1, 32)
+    assert (plan.size + 1e4) / (plan.kept + 1e4) == pytest.approx(2.0, rel=0.03)
+
+
+def test_speedup_from_end_to_end(tiny_model: Factory, tiny_batches: Batches) -> None:
+    config = PruneConfig(speedup=1.3, speedup_length=32, damping=1e-2)
+    pruned, report = prune(tiny_model("bert"), tiny_batches, config)
+    assert 0 < report.sparsity < 1
+    assert count_flops(pruned, 1, 32) < count_flops(tiny_model("bert"), 1, 32)
+
+
+@pytest.mark.parametrize("speedup", [1.0, 0.5, -2.0, float("inf"), float("nan")])
+def test_impossible_speedups(speedup: float) -> None:
+    with pytest.raises(OptionError, match="speed-up"):
+        PruneConfig(speedup=speedup)
 
 
 @pytest.mark.parametrize("options", [{"sparsity": 0.5}, {"sparsity": 0.9}, {"flops": 0.6}])

@@ -90,10 +90,10 @@ def test_threshold_rule_by_hand() -> None:
 
 
 def assert_met(scores: dict[MatrixKey, Tensor], counts: GroupCounts, sparsity: float) -> None:
-    """Met to within the smallest block that is kept."""
+    """Met to within the smallest block that is kept, or 0.2 % where that is more (the matrices here are tiny)."""
     size = sum(score.numel() for score in scores.values())
     blocks = [score.numel() / counts[key] ** 2 for key, score in scores.items() if counts[key] != DROPPED]
-    assert abs(kept(scores, counts) - (1 - sparsity) * size) <= min(blocks)
+    assert abs(kept(scores, counts) - (1 - sparsity) * size) <= max(min(blocks), 0.002 * size)
 
 
 @given(
@@ -161,6 +161,15 @@ def test_group_sizes(rows: int, columns: int, data: st.DataObject) -> None:
     expected = sum(r * c for r, c in zip(sizes, group_sizes(columns, groups), strict=True))
     assert kept_weights((rows, columns), groups) == expected
     assert kept_weights((rows, columns), DROPPED) == 0
+
+
+def test_a_cut_that_drops_too_much_is_approached_from_above() -> None:
+    """All matrices are alike but one, which the first cut drops with its sub-layer: twice what is asked for."""
+    scores: dict[MatrixKey, Tensor] = {
+        (layer, role): torch.full(SHAPES[role], 1.0) for layer in range(4) for role in ROLES
+    }
+    scores[1, "output"] = torch.full(SHAPES["output"], 1e-6)
+    assert_met(scores, counts_by_sparsity(scores, 0.0625, 6), 0.0625)
 
 
 @pytest.mark.parametrize("sparsity", [0, 1, 1.5, -0.1, float("nan")])

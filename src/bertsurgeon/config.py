@@ -12,7 +12,16 @@ Method = Literal["auto", "pgb"]
 Metric = Literal["fisher", "plain"]
 Structures = Literal["removal", "low_rank"]
 
-_AUTO_ONLY = ("flops", "structures", "metric", "use_labels", "target")
+_AUTO_ONLY = (
+    "flops",
+    "speedup",
+    "speedup_batch_size",
+    "speedup_length",
+    "structures",
+    "metric",
+    "use_labels",
+    "target",
+)
 _PGB_ONLY = (
     "threshold",
     "groups",
@@ -28,11 +37,14 @@ _PGB_ONLY = (
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """How to prune. Exactly one of ``sparsity``, ``flops``, ``threshold`` and ``groups`` sets the budget.
+    """How to prune. Exactly one of ``sparsity``, ``flops``, ``speedup``, ``threshold`` and ``groups`` sets the budget.
 
     Attributes:
         sparsity: Share of the encoder's weights to remove, between 0 and 1.
         flops: Share of the encoder's floating-point operations (at 128 tokens) to remove, instead (``auto``).
+        speedup: How many times as fast the model shall run, instead (``auto``); measured with PyTorch on this machine.
+        speedup_batch_size: Texts in a batch, for ``speedup``.
+        speedup_length: Tokens of each text, for ``speedup``.
         threshold: τ of the paper's rule (1e-5 there), instead (``pgb``).
         groups: The same number of groups for every matrix, instead (``pgb``).
         method: ``auto`` searches over removed heads and neurons and low rank; ``pgb`` is the paper's grouping.
@@ -55,6 +67,9 @@ class PruneConfig:
 
     sparsity: float | None = None
     flops: float | None = None
+    speedup: float | None = None
+    speedup_batch_size: int = 1
+    speedup_length: int = 128
     threshold: float | None = None
     groups: int | None = None
     method: Method = "auto"
@@ -80,8 +95,11 @@ class PruneConfig:
         Raises:
             OptionError: If one is outside its range, or they contradict each other.
         """
-        if sum(value is not None for value in (self.sparsity, self.flops, self.threshold, self.groups)) != 1:
-            raise OptionError("Give exactly one of sparsity, flops, threshold and groups.")
+        budgets = (self.sparsity, self.flops, self.speedup, self.threshold, self.groups)
+        if sum(value is not None for value in budgets) != 1:
+            raise OptionError("Give exactly one of sparsity, flops, speedup, threshold and groups.")
+        if self.speedup is not None and not 1 < self.speedup < float("inf"):
+            raise OptionError(f"The speed-up must be greater than 1, not {self.speedup:g}: 2 halves the time.")
         for name in ("sparsity", "flops"):
             share = getattr(self, name)
             if share is not None and not 0 < share < 1:
@@ -102,7 +120,14 @@ class PruneConfig:
             raise OptionError(f"structures must be some of {', '.join(get_args(Structures))}.")
         if self.damping < 0 or self.obs_damping <= 0:
             raise OptionError("The damping must not be negative (and be greater than 0 for obs).")
-        for name in ("obs_block_size", "permutation_steps", "samples", "batch_size"):
+        for name in (
+            "obs_block_size",
+            "permutation_steps",
+            "samples",
+            "batch_size",
+            "speedup_batch_size",
+            "speedup_length",
+        ):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}.")
         self._check_method()

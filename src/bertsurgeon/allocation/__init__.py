@@ -1,6 +1,6 @@
 """Allocation: what each sub-layer keeps under a budget for the whole encoder."""
 
-from bertsurgeon.allocation.costs import Cost, Flops, Weights
+from bertsurgeon.allocation.costs import Cost, Flops, Milliseconds, Weights
 from bertsurgeon.allocation.curves import Option, SubLayerCurve, measure_curves
 from bertsurgeon.allocation.plan import make_allocated_plan
 from bertsurgeon.allocation.search import Choice, allocate, full_cost
@@ -9,6 +9,7 @@ __all__ = [
     "Choice",
     "Cost",
     "Flops",
+    "Milliseconds",
     "Option",
     "SubLayerCurve",
     "Weights",

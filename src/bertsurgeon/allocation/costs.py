@@ -1,8 +1,12 @@
 """What a choice costs: weights, floating-point operations, or milliseconds."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
+import numpy as np
+import torch
+from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 
 from bertsurgeon.plan import SubLayerName
@@ -59,3 +63,40 @@ class Flops(Weights):
     def sub_layer(self, name: SubLayerName, channels: int) -> float:
         """The two products of attention, 4 · tokens² · channels."""
         return 4 * self.length**2 * channels if name == "attention" and channels else 0.0
+
+
+@dataclass(frozen=True)
+class Milliseconds:
+    """Measured time on one machine, interpolated between measured sizes.
+
+    Attributes:
+        sizes: Ascending numbers of channels.
+        products: Time of one product with ``sizes[i]`` outputs and ``sizes[j]`` inputs, shape (sizes, sizes).
+        channels: Time of what a sub-layer does per channel beside its matrices: attention scores, or activations.
+    """
+
+    sizes: tuple[int, ...]
+    products: tuple[tuple[float, ...], ...]
+    channels: dict[SubLayerName, float]
+
+    @cached_property
+    def _interpolate(self) -> RegularGridInterpolator:
+        sizes = np.log2(self.sizes)
+        return RegularGridInterpolator((sizes, sizes), np.log2(self.products), bounds_error=False, fill_value=None)
+
+    def product(self, outputs: int, inputs: int) -> float:
+        """Interpolated between the logarithms of sizes and times."""
+        return float(2 ** self._interpolate(np.log2([[outputs, inputs]]))[0])
+
+    def ranks(self, outputs: int, inputs: int, ranks: Tensor) -> Tensor:
+        """Two products, one after the other."""
+        if not len(ranks):
+            return torch.empty(0)
+        inner = ranks.numpy()
+        down = np.stack([inner, np.full_like(inner, inputs)], -1)
+        up = np.stack([np.full_like(inner, outputs), inner], -1)
+        return torch.from_numpy(sum(2 ** self._interpolate(np.log2(side)) for side in (down, up)))
+
+    def sub_layer(self, name: SubLayerName, channels: int) -> float:
+        """In proportion to the channels."""
+        return self.channels[name] * channels

@@ -62,6 +62,20 @@ def prune(
         float | None,
         typer.Option("--flops", help="Share of the encoder's operations to remove, instead.", rich_help_panel=_BUDGET),
     ] = None,
+    speedup: Annotated[
+        float | None,
+        typer.Option(
+            "--speedup",
+            help="Make the model this many times as fast, in PyTorch on this machine, instead.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = None,
+    speedup_batch_size: Annotated[
+        int, typer.Option("--speedup-batch-size", help="Texts in a batch, for --speedup.", rich_help_panel=_BUDGET)
+    ] = 1,
+    speedup_length: Annotated[
+        int, typer.Option("--speedup-length", help="Tokens of each text, for --speedup.", rich_help_panel=_BUDGET)
+    ] = 128,
     threshold: Annotated[
         float | None,
         typer.Option("--threshold", help="pgb: τ of the paper's rule, e.g. 1e-5, instead.", rich_help_panel=_BUDGET),
@@ -122,6 +136,9 @@ def prune(
         PruneConfig(
             sparsity=share,
             flops=flops,
+            speedup=speedup,
+            speedup_batch_size=speedup_batch_size,
+            speedup_length=speedup_length,
             threshold=threshold,
             groups=groups,
             method=cast(Method, method),

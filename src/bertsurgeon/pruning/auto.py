@@ -9,6 +9,7 @@ from bertsurgeon.config import PruneConfig
 from bertsurgeon.plan import ModelPlan
 from bertsurgeon.pruning.calibration import Calibration
 from bertsurgeon.pruning.report import timed
+from bertsurgeon.pruning.speed import measure_costs, meet_speedup
 
 
 def prune_auto(
@@ -46,14 +47,24 @@ def plan_auto(
     Raises:
         OptionError: If the budget leaves nothing.
     """
-    cost: Cost = Weights() if config.flops is None else Flops()
-    share = config.sparsity if config.flops is None else config.flops
-    assert share is not None
-    choices = allocate(
-        calibration.curves,
-        cost,
-        (1 - share) * full_cost(calibration.curves, cost),
-        removal="removal" in config.structures,
-        low_rank="low_rank" in config.structures,
-    )
-    return make_allocated_plan(architecture.name, architecture.shapes(model), calibration.curves, choices)
+    curves = calibration.curves
+    shapes = architecture.shapes(model)
+
+    def plan_for(share: float, cost: Cost) -> ModelPlan:
+        choices = allocate(
+            curves,
+            cost,
+            share * full_cost(curves, cost),
+            removal="removal" in config.structures,
+            low_rank="low_rank" in config.structures,
+        )
+        return make_allocated_plan(architecture.name, shapes, curves, choices)
+
+    if config.sparsity is not None:
+        return plan_for(1 - config.sparsity, Weights())
+    if config.flops is not None:
+        return plan_for(1 - config.flops, Flops())
+    assert config.speedup is not None
+    batch_size, length = config.speedup_batch_size, config.speedup_length
+    cost = measure_costs(model, architecture, batch_size, length)
+    return meet_speedup(model, config.speedup, lambda share: plan_for(share, cost), batch_size, length)
