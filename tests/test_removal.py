@@ -50,12 +50,26 @@ def test_each_step_is_the_cheapest_after_refitting(width: int, block: int) -> No
 def test_downdates_equal_a_fresh_inverse() -> None:
     weight, _, covariance = problem(6, 40)
     damped = covariance + 1e-3 * torch.eye(40, dtype=torch.float64)
-    gone, _, inverse, updated = _remove_block(weight, invert(damped), 15)
-    stays = [channel for channel in range(40) if channel not in gone]
+    gone, losses, inverse, updated, gram = _remove_block(weight, weight.T @ weight, invert(damped), 15)
+    stays = [channel for channel in range(40) if channel not in gone.tolist()]
     fresh = torch.linalg.inv(damped[stays][:, stays])
-    torch.testing.assert_close(inverse[stays][:, stays], fresh, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(inverse, fresh, rtol=1e-7, atol=1e-9)
     refitted = (weight @ damped)[:, stays] @ fresh
-    torch.testing.assert_close(updated[:, stays], refitted, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(updated, refitted, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(gram, refitted.T @ refitted, rtol=1e-7, atol=1e-9)
+    kept = refitted @ damped[stays][:, stays] @ refitted.T
+    torch.testing.assert_close(losses @ losses.T, weight @ damped @ weight.T - kept, rtol=1e-7, atol=1e-9)
+
+
+def test_losses_of_whole_heads() -> None:
+    weight, _, covariance = problem(5, 18)
+    removal = greedy_removal(weight, covariance, 3, 1e-3)
+    damped = covariance + 1e-3 * covariance.diagonal().mean() * torch.eye(18, dtype=torch.float64)
+    stays = [unit * 3 + offset for unit in removal.kept(2) for offset in range(3)]
+    losses = removal.losses[:, : 4 * 3]
+    refitted = torch.linalg.solve(damped[stays][:, stays], (weight @ damped)[:, stays].T).T
+    kept = refitted @ damped[stays][:, stays] @ refitted.T
+    torch.testing.assert_close(losses @ losses.T, weight @ damped @ weight.T - kept, rtol=1e-7, atol=1e-9)
 
 
 def test_dead_channels_go_first() -> None:

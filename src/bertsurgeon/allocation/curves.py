@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from bertsurgeon import progress
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Statistics
-from bertsurgeon.compensation import matrix_roots, reduced_errors, solve_damped, times
+from bertsurgeon.compensation import matrix_roots, reduced_errors, times
 from bertsurgeon.plan import SUB_LAYERS, Role, SubLayerName
-from bertsurgeon.removal import greedy_removal
+from bertsurgeon.removal import Removal, greedy_removal
 
 LEVELS = 16
 """Numbers of neurons that are considered, evenly spaced; below the first, its halves and quarters."""
@@ -100,22 +100,60 @@ def _measure(
     width = architecture.head_width(model.config) if sub_layer == "attention" else 1
     weighed = times(roots[last], weights[last])
     removal = greedy_removal(weighed, covariance, width, damping)
+    errors = removal.errors
+    output = _LastMatrix(removal, weighed @ covariance @ weighed.T)
+    before = [_FirstMatrix(role, weights[role], roots[role], inputs) for role in first]
     total = len(removal.order)
-    shift = float(damping * covariance.diagonal().mean())
     options = []
-    for count in _levels(total, sub_layer):
+    for count in reversed(_levels(total, sub_layer)):
         units = removal.kept(count)
         channels = torch.tensor([unit * width + offset for unit in units for offset in range(width)])
-        seen = covariance[channels][:, channels]
-        refitted = weighed if count == total else solve_damped(seen, (weighed @ covariance)[:, channels].T, shift).T
-        shapes = {role: (len(channels), weights[role].shape[1]) for role in first}
-        tails = {
-            role: reduced_errors(times(_columns(roots[role], channels), weights[role][channels]), inputs)
-            for role in first
-        }
-        shapes[last], tails[last] = (len(weighed), len(channels)), reduced_errors(refitted, seen)
-        options.append(Option(units, float(removal.errors[total - count]), shapes, tails))
-    return SubLayerCurve(layer, sub_layer, total, width, float(removal.errors[-1]), tuple(options))
+        shapes = {matrix.role: (len(channels), len(inputs)) for matrix in before}
+        tails = {matrix.role: matrix.tail(channels) for matrix in before}
+        shapes[last], tails[last] = (len(weighed), len(channels)), output.tail(total - count, len(channels))
+        options.append(Option(units, float(errors[total - count]), shapes, tails))
+    return SubLayerCurve(layer, sub_layer, total, width, float(errors[-1]), tuple(reversed(options)))
+
+
+class _LastMatrix:
+    """What ranks of a sub-layer's last matrix cost, while its inputs are removed one after the other.
+
+    Refitted to what is left, its output keeps the second moment W C Wᵀ − L Lᵀ, with L the losses of what is gone.
+    """
+
+    def __init__(self, removal: Removal, second: Tensor) -> None:
+        self._removal = removal
+        self._second = second.clone()
+        self._gone = 0
+
+    def tail(self, gone: int, channels: int) -> Tensor:
+        """With the first ``gone`` units removed (never fewer than before) and ``channels`` inputs left."""
+        width = self._removal.width
+        taken = self._removal.losses[:, self._gone * width : gone * width]
+        self._second -= taken @ taken.T
+        self._gone = gone
+        return reduced_errors(self._second, min(len(self._second), channels))
+
+
+class _FirstMatrix:
+    """What ranks of a matrix cost whose outputs are units, for those of its outputs that stay."""
+
+    def __init__(self, role: Role, weight: Tensor, root: Tensor, inputs: Tensor) -> None:
+        self.role = role
+        self._factor = matrix_roots(inputs, 0.0)[0]
+        self._weighed = weight @ self._factor
+        self._metric = root.square() if root.dim() == 1 else root @ root
+        self._diagonal = root.dim() == 1
+
+    def tail(self, channels: Tensor) -> Tensor:
+        """With the outputs ``channels``: singular values of M_SS^½ W_S C^½, from its smaller gram."""
+        rows = self._weighed[channels]
+        metric = self._metric[channels] if self._diagonal else self._metric[channels][:, channels]
+        full = min(rows.shape)
+        if self._diagonal or len(rows) > rows.shape[1]:
+            return reduced_errors(rows.T @ times(metric, rows), full)
+        half = torch.linalg.cholesky(metric).T @ rows
+        return reduced_errors(half @ half.T, full)
 
 
 def _levels(total: int, sub_layer: SubLayerName) -> list[int]:
@@ -131,8 +169,3 @@ def _weight(architecture: Architecture, model: PreTrainedModel, layer: int, role
     matrix = architecture.matrix(model, layer, role)
     assert isinstance(matrix, nn.Linear)
     return matrix.weight.detach().double().cpu()
-
-
-def _columns(root: Tensor, channels: Tensor) -> Tensor:
-    """The part of M^½ that errors of these outputs meet (all of its rows: M may mix outputs)."""
-    return root[channels] if root.dim() == 1 else root[:, channels]

@@ -104,21 +104,17 @@ def reduce_rank(weight: Tensor, rank: int, covariance: Tensor, shift: float, met
     return reduced if metric is None else times(inverse, reduced)
 
 
-def reduced_errors(weighed: Tensor, covariance: Tensor) -> Tensor:
-    """What every rank of a matrix costs: tr(M (W − W_r) C (W − W_r)ᵀ) for r = 0 … min(out, in).
+def reduced_errors(second: Tensor, full_rank: int) -> Tensor:
+    """What every rank of a matrix costs: tr(M (W − W_r) C (W − W_r)ᵀ) for r = 0 … full rank.
 
     Args:
-        weighed: M^½ W, shape (out, in), fp64.
-        covariance: C, shape (in, in), fp64.
+        second: M^½ W C Wᵀ M^½, shape (out, out), or C^½ Wᵀ M W C^½, shape (in, in): the singular values squared.
+        full_rank: min(out, in).
 
     Returns:
-        Shape (min(out, in) + 1,), falling to zero.
+        Shape (full rank + 1,), falling to zero.
     """
-    if len(weighed) <= len(covariance):
-        squares = torch.linalg.eigvalsh(weighed @ covariance @ weighed.T)
-    else:
-        factor, _ = matrix_roots(covariance, 0.0)
-        squares = torch.linalg.eigvalsh(factor @ (weighed.T @ weighed) @ factor)
+    squares = torch.linalg.eigvalsh(second)[-full_rank:]
     errors = squares.clamp_min(0).cumsum(0).flip(0)
     return torch.cat([errors, errors.new_zeros(1)])
 

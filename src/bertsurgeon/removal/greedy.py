@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bertsurgeon.errors import ModelError
 
-BLOCK = 64
+BLOCK = 128
 """Single channels removed between two updates of the whole inverse."""
 
 JITTERS = (1.0, 10.0, 100.0, 1e4)
@@ -24,12 +24,21 @@ class Removal:
 
     Attributes:
         order: Every unit, the first to go first.
-        errors: ``errors[k]`` is the error E‖M^½(Wa − Ŵâ)‖² once the first k units are gone and the others refitted,
-            shape (units + 1,), fp64; the last one is the variance of the whole output.
+        losses: What each removal takes from the output, in the order of removal: shape (out, units · width), fp64. With
+            L the columns of the first k units, L Lᵀ is the second moment of the error once these are gone and the
+            others refitted.
+        width: Channels per unit.
     """
 
     order: Tensor
-    errors: Tensor
+    losses: Tensor
+    width: int
+
+    @property
+    def errors(self) -> Tensor:
+        """``errors[k]`` is the error once the first k units are gone, shape (units + 1,)."""
+        steps = self.losses.square().sum(0).reshape(-1, self.width).sum(1)
+        return torch.cat([steps.new_zeros(1), steps.cumsum(0)])
 
     def kept(self, count: int) -> tuple[int, ...]:
         """The last ``count`` units to go, ascending."""
@@ -63,58 +72,65 @@ def _remove_units(weight: Tensor, damped: Tensor, width: int) -> Removal:
     """Whole heads: few steps, each with a fresh inverse of what is left."""
     left = list(range(len(damped) // width))
     order: list[int] = []
-    errors = [0.0]
-    full, target = damped, weight @ damped
+    losses: list[Tensor] = []
+    target = weight @ damped
     while left:
         channels = torch.cat([torch.arange(unit * width, (unit + 1) * width) for unit in left])
-        inverse = invert(full[channels][:, channels])
+        inverse = invert(damped[channels][:, channels])
         current = target[:, channels] @ inverse
         blocks = inverse.reshape(len(left), width, len(left), width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         parts = current.reshape(len(weight), len(left), width).permute(1, 2, 0)
-        costs = (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
-        best = int(costs.argmin())
-        errors.append(errors[-1] + float(costs[best]))
+        # with the factor K Kᵀ of a unit's block, the columns of W_S K⁻ᵀ are what its removal takes
+        taken = torch.linalg.solve_triangular(torch.linalg.cholesky(blocks), parts, upper=False)
+        best = int(taken.square().sum((1, 2)).argmin())
+        losses.append(taken[best].T)
         order.append(left.pop(best))
-    return Removal(torch.tensor(order), torch.tensor(errors, dtype=torch.float64))
+    return Removal(torch.tensor(order), torch.cat(losses, 1), width)
 
 
 def _remove_channels(weight: Tensor, damped: Tensor, block: int) -> Removal:
     """Single channels: lazy updates inside blocks, compaction after each, a fresh inverse each time half is gone."""
     left = torch.arange(len(damped))
-    order: list[int] = []
-    errors = [0.0]
+    order: list[Tensor] = []
+    losses: list[Tensor] = []
     target = weight @ damped
-    inverse, fresh = torch.empty(0), 0
+    inverse = gram = torch.empty(0)
+    fresh = 0
     while len(left):
         if not fresh or 2 * len(left) <= fresh:
             fresh = len(left)
             inverse = invert(damped[left][:, left])
             weight = target[:, left] @ inverse
-        gone, costs, inverse, weight = _remove_block(weight, inverse, min(block, len(left)))
-        for index, cost in zip(gone, costs, strict=True):
-            order.append(int(left[index]))
-            errors.append(errors[-1] + cost)
-        stays = torch.ones(len(left), dtype=torch.bool)
-        stays[gone] = False
-        left, inverse, weight = left[stays], inverse[stays][:, stays], weight[:, stays]
-    return Removal(torch.tensor(order), torch.tensor(errors, dtype=torch.float64))
+            gram = weight.T @ weight
+        gone, taken, inverse, weight, gram = _remove_block(weight, gram, inverse, min(block, len(left)))
+        order.append(left[gone])
+        losses.append(taken)
+        left = left[_others(gone, len(left))]
+    return Removal(torch.cat(order), torch.cat(losses, 1), 1)
 
 
-def _remove_block(weight: Tensor, inverse: Tensor, count: int) -> tuple[list[int], list[float], Tensor, Tensor]:
+def _remove_block(
+    weight: Tensor, gram: Tensor, inverse: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Removes ``count`` channels greedily.
 
-    With u_i = H⁻¹[:, q_i]/√H⁻¹[q_i, q_i] at the time of step i and w_i = W[:, q_i]/√H⁻¹[q_i, q_i], what stands for the
-    current inverse and weights is H⁻¹ − U Uᵀ and W − V Uᵀ with U = [u_1 …], V = [w_1 …].
+    With u_i = H⁻¹[:, q_i]/√H⁻¹[q_i, q_i] and v_i = W[:, q_i]/√H⁻¹[q_i, q_i] as they are at step i, what stands for the
+    current inverse and weights is H⁻¹ − U Uᵀ and W − V Uᵀ. P = WᵀV keeps the products with the weights as they came.
+
+    Args:
+        weight: W, shape (out, n).
+        gram: WᵀW, shape (n, n).
+        inverse: H⁻¹, shape (n, n).
+        count: Channels to remove.
 
     Returns:
-        The removed channels, their costs, and the updated inverse and weights (with all channels still in place).
+        The removed channels, V, and the inverse, weights and gram of the others.
     """
     size = len(inverse)
-    U, V = inverse.new_zeros(size, count), weight.new_zeros(len(weight), count)
+    U, P, V = inverse.new_zeros(size, count), inverse.new_zeros(size, count), weight.new_zeros(len(weight), count)
     diagonal = inverse.diagonal().clone()
-    norms = weight.square().sum(0)
+    norms = gram.diagonal().clone()
     gone: list[int] = []
-    costs: list[float] = []
     tiny = torch.finfo(inverse.dtype).tiny
     for step in range(count):
         scores = norms.clamp_min(0) / diagonal.clamp_min(tiny)
@@ -123,14 +139,27 @@ def _remove_block(weight: Tensor, inverse: Tensor, count: int) -> tuple[list[int
         pivot = diagonal[q].clamp_min(tiny).sqrt()
         before = U[:, :step]
         u = (inverse[q] - before @ before[q]) / pivot
-        w = (weight[:, q] - V[:, :step] @ before[q]) / pivot
-        overlap = weight.T @ w - before @ (V[:, :step].T @ w)  # Wᵀ w with the current W
-        norms = norms - 2 * u * overlap + u.square() * w.square().sum()
+        v = (weight[:, q] - V[:, :step] @ before[q]) / pivot
+        p = (gram[q] - P[:, :step] @ before[q]) / pivot
+        overlap = p - before @ (V[:, :step].T @ v)  # Wᵀv with the current W
+        norms = norms - 2 * u * overlap + u.square() * v.square().sum()
         diagonal = diagonal - u.square()
-        U[:, step], V[:, step] = u, w
+        U[:, step], P[:, step], V[:, step] = u, p, v
         gone.append(q)
-        costs.append(float(scores[q]))
-    return gone, costs, inverse - U @ U.T, weight - V @ U.T
+    removed = torch.tensor(gone)
+    stays = _others(removed, size)
+    weight = weight[:, stays] - V @ U[stays].T
+    half = (P - U @ (V.T @ V) / 2)[stays] @ U[stays].T
+    inverse = inverse[stays][:, stays].addmm_(U[stays], U[stays].T, alpha=-1)
+    gram = gram[stays][:, stays].sub_(half).sub_(half.T)
+    return removed, V, inverse, weight, gram
+
+
+def _others(removed: Tensor, size: int) -> Tensor:
+    """True for the channels that stay, shape (size,)."""
+    stays = torch.ones(size, dtype=torch.bool)
+    stays[removed] = False
+    return stays
 
 
 def invert(matrix: Tensor) -> Tensor:

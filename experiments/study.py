@@ -1,0 +1,203 @@
+"""Every method at every share on five tasks: one-shot, and after the same recovery.
+
+    python experiments/study.py --data-dir ../shared/data/glue --tasks sst2 cola --seeds 0
+    python experiments/study.py --data-dir ../shared/data/glue --recover
+
+The dense models are those of ``experiments/finetune.py`` (``runs/<task>-<seed>``), for SST-2 that of ``docs/results.md``
+(``runs/minilm-sst2``). Finished rows are kept as JSON and not run again, whatever order they are asked for in.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from bertsurgeon import (
+    Calibration,
+    PruneConfig,
+    TrainingOptions,
+    calibrate,
+    evaluate,
+    get_plan,
+    load_model,
+    progress,
+    prune,
+    train,
+)
+from bertsurgeon.architectures import get_architecture
+from bertsurgeon.benchmark import count_flops
+from bertsurgeon.calibration import make_batches
+from bertsurgeon.checkpoint import attach_plan, load_tokenizer
+from bertsurgeon.cli.app import quieten_libraries
+from bertsurgeon.compensation import apply_plan
+from bertsurgeon.plan import ROLES, Dense, Dropped, LayerPlan, ModelPlan
+from bertsurgeon.tasks import TaskData, load_task, tokenize
+from common import cached
+from torch_pruning_peer import prune_half
+
+RUNS = Path(__file__).parent.parent / "runs"
+SHARES = (0.5, 0.25, 0.12, 0.06)
+TASKS = ("sst2", "cola", "mrpc", "rte", "stsb")
+EPOCHS = {"sst2": 1, "cola": 3, "mrpc": 3, "rte": 3, "stsb": 3}
+"""Of recovery, the same for every method."""
+
+
+@dataclass
+class Subject:
+    """A dense model with its task."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    data: TaskData
+    train: Dataset
+    validation: Dataset
+    seed: int
+    _calibration: Calibration | None = None
+
+    @property
+    def calibration(self) -> Calibration:
+        """Made once, when first needed, without labels."""
+        if self._calibration is None:
+            self._calibration = calibrate(self.model, self.train, self.config(0.5), self.tokenizer)
+        return self._calibration
+
+    def config(self, share: float, **options: Any) -> PruneConfig:
+        return PruneConfig(sparsity=1 - share, seed=self.seed, **options)
+
+    def score(self, model: PreTrainedModel) -> dict[str, float]:
+        return evaluate(model, self.validation, self.tokenizer, self.data.task)
+
+
+def load(task: str, seed: int, data_dir: Path) -> Subject:
+    folder = RUNS / ("minilm-sst2" if task == "sst2" else f"{task}-{seed}")
+    model, tokenizer, data = load_model(folder), load_tokenizer(folder), load_task(task, data_dir)
+    return Subject(model, tokenizer, data, tokenize(data.train, tokenizer), tokenize(data.validation, tokenizer), seed)
+
+
+def auto(**options: Any) -> Callable[[Subject, float], PreTrainedModel]:
+    return lambda s, share: prune(s.model, s.calibration, s.config(share, **options), s.tokenizer)[0]
+
+
+def pgb(**options: Any) -> Callable[[Subject, float], PreTrainedModel]:
+    return lambda s, share: prune(s.model, s.train, s.config(share, method="pgb", **options), s.tokenizer)[0]
+
+
+def first_layers(subject: Subject, share: float) -> PreTrainedModel:
+    """The first layers, as many as the share allows, at least one; nothing is refitted."""
+    architecture = get_architecture(subject.model.config.model_type)
+    shapes = architecture.shapes(subject.model)
+    kept = max(1, int(share * len(shapes)))
+    plan = ModelPlan(
+        architecture.name,
+        tuple(
+            LayerPlan.build(shape, dict.fromkeys(ROLES, Dense() if index < kept else Dropped()))
+            for index, shape in enumerate(shapes)
+        ),
+    )
+    pruned = apply_plan(subject.model, architecture, plan, "none")
+    attach_plan(pruned, plan)
+    return pruned
+
+
+def torch_pruning(subject: Subject, share: float) -> PreTrainedModel:
+    batch = make_batches(subject.train, subject.tokenizer, 32, 32, subject.seed)[0]
+    return prune_half(subject.model, dict(batch), share)  # type: ignore[return-value,arg-type]
+
+
+METHODS: dict[str, Callable[[Subject, float], PreTrainedModel]] = {
+    "auto": auto(),
+    "removal": auto(structures=("removal",)),
+    "low_rank": auto(structures=("low_rank",)),
+    "pgb": pgb(compensation="independent"),
+    "pgb-sequential": pgb(),
+    "magnitude": pgb(importance="magnitude"),
+    "torch-pruning": torch_pruning,
+    "first-layers": first_layers,
+}
+
+
+def describe(subject: Subject, model: PreTrainedModel, seconds: float) -> dict[str, Any]:
+    plan = get_plan(model)
+    architecture = get_architecture(subject.model.config.model_type)
+    total = sum(rows * columns for layer in architecture.shapes(subject.model) for rows, columns in layer.values())
+    kept = plan.kept if plan else sum(p.numel() for p in encoder_weights(model))
+    return {
+        "metrics": subject.score(model),
+        "kept_share": kept / total,
+        "flops_share": count_flops(model, 1, 128) / count_flops(subject.model, 1, 128),
+        "pruning_seconds": seconds,
+    }
+
+
+def encoder_weights(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+    return [p for layer in model.base_model.encoder.layer for p in layer.parameters() if p.dim() == 2]
+
+
+def one_shot(subject: Subject, method: str, share: float) -> dict[str, Any]:
+    start = time.perf_counter()
+    model = METHODS[method](subject, share)
+    return describe(subject, model, time.perf_counter() - start)
+
+
+def recover(subject: Subject, model: PreTrainedModel, work_dir: Path, epochs: int, rate: float) -> dict[str, Any]:
+    options = TrainingOptions(
+        epochs=epochs, batch_size=32, learning_rate=rate, hidden_weight=1.0, keep_best=True, seed=subject.seed
+    )
+    train(model, subject.train, subject.tokenizer, options, work_dir, teacher=subject.model, resume=True)
+    return {"training": asdict(options), **describe(subject, model, 0.0)}
+
+
+def floor(subject: Subject, work_dir: Path) -> dict[str, Any]:
+    """No layer at all; pooler and classifier are trained on the embeddings."""
+    architecture = get_architecture(subject.model.config.model_type)
+    empty = LayerPlan.build(architecture.shapes(subject.model)[0], dict.fromkeys(ROLES, Dropped()))
+    plan = ModelPlan(architecture.name, tuple(empty for _ in architecture.shapes(subject.model)))
+    model = apply_plan(subject.model, architecture, plan, "none")
+    attach_plan(model, plan)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("embeddings" not in name)
+    options = TrainingOptions(epochs=3, learning_rate=1e-3, seed=subject.seed)
+    train(model, subject.train, subject.tokenizer, options, work_dir, resume=True)
+    return {"training": asdict(options), "metrics": subject.score(model), "kept_share": 0.0}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="*", default=TASKS)
+    parser.add_argument("--seeds", nargs="*", type=int, default=(0,))
+    parser.add_argument("--methods", nargs="*", default=tuple(METHODS))
+    parser.add_argument("--shares", nargs="*", type=float, default=SHARES)
+    parser.add_argument("--recover", action="store_true", help="also recover each of them")
+    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    arguments = parser.parse_args()
+    quieten_libraries()
+    progress.show()
+    for task in arguments.tasks:
+        for seed in arguments.seeds if task != "sst2" else (0,):
+            set_seed(seed)
+            subject = load(task, seed, arguments.data_dir)
+            place = f"study/{task}-{seed}"
+            cached(f"{place}/dense", lambda s=subject: {"metrics": s.score(s.model), "kept_share": 1.0})
+            for share in arguments.shares:
+                for method in arguments.methods:
+                    name = f"{place}/{method}-{share:g}"
+                    cached(name, lambda s=subject, m=method, k=share: one_shot(s, m, k))
+                    if arguments.recover:
+                        cached(
+                            f"{name}-recovered",
+                            lambda s=subject, m=method, k=share, n=name, t=task: recover(
+                                s, METHODS[m](s, k), RUNS / n, EPOCHS[t], arguments.learning_rate
+                            ),
+                        )
+            cached(f"{place}/floor", lambda s=subject, p=place: floor(s, RUNS / p / "floor"))
+
+
+if __name__ == "__main__":
+    main()
