@@ -3,8 +3,8 @@
     python experiments/study.py --data-dir ../shared/data/glue --tasks sst2 cola --seeds 0
     python experiments/study.py --data-dir ../shared/data/glue --recover
 
-The dense models are those of ``experiments/finetune.py`` (``runs/<task>-<seed>``), for SST-2 that of ``docs/results.md``
-(``runs/minilm-sst2``). Finished rows are kept as JSON and not run again, whatever order they are asked for in.
+The dense models are those of ``experiments/finetune.py`` (``runs/<task>-<seed>``), for SST-2 that of
+``docs/results.md`` (``runs/minilm-sst2``). Finished rows are kept as JSON and not run again.
 """
 
 import argparse
@@ -64,13 +64,16 @@ class Subject:
     def calibration(self) -> Calibration:
         """Made once, when first needed, without labels."""
         if self._calibration is None:
-            self._calibration = calibrate(self.model, self.train, self.config(0.5), self.tokenizer)
+            config = self.config(0.5, structures=("removal", "low_rank", "groups"))
+            self._calibration = calibrate(self.model, self.train, config, self.tokenizer)
         return self._calibration
 
     def config(self, share: float, **options: Any) -> PruneConfig:
+        """Options that keep this share of the encoder."""
         return PruneConfig(sparsity=1 - share, seed=self.seed, **options)
 
     def score(self, model: PreTrainedModel) -> dict[str, float]:
+        """The task's metrics."""
         return evaluate(model, self.validation, self.tokenizer, self.data.task)
 
 
@@ -114,6 +117,8 @@ METHODS: dict[str, Callable[[Subject, float], PreTrainedModel]] = {
     "auto": auto(),
     "removal": auto(structures=("removal",)),
     "low_rank": auto(structures=("low_rank",)),
+    "groups": auto(structures=("groups",)),
+    "auto-groups": auto(structures=("removal", "low_rank", "groups")),
     "pgb": pgb(compensation="independent"),
     "pgb-sequential": pgb(),
     "magnitude": pgb(importance="magnitude"),

@@ -5,21 +5,27 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from bertsurgeon import Calibration, PruneConfig, calibrate, prune, to_dense
 from bertsurgeon.allocation import Flops, Milliseconds, Weights, allocate, full_cost, make_allocated_plan
+from bertsurgeon.allocation.groups import group_error
 from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.benchmark import count_flops
 from bertsurgeon.compensation import apply_plan, matrix_roots, reduced_errors
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError, PlanError
+from bertsurgeon.grouping import align_groups, kept_energy
 from bertsurgeon.plan import (
     ROLES,
     Dense,
     Dropped,
+    Grouped,
     LayerPlan,
     LowRank,
     ModelPlan,
@@ -276,6 +282,77 @@ def test_allocation_against_every_combination(calibration: Calibration) -> None:
         )
         choices = allocate(curves, Weights(), share * full, low_rank=False)
         assert sum(choice.error for choice in choices) <= 1.25 * best
+
+
+@given(st.integers(0, 10**6), st.integers(2, 4), st.integers(0, 3))
+def test_aligned_groups_only_get_better(seed: int, groups: int, steps: int) -> None:
+    generator = np.random.default_rng(seed)
+    reads, writes = generator.gamma(0.5, size=(12, 9)), generator.gamma(0.5, size=(7, 12))
+    fewer, more = (align_groups(reads, writes, groups, count) for count in (steps, steps + 1))
+    assert kept_energy(reads, writes, more) >= kept_energy(reads, writes, fewer) - 1e-9
+    for parts, size in ((more.units, 12), (more.inputs, 9), (more.outputs, 7)):
+        assert sorted(np.concatenate(parts).tolist()) == list(range(size))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_hidden_groups_are_found() -> None:
+    """A sub-layer that is grouped already, its channels shuffled."""
+    generator = np.random.default_rng(0)
+    units, inputs, outputs = (generator.permutation(np.repeat(np.arange(3), size)) for size in (4, 5, 2))
+    reads = (units[:, None] == inputs[None, :]) * generator.uniform(1, 2, size=(12, 15))
+    writes = (outputs[:, None] == units[None, :]) * generator.uniform(1, 2, size=(6, 12))
+    found = align_groups(reads, writes, 3)
+    assert kept_energy(reads, writes, found) == pytest.approx(reads.sum() + writes.sum())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_alone(
+    name: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf, tmp_path: Path
+) -> None:
+    model = tiny_model(name)
+    config = PruneConfig(sparsity=0.6, damping=1e-2, structures=("groups",))
+    pruned, report = prune(model, tiny_batches, config)
+    assert 0.6 <= report.sparsity < 0.85
+    grouped = [matrix.structure for _, _, matrix in report.plan if isinstance(matrix.structure, Grouped)]
+    assert grouped
+    twin = to_dense(pruned)
+    pruned.save_pretrained(tmp_path / "pruned")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned").eval()
+    for batch in tiny_batches:
+        logits = logits_of(pruned, batch)
+        torch.testing.assert_close(logits, logits_of(twin, batch), rtol=1e-4, atol=1e-4)
+        assert torch.equal(logits, logits_of(loaded, batch))
+
+
+def test_errors_of_groups_are_those_of_lstsq() -> None:
+    """The error of the last matrix in groups, by least squares of every group on samples."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x = draw(200, 8) @ draw(8, 8)
+    x = x - x.mean(0)
+    weight = draw(6, 8)
+    structure = Grouped(((0, 2, 4), (1, 3, 5)), ((0, 1, 2, 3), (4, 5, 6, 7)))
+    expected = 0.0
+    for rows, columns in zip(structure.row_groups, structure.column_groups, strict=True):
+        wanted = x @ weight[list(rows)].T
+        solution = torch.linalg.lstsq(x[:, list(columns)], wanted).solution
+        expected += float((wanted - x[:, list(columns)] @ solution).square().sum()) / len(x)
+    found = group_error(weight, torch.ones(6, dtype=torch.float64), x.T @ x / len(x), structure, 1e-12)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_groups_need_a_calibration_that_knows_them(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    with_groups = PruneConfig(sparsity=0.5, structures=("removal", "low_rank", "groups"))
+    with pytest.raises(OptionError, match="groups"):
+        prune(model, calibrate(model, tiny_batches, PruneConfig(sparsity=0.5)), with_groups)
+    made = calibrate(model, tiny_batches, with_groups)
+    made.save(tmp_path / "calibration")
+    loaded = Calibration.load(tmp_path / "calibration")
+    assert prune(model, loaded, with_groups)[1].plan == prune(model, made, with_groups)[1].plan
 
 
 def test_nothing_left_is_refused(calibration: Calibration) -> None:

@@ -10,7 +10,7 @@ from bertsurgeon.importance import Importance
 
 Method = Literal["auto", "pgb"]
 Metric = Literal["fisher", "plain"]
-Structures = Literal["removal", "low_rank"]
+Structures = Literal["removal", "low_rank", "groups"]
 
 _AUTO_ONLY = (
     "flops",
@@ -48,7 +48,7 @@ class PruneConfig:
         threshold: τ of the paper's rule (1e-5 there), instead (``pgb``).
         groups: The same number of groups for every matrix, instead (``pgb``).
         method: ``auto`` searches over removed heads and neurons and low rank; ``pgb`` is the paper's grouping.
-        structures: What ``auto`` may use: ``removal``, ``low_rank``.
+        structures: What ``auto`` may use: ``removal``, ``low_rank``, and (aligned) ``groups``.
         metric: What ``auto`` weighs errors by: ``fisher`` (how much the loss minds them) or ``plain`` (all alike).
         use_labels: Take the gradients for ``fisher`` from the data's labels instead of the model's own predictions.
         target: What ``auto`` fits each sub-layer to: the ``dense`` one's output, or the dense ``residual`` stream.

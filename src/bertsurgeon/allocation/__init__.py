@@ -1,7 +1,8 @@
 """Allocation: what each sub-layer keeps under a budget for the whole encoder."""
 
 from bertsurgeon.allocation.costs import Cost, Flops, Milliseconds, Weights
-from bertsurgeon.allocation.curves import Option, SubLayerCurve, measure_curves
+from bertsurgeon.allocation.curves import measure_curves
+from bertsurgeon.allocation.options import Option, SubLayerCurve
 from bertsurgeon.allocation.plan import make_allocated_plan
 from bertsurgeon.allocation.search import Choice, allocate, full_cost
 

@@ -5,13 +5,13 @@ Fisher information: tr(M Δ C Δᵀ) for an error Δ of a matrix whose inputs ha
 have the second moment M (the *curvature*). They can be added over matrices, sub-layers and layers.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bertsurgeon import progress
+from bertsurgeon.allocation.groups import group_options
+from bertsurgeon.allocation.options import Option, SubLayerCurve
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Statistics
 from bertsurgeon.compensation import matrix_roots, reduced_errors, times
@@ -22,46 +22,8 @@ LEVELS = 16
 """Numbers of neurons that are considered, evenly spaced; below the first, its halves and quarters."""
 
 
-@dataclass(frozen=True)
-class Option:
-    """One number of units a sub-layer may keep.
-
-    Attributes:
-        units: Those that stay, ascending.
-        error: What removing the others costs after the rest made up for them.
-        shapes: Of the matrices that are left.
-        tails: By matrix: ``tails[role][r]`` is what reducing it to rank r costs, shape (full rank + 1,).
-    """
-
-    units: tuple[int, ...]
-    error: float
-    shapes: dict[Role, tuple[int, int]]
-    tails: dict[Role, Tensor]
-
-
-@dataclass(frozen=True)
-class SubLayerCurve:
-    """A sub-layer's options.
-
-    Attributes:
-        layer: Index of the layer.
-        sub_layer: Attention or feed-forward part.
-        total: Units of the dense sub-layer.
-        width: Channels per unit.
-        dropped: What dropping the whole sub-layer costs.
-        options: From few units to all.
-    """
-
-    layer: int
-    sub_layer: SubLayerName
-    total: int
-    width: int
-    dropped: float
-    options: tuple[Option, ...]
-
-
 def measure_curves(
-    model: PreTrainedModel, architecture: Architecture, statistics: Statistics, damping: float
+    model: PreTrainedModel, architecture: Architecture, statistics: Statistics, damping: float, groups: bool = False
 ) -> list[SubLayerCurve]:
     """The curves of every sub-layer, from statistics of the dense model (``moments`` and ``curvature``).
 
@@ -70,11 +32,12 @@ def measure_curves(
         architecture: Its entry in the table.
         statistics: With ``moments``; without ``curvature`` all errors of the outputs weigh the same.
         damping: Relative λ of the regressions.
+        groups: Also try aligned groups.
     """
     layers = range(len(architecture.layers(model)))
     names = [(layer, sub_layer) for layer in layers for sub_layer in SUB_LAYERS]
     return [
-        _measure(model, architecture, statistics, layer, sub_layer, damping)
+        _measure(model, architecture, statistics, layer, sub_layer, damping, groups)
         for layer, sub_layer in progress.track(names, "Measuring what each part is worth")
     ]
 
@@ -86,6 +49,7 @@ def _measure(
     layer: int,
     sub_layer: SubLayerName,
     damping: float,
+    groups: bool,
 ) -> SubLayerCurve:
     *first, last = SUB_LAYERS[sub_layer]
     weights = {role: _weight(architecture, model, layer, role) for role in SUB_LAYERS[sub_layer]}
@@ -111,8 +75,9 @@ def _measure(
         shapes = {matrix.role: (len(channels), len(inputs)) for matrix in before}
         tails = {matrix.role: matrix.tail(channels) for matrix in before}
         shapes[last], tails[last] = (len(weighed), len(channels)), output.tail(total - count, len(channels))
-        options.append(Option(units, float(errors[total - count]), shapes, tails))
-    return SubLayerCurve(layer, sub_layer, total, width, float(errors[-1]), tuple(reversed(options)))
+        options.append(Option((units,), float(errors[total - count]), shapes, tails))
+    grouped = group_options(weights, roots, inputs, covariance, width, damping) if groups else []
+    return SubLayerCurve(layer, sub_layer, total, width, float(errors[-1]), tuple(reversed(options)), tuple(grouped))
 
 
 class _LastMatrix:

@@ -1,6 +1,6 @@
 """From choices to a plan."""
 
-from bertsurgeon.allocation.curves import SubLayerCurve
+from bertsurgeon.allocation.options import SubLayerCurve
 from bertsurgeon.allocation.search import Choice
 from bertsurgeon.plan import ROLES, Dense, Dropped, LayerPlan, LowRank, ModelPlan, Role, Structure, SubLayerName, Units
 
@@ -26,7 +26,8 @@ def make_allocated_plan(
             continue
         for role, rank in choice.ranks.items():
             structures[curve.layer][role] = Dense() if rank is None else LowRank(rank)
-        if len(choice.option.units) < curve.total:
-            units[curve.layer][curve.sub_layer] = Units((choice.option.units,), curve.total, curve.width)
+        structures[curve.layer].update(choice.option.structures)
+        if choice.option.count < curve.total or choice.option.structures:
+            units[curve.layer][curve.sub_layer] = Units(choice.option.groups, curve.total, curve.width)
     layers = zip(shapes, structures, units, strict=True)
     return ModelPlan(architecture, tuple(LayerPlan.build(*layer) for layer in layers))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from bertsurgeon.allocation.costs import Cost
-from bertsurgeon.allocation.curves import Option, SubLayerCurve
+from bertsurgeon.allocation.options import Option, SubLayerCurve
 from bertsurgeon.errors import OptionError
 from bertsurgeon.plan import Role
 
@@ -48,7 +48,13 @@ def full_cost(curves: list[SubLayerCurve], cost: Cost) -> float:
 
 
 def allocate(
-    curves: list[SubLayerCurve], cost: Cost, budget: float, *, removal: bool = True, low_rank: bool = True
+    curves: list[SubLayerCurve],
+    cost: Cost,
+    budget: float,
+    *,
+    removal: bool = True,
+    low_rank: bool = True,
+    groups: bool = True,
 ) -> list[Choice]:
     """The choice of every sub-layer, together at most ``budget``.
 
@@ -58,11 +64,12 @@ def allocate(
         budget: In that unit.
         removal: Units may be removed.
         low_rank: Matrices may be reduced in rank.
+        groups: Units may be grouped, where the curves know how.
 
     Raises:
         OptionError: If nothing but the empty encoder is that cheap.
     """
-    tables = [_Table(curve, cost, removal, low_rank) for curve in curves]
+    tables = [_Table(curve, cost, removal, low_rank, groups) for curve in curves]
 
     def spend(price: float) -> list[Choice]:
         return [table.best(price) for table in tables]
@@ -99,10 +106,18 @@ def _spend_rest(tables: "list[_Table]", choices: list[Choice], budget: float, pr
 class _Table:
     """One sub-layer's options with their costs."""
 
-    def __init__(self, curve: SubLayerCurve, cost: Cost, removal: bool, low_rank: bool) -> None:
-        self._dropped = Choice(None, {}, 0.0, curve.dropped)
+    def __init__(self, curve: SubLayerCurve, cost: Cost, removal: bool, low_rank: bool, groups: bool) -> None:
+        self._fixed = [Choice(None, {}, 0.0, curve.dropped)]
+        for option in curve.grouped if groups else ():
+            blocks = [
+                cost.product(len(rows), len(columns))
+                for structure in option.structures.values()
+                for rows, columns in zip(structure.row_groups, structure.column_groups, strict=True)
+            ]
+            extra = cost.sub_layer(curve.sub_layer, option.count * curve.width)
+            self._fixed.append(Choice(option, {}, sum(blocks) + extra, option.error))
         self._options = curve.options if removal else curve.options[-1:]
-        self._extra = [cost.sub_layer(curve.sub_layer, len(option.units) * curve.width) for option in self._options]
+        self._extra = [cost.sub_layer(curve.sub_layer, option.count * curve.width) for option in self._options]
         self._matrices = []
         for option in self._options:
             rows: dict[Role, tuple[list[int | None], torch.Tensor, torch.Tensor]] = {}
@@ -122,13 +137,13 @@ class _Table:
 
     def best(self, price: float) -> Choice:
         """The choice that minimises error + price · cost."""
-        return min((self._dropped, *self._choices(price)), key=lambda choice: choice.error + price * choice.cost)
+        return min((*self._fixed, *self._choices(price)), key=lambda choice: choice.error + price * choice.cost)
 
     def best_within(self, budget: float, price: float) -> Choice:
         """The choice with the smallest error that costs at most ``budget``, among those a price near this one makes."""
         prices = [price * 2 ** (-step / 8) for step in range(9)]
-        affordable = [choice for p in prices for choice in self._choices(p) if choice.cost <= budget]
-        return min((self._dropped, *affordable), key=lambda choice: choice.error)
+        choices = [*self._fixed, *(choice for p in prices for choice in self._choices(p))]
+        return min((choice for choice in choices if choice.cost <= budget), key=lambda choice: choice.error)
 
     def _choices(self, price: float) -> list[Choice]:
         """The best ranks at this price for every number of units."""

@@ -29,6 +29,9 @@ Damping = Annotated[float, typer.Option("--damping", help="Relative damping of t
 MetricName = Annotated[
     str, typer.Option("--metric", help="fisher (weigh errors by what the loss minds) or plain", rich_help_panel=_AUTO)
 ]
+StructureNames = Annotated[
+    str, typer.Option("--structures", help="What may be used: removal,low_rank,groups", rich_help_panel=_AUTO)
+]
 UseLabels = Annotated[
     bool,
     typer.Option("--use-labels", help="Take the metric from labels, not from own predictions.", rich_help_panel=_AUTO),
@@ -88,9 +91,7 @@ def prune(
         Path | None,
         typer.Option("--calibration", help="What 'bertsurgeon calibrate' wrote.", rich_help_panel=_AUTO),
     ] = None,
-    structures: Annotated[
-        str, typer.Option("--structures", help="What may be used: removal,low_rank", rich_help_panel=_AUTO)
-    ] = "removal,low_rank",
+    structures: StructureNames = "removal,low_rank",
     metric: MetricName = "fisher",
     use_labels: UseLabels = False,
     target: Annotated[
@@ -216,6 +217,7 @@ def calibrate(
     text_pair_column: opt.TextPairColumn = None,
     label_column: opt.LabelColumn = "label",
     max_length: opt.MaxLength = 128,
+    structures: StructureNames = "removal,low_rank",
     metric: MetricName = "fisher",
     use_labels: UseLabels = False,
     damping: Damping = 1e-3,
@@ -229,6 +231,7 @@ def calibrate(
     # the budget is not used here, but a configuration has one
     config = PruneConfig(
         sparsity=0.5,
+        structures=cast(tuple[Structures, ...], tuple(structures.split(","))),
         metric=cast(Metric, metric),
         use_labels=use_labels,
         damping=damping,

@@ -31,8 +31,8 @@ def assign_groups(
     """
     value = kept_importance(scores, row_groups, column_groups)
     for _ in range(steps):
-        new_rows = _assign(_profits(scores, column_groups), row_groups)
-        new_columns = _assign(_profits(scores.T, new_rows), column_groups)
+        new_rows = assign_rows(group_profits(scores, column_groups), row_groups)
+        new_columns = assign_rows(group_profits(scores.T, new_rows), column_groups)
         new_value = kept_importance(scores, new_rows, new_columns)
         if new_value <= value * (1 + 1e-9):
             break
@@ -40,12 +40,12 @@ def assign_groups(
     return row_groups, column_groups
 
 
-def _profits(scores: Scores, column_groups: Partition) -> NDArray[np.float64]:
+def group_profits(scores: Scores, column_groups: Partition) -> NDArray[np.float64]:
     """What each row would keep in each group, shape (rows, groups)."""
     return np.stack([scores[:, group].sum(axis=1, dtype=np.float64) for group in column_groups], axis=1)
 
 
-def _assign(profits: NDArray[np.float64], groups: Partition) -> Partition:
+def assign_rows(profits: NDArray[np.float64], groups: Partition) -> Partition:
     """The most profitable assignment of rows to groups of given sizes."""
     sizes = [len(group) for group in groups]
     if len(sizes) == 2:  # one sort solves it: those who gain most from the first group go there

@@ -57,6 +57,7 @@ def plan_auto(
             share * full_cost(curves, cost),
             removal="removal" in config.structures,
             low_rank="low_rank" in config.structures,
+            groups="groups" in config.structures,
         )
         return make_allocated_plan(architecture.name, shapes, curves, choices)
 

@@ -56,8 +56,11 @@ def calibrate(
                 seed=config.seed,
             ),
         )
-        curves = timed(seconds, "curves", lambda: measure_curves(model, architecture, statistics, config.damping))
-    settings = {name: getattr(config, name) for name in SETTINGS}
+        groups = "groups" in config.structures
+        curves = timed(
+            seconds, "curves", lambda: measure_curves(model, architecture, statistics, config.damping, groups)
+        )
+    settings = {name: getattr(config, name) for name in SETTINGS} | {"groups": groups}
     return Calibration(fingerprint(model), batches, statistics.curvature, curves, settings, seconds)
 
 

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from bertsurgeon.allocation import Option, SubLayerCurve
 from bertsurgeon.calibration import Batch, MatrixKey
 from bertsurgeon.checkpoint import new_folder
-from bertsurgeon.errors import CheckpointError, ModelError
-from bertsurgeon.plan import format_channels, parse_channels
+from bertsurgeon.errors import CheckpointError, ModelError, PlanError
+from bertsurgeon.plan import Grouped, format_channels, parse_channels, structure_from_dict
 
 FORMAT_VERSION = 1
 _DATA = "calibration.json"
@@ -72,8 +72,16 @@ class Calibration:
                     "width": curve.width,
                     "dropped": curve.dropped,
                     "options": [
-                        {"units": format_channels(option.units), "error": option.error, "shapes": option.shapes}
+                        {"units": format_channels(option.groups[0]), "error": option.error, "shapes": option.shapes}
                         for option in curve.options
+                    ],
+                    "grouped": [
+                        {
+                            "units": [format_channels(group) for group in option.groups],
+                            "error": option.error,
+                            "structures": {role: s.to_dict() for role, s in option.structures.items()},
+                        }
+                        for option in curve.grouped
                     ],
                 }
             )
@@ -114,21 +122,40 @@ class Calibration:
                     curvature[int(number), rest] = tensor.double()  # type: ignore[index]  # roles are names
             curves = [_read_curve(number, curve, tensors) for number, curve in enumerate(data["curves"])]
             return cls(data["model"], batches, curvature, curves, data["settings"], data["seconds"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
+        except (OSError, SafetensorError, PlanError, KeyError, TypeError, ValueError, IndexError) as error:
             raise CheckpointError(f"{folder} is no complete calibration ({error}); calibrate again.") from error
 
 
 def _read_curve(number: int, data: dict[str, Any], tensors: dict[str, Tensor]) -> SubLayerCurve:
     options = tuple(
         Option(
-            parse_channels(option["units"]),
+            (parse_channels(option["units"]),),
             option["error"],
             {role: (shape[0], shape[1]) for role, shape in option["shapes"].items()},
             {role: tensors[f"tails.{number}.{place}.{role}"] for role in option["shapes"]},
         )
         for place, option in enumerate(data["options"])
     )
-    return SubLayerCurve(data["layer"], data["sub_layer"], data["total"], data["width"], data["dropped"], options)
+    grouped = tuple(
+        Option(
+            tuple(parse_channels(group) for group in option["units"]),
+            option["error"],
+            {},
+            {},
+            {role: _grouped(structure) for role, structure in option["structures"].items()},
+        )
+        for option in data["grouped"]
+    )
+    return SubLayerCurve(
+        data["layer"], data["sub_layer"], data["total"], data["width"], data["dropped"], options, grouped
+    )
+
+
+def _grouped(data: dict[str, Any]) -> Grouped:
+    structure = structure_from_dict(data)
+    if not isinstance(structure, Grouped):
+        raise ValueError(f"{structure.kind} is not grouped")
+    return structure
 
 
 @torch.no_grad()

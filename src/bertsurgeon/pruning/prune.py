@@ -68,6 +68,8 @@ def prune(
 
 def _check_calibration(calibration: Calibration, model: PreTrainedModel, config: PruneConfig) -> None:
     calibration.check(model)
+    if "groups" in config.structures and not calibration.settings["groups"]:
+        raise OptionError("The calibration knows nothing of groups; calibrate again with them among the structures.")
     for name in SETTINGS:
         if calibration.settings[name] != getattr(config, name):
             raise OptionError(

@@ -1,0 +1,87 @@
+"""Aligned groups as options of a sub-layer: found on energies, judged by their error after compensation."""
+
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from bertsurgeon.allocation.options import Option
+from bertsurgeon.compensation import solve_damped, times
+from bertsurgeon.grouping import align_groups
+from bertsurgeon.plan import Channels, Grouped, Role
+
+COUNTS = (2, 3, 4, 6, 8, 12)
+"""Numbers of groups that are considered."""
+
+
+def group_options(
+    weights: dict[Role, Tensor],
+    roots: dict[Role, Tensor],
+    inputs: Tensor,
+    covariance: Tensor,
+    width: int,
+    damping: float,
+) -> list[Option]:
+    """The options of a sub-layer that keeps all its units, in groups.
+
+    Args:
+        weights: Dense weights by role, the last one reading the units; fp64.
+        roots: M^½ of every matrix' curvature, shape (out, out), or its diagonal.
+        inputs: Covariance of the sub-layer's inputs.
+        covariance: Covariance of the units' channels.
+        width: Channels per unit.
+        damping: Relative λ of the regressions.
+    """
+    *first, last = weights
+    units = len(covariance) // width
+    reads = torch.zeros(units, len(inputs), dtype=torch.float64)
+    for role in first:
+        weighed = weights[role].square() * _diagonal(roots[role]).unsqueeze(1) * inputs.diagonal()
+        reads += weighed.reshape(units, width, -1).sum(1)
+    writes = weights[last].square() * _diagonal(roots[last]).unsqueeze(1) * covariance.diagonal()
+    writes = writes.reshape(len(writes), units, width).sum(2)
+    options = []
+    for count in COUNTS:
+        if count > min(units, len(inputs), len(writes)):
+            break
+        found = align_groups(reads.numpy(), writes.numpy(), count)
+        kept = [_channels(group.tolist(), width) for group in found.units]
+        ranges = _ranges([len(group) for group in kept])
+        before = Grouped(ranges, tuple(tuple(group.tolist()) for group in found.inputs))
+        after = Grouped(tuple(tuple(group.tolist()) for group in found.outputs), ranges)
+        order = torch.tensor([channel for group in kept for channel in group])
+        seen = covariance[order][:, order]
+        error = group_error(weights[last][:, order], roots[last], seen, after, damping)
+        for role in first:
+            root = roots[role][order] if roots[role].dim() == 1 else roots[role][:, order]
+            error += group_error(weights[role][order], root, inputs, before, damping)
+        structures: dict[Role, Grouped] = {**dict.fromkeys(first, before), last: after}
+        groups = tuple(tuple(group.tolist()) for group in found.units)
+        options.append(Option(groups, error, {}, {}, structures))
+    return options
+
+
+def group_error(weight: Tensor, root: Tensor, covariance: Tensor, structure: Grouped, damping: float) -> float:
+    """tr(M Δ C Δᵀ) for the best weights on the groups' support."""
+    shift = float(damping * covariance.diagonal().mean())
+    left = weight.clone()
+    for rows, columns in zip(map(list, structure.row_groups), map(list, structure.column_groups), strict=True):
+        right_side = (weight[rows] @ covariance)[:, columns].T
+        solution = solve_damped(covariance[columns][:, columns], right_side, shift).T
+        left[torch.tensor(rows).unsqueeze(1), torch.tensor(columns)] -= solution
+    weighed = times(root, left)
+    return float((weighed @ covariance * weighed).sum())
+
+
+def _diagonal(root: Tensor) -> Tensor:
+    """The diagonal of M."""
+    return root.square() if root.dim() == 1 else root.square().sum(0)
+
+
+def _channels(units: list[int], width: int) -> Channels:
+    return tuple(unit * width + offset for unit in units for offset in range(width))
+
+
+def _ranges(sizes: list[int]) -> tuple[Channels, ...]:
+    """Consecutive channels, one run per group."""
+    return tuple(tuple(range(a, b)) for a, b in pairwise(accumulate(sizes, initial=0)))
