@@ -33,7 +33,7 @@ def data() -> TaskData:
     return shorten(load_task("sst2", GLUE) if sst2 else load_task("docstrings"), train=9600)
 
 
-def test_half_of_the_encoder_costs_at_most_four_points(data: TaskData, tmp_path: Path) -> None:
+def test_half_by_pgb_and_three_quarters_by_auto_cost_at_most_four_points(data: TaskData, tmp_path: Path) -> None:
     set_seed(0)
     model, tokenizer = load_for_finetuning(resolve_model("minilm"), data)
     train_set, validation_set = (tokenize(part, tokenizer, 64) for part in (data.train, data.validation))
@@ -51,6 +51,10 @@ def test_half_of_the_encoder_costs_at_most_four_points(data: TaskData, tmp_path:
         model, train_set, PruneConfig(method="pgb", sparsity=0.5, samples=512, compensation="none"), tokenizer
     )
     assert one_shot > evaluate(uncompensated, validation_set, tokenizer, data.task)[metric]
+
+    quarter, report = prune(model, train_set, PruneConfig(sparsity=0.75, samples=512), tokenizer)
+    assert abs(report.sparsity - 0.75) < 0.005
+    assert evaluate(quarter, validation_set, tokenizer, data.task)[metric] >= dense - 4
 
     save_model(pruned, tmp_path / "pruned", tokenizer)
     for reloaded in (
