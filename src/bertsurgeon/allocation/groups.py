@@ -10,7 +10,7 @@ from bertsurgeon.compensation import solve_damped, times
 from bertsurgeon.grouping import align_groups
 from bertsurgeon.plan import Channels, Grouped, Role
 
-COUNTS = (2, 3, 4, 6, 8, 12)
+COUNTS = (2, 4, 8)
 """Numbers of groups that are considered."""
 
 
