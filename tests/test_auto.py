@@ -18,6 +18,8 @@ from bertsurgeon.allocation import Flops, Milliseconds, Weights, allocate, full_
 from bertsurgeon.allocation.groups import group_error
 from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.benchmark import count_flops
+from bertsurgeon.calibration import Moments
+from bertsurgeon.calibration.statistics import weigh_tokens
 from bertsurgeon.compensation import apply_plan, matrix_roots, reduced_errors
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError, PlanError
 from bertsurgeon.grouping import align_groups, kept_energy
@@ -476,6 +478,7 @@ def test_damaged_calibrations(tmp_path: Path, calibration: Calibration) -> None:
         {"method": "auto", "sparsity": 0.5, "compensation": "none"},
         {"method": "pgb", "flops": 0.5},
         {"method": "pgb", "sparsity": 0.5, "metric": "plain"},
+        {"method": "pgb", "sparsity": 0.5, "token_weighting": 0.0},
         {"method": "pgb", "sparsity": 0.5, "structures": ("removal",)},
     ],
     ids=str,
@@ -483,6 +486,35 @@ def test_damaged_calibrations(tmp_path: Path, calibration: Calibration) -> None:
 def test_options_of_the_other_method(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="option of the method"):
         PruneConfig(**options)
+
+
+def test_tokens_are_weighed_by_their_gradients() -> None:
+    delta = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [9.0, 9.0]], [[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]])
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    torch.testing.assert_close(weigh_tokens(delta, mask, 1.0), torch.tensor([0.4, 1.6, 1.5, 1.5, 0.0]))
+    torch.testing.assert_close(weigh_tokens(delta, mask, 0.5), torch.tensor([0.7, 1.3, 1.25, 1.25, 0.5]))
+
+
+def test_weighed_moments_are_those_of_repeated_tokens() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, seen, drift = (torch.randn(6, width, generator=generator, dtype=torch.float64) for width in (4, 3, 2))
+    weights = torch.tensor([1, 2, 3, 1, 1, 2])
+    weighed, repeated = (Moments(4, paired=True, pruned_width=3, drift_width=2) for _ in range(2))
+    for part in (slice(0, 4), slice(4, 6)):
+        weighed.update(x[part], seen[part], drift[part], weights[part].double())
+        repeated.update(*(t[part].repeat_interleave(weights[part], 0) for t in (x, seen, drift)))
+    for name in ("mean", "pruned_mean", "covariance", "cross_covariance", "drift_mean", "drift_covariance"):
+        torch.testing.assert_close(getattr(weighed, name), getattr(repeated, name), msg=name)
+
+
+def test_moments_of_kept_channels() -> None:
+    x = torch.randn(50, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 3
+    alone, paired = Moments(5, paired=False), Moments(5, paired=True, pruned_width=2)
+    alone.update(x)
+    paired.update(x, x[:, [3, 1]])
+    kept = alone.keep((3, 1))
+    for name in ("mean", "pruned_mean", "covariance", "cross_covariance"):
+        torch.testing.assert_close(getattr(kept, name), getattr(paired, name), msg=name)
 
 
 @pytest.mark.parametrize("structures", [(), ("magic",)])

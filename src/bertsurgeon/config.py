@@ -19,6 +19,7 @@ _AUTO_ONLY = (
     "speedup_length",
     "structures",
     "metric",
+    "token_weighting",
     "use_labels",
     "target",
 )
@@ -50,6 +51,8 @@ class PruneConfig:
         method: ``auto`` searches over removed heads and neurons and low rank; ``pgb`` is the paper's grouping.
         structures: What ``auto`` may use: ``removal``, ``low_rank``, and (aligned) ``groups``.
         metric: What ``auto`` weighs errors by: ``fisher`` (how much the loss minds them) or ``plain`` (all alike).
+        token_weighting: Share of a text's weight in ``auto``'s regressions that goes to its tokens by how much the loss
+            minds errors there; the rest goes to all tokens alike. Needs ``fisher``.
         use_labels: Take the gradients for ``fisher`` from the data's labels instead of the model's own predictions.
         target: What ``auto`` fits each sub-layer to: the ``dense`` one's output, or the dense ``residual`` stream.
         importance: ``fisher`` (½w²F), ``obs`` (w²/(2[F⁻¹]_ii)) or ``magnitude`` (w²) (``pgb``).
@@ -75,6 +78,7 @@ class PruneConfig:
     method: Method = "auto"
     structures: tuple[Structures, ...] = ("removal", "low_rank")
     metric: Metric = "fisher"
+    token_weighting: float = 0.5
     use_labels: bool = False
     target: Target = "dense"
     importance: Importance = "fisher"
@@ -118,6 +122,8 @@ class PruneConfig:
                 raise OptionError(f"{name} must be one of {', '.join(get_args(choices))}, not {getattr(self, name)!r}.")
         if not self.structures or set(self.structures) - set(get_args(Structures)):
             raise OptionError(f"structures must be some of {', '.join(get_args(Structures))}.")
+        if not 0 <= self.token_weighting <= 1:
+            raise OptionError(f"The weighting of tokens must lie between 0 and 1, not {self.token_weighting:g}.")
         if self.damping < 0 or self.obs_damping <= 0:
             raise OptionError("The damping must not be negative (and be greater than 0 for obs).")
         for name in (

@@ -37,6 +37,7 @@ class Statistics:
             (out, out), of the intermediate matrix its diagonal (out,), fp64: the output factor of the
             Kronecker-factored Fisher information (Martens and Grosse, 2015, arXiv 1503.05671). How much the loss minds
             an error in each direction of the outputs.
+        token_weights: How much each token counts, by matrix, one (real tokens,) per batch (:func:`weigh_tokens`).
     """
 
     samples: int = 0
@@ -57,7 +58,7 @@ def collect_statistics(
     curvature: bool = False,
     block_size: int | None = None,
     moments: bool = False,
-    uniform: float = 1.0,
+    token_weighting: float = 0.0,
     seed: int = 0,
 ) -> Statistics:
     """Runs the dense model over the calibration data once.
@@ -73,7 +74,7 @@ def collect_statistics(
         curvature: Gather the second moments of output gradients.
         block_size: Gather Fisher blocks of this many weights instead of the diagonal.
         moments: Gather input moments.
-        uniform: Share of a token's weight in the moments that is the same for all (see :func:`token_weights`).
+        token_weighting: Weigh tokens in the moments, see :func:`weigh_tokens`; needs ``curvature``.
         seed: Fixes the labels drawn where there are none.
 
     Raises:
@@ -91,8 +92,9 @@ def collect_statistics(
     def receive(key: MatrixKey, x: Tensor, delta: Tensor) -> None:
         if curvature:
             _add_curvature(statistics.curvature, key, delta[mask])
-            weights = token_weights(delta, mask, uniform)
-            statistics.token_weights.setdefault(key, []).append(weights)
+            weights = weigh_tokens(delta, mask, token_weighting) if token_weighting else None
+            if weights is not None:
+                statistics.token_weights.setdefault(key, []).append(weights.cpu())
             if moments:
                 statistics.moments.setdefault(key, Moments(x.shape[-1], paired=False)).update(x[mask], weights=weights)
         for g in per_sample_gradients(x, delta) if gradients else ():
@@ -145,21 +147,21 @@ def collect_statistics(
     return statistics
 
 
-def token_weights(delta: Tensor, mask: Tensor, uniform: float) -> Tensor:
-    """How much the loss minds an error at each token, on average 1 in each sample.
+def weigh_tokens(delta: Tensor, mask: Tensor, share: float) -> Tensor:
+    """How much each token counts: on average 1 in each sample.
 
     Args:
-        delta: Gradients of the outputs, shape (samples, tokens, out).
+        delta: Gradients of a matrix' outputs, shape (samples, tokens, out).
         mask: True for real tokens, shape (samples, tokens).
-        uniform: Share of the weight that all tokens of a sample have alike.
+        share: Of a sample's weight that is given to tokens in proportion to their squared gradients.
 
     Returns:
         Shape (real tokens,).
     """
     squares = delta.square().sum(-1) * mask
     real = mask.sum(1, keepdim=True)
-    share = squares / squares.sum(1, keepdim=True).clamp_min(torch.finfo(squares.dtype).tiny)
-    return (uniform + (1 - uniform) * share * real)[mask]
+    minded = squares / squares.sum(1, keepdim=True).clamp_min(torch.finfo(squares.dtype).tiny)
+    return (1 - share + share * minded * real)[mask]
 
 
 def _add_curvature(totals: dict[MatrixKey, Tensor], key: MatrixKey, delta: Tensor) -> None:

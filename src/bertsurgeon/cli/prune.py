@@ -32,6 +32,12 @@ MetricName = Annotated[
 StructureNames = Annotated[
     str, typer.Option("--structures", help="What may be used: removal,low_rank,groups", rich_help_panel=_AUTO)
 ]
+TokenWeighting = Annotated[
+    float,
+    typer.Option(
+        "--token-weighting", help="Share of a text's weight for the tokens the loss minds.", rich_help_panel=_AUTO
+    ),
+]
 UseLabels = Annotated[
     bool,
     typer.Option("--use-labels", help="Take the metric from labels, not from own predictions.", rich_help_panel=_AUTO),
@@ -93,6 +99,7 @@ def prune(
     ] = None,
     structures: StructureNames = "removal,low_rank",
     metric: MetricName = "fisher",
+    token_weighting: TokenWeighting = 0.5,
     use_labels: UseLabels = False,
     target: Annotated[
         str, typer.Option("--target", help="What is fitted: dense (outputs) or residual", rich_help_panel=_AUTO)
@@ -145,6 +152,7 @@ def prune(
             method=cast(Method, method),
             structures=cast(tuple[Structures, ...], tuple(structures.split(","))),
             metric=cast(Metric, metric),
+            token_weighting=token_weighting,
             use_labels=use_labels,
             target=cast(Target, target),
             importance=cast(Importance, importance),
@@ -219,6 +227,7 @@ def calibrate(
     max_length: opt.MaxLength = 128,
     structures: StructureNames = "removal,low_rank",
     metric: MetricName = "fisher",
+    token_weighting: TokenWeighting = 0.5,
     use_labels: UseLabels = False,
     damping: Damping = 1e-3,
     samples: Samples = 1024,
@@ -233,6 +242,7 @@ def calibrate(
         sparsity=0.5,
         structures=cast(tuple[Structures, ...], tuple(structures.split(","))),
         metric=cast(Metric, metric),
+        token_weighting=token_weighting,
         use_labels=use_labels,
         damping=damping,
         samples=samples,

@@ -34,6 +34,7 @@ def prune_auto(
             damping=config.damping,
             curvature=calibration.curvature,
             target=config.target,
+            token_weights=calibration.token_weights,
         ),
     )
     return pruned, plan

@@ -14,7 +14,7 @@ from bertsurgeon.pruning.calibration import Calibration, fingerprint
 from bertsurgeon.pruning.check import check_dense, evaluating
 from bertsurgeon.pruning.report import timed
 
-SETTINGS = ("samples", "batch_size", "metric", "use_labels", "damping", "seed")
+SETTINGS = ("samples", "batch_size", "metric", "token_weighting", "use_labels", "damping", "seed")
 """Options of :class:`bertsurgeon.PruneConfig` that a calibration is made with."""
 
 
@@ -53,6 +53,7 @@ def calibrate(
                 gradients=False,
                 curvature=config.metric == "fisher",
                 moments=True,
+                token_weighting=config.token_weighting,
                 seed=config.seed,
             ),
         )
@@ -61,7 +62,9 @@ def calibrate(
             seconds, "curves", lambda: measure_curves(model, architecture, statistics, config.damping, groups)
         )
     settings = {name: getattr(config, name) for name in SETTINGS} | {"groups": groups}
-    return Calibration(fingerprint(model), batches, statistics.curvature, curves, settings, seconds)
+    return Calibration(
+        fingerprint(model), batches, statistics.curvature, statistics.token_weights, curves, settings, seconds
+    )
 
 
 def _without_labels(batch: Batch) -> Batch:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from bertsurgeon.allocation import Option, SubLayerCurve
 from bertsurgeon.calibration import Batch, MatrixKey
 from bertsurgeon.checkpoint import new_folder
 from bertsurgeon.errors import CheckpointError, ModelError, PlanError
-from bertsurgeon.plan import Grouped, format_channels, parse_channels, structure_from_dict
+from bertsurgeon.plan import ROLES, Grouped, format_channels, parse_channels, structure_from_dict
 
 FORMAT_VERSION = 1
 _DATA = "calibration.json"
@@ -31,6 +32,7 @@ class Calibration:
         model: Fingerprint of the model's weights (:func:`fingerprint`).
         batches: The calibration texts, tokenized and padded.
         curvature: Second moments of the output gradients, by matrix.
+        token_weights: How much the loss minds an error at each token, by matrix, one (real tokens,) per batch.
         curves: What every sub-layer would lose, for all it may keep.
         settings: The options of :class:`bertsurgeon.PruneConfig` it was made with.
         seconds: Time of each step.
@@ -39,6 +41,7 @@ class Calibration:
     model: str
     batches: list[Batch]
     curvature: dict[MatrixKey, Tensor]
+    token_weights: dict[MatrixKey, list[Tensor]]
     curves: list[SubLayerCurve]
     settings: dict[str, Any]
     seconds: dict[str, float]
@@ -62,6 +65,8 @@ class Calibration:
         for number, batch in enumerate(self.batches):
             tensors |= {f"batches.{number}.{name}": value.contiguous() for name, value in batch.items()}
         tensors |= {f"curvature.{layer}.{role}": m.float() for (layer, role), m in self.curvature.items()}
+        for (layer, role), weights in self.token_weights.items():
+            tensors |= {f"token_weights.{layer}.{role}.{number}": part for number, part in enumerate(weights)}
         curves = []
         for number, curve in enumerate(self.curves):
             curves.append(
@@ -114,6 +119,11 @@ class Calibration:
             tensors = load_file(folder / _TENSORS)
             batches: list[Batch] = [{} for _ in range(data["batches"])]
             curvature: dict[MatrixKey, Tensor] = {}
+            token_weights: dict[MatrixKey, list[Tensor]] = {}
+            for layer, role in product(range(len(data["curves"]) // 2), ROLES):
+                names = [f"token_weights.{layer}.{role}.{number}" for number in range(data["batches"])]
+                if names[0] in tensors:
+                    token_weights[layer, role] = [tensors[name] for name in names]
             for name, tensor in tensors.items():
                 kind, number, rest = name.split(".", 2)
                 if kind == "batches":
@@ -121,7 +131,7 @@ class Calibration:
                 elif kind == "curvature":
                     curvature[int(number), rest] = tensor.double()  # type: ignore[index]  # roles are names
             curves = [_read_curve(number, curve, tensors) for number, curve in enumerate(data["curves"])]
-            return cls(data["model"], batches, curvature, curves, data["settings"], data["seconds"])
+            return cls(data["model"], batches, curvature, token_weights, curves, data["settings"], data["seconds"])
         except (OSError, SafetensorError, PlanError, KeyError, TypeError, ValueError, IndexError) as error:
             raise CheckpointError(f"{folder} is no complete calibration ({error}); calibrate again.") from error
 
