@@ -106,19 +106,85 @@ def ablation() -> str:
     return "\n\n".join(parts)
 
 
+METHODS = {
+    "auto": "**auto**",
+    "auto-groups": "auto, aligned groups allowed",
+    "removal": "removal alone",
+    "low_rank": "low rank alone",
+    "groups": "aligned groups alone",
+    "pgb-sequential": "pgb, our compensation",
+    "pgb": "pgb, compensated matrix by matrix",
+    "magnitude": "pgb by magnitude, our compensation",
+    "first-layers": "the first layers",
+    "torch-pruning": "Torch-Pruning",
+}
+CHOICES = {
+    "default": "default",
+    "metric-plain": "`--metric plain`: all errors weigh the same",
+    "no-token-weighting": "`--token-weighting 0`",
+    "token-weighting-0.9": "`--token-weighting 0.9`",
+    "target-residual": "`--target residual`",
+    "labels": "`--use-labels`",
+    "samples-512": "`--samples 512`",
+    "samples-4096": "`--samples 4096`",
+    "damping-1e-4": "`--damping 1e-4`",
+    "damping-1e-2": "`--damping 1e-2`",
+}
+STUDIED = {"sst2-0": "SST-2", "cola-0": "CoLA", "mrpc-0": "MRPC", "rte-0": "RTE", "stsb-0": "STS-B"}
+
+
+def study() -> str:
+    """One table per share: the deciding metric of each task, and its mean relative to the dense model."""
+    tasks = {place: title for place, title in STUDIED.items() if read(f"study/{place}/dense")}
+    dense = {place: score(f"study/{place}/dense") for place in tasks}
+    parts = []
+    for share in ("0.5", "0.25", "0.12"):
+        rows = [["dense", *(f"{dense[place]:.1f}" for place in tasks), "100 %"]]
+        for method, title in METHODS.items():
+            found = {place: score(f"study/{place}/{method}-{share}") for place in tasks}
+            relative = [value / dense[place] for place, value in found.items() if value is not None]
+            cells = ["–" if value is None else f"{value:.1f}" for value in found.values()]
+            if relative:
+                mean = f"{100 * sum(relative) / len(relative):.1f} %" if len(relative) == len(tasks) else "–"
+                rows.append([title, *cells, mean])
+        parts.append(table([f"{float(share):.0%} kept, one-shot", *tasks.values(), "mean, relative"], rows))
+    return "\n\n".join(parts)
+
+
+def score(name: str) -> Any:
+    result = read(name)
+    return None if result is None else next(iter(result["metrics"].values()))
+
+
+def choices() -> str:
+    tasks = ("cola", "sst2")
+    rows = []
+    for name, title in CHOICES.items():
+        cells = []
+        for task in tasks:
+            for share in ("0.25", "0.12"):
+                result = read(f"choices/{task}/{name}-{share}")
+                cells.append("–" if result is None else f"{result['divergence']:.3f} ({accuracy(result)})")
+        rows.append([title, *cells])
+    return table(["divergence (metric)", "CoLA, 25 %", "CoLA, 12 %", "SST-2, 25 %", "SST-2, 12 %"], rows)
+
+
 def performance() -> str:
     rows = []
     for name, title in (
-        ("minilm-sst2", "MiniLM-L6, 1024 SST-2 sentences"),
-        ("bert-base-sort", "BERT-base size, 512 × 128 tokens"),
-        ("bert-base-assign", "BERT-base size, 512 × 128 tokens, `--grouping assign`"),
+        ("minilm-sst2", "MiniLM-L6, 1024 SST-2 sentences, `pgb`"),
+        ("minilm-sst2-auto", "MiniLM-L6, 1024 SST-2 sentences, `auto`"),
+        ("bert-base-sort", "BERT-base size, 512 × 128 tokens, `pgb`"),
+        ("bert-base-assign", "BERT-base size, 512 × 128 tokens, `pgb --grouping assign`"),
+        ("bert-base-auto", "BERT-base size, 512 × 128 tokens, `auto`"),
     ):
         result = read(f"performance/{name}")
         if result is not None:
             seconds = result["report"]["seconds"]
-            steps = [f"{seconds[step]:.1f}" for step in ("statistics", "importance", "plan", "compensation")]
+            middle = sum(seconds.get(step, 0) for step in ("importance", "plan", "curves", "allocation"))
+            steps = [f"{value:.1f}" for value in (seconds["statistics"], middle, seconds["compensation"])]
             rows.append([title, *steps, f"**{result['total_seconds']:.0f}**", f"{result['peak_gib']:.1f}"])
-    return table(["seconds, 2 cores", "statistics", "importance", "plan", "compensation", "total", "peak GiB"], rows)
+    return table(["seconds, 2 cores", "statistics", "planning", "compensation", "total", "peak GiB"], rows)
 
 
 def fill(path: Path, **sections: str) -> None:
@@ -132,7 +198,7 @@ def fill(path: Path, **sections: str) -> None:
 
 def main() -> None:
     fill(ROOT / "README.md", headline=headline())
-    fill(ROOT / "docs" / "results.md", comparison=comparison(), ablation=ablation())
+    fill(ROOT / "docs" / "results.md", study=study(), choices=choices(), comparison=comparison(), ablation=ablation())
     fill(ROOT / "docs" / "performance.md", performance=performance())
 
 

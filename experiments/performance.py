@@ -1,6 +1,7 @@
 """How long pruning takes and how much memory it needs: a BERT-base-sized model with random weights, 512 × 128 tokens.
 
     python experiments/performance.py --size base
+    python experiments/performance.py --size base --method auto
     python experiments/performance.py --model runs/minilm-sst2 --data-dir ../shared/data/glue
 
 Random weights are right for time and memory, never for accuracy. The peak is the whole process's.
@@ -27,7 +28,11 @@ def measure(report: PruneReport) -> dict[str, Any]:
     return {"report": report.to_dict(), "total_seconds": sum(report.seconds.values()), "peak_gib": peak}
 
 
-def prune_base(grouping: str) -> dict[str, Any]:
+def options(method: str, grouping: str) -> dict[str, Any]:
+    return {"method": method, **({"grouping": grouping} if method == "pgb" else {})}
+
+
+def prune_base(method: str, grouping: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(BertConfig(num_labels=2))
     ids = torch.randint(1000, 30000, (512, 128))
@@ -36,20 +41,21 @@ def prune_base(grouping: str) -> dict[str, Any]:
         {"input_ids": i, "attention_mask": torch.ones_like(i), "labels": label}
         for i, label in zip(ids.split(16), labels.split(16), strict=True)
     ]
-    config = PruneConfig(method="pgb", sparsity=0.5, samples=512, grouping=grouping)  # type: ignore[arg-type]
+    config = PruneConfig(sparsity=0.5, samples=512, **options(method, grouping))
     return measure(prune(model, batches, config)[1])
 
 
-def prune_folder(folder: str, task: str, data_dir: Path | None) -> dict[str, Any]:
+def prune_folder(folder: str, task: str, data_dir: Path | None, method: str) -> dict[str, Any]:
     tokenizer = load_tokenizer(folder)
     train = tokenize(load_task(task, data_dir).train, tokenizer)
-    return measure(prune(load_model(folder), train, PruneConfig(method="pgb", sparsity=0.5), tokenizer)[1])
+    return measure(prune(load_model(folder), train, PruneConfig(method=method, sparsity=0.5), tokenizer)[1])  # type: ignore[arg-type]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=["base"])
     parser.add_argument("--grouping", choices=["sort", "assign"], default="sort")
+    parser.add_argument("--method", choices=["pgb", "auto"], default="pgb")
     parser.add_argument("--model")
     parser.add_argument("--task", default="sst2")
     parser.add_argument("--data-dir", type=Path)
@@ -57,11 +63,12 @@ def main() -> None:
     quieten_libraries()
     progress.show()
     if arguments.size == "base":
-        cached(f"performance/bert-base-{arguments.grouping}", lambda: prune_base(arguments.grouping))
+        how = arguments.grouping if arguments.method == "pgb" else "auto"
+        cached(f"performance/bert-base-{how}", lambda: prune_base(arguments.method, arguments.grouping))
     if arguments.model:
         cached(
-            f"performance/minilm-{arguments.task}",
-            lambda: prune_folder(arguments.model, arguments.task, arguments.data_dir),
+            f"performance/minilm-{arguments.task}" + ("-auto" if arguments.method == "auto" else ""),
+            lambda: prune_folder(arguments.model, arguments.task, arguments.data_dir, arguments.method),
         )
 
 
