@@ -3,7 +3,7 @@
     python experiments/choices.py --model runs/minilm-sst2 --task sst2 --data-dir ../shared/data/glue
     python experiments/choices.py --model runs/cola-0 --task cola --data-dir ../shared/data/glue
 
-Beside the task's metric each row has the divergence KL(dense ‖ pruned) of the predictions on 512 training texts that are
+Beside the metric each row has the divergence KL(dense ‖ pruned) of the predictions on 512 training texts that are
 not calibrated on: it is far less noisy than a metric on a small development set.
 """
 
