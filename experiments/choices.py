@@ -27,7 +27,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "target-residual": {"target": "residual"},
     "labels": {"use_labels": True},
     "samples-512": {"samples": 512},
-    "samples-4096": {"samples": 4096},
+    "samples-1024": {"samples": 1024},
     "damping-1e-4": {"damping": 1e-4},
     "damping-1e-2": {"damping": 1e-2},
 }
@@ -54,7 +54,7 @@ def main() -> None:
 
     for name, changes in CHOICES.items():
         for share in (0.25, 0.12):
-            options = {"samples": arguments.samples, "seed": arguments.seed, **changes}
+            options = {"seed": arguments.seed, **changes}
             config = PruneConfig(sparsity=1 - share, **options)
             cached(f"choices/{arguments.task}/{name}-{share:g}", lambda c=config: run(c))
 

@@ -117,7 +117,7 @@ def main() -> None:
     model, tokenizer = load_model(arguments.model), load_tokenizer(arguments.model)
     architecture = get_architecture(model.config.model_type)
     train = tokenize(load_task(arguments.task, arguments.data_dir).train, tokenizer)
-    config = PruneConfig(sparsity=0.5, samples=arguments.samples, structures=("removal", "low_rank", "groups"))
+    config = PruneConfig(sparsity=0.5, structures=("removal", "low_rank", "groups"))
     torch.manual_seed(arguments.seed)
     batches = make_batches(train, tokenizer, 256, 32, arguments.seed)
     scores = score_matrices(model, architecture, collect_statistics(model, architecture, batches), "fisher", 0.0)

@@ -126,7 +126,7 @@ CHOICES = {
     "target-residual": "`--target residual`",
     "labels": "`--use-labels`",
     "samples-512": "`--samples 512`",
-    "samples-4096": "`--samples 4096`",
+    "samples-1024": "`--samples 1024`",
     "damping-1e-4": "`--damping 1e-4`",
     "damping-1e-2": "`--damping 1e-2`",
 }

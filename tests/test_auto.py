@@ -18,7 +18,7 @@ from bertsurgeon.allocation import Flops, Milliseconds, Weights, allocate, full_
 from bertsurgeon.allocation.groups import group_error
 from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.benchmark import count_flops
-from bertsurgeon.calibration import Moments
+from bertsurgeon.calibration import Moments, make_batches
 from bertsurgeon.calibration.statistics import weigh_tokens
 from bertsurgeon.compensation import apply_plan, matrix_roots, reduced_errors
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError, PlanError
@@ -486,6 +486,13 @@ def test_damaged_calibrations(tmp_path: Path, calibration: Calibration) -> None:
 def test_options_of_the_other_method(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="option of the method"):
         PruneConfig(**options)
+
+
+@pytest.mark.parametrize(("length", "texts"), [(2, 4096), (16, 2048), (100, 512)])
+def test_enough_tokens_are_calibrated_on(length: int, texts: int) -> None:
+    ids = torch.ones(32, length, dtype=torch.long)
+    endless = ({"input_ids": ids, "attention_mask": ids} for _ in range(1000))
+    assert sum(len(batch["input_ids"]) for batch in make_batches(endless, None, None, 32, 0)) == texts
 
 
 def test_tokens_are_weighed_by_their_gradients() -> None:

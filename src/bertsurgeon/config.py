@@ -63,7 +63,8 @@ class PruneConfig:
         permutation_steps: N_perm (``pgb``).
         compensation: ``sequential``, ``independent`` or ``none`` (``pgb``; ``auto`` is always sequential).
         damping: λ of the compensation, relative to the mean variance of the inputs.
-        samples: Calibration sequences.
+        samples: Calibration sequences; None for 1024 (``pgb``), or for as many as make enough tokens (``auto``, see
+            :func:`bertsurgeon.calibration.make_batches`).
         batch_size: Calibration sequences per batch.
         seed: Fixes every random choice.
     """
@@ -89,7 +90,7 @@ class PruneConfig:
     permutation_steps: int = 6
     compensation: Compensation = "sequential"
     damping: float = 1e-3
-    samples: int = 1024
+    samples: int | None = None
     batch_size: int = 32
     seed: int = 0
 
@@ -129,13 +130,14 @@ class PruneConfig:
         for name in (
             "obs_block_size",
             "permutation_steps",
-            "samples",
             "batch_size",
             "speedup_batch_size",
             "speedup_length",
         ):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.samples is not None and self.samples < 1:
+            raise OptionError(f"samples must be at least 1, not {self.samples}.")
         self._check_method()
 
     def _check_method(self) -> None:

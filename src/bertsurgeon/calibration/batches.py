@@ -13,10 +13,17 @@ from bertsurgeon.errors import DataError, OptionError
 Batch = dict[str, Tensor]
 
 
+ENOUGH_TOKENS = 32_768
+"""Tokens that a calibration without a number of samples asks for …"""
+
+FEWEST, MOST = 512, 4096
+"""… in at least and at most this many texts."""
+
+
 def make_batches(
     data: Dataset | Iterable[Mapping[str, Any]],
     tokenizer: PreTrainedTokenizerBase | None,
-    samples: int,
+    samples: int | None,
     batch_size: int,
     seed: int,
 ) -> list[Batch]:
@@ -26,7 +33,8 @@ def make_batches(
         data: A tokenized dataset (``input_ids``, ``attention_mask``, optionally ``labels`` and ``token_type_ids``), or
             an iterable of ready batches of tensors such as a ``DataLoader``.
         tokenizer: Pads a dataset's sequences; not needed for ready batches.
-        samples: Sequences wanted; a smaller set is used whole.
+        samples: Sequences wanted; a smaller set is used whole. None for as many as make ``ENOUGH_TOKENS``, within
+            ``FEWEST`` and ``MOST``: what regressions need is tokens, and short texts have few.
         batch_size: Sequences per batch (ready batches keep theirs).
         seed: Fixes which sequences of a dataset are drawn.
 
@@ -34,7 +42,7 @@ def make_batches(
         DataError: If there is no data, or it is not tokenized.
         OptionError: If a number is not positive, or a dataset comes without a tokenizer.
     """
-    if samples < 1 or batch_size < 1:
+    if (samples is not None and samples < 1) or batch_size < 1:
         raise OptionError(f"Calibration needs at least one sample and one per batch, not {samples} and {batch_size}.")
     batches = (
         _from_dataset(data, tokenizer, samples, batch_size, seed)
@@ -51,7 +59,7 @@ def make_batches(
 
 
 def _from_dataset(
-    data: Dataset, tokenizer: PreTrainedTokenizerBase | None, samples: int, batch_size: int, seed: int
+    data: Dataset, tokenizer: PreTrainedTokenizerBase | None, samples: int | None, batch_size: int, seed: int
 ) -> list[Batch]:
     if tokenizer is None:
         raise OptionError("Pass the tokenizer together with a dataset; it pads the batches.")
@@ -60,20 +68,39 @@ def _from_dataset(
             f"Calibration data needs 'input_ids'; it has {', '.join(data.column_names)}. Tokenize it first."
         )
     names = {*tokenizer.model_input_names, "labels"} & set(data.column_names)
-    chosen = data.shuffle(seed=seed).select(range(min(samples, len(data)))).select_columns(sorted(names))
+    shuffled = data.shuffle(seed=seed).select_columns(sorted(names))
+    chosen = shuffled.select(range(min(MOST if samples is None else samples, len(data))))
+    if samples is None:
+        chosen = chosen.select(range(_enough([len(ids) for ids in chosen["input_ids"]])))
     rows = sorted(chosen, key=lambda row: len(row["input_ids"]))
     collate = DataCollatorWithPadding(tokenizer)
     return [dict(collate(rows[i : i + batch_size])) for i in range(0, len(rows), batch_size)]
 
 
-def _from_batches(data: Iterable[Mapping[str, Any]], samples: int) -> list[Batch]:
+def _enough(lengths: list[int]) -> int:
+    """How many texts of these lengths make enough tokens."""
+    total = 0
+    for count, length in enumerate(lengths, 1):
+        total += length
+        if total >= ENOUGH_TOKENS and count >= FEWEST:
+            return count
+    return len(lengths)
+
+
+def _from_batches(data: Iterable[Mapping[str, Any]], samples: int | None) -> list[Batch]:
+    limit = MOST if samples is None else samples
     batches: list[Batch] = []
-    seen = 0
+    seen = tokens = 0
     for batch in data:
         tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
         rows = len(next(iter(tensors.values()), ()))
-        batches.append({name: value[: samples - seen] for name, value in tensors.items()})
-        seen += min(rows, samples - seen)
-        if seen >= samples:
+        batches.append({name: value[: limit - seen] for name, value in tensors.items()})
+        seen += min(rows, limit - seen)
+        tokens += int(tensors["attention_mask"].sum()) if "attention_mask" in tensors else _size(tensors)
+        if seen >= limit or (samples is None and seen >= FEWEST and tokens >= ENOUGH_TOKENS):
             break
     return batches
+
+
+def _size(batch: dict[str, Tensor]) -> int:
+    return batch["input_ids"].numel() if "input_ids" in batch else 0

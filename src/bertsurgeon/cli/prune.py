@@ -24,7 +24,9 @@ _BUDGET = "How much"
 _AUTO = "How: --method auto"
 _PGB = "How: --method pgb"
 
-Samples = Annotated[int, typer.Option("--samples", help="Calibration texts, from the training data.")]
+Samples = Annotated[
+    int | None, typer.Option("--samples", help="Calibration texts; default: enough (auto), or 1024 (pgb).")
+]
 Damping = Annotated[float, typer.Option("--damping", help="Relative damping of the compensation.")]
 MetricName = Annotated[
     str, typer.Option("--metric", help="fisher (weigh errors by what the loss minds) or plain", rich_help_panel=_AUTO)
@@ -124,7 +126,7 @@ def prune(
         str, typer.Option("--compensation", help="sequential, independent or none", rich_help_panel=_PGB)
     ] = "sequential",
     damping: Damping = 1e-3,
-    samples: Samples = 1024,
+    samples: Samples = None,
     recover_epochs: Annotated[
         float, typer.Option("--recover-epochs", help="Epochs of re-finetuning; 0 stays one-shot (the paper: 3).")
     ] = 0.0,
@@ -230,7 +232,7 @@ def calibrate(
     token_weighting: TokenWeighting = 0.5,
     use_labels: UseLabels = False,
     damping: Damping = 1e-3,
-    samples: Samples = 1024,
+    samples: Samples = None,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
     as_json: opt.Json = False,

@@ -13,6 +13,9 @@ from bertsurgeon.importance import score_matrices
 from bertsurgeon.plan import ModelPlan
 from bertsurgeon.pruning.report import timed
 
+PGB_SAMPLES = 1024
+"""Calibration sequences, where none are asked for."""
+
 
 def prune_pgb(
     model: PreTrainedModel,

@@ -16,7 +16,7 @@ from bertsurgeon.pruning.auto import prune_auto
 from bertsurgeon.pruning.calibrate import SETTINGS, calibrate
 from bertsurgeon.pruning.calibration import Calibration
 from bertsurgeon.pruning.check import check_dense, evaluating
-from bertsurgeon.pruning.pgb import prune_pgb
+from bertsurgeon.pruning.pgb import PGB_SAMPLES, prune_pgb
 from bertsurgeon.pruning.report import PruneReport
 
 
@@ -57,7 +57,7 @@ def prune(
     else:
         if isinstance(data, Calibration):
             raise OptionError("A calibration serves the method auto only; give pgb the data itself.")
-        batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed)
+        batches = make_batches(data, tokenizer, config.samples or PGB_SAMPLES, config.batch_size, config.seed)
         with evaluating(model):
             pruned, plan = prune_pgb(model, architecture, batches, config, seconds)
     attach_plan(pruned, plan)
