@@ -13,7 +13,7 @@ from bertsurgeon.errors import DataError, OptionError
 Batch = dict[str, Tensor]
 
 
-ENOUGH_TOKENS = 32_768
+ENOUGH_TOKENS = 24_576
 """Tokens that a calibration without a number of samples asks for …"""
 
 FEWEST, MOST = 512, 4096

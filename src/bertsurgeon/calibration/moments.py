@@ -18,13 +18,23 @@ class Moments:
         paired: Whether x̂ differs from x.
         pruned_width: Channels of x̂, where units were removed before this matrix.
         drift_width: Channels of the drift, where it is followed.
+        of_targets: Whether x is not what enters the dense matrix but what leaves it (without its bias): narrower where
+            a matrix has fewer outputs than inputs.
     """
 
-    def __init__(self, width: int, paired: bool, pruned_width: int | None = None, drift_width: int = 0) -> None:
+    def __init__(
+        self,
+        width: int,
+        paired: bool,
+        pruned_width: int | None = None,
+        drift_width: int = 0,
+        of_targets: bool = False,
+    ) -> None:
         if not paired and (pruned_width is not None or drift_width):
             raise ValueError("Only paired moments have a pruned width or a drift.")
         self.count = 0.0
         self.paired = paired
+        self.of_targets = of_targets
         inputs = width if pruned_width is None else pruned_width
         self._sum = torch.zeros(width, dtype=torch.float64)
         self._pruned_sum = torch.zeros(inputs, dtype=torch.float64) if paired else self._sum

@@ -118,6 +118,8 @@ def _apply_sequentially(
                     weight, bias = _dense(architecture, model, index, last)
                     _, constant = compensate(weight, bias, Dropped(), inputs, damping)
                     drop_sub_layer(architecture, pruned, index, sub_layer, constant)
+                    for state in states:  # the constant went into a LayerNorm that attention may end with
+                        state.forget_attention()
                     if sub_layer == "attention":  # the states before this layer come from the changed LayerNorm
                         for state in states:
                             state.pruned = state.pruned + constant
@@ -125,11 +127,16 @@ def _apply_sequentially(
                 continue
             if not changed and not any(_is_changed(layer_plan, role) for role in roles):
                 continue
+            if sub_layer == "feed_forward":
+                for state in states:
+                    state.keep_attention(dense_layer, pruned_layer)
             replacements: dict[Role, nn.Module] = {}
             moments = None
             for role in roles:
                 if not changed and not _is_changed(layer_plan, role):
                     continue
+                rows = layer_plan.channels(role)[0]
+                weight, bias = _dense(architecture, model, index, role, rows)
                 if moments is None or token_weights:  # matrices with the same input share its moments
                     moments = input_moments(
                         states,
@@ -139,9 +146,8 @@ def _apply_sequentially(
                         width=layer_plan.matrices[role].stored_shape[1],
                         residual=architecture.matrices[first] if target == "residual" and role == last else None,
                         weights=token_weights.get((index, role)),
+                        targets_of=weight if role == last and len(weight) < weight.shape[1] else None,
                     )
-                rows = layer_plan.channels(role)[0]
-                weight, bias = _dense(architecture, model, index, role, rows)
                 metric = _rows_of(curvature.get((index, role)), rows)
                 structure = layer_plan.matrices[role].structure
                 weight, bias = compensate(weight, bias, structure, moments, damping, metric)

@@ -52,8 +52,10 @@ def compensate(
         ModelError: If the moments hold values that are not finite.
     """
     dense, offset = weight.detach().double().cpu(), bias.detach().double().cpu()
-    target_mean = offset + dense @ moments.mean
-    cross = dense @ moments.cross_covariance
+    target_mean, cross = moments.mean, moments.cross_covariance
+    if not moments.of_targets:
+        target_mean, cross = dense @ target_mean, dense @ cross
+    target_mean = offset + target_mean
     if len(moments.drift_mean):
         target_mean, cross = target_mean + moments.drift_mean, cross + moments.drift_covariance
     covariance = moments.covariance

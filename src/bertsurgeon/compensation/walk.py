@@ -12,6 +12,9 @@ from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, Moments
 from bertsurgeon.plan import Role
 
+ATTENTION = "attention"
+"""The layers of every supported architecture call their attention this."""
+
 
 class _Reached(Exception):  # noqa: N818 - control flow, not an error
     """Raised by a hook to end a forward pass where its value is known."""
@@ -30,6 +33,8 @@ class State:
         mask: True for real tokens, shape (batch, tokens).
         args: What else the layers are called with (attention mask and so on).
         kwargs: Likewise, by name.
+        dense_attention: What the dense layer's attention returned, once kept (:meth:`keep_attention`).
+        pruned_attention: Likewise.
     """
 
     dense: Tensor
@@ -37,14 +42,48 @@ class State:
     mask: Tensor
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    dense_attention: Any = None
+    pruned_attention: Any = None
 
-    def run(self, layer: nn.Module, hidden: Tensor) -> Tensor:
-        """One layer's output for ``hidden``."""
-        output = layer(hidden, *self.args, **self.kwargs)
+    def run(self, layer: nn.Module, hidden: Tensor, attention: Any = None) -> Tensor:
+        """One layer's output for ``hidden``; its attention returns ``attention``, if that is known already."""
+        module = layer.get_submodule(ATTENTION)
+        if attention is not None:
+            module.forward = lambda *_, **__: attention
+        try:
+            output = layer(hidden, *self.args, **self.kwargs)
+        finally:
+            if attention is not None:
+                del module.forward
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
 
-    def inputs_of(self, layer: nn.Module, paths: Sequence[str], hidden: Tensor) -> dict[str, Tensor]:
+    def keep_attention(self, dense: nn.Module, pruned: nn.Module) -> None:
+        """Runs both layers' attention, once for all that follows in the layer."""
+        if self.dense_attention is None:
+            self.dense_attention = self._attention_of(dense, self.dense)
+            self.pruned_attention = self._attention_of(pruned, self.pruned)
+
+    def forget_attention(self) -> None:
+        """To be called when the hidden states or the attention change."""
+        self.dense_attention = self.pruned_attention = None
+
+    def _attention_of(self, layer: nn.Module, hidden: Tensor) -> Any:
+        def stop(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            raise _Reached(output)
+
+        handle = layer.get_submodule(ATTENTION).register_forward_hook(stop)
+        try:
+            self.run(layer, hidden)
+        except _Reached as reached:
+            return reached.value
+        finally:
+            handle.remove()
+        raise AssertionError("the layer does not use its attention")
+
+    def inputs_of(
+        self, layer: nn.Module, paths: Sequence[str], hidden: Tensor, attention: Any = None
+    ) -> dict[str, Tensor]:
         """What reaches the matrices at ``paths`` inside ``layer``, padding excluded, shapes (real tokens, in).
 
         The first path is the one computed last; nothing after it runs.
@@ -61,7 +100,7 @@ class State:
 
         handles = [layer.get_submodule(path).register_forward_pre_hook(keep(path)) for path in paths]
         try:
-            self.run(layer, hidden)
+            self.run(layer, hidden, attention)
         except _Reached:
             return inputs
         finally:
@@ -102,6 +141,7 @@ def input_moments(
     width: int | None = None,
     residual: str | None = None,
     weights: Sequence[Tensor] | None = None,
+    targets_of: Tensor | None = None,
     dense_only: bool = False,
 ) -> Moments:
     """Moments of the inputs of the matrix at ``path`` in a layer of both models.
@@ -115,25 +155,29 @@ def input_moments(
         residual: Follow the drift of the residual stream that the matrix' output is added to: it is what enters the
             matrix at this path (the sub-layer's first one).
         weights: How much each token counts, one (tokens,) per state; None for equal weights.
+        targets_of: The dense weight, to follow what leaves the dense matrix instead of what enters it.
         dense_only: Leave the pruned model out: moments of the dense inputs alone.
     """
     dense_matrix = dense.get_submodule(path)
     assert isinstance(dense_matrix, nn.Linear)
     moments = Moments(
-        dense_matrix.in_features,
+        dense_matrix.in_features if targets_of is None else len(targets_of),
         paired=not dense_only,
         pruned_width=width,
         drift_width=0 if residual is None else int(states[0].dense.shape[-1]),
+        of_targets=targets_of is not None,
     )
     paths = [path] if residual is None else [path, residual]
     for number, state in enumerate(states):
         weight = None if weights is None else weights[number]
-        x = state.inputs_of(dense, paths, state.dense)
+        x = state.inputs_of(dense, paths, state.dense, state.dense_attention)
         if dense_only:
             moments.update(x[path], weights=weight)
             continue
-        seen = state.inputs_of(pruned, paths, state.pruned)
-        moments.update(x[path], seen[path], None if residual is None else x[residual] - seen[residual], weight)
+        seen = state.inputs_of(pruned, paths, state.pruned, state.pruned_attention)
+        drift = None if residual is None else x[residual] - seen[residual]
+        followed = x[path] if targets_of is None else x[path] @ targets_of.T
+        moments.update(followed, seen[path], drift, weight)
     return moments
 
 
@@ -141,8 +185,9 @@ def input_moments(
 def advance(states: Sequence[State], dense: nn.Module, pruned: nn.Module) -> None:
     """Runs one whole layer of each model on all states, in place."""
     for state in states:
-        state.dense = state.run(dense, state.dense)
-        state.pruned = state.run(pruned, state.pruned)
+        state.dense = state.run(dense, state.dense, state.dense_attention)
+        state.pruned = state.run(pruned, state.pruned, state.pruned_attention)
+        state.forget_attention()
 
 
 STAGES: tuple[tuple[Role, ...], ...] = (
