@@ -8,10 +8,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon.allocation import measure_curves
 from bertsurgeon.architectures import get_architecture
+from bertsurgeon.benchmark import evaluating
 from bertsurgeon.calibration import Batch, collect_statistics, make_batches
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.pruning.calibration import Calibration, fingerprint
-from bertsurgeon.pruning.check import check_dense, evaluating
+from bertsurgeon.pruning.check import check_dense
 from bertsurgeon.pruning.report import timed
 
 SETTINGS = ("samples", "batch_size", "metric", "token_weighting", "use_labels", "damping", "seed")

@@ -1,9 +1,5 @@
 """What every method asks of the model it is given."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from torch import nn
 from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import get_architecture
@@ -22,14 +18,3 @@ def check_dense(model: PreTrainedModel) -> None:
         raise ModelError("The model is pruned already; start from the dense one.")
     check_finite(model)
     architecture.shapes(model)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts a model in evaluation mode for the duration of a ``with`` block."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon.architectures import get_architecture
+from bertsurgeon.benchmark import evaluating
 from bertsurgeon.calibration import make_batches
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.config import PruneConfig
@@ -15,7 +16,7 @@ from bertsurgeon.errors import OptionError
 from bertsurgeon.pruning.auto import prune_auto
 from bertsurgeon.pruning.calibrate import SETTINGS, calibrate
 from bertsurgeon.pruning.calibration import Calibration
-from bertsurgeon.pruning.check import check_dense, evaluating
+from bertsurgeon.pruning.check import check_dense
 from bertsurgeon.pruning.pgb import PGB_SAMPLES, prune_pgb
 from bertsurgeon.pruning.report import PruneReport
 
