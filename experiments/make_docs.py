@@ -138,8 +138,10 @@ def study() -> str:
     tasks = {place: title for place, title in STUDIED.items() if read(f"study/{place}/dense")}
     dense = {place: score(f"study/{place}/dense") for place in tasks}
     parts = []
+    floor = [score(f"study/{place}/floor") for place in tasks]
     for share in ("0.5", "0.25", "0.12"):
         rows = [["dense", *(f"{dense[place]:.1f}" for place in tasks), "100 %"]]
+        rows.append(["no layer at all, head trained", *("–" if v is None else f"{v:.1f}" for v in floor), "–"])
         for method, title in METHODS.items():
             found = {place: score(f"study/{place}/{method}-{share}") for place in tasks}
             relative = [value / dense[place] for place, value in found.items() if value is not None]
@@ -165,7 +167,8 @@ def choices() -> str:
             for share in ("0.25", "0.12"):
                 result = read(f"choices/{task}/{name}-{share}")
                 cells.append("–" if result is None else f"{result['divergence']:.3f} ({accuracy(result)})")
-        rows.append([title, *cells])
+        if set(cells) != {"–"}:
+            rows.append([title, *cells])
     return table(["divergence (metric)", "CoLA, 25 %", "CoLA, 12 %", "SST-2, 25 %", "SST-2, 12 %"], rows)
 
 
