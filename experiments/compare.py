@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from bertsurgeon import PruneConfig, TrainingOptions, get_plan, progress, train
+from bertsurgeon import PruneConfig, TrainingOptions, progress, train
 from bertsurgeon.benchmark import compare_latency, count_flops
 from bertsurgeon.cli.app import quieten_libraries
+from bertsurgeon.evaluation import measure_sizes
 from common import Bench, cached, make_bench
 from torch_pruning_peer import prune_half
 
@@ -29,21 +30,9 @@ def describe(bench: Bench, model: PreTrainedModel, speed: bool = True) -> dict[s
 
     Recovery changes no shape, so the speed of a recovered row is that of its one-shot start.
     """
-    plan = get_plan(model)
-    matrices = (
-        [
-            bench.architecture.matrix(model, layer, role)
-            for layer in range(len(bench.architecture.layers(model)))
-            for role in bench.architecture.matrices
-        ]
-        if plan is None
-        else []
-    )
-    kept = plan.kept if plan else sum(matrix.weight.numel() for matrix in matrices)  # type: ignore[union-attr]
-    total = sum(r * c for layer in bench.architecture.shapes(bench.model) for r, c in layer.values())
     result: dict[str, Any] = {
         "metrics": bench.score(model),
-        "kept_share": kept / total,
+        "kept_share": measure_sizes(model).encoder_weights / measure_sizes(bench.model).encoder_weights,
         "flops_share": count_flops(model, 1, 128) / count_flops(bench.model, 1, 128),
     }
     if speed:

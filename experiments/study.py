@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
@@ -24,7 +23,6 @@ from bertsurgeon import (
     TrainingOptions,
     calibrate,
     evaluate,
-    get_plan,
     load_model,
     progress,
     prune,
@@ -36,6 +34,7 @@ from bertsurgeon.calibration import make_batches
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.cli.app import quieten_libraries
 from bertsurgeon.compensation import apply_plan
+from bertsurgeon.evaluation import measure_sizes
 from bertsurgeon.plan import ROLES, Dense, Dropped, LayerPlan, ModelPlan
 from bertsurgeon.tasks import TaskData, load_task, tokenize
 from common import cached
@@ -128,20 +127,12 @@ METHODS: dict[str, Callable[[Subject, float], PreTrainedModel]] = {
 
 
 def describe(subject: Subject, model: PreTrainedModel, seconds: float) -> dict[str, Any]:
-    plan = get_plan(model)
-    architecture = get_architecture(subject.model.config.model_type)
-    total = sum(rows * columns for layer in architecture.shapes(subject.model) for rows, columns in layer.values())
-    kept = plan.kept if plan else sum(p.numel() for p in encoder_weights(model))
     return {
         "metrics": subject.score(model),
-        "kept_share": kept / total,
+        "kept_share": measure_sizes(model).encoder_weights / measure_sizes(subject.model).encoder_weights,
         "flops_share": count_flops(model, 1, 128) / count_flops(subject.model, 1, 128),
         "pruning_seconds": seconds,
     }
-
-
-def encoder_weights(model: PreTrainedModel) -> list[torch.nn.Parameter]:
-    return [p for layer in model.base_model.encoder.layer for p in layer.parameters() if p.dim() == 2]
 
 
 def one_shot(subject: Subject, method: str, share: float) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from bertsurgeon.allocation.options import Option, SubLayerCurve
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Statistics
 from bertsurgeon.compensation import matrix_roots, reduced_errors, times
-from bertsurgeon.plan import SUB_LAYERS, Role, SubLayerName
+from bertsurgeon.plan import SUB_LAYERS, Role, SubLayerName, unit_channels
 from bertsurgeon.removal import Removal, greedy_removal
 
 LEVELS = 16
@@ -71,7 +71,7 @@ def _measure(
     options = []
     for count in reversed(_levels(total, sub_layer)):
         units = removal.kept(count)
-        channels = torch.tensor([unit * width + offset for unit in units for offset in range(width)])
+        channels = torch.tensor(unit_channels(units, width))
         shapes = {matrix.role: (len(channels), len(inputs)) for matrix in before}
         tails = {matrix.role: matrix.tail(channels) for matrix in before}
         shapes[last], tails[last] = (len(weighed), len(channels)), output.tail(total - count, len(channels))

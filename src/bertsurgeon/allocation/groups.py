@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from bertsurgeon.allocation.options import Option
-from bertsurgeon.compensation import solve_damped, times
+from bertsurgeon.compensation import ridge, solve_damped, times
 from bertsurgeon.grouping import align_groups
-from bertsurgeon.plan import Channels, Grouped, Role
+from bertsurgeon.plan import Channels, Grouped, Role, unit_channels
 
 COUNTS = (2, 4, 8)
 """Numbers of groups that are considered."""
@@ -45,7 +45,7 @@ def group_options(
         if count > min(units, len(inputs), len(writes)):
             break
         found = align_groups(reads.numpy(), writes.numpy(), count)
-        kept = [_channels(group.tolist(), width) for group in found.units]
+        kept = [unit_channels(group.tolist(), width) for group in found.units]
         ranges = _ranges([len(group) for group in kept])
         before = Grouped(ranges, tuple(tuple(group.tolist()) for group in found.inputs))
         after = Grouped(tuple(tuple(group.tolist()) for group in found.outputs), ranges)
@@ -63,7 +63,7 @@ def group_options(
 
 def group_error(weight: Tensor, root: Tensor, covariance: Tensor, structure: Grouped, damping: float) -> float:
     """tr(M Δ C Δᵀ) for the best weights on the groups' support."""
-    shift = float(damping * covariance.diagonal().mean())
+    shift = ridge(covariance, damping)
     left = weight.clone()
     for rows, columns in zip(map(list, structure.row_groups), map(list, structure.column_groups), strict=True):
         right_side = (weight[rows] @ covariance)[:, columns].T
@@ -76,10 +76,6 @@ def group_error(weight: Tensor, root: Tensor, covariance: Tensor, structure: Gro
 def _diagonal(root: Tensor) -> Tensor:
     """The diagonal of M."""
     return root.square() if root.dim() == 1 else root.square().sum(0)
-
-
-def _channels(units: list[int], width: int) -> Channels:
-    return tuple(unit * width + offset for unit in units for offset in range(width))
 
 
 def _ranges(sizes: list[int]) -> tuple[Channels, ...]:

@@ -32,7 +32,7 @@ class Statistics:
             Fisher information. 4 bytes per encoder weight.
         block_fisher: Mean over samples of g gᵀ for blocks of consecutive weights of a row, shape
             (out · blocks per row, block, block). 4 · block bytes per encoder weight.
-        moments: Moments of the dense model's inputs.
+        moments: Moments of the dense model's inputs; matrices that read the same input share those of the first one.
         curvature: Mean over samples of Σ_t δ_t δ_tᵀ over tokens, with δ the loss gradient of a matrix' outputs, shape
             (out, out), of the intermediate matrix its diagonal (out,), fp64: the output factor of the
             Kronecker-factored Fisher information (Martens and Grosse, 2015, arXiv 1503.05671). How much the loss minds
@@ -89,28 +89,29 @@ def collect_statistics(
     generator = torch.Generator().manual_seed(seed)
     mask = torch.empty(0, dtype=torch.bool)
 
+    weighs = curvature and token_weighting > 0
+
+    def add_moments(key: MatrixKey, x: Tensor, weights: Tensor | None = None) -> None:
+        statistics.moments.setdefault(key, Moments(x.shape[-1], paired=False)).update(x[mask], weights=weights)
+
     def receive(key: MatrixKey, x: Tensor, delta: Tensor) -> None:
         if curvature:
             _add_curvature(statistics.curvature, key, delta[mask])
-            weights = weigh_tokens(delta, mask, token_weighting) if token_weighting else None
-            if weights is not None:
-                statistics.token_weights.setdefault(key, []).append(weights.cpu())
-            if moments:
-                statistics.moments.setdefault(key, Moments(x.shape[-1], paired=False)).update(x[mask], weights=weights)
+        if weighs:
+            weights = weigh_tokens(delta, mask, token_weighting)
+            statistics.token_weights.setdefault(key, []).append(weights.cpu())
+            if moments and key[1] not in SHARED_INPUT:
+                add_moments(key, x, weights)
         for g in per_sample_gradients(x, delta) if gradients else ():
             if block_size is None:
                 _add_squares(statistics.squared_gradients, key, g)
             else:
                 _add_blocks(statistics.block_fisher, key, g, block_size)
 
-    def keep_input(key: MatrixKey, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].detach()
-        statistics.moments.setdefault(key, Moments(x.shape[-1], paired=False)).update(x[mask])
-
     handles = [
-        module.register_forward_pre_hook(lambda _, inputs, key=key: keep_input(key, inputs))
+        module.register_forward_pre_hook(lambda _, inputs, key=key: add_moments(key, inputs[0].detach()))
         for key, module in matrices.items()
-        if moments and not curvature and key[1] not in SHARED_INPUT
+        if moments and not weighs and key[1] not in SHARED_INPUT
     ]
     # the gradient of one small vector before the first layer runs the whole way back without any weight's gradient
     leaf = architecture.preceding_norm(model, 0, "attention").bias
@@ -136,7 +137,7 @@ def collect_statistics(
             handle.remove()
         leaf.requires_grad_(wanted)
     for layer, role in matrices:
-        if moments and not curvature and role in SHARED_INPUT:
+        if moments and role in SHARED_INPUT:
             statistics.moments[layer, role] = statistics.moments[layer, SHARED_INPUT[role]]
     for total in (
         *statistics.squared_gradients.values(),

@@ -1,16 +1,27 @@
 """Compensation: the kept weights move to where they reconstruct the dense model best."""
 
 from bertsurgeon.compensation.apply import Compensation, Target, apply_plan
-from bertsurgeon.compensation.solve import compensate, matrix_roots, reduce_rank, reduced_errors, solve_damped, times
+from bertsurgeon.compensation.solve import (
+    JITTERS,
+    compensate,
+    factorise,
+    matrix_roots,
+    reduced_errors,
+    ridge,
+    solve_damped,
+    times,
+)
 
 __all__ = [
+    "JITTERS",
     "Compensation",
     "Target",
     "apply_plan",
     "compensate",
+    "factorise",
     "matrix_roots",
-    "reduce_rank",
     "reduced_errors",
+    "ridge",
     "solve_damped",
     "times",
 ]

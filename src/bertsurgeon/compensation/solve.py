@@ -1,5 +1,7 @@
 """Compensation in closed form: the best weights on a given support."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -62,7 +64,7 @@ def compensate(
     if not all(torch.isfinite(part).all() for part in (target_mean, moments.pruned_mean, cross, covariance)):
         raise ModelError(_NOT_FINITE)
     compensated = torch.zeros_like(cross)
-    shift = float(damping * covariance.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny))
+    shift = ridge(covariance, damping)
     if isinstance(structure, Grouped):
         for rows, columns in zip(
             map(torch.tensor, structure.row_groups), map(torch.tensor, structure.column_groups), strict=True
@@ -153,9 +155,24 @@ def solve_damped(covariance: Tensor, right_side: Tensor, damping: float) -> Tens
     Raises:
         ModelError: If it never does.
     """
-    identity = torch.eye(len(covariance), dtype=covariance.dtype)
-    for jitter in JITTERS:
-        factor, failed = torch.linalg.cholesky_ex(covariance + jitter * damping * identity)
+    return torch.cholesky_solve(right_side, factorise(covariance, [jitter * damping for jitter in JITTERS]))
+
+
+def ridge(covariance: Tensor, damping: float) -> float:
+    """λ: ``damping`` times the mean variance, never quite zero."""
+    return float(damping * covariance.diagonal().mean().clamp_min(torch.finfo(covariance.dtype).tiny))
+
+
+def factorise(matrix: Tensor, shifts: Iterable[float]) -> Tensor:
+    """The Cholesky factor of a symmetric matrix, shape (n, n), its diagonal raised by the first shift that suffices.
+
+    Raises:
+        ModelError: If none does.
+    """
+    identity = torch.eye(len(matrix), dtype=matrix.dtype)
+    for shift in shifts:
+        factor, failed = torch.linalg.cholesky_ex(matrix + shift * identity)
         if not failed:
-            return torch.cholesky_solve(right_side, factor)
+            found: Tensor = factor
+            return found
     raise ModelError("The calibration activations are degenerate; use more or other calibration data, or more damping.")

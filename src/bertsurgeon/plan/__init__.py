@@ -15,7 +15,7 @@ from bertsurgeon.plan.model_plan import (
     unit_axis,
 )
 from bertsurgeon.plan.structures import Dense, Dropped, Grouped, LowRank, Structure, structure_from_dict
-from bertsurgeon.plan.units import Units
+from bertsurgeon.plan.units import Units, unit_channels
 
 __all__ = [
     "ROLES",
@@ -39,4 +39,5 @@ __all__ = [
     "structure_from_dict",
     "sub_layer_of",
     "unit_axis",
+    "unit_channels",
 ]

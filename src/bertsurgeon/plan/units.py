@@ -1,10 +1,16 @@
 """Which units of a sub-layer remain: whole attention heads, or neurons of a feed-forward part."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from bertsurgeon.errors import PlanError
 from bertsurgeon.plan.channels import Channels, format_channels, parse_channels
+
+
+def unit_channels(units: Iterable[int], width: int) -> Channels:
+    """The channels of units of this width, unit after unit."""
+    return tuple(unit * width + offset for unit in units for offset in range(width))
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,7 @@ class Units:
     @property
     def channels(self) -> Channels:
         """Their channels in the dense matrices, in the stored order."""
-        return tuple(
-            unit * self.width + offset for group in self.groups for unit in group for offset in range(self.width)
-        )
+        return unit_channels((unit for group in self.groups for unit in group), self.width)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

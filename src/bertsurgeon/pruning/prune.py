@@ -50,8 +50,11 @@ def prune(
     torch.manual_seed(config.seed)
     seconds: dict[str, float] = {}
     if config.method == "auto":
-        calibration = data if isinstance(data, Calibration) else calibrate(model, data, config, tokenizer)
-        _check_calibration(calibration, model, config)
+        if isinstance(data, Calibration):
+            calibration = data
+            _check_calibration(calibration, model, config)
+        else:
+            calibration = calibrate(model, data, config, tokenizer)
         batches = calibration.batches
         with evaluating(model):
             pruned, plan = prune_auto(model, architecture, calibration, config, seconds)

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bertsurgeon.errors import ModelError
+from bertsurgeon.compensation import JITTERS, factorise, ridge
+from bertsurgeon.plan import unit_channels
 
 BLOCK = 128
 """Single channels removed between two updates of the whole inverse."""
-
-JITTERS = (1.0, 10.0, 100.0, 1e4)
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,7 @@ def greedy_removal(weight: Tensor, covariance: Tensor, width: int, damping: floa
     Raises:
         ModelError: If the covariance cannot be factorised.
     """
-    shift = float(damping * covariance.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny))
-    damped = covariance + shift * torch.eye(len(covariance), dtype=torch.float64)
+    damped = covariance + ridge(covariance, damping) * torch.eye(len(covariance), dtype=torch.float64)
     return _remove_channels(weight, damped, block) if width == 1 else _remove_units(weight, damped, width)
 
 
@@ -75,7 +73,7 @@ def _remove_units(weight: Tensor, damped: Tensor, width: int) -> Removal:
     losses: list[Tensor] = []
     target = weight @ damped
     while left:
-        channels = torch.cat([torch.arange(unit * width, (unit + 1) * width) for unit in left])
+        channels = torch.tensor(unit_channels(left, width))
         inverse = invert(damped[channels][:, channels])
         current = target[:, channels] @ inverse
         blocks = inverse.reshape(len(left), width, len(left), width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
@@ -168,9 +166,5 @@ def invert(matrix: Tensor) -> Tensor:
     Raises:
         ModelError: If it cannot be factorised even with a raised diagonal.
     """
-    scale = matrix.diagonal().mean() * torch.finfo(matrix.dtype).eps * len(matrix)
-    for jitter in (0.0, *JITTERS):
-        factor, failed = torch.linalg.cholesky_ex(matrix + jitter * scale * torch.eye(len(matrix), dtype=matrix.dtype))
-        if not failed:
-            return torch.cholesky_inverse(factor)
-    raise ModelError("The calibration activations are degenerate; use more or other calibration data, or more damping.")
+    scale = float(matrix.diagonal().mean() * torch.finfo(matrix.dtype).eps * len(matrix))
+    return torch.cholesky_inverse(factorise(matrix, [0.0, *(jitter * scale for jitter in JITTERS)]))
