@@ -41,7 +41,7 @@ def fit(data: TaskData, options: TrainingOptions) -> tuple[PreTrainedModel, Any,
 def select(data: TaskData, rate: float, epochs: int) -> dict[str, Any]:
     parts = data.train.train_test_split(test_size=0.1, seed=0)
     held_out = replace(data, train=parts["train"], validation=parts["test"])
-    options = TrainingOptions(epochs=epochs, learning_rate=rate)
+    options = TrainingOptions(epochs=epochs, learning_rate=rate, bf16=True)
     return {"options": asdict(options), "held_out": fit(held_out, options)[2]}
 
 
@@ -65,7 +65,7 @@ def main() -> None:
             key: cached(f"finetune/{task}-{key[0]:g}-{key[1]}", lambda d=data, k=key: select(d, *k)) for key in GRID
         }
         rate, epochs = max(GRID, key=lambda key: next(iter(tried[key]["held_out"].values())))
-        options = TrainingOptions(epochs=epochs, learning_rate=rate, seed=seed)
+        options = TrainingOptions(epochs=epochs, learning_rate=rate, bf16=True, seed=seed)
         folder = RUNS / f"{task}-{seed}"
         cached(f"finetune/{task}-seed{seed}-{rate:g}", lambda d=data, o=options, f=folder: final(d, o, f))
 

@@ -125,6 +125,22 @@ def test_the_best_weights_are_kept(
     assert same == (rate == 50.0)
 
 
+def test_bfloat16_training_keeps_the_weights_in_float32(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
+    ends = []
+    for bf16 in (False, True):
+        model = load_model(folder / "dense")
+        teacher = load_model(folder / "dense")
+        with torch.no_grad():
+            teacher.classifier.weight.mul_(20)
+        options = TrainingOptions(epochs=2, learning_rate=1e-3, hidden_weight=1.0, bf16=bf16)
+        train(model, dataset, tokenizer, options, tmp_path / str(bf16), teacher=teacher)
+        assert {value.dtype for value in model.parameters()} == {torch.float32}
+        ends.append(torch.cat([value.detach().flatten() for value in model.parameters()]))
+    assert 0 < (ends[0] - ends[1]).norm() < 0.05 * ends[0].norm()
+
+
 def test_what_training_without_labels_needs(
     folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
 ) -> None:

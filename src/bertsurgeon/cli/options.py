@@ -62,6 +62,14 @@ KeepBest = Annotated[
     bool,
     typer.Option("--keep-best", help="Hold texts out, end with the weights best on them.", rich_help_panel=_TRAINING),
 ]
+Bf16 = Annotated[
+    bool,
+    typer.Option(
+        "--bf16",
+        help="Multiply in bfloat16 while training: half the time where the processor can.",
+        rich_help_panel=_TRAINING,
+    ),
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on from where a killed run stopped.", rich_help_panel=_TRAINING)
 ]

@@ -136,6 +136,7 @@ def prune(
     temperature: opt.Temperature = 2.0,
     hidden_weight: opt.HiddenWeight = 0.0,
     keep_best: opt.KeepBest = False,
+    bf16: opt.Bf16 = False,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
     as_json: opt.Json = False,
@@ -182,6 +183,7 @@ def prune(
             temperature=temperature,
             hidden_weight=hidden_weight,
             keep_best=keep_best,
+            bf16=bf16,
             seed=seed,
         )
     folders = [output] if len(shares) == 1 else [output / f"sparsity-{share:g}" for share in shares]

@@ -38,6 +38,7 @@ def finetune(
     epochs: Annotated[float, typer.Option("--epochs", help="Passes over the training data.")] = 3.0,
     batch_size: opt.BatchSize = 32,
     learning_rate: opt.LearningRate = 5e-5,
+    bf16: opt.Bf16 = False,
     resume: opt.Resume = False,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
@@ -45,7 +46,7 @@ def finetune(
 ) -> None:
     """Fine-tunes a dense model on a task (what you have before you prune)."""
     may_overwrite = may_replace(output, overwrite, resume)
-    training = TrainingOptions(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    training = TrainingOptions(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, bf16=bf16, seed=seed)
     data_options = DataOptions(
         task,
         data_dir,
@@ -90,6 +91,7 @@ def recover(
     temperature: opt.Temperature = 2.0,
     hidden_weight: opt.HiddenWeight = 0.0,
     keep_best: opt.KeepBest = False,
+    bf16: opt.Bf16 = False,
     resume: opt.Resume = False,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
@@ -105,6 +107,7 @@ def recover(
         temperature=temperature,
         hidden_weight=hidden_weight,
         keep_best=keep_best,
+        bf16=bf16,
         seed=seed,
     )
     data_options = DataOptions(

@@ -23,6 +23,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
         teacher: Logits, shape (batch, labels).
         temperature: Softens both distributions; ignored for a regression.
     """
+    student, teacher = student.float(), teacher.float()
     if student.shape[-1] == 1:
         return F.mse_loss(student, teacher)
     divergence = F.kl_div(
@@ -48,8 +49,8 @@ def hidden_state_loss(
     real = mask.bool()
     losses = []
     for index in compared:
-        wanted = teacher[index][real].detach()
-        losses.append(F.mse_loss(student[index][real], wanted) / wanted.var(0).mean())
+        wanted = teacher[index][real].detach().float()
+        losses.append(F.mse_loss(student[index][real].float(), wanted) / wanted.var(0).mean())
     return torch.stack(losses).mean()
 
 
@@ -101,7 +102,7 @@ class DistillationTrainer(Trainer):
         with_hidden = self.teacher is not None and self.hidden_weight > 0
         outputs = model(**inputs, output_hidden_states=with_hidden)
         logits = outputs.logits
-        loss = self.hardness * distillation_loss(logits, teacher_logits.to(logits), self.temperature)
+        loss = self.hardness * distillation_loss(logits, teacher_logits.to(logits.device), self.temperature)
         if self.hardness < 1:
             loss = loss + (1 - self.hardness) * outputs.loss
         if self.teacher is not None and with_hidden:

@@ -45,6 +45,8 @@ class TrainingOptions:
         hidden_weight: Weight of the teacher's hidden states in the loss; used only if a teacher is given.
         keep_best: Hold out a tenth of the data (at most 1000 samples), and end with the weights that did best on it:
             the start, or those after a quarter of an epoch, half of one, and so on.
+        bf16: Multiply in bfloat16 (autocast), keep the weights in float32: half the time where the processor has
+            bfloat16 instructions.
         max_steps: Ends earlier than ``epochs`` says, where positive.
         seed: Fixes the order of the data and the dropout.
     """
@@ -58,6 +60,7 @@ class TrainingOptions:
     temperature: float = 2.0
     hidden_weight: float = 0.0
     keep_best: bool = False
+    bf16: bool = False
     max_steps: int = -1
     seed: int = 0
 
@@ -160,6 +163,8 @@ def train(
         learning_rate=options.learning_rate,
         warmup_steps=options.warmup,
         weight_decay=options.weight_decay,
+        bf16=options.bf16,
+        use_cpu=not torch.accelerator.is_available(),
         seed=options.seed,
         train_sampling_strategy="group_by_length",
         logging_strategy="no",
