@@ -16,9 +16,8 @@ import torch
 from transformers import PreTrainedModel
 
 from bertsurgeon import PruneConfig, TrainingOptions, progress, train
-from bertsurgeon.benchmark import compare_latency, count_flops
+from bertsurgeon.benchmark import compare_latency, count_flops, measure_sizes
 from bertsurgeon.cli.app import quieten_libraries
-from bertsurgeon.evaluation import measure_sizes
 from common import Bench, cached, make_bench
 from torch_pruning_peer import prune_half
 

@@ -7,8 +7,11 @@ Text stays as it is; what stands between ``<!-- NAME: generated … -->`` and ``
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from common import RESULTS
 
@@ -145,20 +148,41 @@ def study() -> str:
     """One table per share: the deciding metric of each task, and its mean relative to the dense model."""
     tasks = {place: title for place, title in STUDIED.items() if read(f"study/{place}/dense")}
     dense = {place: score(f"study/{place}/dense") for place in tasks}
+    floor = {place: score(f"study/{place}/floor") for place in tasks}
     parts = []
-    floor = [score(f"study/{place}/floor") for place in tasks]
-    for share in ("0.5", "0.25", "0.12"):
-        rows = [["dense", *(f"{dense[place]:.1f}" for place in tasks), "100 %"]]
-        rows.append(["no layer at all, head trained", *("–" if v is None else f"{v:.1f}" for v in floor), "–"])
+    for share, ending in product(("0.5", "0.25", "0.12", "0.06"), ("", "-recovered")):
+        rows = [
+            ["dense", *(f"{value:.1f}" for value in dense.values()), "100 %", "100 %"],
+            ["no layer at all, head trained", *("–" if v is None else f"{v:.1f}" for v in floor.values()), "–", "0 %"],
+        ]
         for method, title in METHODS.items():
-            found = {place: score(f"study/{place}/{method}-{share}") for place in tasks}
-            relative = [value / dense[place] for place, value in found.items() if value is not None]
-            cells = ["–" if value is None else f"{value:.1f}" for value in found.values()]
-            if relative:
-                mean = f"{100 * sum(relative) / len(relative):.1f} %" if len(relative) == len(tasks) else "–"
-                rows.append([title, *cells, mean])
-        parts.append(table([f"{float(share):.0%} kept, one-shot", *tasks.values(), "mean, relative"], rows))
+            found = {place: score(f"study/{place}/{method}-{share}{ending}") for place in tasks}
+            if set(found.values()) != {None}:
+                cells = ["–" if value is None else f"{value:.1f}" for value in found.values()]
+                rows.append([title, *cells, *relative(found, dense, floor)])
+        if len(rows) > 2:
+            how = "recovered" if ending else "one-shot"
+            header = [f"{float(share):.0%} kept, {how}", *tasks.values(), "of dense", "of dense above the floor"]
+            parts.append(table(header, rows))
     return "\n\n".join(parts)
+
+
+def relative(found: dict[str, Any], dense: dict[str, Any], floor: dict[str, Any]) -> list[str]:
+    """Mean over the tasks and its standard error, of the score and of what it is above the floor's."""
+    if None in found.values():
+        return ["–", "–"]
+    shares = [value / dense[place] for place, value in found.items()]
+    above = [
+        (value - floor[place]) / (dense[place] - floor[place])
+        for place, value in found.items()
+        if floor[place] is not None
+    ]
+    return [
+        f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1) / len(values) ** 0.5:.1f} %"
+        if len(values) > 1
+        else "–"
+        for values in (shares, above)
+    ]
 
 
 def score(name: str) -> Any:
@@ -178,6 +202,55 @@ def choices() -> str:
         if set(cells) != {"–"}:
             rows.append([title, *cells])
     return table(["divergence (metric)", "CoLA, 25 %", "CoLA, 12 %", "SST-2, 25 %", "SST-2, 12 %"], rows)
+
+
+def recovery() -> str:
+    """Metric and divergence after every learning rate, with and without the teacher's hidden states."""
+    rows = []
+    for task, title in (("cola", "CoLA"), ("sst2", "SST-2")):
+        for share in ("0.25", "0.12"):
+            start = read(f"recovery/{task}/start-{share}")
+            if start is None:
+                continue
+            cells = [f"{start['divergence']:.3f} ({accuracy(start)})"]
+            for hidden in ("0", "1"):
+                for rate in ("2e-05", "0.0001", "0.0005"):
+                    result = read(f"recovery/{task}/rate-{rate}-hidden-{hidden}-{share}")
+                    cells.append("–" if result is None else f"{result['divergence']:.3f} ({accuracy(result)})")
+            rows.append([f"{title}, {float(share):.0%}", *cells])
+    rates = ("2e-5", "1e-4", "5e-4")
+    header = ["divergence (metric)", "start", *rates, *(f"{rate}, hidden states" for rate in rates)]
+    return table(header, rows)
+
+
+def structures() -> str:
+    """Divergence with one sub-layer replaced, mean over the layers; and what single matrices lose."""
+    parts = []
+    for sub_layer, title in (("attention", "one attention"), ("feed_forward", "one feed-forward part")):
+        found: dict[str, dict[str, float]] = {}
+        for share in ("0.5", "0.25", "0.12"):
+            for path in sorted((RESULTS / "structures" / "cola" / f"{sub_layer}-{share}").glob("*.json")):
+                result = json.loads(path.read_text(encoding="utf-8"))
+                found.setdefault(result["name"], {})[share] = 1000 * float(np.mean(result["divergences"]))
+        if found:
+            ordered = sorted(found.items(), key=lambda item: item[1].get("0.25", 0.0))
+            rows = [
+                [name, *(f"{values[share]:.1f}" if share in values else "–" for share in ("0.5", "0.25", "0.12"))]
+                for name, values in ordered
+            ]
+            parts.append(table([f"{title} replaced, CoLA: 1000 · KL", "50 % kept", "25 %", "12 %"], rows))
+    names = ["inputs removed", "low rank", "shuffled blocks", "groups (sort)", "groups (assign)"]
+    rows = []
+    for path in sorted((RESULTS / "structures" / "matrices").glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        share = path.stem.rsplit("-", 1)[1]
+        lost = result["lost"]
+        best = min(lost.values())
+        cells = [f"**{lost[n]:.3f}**" if lost[n] == best else f"{lost[n]:.3f}" for n in names]
+        rows.append([f"{result['name']} ({result['size'][0]})", f"{float(share):.0%}", *cells])
+    if rows:
+        parts.append(table(["share of the output's variance lost", "kept", *names], rows))
+    return "\n\n".join(parts)
 
 
 def performance() -> str:
@@ -209,7 +282,15 @@ def fill(path: Path, **sections: str) -> None:
 
 def main() -> None:
     fill(ROOT / "README.md", headline=headline())
-    fill(ROOT / "docs" / "results.md", study=study(), choices=choices(), comparison=comparison(), ablation=ablation())
+    fill(
+        ROOT / "docs" / "results.md",
+        study=study(),
+        choices=choices(),
+        recovery=recovery(),
+        structures=structures(),
+        comparison=comparison(),
+        ablation=ablation(),
+    )
     fill(ROOT / "docs" / "performance.md", performance=performance())
 
 

@@ -29,15 +29,14 @@ from bertsurgeon import (
     train,
 )
 from bertsurgeon.architectures import get_architecture
-from bertsurgeon.benchmark import count_flops
+from bertsurgeon.benchmark import count_flops, measure_sizes
 from bertsurgeon.calibration import make_batches
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.cli.app import quieten_libraries
 from bertsurgeon.compensation import apply_plan
-from bertsurgeon.evaluation import measure_sizes
 from bertsurgeon.plan import ROLES, Dense, Dropped, LayerPlan, ModelPlan
 from bertsurgeon.tasks import TaskData, load_task, tokenize
-from common import cached
+from common import Bench, cached, make_bench
 from torch_pruning_peer import prune_half
 
 RUNS = Path(__file__).parent.parent / "runs"
@@ -57,7 +56,10 @@ class Subject:
     train: Dataset
     validation: Dataset
     seed: int
+    folder: Path
+    data_dir: Path
     _calibration: Calibration | None = None
+    _bench: Bench | None = None
 
     @property
     def calibration(self) -> Calibration:
@@ -66,6 +68,13 @@ class Subject:
             config = self.config(0.5, structures=("removal", "low_rank", "groups"))
             self._calibration = calibrate(self.model, self.train, config, self.tokenizer)
         return self._calibration
+
+    @property
+    def bench(self) -> Bench:
+        """What ``pgb`` has to know, gathered once, with labels."""
+        if self._bench is None:
+            self._bench = make_bench(str(self.folder), self.data.task.name, self.data_dir, 1024, self.seed)
+        return self._bench
 
     def config(self, share: float, **options: Any) -> PruneConfig:
         """Options that keep this share of the encoder."""
@@ -79,7 +88,8 @@ class Subject:
 def load(task: str, seed: int, data_dir: Path) -> Subject:
     folder = RUNS / ("minilm-sst2" if task == "sst2" else f"{task}-{seed}")
     model, tokenizer, data = load_model(folder), load_tokenizer(folder), load_task(task, data_dir)
-    return Subject(model, tokenizer, data, tokenize(data.train, tokenizer), tokenize(data.validation, tokenizer), seed)
+    parts = tokenize(data.train, tokenizer), tokenize(data.validation, tokenizer)
+    return Subject(model, tokenizer, data, *parts, seed, folder, data_dir)
 
 
 def auto(**options: Any) -> Callable[[Subject, float], PreTrainedModel]:
@@ -87,7 +97,7 @@ def auto(**options: Any) -> Callable[[Subject, float], PreTrainedModel]:
 
 
 def pgb(**options: Any) -> Callable[[Subject, float], PreTrainedModel]:
-    return lambda s, share: prune(s.model, s.train, s.config(share, method="pgb", **options), s.tokenizer)[0]
+    return lambda s, share: s.bench.prune(s.config(share, method="pgb", **options))
 
 
 def first_layers(subject: Subject, share: float) -> PreTrainedModel:

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 import bertsurgeon
-from bertsurgeon.evaluation import measure_sizes
+from bertsurgeon.benchmark import measure_sizes
 from cli_helpers import files, run, succeed, write_data, write_model
 
 LAYERS, HIDDEN, INNER = 2, 32, 64
@@ -112,15 +112,25 @@ def test_evaluate_after_recovery(place: Path, recovered: Path) -> None:
     assert printed["metrics"]["accuracy"] > 90
 
 
-def test_bench_compares(place: Path, recovered: Path) -> None:
-    shape = ("--batch-size", "2", "--length", "16", "--runs", "3")
-    printed = json.loads(succeed("bench", place / "dense", recovered, *shape, "--json").stdout)
-    dense, pruned = printed["models"].values()
-    assert list(printed["models"]) == [str(place / "dense"), str(recovered)]
+def test_bench_compares(place: Path, recovered: Path, tmp_path: Path) -> None:
+    shape = ("--length", "16", "--runs", "3", "--no-memory")
+    names = [str(place / "dense"), str(recovered), f"{recovered}@bf16"]
+    chart = tmp_path / "chart.svg"
+    printed = succeed("bench", *names, *shape, "--batch-size", "2,4", "--chart", chart, "--json").stdout
+    models = json.loads(printed)["models"]
+    dense, pruned, halved = models.values()
+    assert list(models) == names
+    assert (dense["precision"], halved["precision"]) == ("fp32", "bf16")
+    assert halved["batches"].keys() == {"2", "4"}
+    assert "<svg" in chart.read_text(encoding="utf-8")
     assert dense["speedup"] == 1
     assert pruned["encoder_weights"] < dense["encoder_weights"]
     assert pruned["flops"] < dense["flops"]
-    assert "speed-up" in succeed("bench", place / "dense", recovered, *shape).stdout
+    drawn = succeed("bench", place / "dense", "--batch-size", "2", "--runs", "1", *files(place))
+    assert all(words in drawn.stdout for words in ("your texts", "faster", "texts/s", "MB"))
+    for options, said in ((("--batch-size", "0"), "at least one text"), (("--batch-size", "a"), "numbers")):
+        assert said in run("bench", place / "dense", *options).stderr
+    assert "names no model" in run("bench", f"{recovered}@int8").stderr
 
 
 def test_inspect_shows_the_plan(place: Path, recovered: Path) -> None:

@@ -41,10 +41,12 @@ def run(arguments: list[str], folder: Path) -> str:
 
 def test_commands_then_code(folder: Path) -> None:
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("bertsurgeon ")]
-    assert len(commands) == 3
+    assert len(commands) == 5  # three on the first screen, two to deploy
     outputs = [run([sys.executable, "-m", *shlex.split(command)], folder) for command in commands]
     assert "50 % kept" in outputs[0]
-    assert "speed-up" in outputs[2]
+    assert "faster" in outputs[2]
+    assert "onnx int8" in outputs[3]
+    assert "accuracy" in outputs[4]
     loading, pruning = blocks("python")
     run([sys.executable, "-c", loading + "\nassert model.config.quantization_config.plan.sparsity > 0.49"], folder)
     assert "50.0% of the encoder removed" in run([sys.executable, "-c", pruning], folder)

@@ -12,17 +12,20 @@ from bertsurgeon.checkpoint import get_plan, load_model, save_model
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import BertSurgeonError, ModelError
 from bertsurgeon.evaluation import evaluate
+from bertsurgeon.exporting import ExportConfig, export
 from bertsurgeon.layers import GroupedLinear, LowRankLinear
 from bertsurgeon.layers import to_dense as _to_dense
 from bertsurgeon.plan import ModelPlan
 from bertsurgeon.pruning import Calibration, PruneReport, calibrate, prune
 from bertsurgeon.recovery import TrainingOptions, train
+from bertsurgeon.runtime import open_exported
 
 __version__ = version("bertsurgeon")
 
 __all__ = [
     "BertSurgeonError",
     "Calibration",
+    "ExportConfig",
     "GroupedLinear",
     "LowRankLinear",
     "ModelPlan",
@@ -31,8 +34,10 @@ __all__ = [
     "TrainingOptions",
     "calibrate",
     "evaluate",
+    "export",
     "get_plan",
     "load_model",
+    "open_exported",
     "prune",
     "save_model",
     "to_dense",

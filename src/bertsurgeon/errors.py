@@ -28,3 +28,7 @@ class PlanError(BertSurgeonError):
 
 class CheckpointError(BertSurgeonError):
     """A saved model is corrupt, truncated, of a newer format, or cannot be written."""
+
+
+class ExportError(BertSurgeonError):
+    """A model cannot be exported, or what was exported does not say the same."""

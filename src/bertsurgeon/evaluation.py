@@ -1,44 +1,15 @@
-"""Quality and size of a model on a task."""
-
-from dataclasses import dataclass
+"""Quality of a model on a task."""
 
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bertsurgeon.architectures import get_architecture
-from bertsurgeon.checkpoint import get_plan
 from bertsurgeon.errors import DataError, ModelError
-from bertsurgeon.plan import ROLES
-from bertsurgeon.prediction import predict
+from bertsurgeon.prediction import Predictor, predict
 from bertsurgeon.tasks import Task, compute_metrics
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How large a model is.
-
-    Attributes:
-        encoder_weights: Weights in the six matrices of every layer (what a sparsity refers to).
-        parameters: All parameters, embeddings and head included.
-    """
-
-    encoder_weights: int
-    parameters: int
-
-
-def measure_sizes(model: PreTrainedModel) -> Sizes:
-    """Counts a dense or pruned model's weights."""
-    plan = get_plan(model)
-    if plan is not None:
-        encoder = plan.kept
-    else:
-        architecture = get_architecture(model.config.model_type)
-        encoder = sum(r * c for layer in architecture.shapes(model) for r, c in (layer[role] for role in ROLES))
-    return Sizes(encoder, sum(parameter.numel() for parameter in model.parameters()))
-
-
-def check_head(model: PreTrainedModel, task: Task) -> None:
+def check_head(model: Predictor, task: Task) -> None:
     """Checks that a model's head fits a task.
 
     Raises:
@@ -56,7 +27,7 @@ def check_head(model: PreTrainedModel, task: Task) -> None:
 
 
 def evaluate(
-    model: PreTrainedModel,
+    model: Predictor,
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
@@ -65,7 +36,7 @@ def evaluate(
     """The task's published metrics, in percent.
 
     Args:
-        model: Pruned or dense.
+        model: Pruned or dense, or exported.
         dataset: Tokenized, with ``labels``.
         tokenizer: Pads the batches.
         task: Says which metrics.

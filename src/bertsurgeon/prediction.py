@@ -1,17 +1,35 @@
 """A model's outputs for a whole dataset."""
 
+from typing import Any, Protocol
+
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
 
 
+class Predictor(Protocol):
+    """A model in PyTorch, or an exported one that is called alike."""
+
+    config: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs go."""
+
+    def __call__(self, **inputs: Tensor) -> Any:
+        """Outputs with ``logits``, for padded inputs of shape (batch, tokens)."""
+
+    def eval(self) -> Any:
+        """Puts it in evaluation mode."""
+
+
 @torch.inference_mode()
 def predict(
-    model: PreTrainedModel, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int, description: str
+    model: Predictor, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int, description: str
 ) -> Tensor:
     """Logits for every row, shape (rows, labels), in the order of the dataset.
 

@@ -1,8 +1,24 @@
-"""Measuring models: size on disk, floating-point operations, latency, and what they were measured on."""
+"""Measuring models: size on disk, memory, floating-point operations, latency, and what they were measured on."""
 
+from bertsurgeon.benchmark.contenders import Contender, open_contender
 from bertsurgeon.benchmark.environment import environment
-from bertsurgeon.benchmark.flops import count_flops, evaluating
-from bertsurgeon.benchmark.latency import Latency, compare_latency
-from bertsurgeon.benchmark.size import folder_size
+from bertsurgeon.benchmark.flops import count_flops, evaluating, random_inputs
+from bertsurgeon.benchmark.latency import Latency, compare_latency, time_batches
+from bertsurgeon.benchmark.memory import measure_memory
+from bertsurgeon.benchmark.size import Sizes, folder_size, measure_sizes
 
-__all__ = ["Latency", "compare_latency", "count_flops", "environment", "evaluating", "folder_size"]
+__all__ = [
+    "Contender",
+    "Latency",
+    "Sizes",
+    "compare_latency",
+    "count_flops",
+    "environment",
+    "evaluating",
+    "folder_size",
+    "measure_memory",
+    "measure_sizes",
+    "open_contender",
+    "random_inputs",
+    "time_batches",
+]

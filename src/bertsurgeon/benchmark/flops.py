@@ -32,7 +32,7 @@ def count_flops(model: nn.Module, batch_size: int, length: int) -> int:
     return int(counter.get_total_flops())
 
 
-def random_inputs(models: list[nn.Module], batch_size: int, length: int, seed: int = 0) -> dict[str, torch.Tensor]:
+def random_inputs(models: list[Any], batch_size: int, length: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """Random token ids that all ``models`` know, with an attention mask of ones, on the CPU.
 
     Raises:

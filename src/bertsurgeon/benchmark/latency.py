@@ -1,17 +1,24 @@
 """How long forward passes take, measured so that models can be compared."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bertsurgeon.benchmark.flops import evaluating, random_inputs
 from bertsurgeon.errors import OptionError
 from bertsurgeon.progress import bar
+
+Runnable = Callable[..., Any]
+"""A PyTorch model, or anything that is called like one."""
+
+FEWEST = 3
+"""Timed runs, however long they take."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Latency:
         max_ms: Longest time.
         throughput: Texts per second at the median time.
         batch_size: Texts in the batch.
-        length: Tokens of each text.
+        length: Tokens of each text, of the longest batch.
         runs: Timed forward passes.
     """
 
@@ -40,50 +47,73 @@ class Latency:
 
 
 def compare_latency(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, Any],
     batch_size: int,
     length: int,
     runs: int = 20,
     warmup: int = 3,
     seed: int = 0,
+    seconds: float | None = None,
 ) -> dict[str, Latency]:
     """Times the forward passes of ``models`` in turns, so that a busy machine slows all of them alike.
 
     Args:
-        models: Models by name; all get the same random token ids.
+        models: Models by name (with a ``config``); all get the same random token ids.
         batch_size: Texts in the batch.
         length: Tokens of each text; nothing is padded.
         runs: Timed forward passes of each model.
         warmup: Forward passes of each model before those, untimed.
         seed: Fixes the token ids.
+        seconds: Ends earlier once all models together took this long, after three runs of each.
 
     Raises:
         OptionError: If there is nothing to measure, or a model cannot take a batch of this shape.
     """
+    inputs = random_inputs(list(models.values()), batch_size, length, seed) if models else {}
+    return time_batches(models, [inputs], runs, warmup, seconds)
+
+
+def time_batches(
+    models: Mapping[str, Runnable],
+    batches: Sequence[Mapping[str, Tensor]],
+    runs: int = 20,
+    warmup: int = 3,
+    seconds: float | None = None,
+) -> dict[str, Latency]:
+    """Like :func:`compare_latency`, on given batches, one after the other and again from the start.
+
+    Raises:
+        OptionError: If there is nothing to measure.
+    """
     if not models or runs < 1 or warmup < 0:
         raise OptionError("A latency needs at least one model, one run, and a warm-up of zero or more runs.")
-    inputs = random_inputs(list(models.values()), batch_size, length, seed)
-    placed = {name: _place(inputs, model) for name, model in models.items()}
+    placed = {name: [_place(batch, model) for batch in batches] for name, model in models.items()}
     times: dict[str, list[float]] = {name: [] for name in models}
     with ExitStack() as stack, torch.inference_mode():
         for model in models.values():
-            stack.enter_context(evaluating(model))
+            if isinstance(model, nn.Module):
+                stack.enter_context(evaluating(model))
         advance = stack.enter_context(bar("Measuring latency", (warmup + runs) * len(models)))
         for run in range(warmup + runs):
+            spent = sum(map(sum, times.values()))
+            if seconds is not None and run >= warmup + FEWEST and spent > seconds:
+                break
             for name, model in models.items():
-                elapsed = _time(model, placed[name])
+                elapsed = _time(model, placed[name][run % len(batches)])
                 if run >= warmup:
                     times[name].append(elapsed)
                 advance()
-    return {name: _summary(values, batch_size, length) for name, values in times.items()}
+    rows = len(batches[0]["input_ids"])
+    longest = max(batch["input_ids"].shape[1] for batch in batches)
+    return {name: _summary(values, rows, longest) for name, values in times.items()}
 
 
-def _place(inputs: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    device = next(model.parameters()).device
+def _place(inputs: Mapping[str, Tensor], model: Runnable) -> dict[str, Tensor]:
+    device = next(model.parameters()).device if isinstance(model, nn.Module) else torch.device("cpu")
     return {key: value.to(device) for key, value in inputs.items()}
 
 
-def _time(model: nn.Module, inputs: dict[str, torch.Tensor]) -> float:
+def _time(model: Runnable, inputs: dict[str, Tensor]) -> float:
     """Seconds of one forward pass, until an accelerator has finished it."""
     on_gpu = inputs["input_ids"].is_cuda
     if on_gpu:

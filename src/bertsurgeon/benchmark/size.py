@@ -1,8 +1,42 @@
-"""How much room a saved model takes."""
+"""How large a model is."""
 
+from dataclasses import dataclass
 from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from bertsurgeon.architectures import get_architecture
+from bertsurgeon.checkpoint import get_plan
+from bertsurgeon.plan import ROLES
+
+PATTERNS = ("*.safetensors", "*.onnx", "*.onnx.data", "*.xml", "*.bin")
+"""Names of the files that hold weights or graphs."""
 
 
 def folder_size(path: Path) -> int:
-    """Bytes of all ``*.safetensors`` files directly in the folder ``path``."""
-    return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    """Bytes of all files with weights or graphs directly in the folder ``path``."""
+    return sum(file.stat().st_size for pattern in PATTERNS for file in path.glob(pattern))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a model is.
+
+    Attributes:
+        encoder_weights: Weights in the six matrices of every layer (what a sparsity refers to).
+        parameters: All parameters, embeddings and head included.
+    """
+
+    encoder_weights: int
+    parameters: int
+
+
+def measure_sizes(model: PreTrainedModel) -> Sizes:
+    """Counts a dense or pruned model's weights."""
+    plan = get_plan(model)
+    if plan is not None:
+        encoder = plan.kept
+    else:
+        architecture = get_architecture(model.config.model_type)
+        encoder = sum(r * c for layer in architecture.shapes(model) for r, c in (layer[role] for role in ROLES))
+    return Sizes(encoder, sum(parameter.numel() for parameter in model.parameters()))

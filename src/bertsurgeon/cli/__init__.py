@@ -1,6 +1,6 @@
-"""The command line: ``bertsurgeon finetune | prune | recover | evaluate | bench | inspect | demo``."""
+"""The command line: ``bertsurgeon finetune | prune | recover | evaluate | bench | inspect | export | demo``."""
 
-from bertsurgeon.cli import demo, measure, prune, train
+from bertsurgeon.cli import bench, demo, export, measure, prune, train
 from bertsurgeon.cli.app import app, main
 
-__all__ = ["app", "demo", "main", "measure", "prune", "train"]
+__all__ = ["app", "bench", "demo", "export", "main", "measure", "prune", "train"]

@@ -7,8 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from bertsurgeon.benchmark import compare_latency, count_flops, folder_size
-from bertsurgeon.evaluation import measure_sizes
+from bertsurgeon.benchmark import compare_latency, count_flops, folder_size, measure_sizes
 from bertsurgeon.plan import Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Structure, SubLayerName
 
 LENGTH = 128

@@ -1,0 +1,316 @@
+"""Which structure suits which matrix: single matrices, and single sub-layers of a fine-tuned model.
+
+    python experiments/structures.py --model runs/cola-0 --task cola --data-dir ../shared/data/glue
+
+Single matrices: the share of the output's variance that is lost at a share of the weights, each structure with its best
+weights. Single sub-layers: the divergence KL(dense ‖ pruned) on 512 training texts that are not calibrated on, with one
+attention (or feed-forward part) replaced and everything else dense, mean over the layers.
+"""
+
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from bertsurgeon import load_model
+from bertsurgeon.allocation import Weights, allocate, full_cost, make_allocated_plan, measure_curves
+from bertsurgeon.allocation.groups import group_error
+from bertsurgeon.architectures import Architecture, get_architecture
+from bertsurgeon.calibration import Statistics, collect_statistics, make_batches
+from bertsurgeon.checkpoint import load_tokenizer
+from bertsurgeon.compensation import apply_plan, matrix_roots
+from bertsurgeon.compensation.solve import reduce_rank
+from bertsurgeon.grouping import find_groups
+from bertsurgeon.plan import ROLES, SUB_LAYERS, Dense, Grouped, LayerPlan, ModelPlan, Role
+from bertsurgeon.prediction import predict
+from bertsurgeon.removal import greedy_removal
+from bertsurgeon.tasks import load_task, tokenize
+from common import cached, parse_arguments
+from factorizations import fewer_dimensions, relative_error, shared_factor, shuffled_blocks
+
+PROBE = 512
+SHARES = (0.5, 0.25, 0.12)
+DAMPING = 1e-3
+SIZE = 768
+"""Width of the made matrices: BERT-base's."""
+
+
+def slug(name: str) -> str:
+    """A file name."""
+    return re.sub(r"\W+", "-", name).strip("-")
+
+
+def single_matrix(weight: Tensor, covariance: Tensor, share: float) -> dict[str, float]:
+    """What each structure loses of one matrix, as a share of the output's variance."""
+    out, inside = weight.shape
+    plain = torch.ones(out, dtype=torch.float64)
+    whole = float((weight @ covariance * weight).sum())
+    rank = max(4, round(share * out * inside / (out + inside) / 4) * 4)
+    removal = greedy_removal(weight, covariance, 1, DAMPING)
+    energy = (weight.square() * covariance.diagonal()).numpy()
+    found = {
+        "inputs removed": float(removal.errors[round((1 - share) * inside)]) / whole,
+        "low rank": relative_error(weight, reduce_rank(weight, rank, covariance, 0.0, None), covariance, plain),
+        "shuffled blocks": relative_error(
+            weight, shuffled_blocks(weight, covariance, plain, rank, 4), covariance, plain
+        ),
+    }
+    groups = round(1 / share)
+    for name in ("sort", "assign"):
+        parts = find_groups(energy, groups, name, 6, np.random.default_rng(0))  # type: ignore[arg-type]
+        structure = Grouped(*(tuple(tuple(map(int, group)) for group in part) for part in parts))
+        found[f"groups ({name})"] = group_error(weight, plain, covariance, structure, DAMPING) / whole
+    return found
+
+
+def made_matrices(trained: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Matrices of BERT-base's width: random, with planted groups, and with trained spectra in random directions."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    def rotation() -> Tensor:
+        return torch.linalg.qr(normal(SIZE, SIZE)).Q
+
+    def stretched(values: Tensor) -> Tensor:
+        """As many values as the matrix needs, the same curve."""
+        places = np.linspace(0, 1, SIZE)
+        return torch.from_numpy(np.interp(places, np.linspace(0, 1, len(values)), values.numpy()))
+
+    white = torch.eye(SIZE, dtype=torch.float64)
+    planted = 0.1 * normal(SIZE, SIZE)
+    for rows in torch.arange(SIZE).chunk(4):
+        planted[rows[:, None], rows] = normal(len(rows), len(rows))
+    order, other = (torch.randperm(SIZE, generator=generator) for _ in range(2))
+    made = {
+        "random, white inputs": (normal(SIZE, SIZE), white),
+        "four hidden groups and a tenth of noise, white inputs": (planted[order][:, other], white),
+    }
+    for name, (weight, covariance) in trained.items():
+        values = stretched(torch.linalg.eigvalsh(covariance).clamp_min(1e-9))
+        basis = rotation()
+        inputs = basis * values @ basis.T
+        made[f"random, inputs as of {name}"] = normal(SIZE, SIZE), inputs
+        spectrum = stretched(torch.linalg.svdvals(weight @ matrix_roots(covariance, 1e-6)[0]))
+        inverse = basis / values.sqrt() @ basis.T
+        made[f"spectra of {name}"] = (rotation() * spectrum @ rotation()) @ inverse, inputs
+    return made
+
+
+class Subject:
+    """A fine-tuned model, what calibration found out about it, and texts to ask it."""
+
+    def __init__(self, folder: str, task: str, data_dir: Any, seed: int) -> None:
+        self.model, self.tokenizer = load_model(folder), load_tokenizer(folder)
+        self.architecture: Architecture = get_architecture(self.model.config.model_type)
+        shuffled = tokenize(load_task(task, data_dir).train, self.tokenizer).shuffle(seed=seed)
+        self.probe = shuffled.select(range(PROBE))
+        rest = shuffled.select(range(PROBE, len(shuffled))).remove_columns("labels")
+        batches = make_batches(rest, self.tokenizer, None, 32, seed)
+        self.statistics: Statistics = collect_statistics(
+            self.model, self.architecture, batches, gradients=False, curvature=True, moments=True, seed=seed
+        )
+        self.curves = measure_curves(self.model, self.architecture, self.statistics, DAMPING, groups=True)
+        self.wanted = self.ask(self.model)
+
+    def ask(self, model: PreTrainedModel) -> Tensor:
+        """Log-probabilities on the probe."""
+        return predict(model, self.probe, self.tokenizer, 64, "Asking").log_softmax(-1)
+
+    def divergence(self, model: PreTrainedModel) -> float:
+        """KL(dense ‖ model) on the probe."""
+        return float(F.kl_div(self.ask(model), self.wanted, reduction="batchmean", log_target=True))
+
+    def weight(self, layer: int, role: Role) -> Tensor:
+        """One dense matrix, fp64."""
+        parameter: Tensor = self.architecture.matrix(self.model, layer, role).weight  # type: ignore[assignment]
+        return parameter.detach().double()
+
+    def metric(self, layer: int, role: Role) -> Tensor:
+        """What the loss minds of its output's errors."""
+        return self.statistics.curvature[layer, role]
+
+    def searched(self, layer: int, sub_layer: str, share: float, **allowed: bool) -> PreTrainedModel:
+        """What ``auto`` would make of one sub-layer alone."""
+        [curve] = [c for c in self.curves if (c.layer, c.sub_layer) == (layer, sub_layer)]
+        choices = allocate([curve], Weights(), share * full_cost([curve], Weights()), **allowed)
+        shapes = self.architecture.shapes(self.model)
+        alone = make_allocated_plan(self.architecture.name, shapes, [curve], choices).layers[layer]
+        layers = []
+        for index, shape in enumerate(shapes):
+            other = LayerPlan.build(shape, dict.fromkeys(ROLES, Dense()))
+            if index == layer:
+                structures = {
+                    role: (alone if role in SUB_LAYERS[curve.sub_layer] else other).matrices[role].structure
+                    for role in ROLES
+                }
+                other = LayerPlan.build(shape, structures, alone.units)
+            layers.append(other)
+        return apply_plan(
+            self.model,
+            self.architecture,
+            ModelPlan(self.architecture.name, tuple(layers)),
+            "independent",
+            moments=self.statistics.moments,
+            damping=DAMPING,
+            curvature=self.statistics.curvature,
+        )
+
+    def replaced(
+        self, layer: int, weights: dict[Role, Tensor], biases: dict[Role, Tensor] | None = None
+    ) -> PreTrainedModel:
+        """The model with these weights; biases that are not given keep the mean of each matrix' output."""
+        model = deepcopy(self.model)
+        for role, new in weights.items():
+            matrix: Any = self.architecture.matrix(model, layer, role)
+            mean = self.statistics.moments[layer, role].mean
+            bias = (biases or {}).get(role, matrix.bias.detach().double() + (self.weight(layer, role) - new) @ mean)
+            with torch.no_grad():
+                matrix.weight.copy_(new)
+                matrix.bias.copy_(bias)
+        return model
+
+
+def attention_candidates(subject: Subject, layer: int, share: float) -> dict[str, Callable[[], PreTrainedModel]]:
+    first: list[Role] = ["query", "key", "value"]
+    everything: list[Role] = [*first, "attention_output"]
+    moments = subject.statistics.moments
+    inputs, contexts = (moments[layer, role].covariance for role in ("query", "attention_output"))
+    weights = {role: subject.weight(layer, role) for role in everything}
+    metrics = {role: subject.metric(layer, role) for role in everything}
+    size = len(inputs)
+    total = share * 4 * size**2
+
+    def covariance(role: Role) -> Tensor:
+        return contexts if role == "attention_output" else inputs
+
+    def reduced(ranks: dict[Role, int]) -> dict[Role, Tensor]:
+        shift = DAMPING * float(inputs.diagonal().mean())
+        return {
+            role: reduce_rank(weights[role], rank, covariance(role), shift, metrics[role])
+            for role, rank in ranks.items()
+        }
+
+    def even() -> PreTrainedModel:
+        return subject.replaced(layer, reduced(dict.fromkeys(everything, int(total / 8 / size))))
+
+    def shared() -> PreTrainedModel:
+        """One bottleneck for query, key and value; the output's rank at the same price."""
+        errors = shared_factor([weights[r] for r in first], inputs, [metrics[r] for r in first], 1)[1]
+        [curve] = [c for c in subject.curves if (c.layer, c.sub_layer) == (layer, "attention")]
+        tail = curve.options[-1].tails["attention_output"]
+        ranks = range(8, int(total / 4 / size), 8)
+        left = {rank: min(int((total - 4 * size * rank) / 2 / size), size // 2) for rank in ranks}
+        rank = min(ranks, key=lambda rank: float(errors[rank] + tail[left[rank]]))
+        new, _ = shared_factor([weights[r] for r in first], inputs, [metrics[r] for r in first], rank)
+        return subject.replaced(
+            layer, {**dict(zip(first, new, strict=True)), **reduced({"attention_output": left[rank]})}
+        )
+
+    def dimensions() -> PreTrainedModel:
+        matrix: Any = subject.architecture.matrix(subject.model, layer, "query")
+        mean = moments[layer, "query"].mean
+        width = subject.architecture.head_width(subject.model.config)
+        new, bias, *_ = fewer_dimensions(
+            weights, matrix.bias.detach().double(), mean, inputs, contexts, metrics, width, int(total / 2 / size)
+        )
+        return subject.replaced(layer, new, {"query": bias})  # type: ignore[arg-type]
+
+    def blocks() -> PreTrainedModel:
+        rank = int(total / 8 / size / 4) * 4
+        return subject.replaced(
+            layer, {r: shuffled_blocks(weights[r], covariance(r), metrics[r], rank, 4) for r in everything}
+        )
+
+    def constant_scores() -> PreTrainedModel:
+        """Query and key gone: every token attends to all alike; value and output keep what that saves."""
+        gone: dict[Role, Tensor] = {role: torch.zeros_like(weights[role]) for role in ("query", "key")}
+        rank = int(total / 4 / size)
+        rest = {} if 2 * rank >= size else reduced({"value": rank, "attention_output": rank})
+        return subject.replaced(layer, {**gone, **rest})
+
+    def search(**allowed: bool) -> Callable[[], PreTrainedModel]:
+        return lambda: subject.searched(layer, "attention", share, **allowed)
+
+    return {
+        "heads removed": search(low_rank=False, groups=False),
+        "low rank, the same for all four": even,
+        "low rank, each its own": search(removal=False, groups=False),
+        "low rank, one bottleneck for query, key and value": shared,
+        "heads of fewer dimensions": dimensions,
+        "no query and key": constant_scores,
+        "shuffled blocks (Monarch)": blocks,
+        "aligned groups": search(removal=False, low_rank=False),
+        "heads removed and low rank (auto)": search(groups=False),
+    }
+
+
+def feed_forward_candidates(subject: Subject, layer: int, share: float) -> dict[str, Callable[[], PreTrainedModel]]:
+    roles: tuple[Role, Role] = ("intermediate", "output")
+
+    def blocks() -> PreTrainedModel:
+        new = {}
+        for role in roles:
+            weight, inputs = subject.weight(layer, role), subject.statistics.moments[layer, role].covariance
+            rank = int(share * weight.numel() / sum(weight.shape) / 4) * 4
+            new[role] = shuffled_blocks(weight, inputs, subject.metric(layer, role), rank, 4)
+        return subject.replaced(layer, new)  # type: ignore[arg-type]
+
+    def search(**allowed: bool) -> Callable[[], PreTrainedModel]:
+        return lambda: subject.searched(layer, "feed_forward", share, **allowed)
+
+    return {
+        "neurons removed": search(low_rank=False, groups=False),
+        "low rank, each its own": search(removal=False, groups=False),
+        "shuffled blocks (Monarch)": blocks,
+        "aligned groups": search(removal=False, low_rank=False),
+        "neurons removed and low rank (auto)": search(groups=False),
+    }
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__)
+    subject = Subject(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
+    layers = range(len(subject.architecture.layers(subject.model)))
+    place = f"structures/{arguments.task}"
+    for sub_layer, make in (("attention", attention_candidates), ("feed_forward", feed_forward_candidates)):
+        for share in SHARES:
+            for name in make(subject, 0, share):
+                cached(
+                    f"{place}/{sub_layer}-{share:g}/{slug(name)}",
+                    lambda n=name, m=make, k=share: {
+                        "name": n,
+                        "divergences": [subject.divergence(m(subject, layer, k)[n]()) for layer in layers],
+                    },
+                )
+    middle = len(layers) // 2
+    trained: dict[str, tuple[Tensor, Tensor]] = {
+        f"a trained {role.replace('_', ' ')} matrix": (
+            subject.weight(middle, role),
+            subject.statistics.moments[middle, role].covariance,
+        )
+        for role in SUB_LAYERS["attention"]
+        if role != "key"
+    }
+    matrices = {**trained, **made_matrices(trained)}
+    for name, (weight, covariance) in matrices.items():
+        for share in (0.5, 0.25):
+            cached(
+                f"structures/matrices/{slug(name)}-{share:g}",
+                lambda n=name, w=weight, c=covariance, k=share: {
+                    "name": n,
+                    "size": list(w.shape),
+                    "lost": single_matrix(w, c, k),
+                },
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Who takes part in a comparison: models in PyTorch, in the precision asked for, and exported folders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bertsurgeon.benchmark.flops import count_flops
+from bertsurgeon.benchmark.size import folder_size, measure_sizes
+from bertsurgeon.checkpoint import load_model
+from bertsurgeon.errors import OptionError
+from bertsurgeon.runtime import is_exported, open_exported
+
+MODES = ("bf16", "compile")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model that is ready to run.
+
+    Attributes:
+        name: As the user gave it.
+        model: Called with padded inputs; has a ``config``.
+        runtime: ``PyTorch``, ``PyTorch compiled``, ``ONNX Runtime`` or ``OpenVINO``.
+        precision: What it computes in.
+        file_bytes: Its files' size, if it comes from a folder.
+        encoder_weights: Weights of the encoder's matrices.
+        flops: Of one text of 128 tokens, for models in PyTorch.
+    """
+
+    name: str
+    model: Any
+    runtime: str
+    precision: str
+    file_bytes: int | None
+    encoder_weights: int
+    flops: int | None
+
+
+def open_contender(name: str, threads: int | None = None) -> Contender:
+    """Opens ``FOLDER``, ``FOLDER@bf16``, ``FOLDER@compile`` or ``FOLDER@bf16@compile``; the latter three in PyTorch.
+
+    Raises:
+        OptionError: If a mode is unknown, or given for an exported folder.
+        BertSurgeonError: If there is no such model.
+    """
+    path, *modes = name.split("@")
+    if not path or any(mode not in MODES for mode in modes):
+        raise OptionError(f"{name!r} names no model; write FOLDER, or FOLDER@bf16, FOLDER@compile for PyTorch models.")
+    size = folder_size(Path(path)) if Path(path).is_dir() else None
+    if is_exported(path):
+        if modes:
+            raise OptionError(f"{path} was exported in one precision; @{modes[0]} is for PyTorch models.")
+        exported = open_exported(path, threads)
+        runtime = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}[exported.manifest.runtime]
+        return Contender(
+            name, exported, runtime, exported.manifest.precision, size, exported.manifest.encoder_weights, None
+        )
+    model: Any = load_model(path).eval()
+    weights = measure_sizes(model).encoder_weights
+    length = min(128, getattr(model.config, "max_position_embeddings", None) or 128)
+    flops = count_flops(model, 1, length)
+    if "bf16" in modes:
+        nn.Module.to(model, torch.bfloat16)
+    if "compile" in modes:
+        model.forward = torch.compile(model.forward, dynamic=True)
+    runtime = "PyTorch compiled" if "compile" in modes else "PyTorch"
+    return Contender(name, model, runtime, "bf16" if "bf16" in modes else "fp32", size, weights, flops)

@@ -1,0 +1,222 @@
+"""``bertsurgeon bench``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bertsurgeon.benchmark import (
+    Contender,
+    Latency,
+    environment,
+    measure_memory,
+    open_contender,
+    random_inputs,
+    time_batches,
+)
+from bertsurgeon.calibration import Batch, make_batches
+from bertsurgeon.checkpoint import load_tokenizer
+from bertsurgeon.cli import options as opt
+from bertsurgeon.cli.app import app, emit, guarded
+from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
+from bertsurgeon.errors import OptionError
+from bertsurgeon.tasks import tokenize
+
+DRAWN = 16
+"""Batches that are drawn from a user's data."""
+
+BAR = 24
+"""Characters of the longest bar."""
+
+
+@app.command()
+@guarded
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Model folders, exported folders or hub ids; ratios are to the first. FOLDER@bf16 and FOLDER@compile "
+            "run a PyTorch model in bfloat16, or compiled."
+        ),
+    ],
+    batch_sizes: Annotated[
+        str, typer.Option("--batch-size", help="Texts per forward pass: latency at the first, throughput at the best.")
+    ] = "1,8,32",
+    length: Annotated[int, typer.Option("--length", help="Tokens per text, where no data is named.")] = 128,
+    runs: Annotated[int, typer.Option("--runs", help="Timed forward passes per model and batch size.")] = 20,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Fewer runs (at least three) where a batch size takes longer than this.")
+    ] = 10.0,
+    threads: Annotated[int | None, typer.Option("--threads", help="Of each runtime; all cores if not given.")] = None,
+    with_memory: Annotated[
+        bool, typer.Option("--memory/--no-memory", help="Peak memory, each model in a process of its own.")
+    ] = True,
+    chart: Annotated[
+        Path | None, typer.Option("--chart", help="Also draw a bar chart (PNG, SVG or PDF; needs matplotlib).")
+    ] = None,
+    task: opt.TaskName = None,
+    data_dir: opt.DataDir = None,
+    train_file: opt.TrainFile = None,
+    validation_file: opt.ValidationFile = None,
+    text_column: opt.TextColumn = "text",
+    text_pair_column: opt.TextPairColumn = None,
+    label_column: opt.LabelColumn = "label",
+    text_file: opt.TextFile = None,
+    max_length: opt.MaxLength = 128,
+    seed: opt.Seed = 0,
+    as_json: opt.Json = False,
+) -> None:
+    """Times models side by side, in PyTorch or exported: interleaved runs, medians, ratios first.
+
+    With data, batches of its texts are timed (padded to the longest of each), without, random texts of --length tokens.
+    """
+    sizes = _parse_sizes(batch_sizes)
+    if threads is not None:
+        if threads < 1:
+            raise OptionError(f"At least one thread is needed, not {threads}.")
+        torch.set_num_threads(threads)
+    names = list(dict.fromkeys(models))
+    resolved = {name: resolve_model(name) for name in names}
+    contenders = {name: open_contender(resolved[name], threads) for name in names}
+    data = DataOptions(
+        task,
+        data_dir,
+        train_file,
+        validation_file,
+        text_column,
+        text_pair_column,
+        label_column,
+        max_length,
+        text_file=text_file,
+    )
+    running = {name: contender.model for name, contender in contenders.items()}
+    latencies = {
+        size: time_batches(running, _batches(data, contenders, size, length, seed), runs, seconds=seconds)
+        for size in sizes
+    }
+    memory = {name: measure_memory(resolved[name], sizes[0], length) if with_memory else None for name in names}
+    result = {
+        "environment": environment(),
+        "batch_sizes": sizes,
+        "length": latencies[sizes[0]][names[0]].length,
+        "drawn_from_data": not data.only_texts or text_file is not None,
+        "models": {name: _row(name, names[0], contenders[name], latencies, memory[name]) for name in names},
+    }
+    if chart is not None:
+        _draw(result, chart)
+    emit(result, as_json, lambda console: _show(result, console))
+
+
+def _parse_sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise OptionError(f"Batch sizes are numbers, separated by commas, not {text!r}.") from None
+    if min(sizes) < 1:
+        raise OptionError("A batch holds at least one text.")
+    return sizes
+
+
+def _batches(data: DataOptions, contenders: dict[str, Contender], size: int, length: int, seed: int) -> list[Batch]:
+    models = [contender.model for contender in contenders.values()]
+    if data.only_texts and data.text_file is None:
+        return [random_inputs(models, size, length, seed)]
+    texts = load_data(data, seed).train if data.text_file is None else load_texts(data, seed)[0]
+    tokenizer = load_tokenizer(next(iter(contenders)).split("@")[0])
+    rows = tokenize(texts, tokenizer, data.max_length).shuffle(seed=seed)
+    # drawn batch by batch: texts of one batch are as mixed as those that arrive together
+    return [
+        {
+            name: value
+            for name, value in make_batches(rows.select(range(start, start + size)), tokenizer, size, size, 0)[
+                0
+            ].items()
+            if name != "labels"
+        }
+        for start in range(0, min(DRAWN * size, len(rows) - size + 1), size)
+    ]
+
+
+def _row(
+    name: str, first: str, contender: Contender, latencies: dict[int, dict[str, Latency]], memory: int | None
+) -> dict[str, Any]:
+    smallest = next(iter(latencies.values()))
+
+    def throughput(of: str) -> float:
+        return max(found[of].throughput for found in latencies.values())
+
+    return {
+        "runtime": contender.runtime,
+        "precision": contender.precision,
+        "speedup": smallest[first].p50_ms / smallest[name].p50_ms,
+        "throughput_ratio": throughput(name) / throughput(first),
+        "p50_ms": smallest[name].p50_ms,
+        "p95_ms": smallest[name].p95_ms,
+        "texts_per_second": throughput(name),
+        "best_batch_size": max(latencies, key=lambda size: latencies[size][name].throughput),
+        "batches": {size: vars(found[name]) for size, found in latencies.items()},
+        "encoder_weights": contender.encoder_weights,
+        "flops": contender.flops,
+        "memory_bytes": memory,
+        "file_bytes": contender.file_bytes,
+    }
+
+
+def _show(result: dict[str, Any], console: Console) -> None:
+    sizes = result["batch_sizes"]
+    what = "your texts" if result["drawn_from_data"] else f"texts of {result['length']} tokens"
+    title = f"{what}, {result['environment']['threads']} threads: latency at batch {sizes[0]}, best of batches "
+    table = Table(title=title + ", ".join(map(str, sizes)))
+    table.add_column("model")
+    table.add_column("runs in")
+    for column in ("faster", "p50", "p95", "more texts", "texts/s", "memory", "file"):
+        table.add_column(column, justify="right")
+    for name, row in result["models"].items():
+        table.add_row(
+            name,
+            f"{row['runtime']} {row['precision']}",
+            f"{row['speedup']:.2f}x",
+            f"{row['p50_ms']:.1f} ms",
+            f"{row['p95_ms']:.1f} ms",
+            f"{row['throughput_ratio']:.2f}x",
+            f"{row['texts_per_second']:.0f}",
+            _megabytes(row["memory_bytes"]),
+            _megabytes(row["file_bytes"]),
+        )
+    console.print(table)
+    most = max(row["texts_per_second"] for row in result["models"].values())
+    for name, row in result["models"].items():
+        bar = "█" * max(1, round(BAR * row["texts_per_second"] / most))
+        console.print(f"{bar:<{BAR}} {row['texts_per_second']:8.0f} texts/s  {name}", highlight=False)
+
+
+def _megabytes(count: int | None) -> str:
+    return "–" if count is None else f"{count / 1e6:.0f} MB"
+
+
+def _draw(result: dict[str, Any], file: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise OptionError("--chart needs matplotlib; run: pip install matplotlib.") from None
+    rows = result["models"]
+    figure = Figure(figsize=(8, 1 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    labels = [f"{Path(name).name}\n{row['runtime']} {row['precision']}" for name, row in rows.items()]
+    for ax, key, title in (
+        (axes[0], "speedup", f"latency at batch {result['batch_sizes'][0]}: times faster"),
+        (axes[1], "throughput_ratio", "throughput: times more texts"),
+    ):
+        bars = ax.barh(labels, [row[key] for row in rows.values()], color="#4477aa")
+        ax.bar_label(bars, fmt="%.2fx", padding=3)
+        ax.set_title(title, fontsize=10)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.margins(x=0.15)
+    axes[0].invert_yaxis()
+    try:
+        figure.savefig(file)
+    except (OSError, ValueError) as error:
+        raise OptionError(f"The chart cannot be written to {file}: {error}.") from error

@@ -1,0 +1,98 @@
+"""``bertsurgeon export``."""
+
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+
+from bertsurgeon.benchmark import environment, folder_size
+from bertsurgeon.checkpoint import check_output, load_model, load_tokenizer
+from bertsurgeon.cli import options as opt
+from bertsurgeon.cli.app import app, emit, guarded
+from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
+from bertsurgeon.exporting import OPSET, ExportConfig
+from bertsurgeon.exporting import export as export_model
+from bertsurgeon.exporting.folder import Quantization
+from bertsurgeon.runtime import Precision, Runtime
+from bertsurgeon.tasks import tokenize
+
+
+@app.command()
+@guarded
+def export(
+    model: opt.Model,
+    output: opt.Output,
+    to: Annotated[str, typer.Option("--to", help="Runtime: onnx or openvino.")],
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 (openvino) or int8.")] = "fp32",
+    quantization: Annotated[
+        str, typer.Option("--quantization", help="For int8: static, or dynamic (onnx) without calibration.")
+    ] = "static",
+    opset: Annotated[int, typer.Option("--opset", help="Version of the ONNX operators.")] = OPSET,
+    tolerance: Annotated[
+        float | None,
+        typer.Option("--tolerance", help="Largest error of the outputs, as a share of their spread."),
+    ] = None,
+    task: opt.TaskName = None,
+    data_dir: opt.DataDir = None,
+    train_file: opt.TrainFile = None,
+    validation_file: opt.ValidationFile = None,
+    text_column: opt.TextColumn = "text",
+    text_pair_column: opt.TextPairColumn = None,
+    label_column: opt.LabelColumn = "label",
+    text_file: opt.TextFile = None,
+    max_length: opt.MaxLength = 128,
+    samples: Annotated[int, typer.Option("--samples", help="Texts to calibrate int8 on.")] = 256,
+    seed: opt.Seed = 0,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Writes a model for ONNX Runtime or OpenVINO, and checks that it says what PyTorch says.
+
+    Without data it is checked (and int8 calibrated) on docstrings of installed packages; name your own for int8.
+    """
+    config = ExportConfig(
+        cast(Runtime, to), cast(Precision, precision), opset, cast(Quantization, quantization), samples, tolerance, seed
+    )
+    check_output(output, overwrite)
+    data_options = DataOptions(
+        task,
+        data_dir,
+        train_file,
+        validation_file,
+        text_column,
+        text_pair_column,
+        label_column,
+        max_length,
+        text_file=text_file,
+    )
+    network, tokenizer = load_model(resolve_model(model)), load_tokenizer(resolve_model(model))
+    if text_file is not None:
+        texts = load_texts(data_options, seed)[0]
+    elif data_options.only_texts:
+        texts = load_data(DataOptions("docstrings"), seed).train
+    else:
+        texts = load_data(data_options, seed).train
+    manifest = export_model(network, output, config, tokenize(texts, tokenizer, max_length), tokenizer, overwrite)
+    result: dict[str, Any] = {
+        "output": str(output),
+        "runtime": to,
+        "precision": precision,
+        "file_bytes": folder_size(output),
+        "check": manifest.check,
+        "kept_float": manifest.kept_float,
+        "environment": environment(),
+    }
+
+    def show(console: Console) -> None:
+        check = manifest.check
+        agreement = "" if check["agreement"] is None else f", the same answer to {check['agreement']:.1f} %"
+        console.print(
+            f"{output}: {to} {precision}, {result['file_bytes'] / 1e6:.1f} MB. Against PyTorch on {check['texts']} "
+            f"texts: error {check['relative_error']:.1e} of the outputs' spread{agreement}.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if manifest.kept_float:
+            console.print(f"Left in floating point: {', '.join(manifest.kept_float)}.", highlight=False)
+
+    emit(result, as_json, show)

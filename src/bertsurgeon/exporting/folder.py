@@ -1,0 +1,220 @@
+"""From a model to a folder that a runtime executes."""
+
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from datasets import Dataset
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from bertsurgeon import progress
+from bertsurgeon.benchmark import evaluating, measure_sizes
+from bertsurgeon.calibration import Batch, make_batches
+from bertsurgeon.checkpoint import check_output, new_folder
+from bertsurgeon.errors import OptionError
+from bertsurgeon.exporting import int8
+from bertsurgeon.exporting.lowering import Graph, lower
+from bertsurgeon.exporting.onnx_graph import OPSET, trace
+from bertsurgeon.exporting.sensitivity import encoder_matrices, rank_sub_layers
+from bertsurgeon.exporting.verify import TOLERANCES, Arrays, Check, answers_of, compare, demand, reference, to_arrays
+from bertsurgeon.runtime import MODEL_FILES, Manifest, Precision, Runtime, Session, open_session, require
+
+Quantization = Literal["static", "dynamic"]
+
+OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output")
+"""Outputs of the models that can be exported; a graph has those that its model has."""
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+CHECKED = 64
+"""Texts, about, on which an export is compared with PyTorch."""
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """How to export.
+
+    Attributes:
+        runtime: ``onnx`` (ONNX Runtime) or ``openvino``.
+        precision: ``fp32``, ``bf16`` (OpenVINO) or ``int8``.
+        opset: Of the ONNX operators.
+        quantization: INT8 with ranges of activations found beforehand (``static``) or at run time (``dynamic``, ONNX).
+        samples: Texts to calibrate INT8 on.
+        tolerance: Largest relative error of the outputs; None for the precision's own.
+        seed: Fixes the texts.
+    """
+
+    runtime: Runtime = "onnx"
+    precision: Precision = "fp32"
+    opset: int = OPSET
+    quantization: Quantization = "static"
+    samples: int = 256
+    tolerance: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks what goes together.
+
+        Raises:
+            OptionError: If something does not.
+        """
+        if self.runtime not in ("onnx", "openvino") or self.precision not in ("fp32", "bf16", "int8"):
+            raise OptionError("Export to onnx or openvino, in fp32, bf16 or int8.")
+        if self.precision == "bf16" and self.runtime == "onnx":
+            raise OptionError("ONNX Runtime has no bfloat16 products on a CPU; export to openvino, or use int8.")
+        if self.quantization == "dynamic" and (self.runtime, self.precision) != ("onnx", "int8"):
+            raise OptionError("Dynamic quantization is for onnx in int8.")
+        if self.opset < 18:
+            raise OptionError(f"The exporter needs an opset of at least 18, not {self.opset}.")
+        if self.samples < 1 or (self.tolerance is not None and not self.tolerance > 0):
+            raise OptionError("Export needs at least one sample, and a tolerance greater than 0.")
+
+
+def export(
+    model: PreTrainedModel,
+    folder: Path,
+    config: ExportConfig,
+    data: Dataset | Iterable[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    overwrite: bool = False,
+) -> Manifest:
+    """Exports a dense or pruned model, checks it against PyTorch, and writes a folder.
+
+    Args:
+        model: What to export.
+        folder: Where to; there completely or not at all.
+        config: Runtime and precision.
+        data: Texts to compare on (and to calibrate INT8 on), see :func:`bertsurgeon.prune`; labels are not needed.
+        tokenizer: Written beside the model; pads the texts.
+        overwrite: Replace an existing folder.
+
+    Raises:
+        ExportError: If the model cannot be traced, a package is missing, or the outputs differ too much.
+        CheckpointError: If the folder exists or cannot be written.
+        DataError: If there are no texts.
+    """
+    check_output(folder, overwrite)
+    require("onnxscript", "onnx")
+    require("onnxruntime" if config.runtime == "onnx" else "openvino", config.runtime)
+    batches = _split(make_batches(data, tokenizer, CHECKED + config.samples, BATCH, config.seed))
+    inputs = tuple(name for name in INPUTS if name in tokenizer.model_input_names)
+    with progress.bar(f"Exporting to {config.runtime}", 4) as advance, evaluating(model):
+        outputs, wanted = reference(model, batches[1], OUTPUTS)
+        advance()
+        traced = trace(Graph(lower(model), inputs, outputs), config.opset)
+        advance()
+
+        write = _write_onnx if config.runtime == "onnx" else _write_openvino
+        job = _Job(config, model, *batches, inputs, wanted)
+        with new_folder(folder, overwrite) as temporary:
+            file = temporary / MODEL_FILES[config.runtime]
+            kept_float = write(traced, file, job)
+            advance()
+            result = job.check(open_session(config.runtime, file, config.precision))
+            demand(result, config.precision, config.tolerance)
+            weights = measure_sizes(model).encoder_weights
+            manifest = Manifest(
+                config.runtime, config.precision, inputs, outputs, weights, kept_float, result.to_dict()
+            )
+            manifest.save(temporary)
+            _stock_config(model).save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            advance()
+    return manifest
+
+
+def _split(batches: list[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Texts to calibrate on, and every so manieth batch to check on (all of them for both where there are few)."""
+    step = max(2, len(batches) * BATCH // CHECKED)
+    checked = batches[::step]
+    rest = [batch for number, batch in enumerate(batches) if number % step]
+    return rest or checked, checked
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What writing needs beside the graph."""
+
+    config: ExportConfig
+    model: PreTrainedModel
+    calibration: list[Batch]
+    checked: list[Batch]
+    inputs: tuple[str, ...]
+    wanted: list[Arrays]
+
+    def check(self, session: Session) -> Check:
+        """Compares a session with PyTorch."""
+        return compare(answers_of(session, self.checked, self.inputs), self.wanted, self.checked)
+
+    def quantize(self, model: Any, load: Callable[[Any], Session]) -> tuple[Any, tuple[str, ...]]:
+        """INT8 everywhere or, where that differs too much, everywhere but in the sub-layers that it hurts most.
+
+        Args:
+            model: An ``onnx.ModelProto`` or an ``openvino.Model``.
+            load: Opens a session of one.
+
+        Returns:
+            The best of those tried, and the products it leaves in floating point.
+        """
+        texts = [to_arrays(batch, self.inputs) for batch in self.calibration]
+        limit = TOLERANCES["int8"] if self.config.tolerance is None else self.config.tolerance
+        products = int8.product_names(model)
+        encoder = [name for matrices in encoder_matrices(self.model) for name in matrices]
+        # the head sees few tokens and takes no time, but its errors reach the outputs undiminished
+        head = [product for product in products if not any(name in product for name in (*encoder, "matmul"))]
+
+        def attempt(kept: tuple[str, ...]) -> tuple[float, Any, tuple[str, ...]]:
+            quantized = int8.quantize_statically(deepcopy(model), texts, [*head, *kept])
+            return self.check(load(quantized)).relative_error, quantized, kept
+
+        best = attempt(())
+        if best[0] > limit:
+            progress.note(f"INT8 everywhere differs by {best[0]:.2g}; looking for what must stay in floating point.")
+            ranked = [names for _, names in rank_sub_layers(self.model, self.checked, self.wanted)]
+            count = 1
+            while best[0] > limit and count <= len(ranked):
+                matrices = [name for names in ranked[:count] for name in names]
+                kept = tuple(product for product in products if any(name in product for name in matrices))
+                best = min(best, attempt(kept), key=lambda one: one[0])
+                count *= 2
+        return best[1:]
+
+
+def _write_onnx(traced: Any, file: Path, job: _Job) -> tuple[str, ...]:
+    onnx_ir = require("onnx_ir", "onnx")
+    if job.config.precision == "fp32":
+        onnx_ir.save(traced, file)
+        return ()
+    model = onnx_ir.serde.serialize_model(traced)
+    if job.config.quantization == "dynamic":
+        int8.quantize_dynamically(model, file)
+        return ()
+    quantized, kept = job.quantize(model, lambda one: open_session("onnx", one.SerializeToString(), "int8"))
+    require("onnx", "onnx").save(quantized, file)
+    return kept
+
+
+def _write_openvino(traced: Any, file: Path, job: _Job) -> tuple[str, ...]:
+    openvino, onnx_ir = require("openvino", "openvino"), require("onnx_ir", "onnx")
+    kept: tuple[str, ...] = ()
+    with TemporaryDirectory() as folder:
+        onnx_ir.save(traced, Path(folder) / "model.onnx")
+        model = openvino.convert_model(Path(folder) / "model.onnx")
+        if job.config.precision == "int8":
+            model, kept = job.quantize(model, lambda one: open_session("openvino", one, "int8"))
+        # weights of 16 bits lose nothing that products in bfloat16 would see
+        openvino.save_model(model, file, compress_to_fp16=job.config.precision == "bf16")
+    return kept
+
+
+def _stock_config(model: PreTrainedModel) -> PretrainedConfig:
+    """The configuration without the plan, which the graph has in it."""
+    config: PretrainedConfig = deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return config

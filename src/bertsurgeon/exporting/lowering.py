@@ -1,0 +1,129 @@
+"""A pruned model as graphs like it: the same function, from operations that every runtime has.
+
+Grouped layers become slices and plain products; permutations that follow one another across an element-wise activation
+become one; padding is masked by adding to the attention scores.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bertsurgeon.architectures import get_architecture
+from bertsurgeon.checkpoint import get_plan
+from bertsurgeon.layers import GroupedLinear, replace_matrix
+
+MASKED = float(torch.finfo(torch.bfloat16).min)
+"""Added to the score of a padded token; the lowest number that bfloat16 and float32 both hold."""
+
+
+class SlicedLinear(nn.Module):
+    """A grouped layer as one gather (if any), one product per group, one concatenation and one gather (if any).
+
+    Args:
+        source: The layer; outputs in no group become rows of zeros of the first group.
+        gathers: Bring the inputs into the order of the groups.
+        scatters: Bring the outputs back into their own order.
+    """
+
+    columns: Tensor
+    rows: Tensor
+
+    def __init__(self, source: GroupedLinear, gathers: bool = True, scatters: bool = True) -> None:
+        super().__init__()
+        groups = list(zip(source.structure.row_groups, source.structure.column_groups, strict=True))
+        seen = {row for rows, _ in groups for row in rows}
+        constant = tuple(row for row in range(source.out_features) if row not in seen)
+        dense = source.dense_weight()
+        self.input_order = [channel for _, columns in groups for channel in columns]
+        self.output_order = [channel for rows, _ in groups for channel in rows]
+        self.output_order[len(groups[0][0]) : len(groups[0][0])] = constant
+        self.widths = [len(columns) for _, columns in groups]
+        products = []
+        for number, (rows, columns) in enumerate(groups):
+            stored = [*rows, *constant] if number == 0 else list(rows)
+            product = nn.Linear(len(columns), len(stored), bias=source.bias is not None)
+            with torch.no_grad():
+                product.weight.copy_(dense[stored][:, list(columns)])
+                if source.bias is not None:
+                    product.bias.copy_(source.bias[stored])
+            products.append(product)
+        self.products = nn.ModuleList(products)
+        self.gathers = gathers and self.input_order != list(range(source.in_features))
+        self.scatters = scatters and self.output_order != list(range(source.out_features))
+        self.register_buffer("columns", torch.tensor(self.input_order), persistent=False)
+        self.register_buffer("rows", torch.tensor(self.output_order).argsort(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (…, in_features) to (…, out_features)."""
+        if self.gathers:
+            x = x.index_select(-1, self.columns)
+        start, outputs = 0, []
+        for product, width in zip(self.products, self.widths, strict=True):
+            outputs.append(product(x[..., start : start + width]))
+            start += width
+        output = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+        return output.index_select(-1, self.rows) if self.scatters else output
+
+
+def lower(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a dense or pruned model for tracing: in evaluation mode, with plain attention and sliced groups."""
+    lowered = deepcopy(model)
+    nn.Module.float(nn.Module.cpu(lowered)).eval()  # transformers forbids both for models that know of a quantizer
+    lowered.set_attn_implementation("eager")
+    plan = get_plan(model)
+    if plan is None:
+        return lowered
+    architecture = get_architecture(model.config.model_type)
+    for index, layer in enumerate(plan.layers):
+        roles = [
+            role
+            for role in layer.matrices
+            if not layer.is_dropped("attention" if role in _ATTENTION else "feed_forward")
+        ]
+        sliced: dict[str, SlicedLinear] = {}
+        for role in roles:
+            matrix = architecture.matrix(lowered, index, role)
+            if isinstance(matrix, GroupedLinear):
+                sliced[role] = SlicedLinear(matrix)
+                replace_matrix(architecture, lowered, index, role, sliced[role])
+        if {"intermediate", "output"} <= sliced.keys():
+            _join(sliced["intermediate"], sliced["output"])
+    return lowered
+
+
+_ATTENTION = ("query", "key", "value", "attention_output")
+
+
+def _join(first: SlicedLinear, second: SlicedLinear) -> None:
+    """Makes two permutations one: back from the first layer's groups, and into the second one's."""
+    order = first.rows[second.columns]
+    first.scatters = False
+    second.columns = order
+    second.gathers = order.tolist() != list(range(len(order)))
+
+
+class Graph(nn.Module):
+    """What is traced: named tensors in, a tuple of named tensors out.
+
+    Args:
+        model: A lowered model.
+        inputs: Names of its inputs, the attention mask among them.
+        outputs: Names of its outputs.
+    """
+
+    def __init__(self, model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The outputs for inputs of shape (batch, tokens)."""
+        named = dict(zip(self.inputs, tensors, strict=True))
+        visible = named["attention_mask"][:, None, None, :].to(torch.float32)
+        named["attention_mask"] = (1.0 - visible) * MASKED
+        found = self.model(**named, return_dict=True)
+        return tuple(found[name] for name in self.outputs)

@@ -1,0 +1,101 @@
+"""Does an exported graph say what the PyTorch model says?"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from bertsurgeon.calibration import Batch
+from bertsurgeon.errors import ExportError
+from bertsurgeon.runtime import Precision, Session
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.3}
+"""Largest relative error of the outputs an export may have."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """How outputs compare with PyTorch's.
+
+    Attributes:
+        texts: Number of texts that were compared.
+        relative_error: Root mean square of the differences, as a share of the outputs' own deviation from their mean.
+        largest_error: Of any single output.
+        agreement: Texts whose largest output is the same, in percent; None where outputs are not classes.
+    """
+
+    texts: int
+    relative_error: float
+    largest_error: float
+    agreement: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def to_arrays(batch: Mapping[str, torch.Tensor], names: Sequence[str]) -> Arrays:
+    """The inputs a graph wants; token types that are missing are zero."""
+    arrays = {name: batch[name].cpu().numpy() for name in names if name in batch}
+    for name in names:
+        arrays.setdefault(name, np.zeros_like(arrays["input_ids"]))
+    return arrays
+
+
+@torch.inference_mode()
+def reference(
+    model: PreTrainedModel, batches: Iterable[Batch], outputs: Sequence[str]
+) -> tuple[tuple[str, ...], list[Arrays]]:
+    """What PyTorch says to each batch, by name of the output, and which of ``outputs`` the model has."""
+    answers: list[Arrays] = []
+    for batch in batches:
+        found = model(**{name: value.to(model.device) for name, value in batch.items() if name != "labels"})
+        answers.append({name: found[name].float().cpu().numpy() for name in outputs if name in found})
+    return tuple(answers[0]), answers
+
+
+def answers_of(session: Session, batches: Iterable[Batch], inputs: Sequence[str]) -> list[Arrays]:
+    """What an exported graph says to each batch, by name of the output."""
+    return [session.run(to_arrays(batch, inputs)) for batch in batches]
+
+
+def compare(found: Sequence[Arrays], wanted: Sequence[Arrays], batches: Sequence[Batch]) -> Check:
+    """Compares outputs with those of PyTorch; padded tokens do not count."""
+    masks = [batch["attention_mask"].bool().cpu().numpy() for batch in batches]
+    errors, largest, agreement = [], 0.0, None
+    for name in wanted[0]:
+        left, right = (
+            np.concatenate(
+                [
+                    answer[name][mask] if answer[name].shape[:2] == mask.shape else answer[name]
+                    for answer, mask in zip(answers, masks, strict=True)
+                ]
+            )
+            for answers in (found, wanted)
+        )
+        difference = left - right
+        spread = np.sqrt(np.mean((right - right.mean(0)) ** 2))
+        errors.append(float(np.sqrt(np.mean(difference**2)) / max(spread, np.finfo(np.float32).tiny)))
+        largest = max(largest, float(np.abs(difference).max()))
+        if name == "logits" and right.ndim == 2 and right.shape[1] > 1:
+            agreement = 100 * float((left.argmax(-1) == right.argmax(-1)).mean())
+    return Check(sum(map(len, masks)), max(errors), largest, agreement)
+
+
+def demand(check: Check, precision: Precision, tolerance: float | None) -> None:
+    """Refuses an export that differs too much.
+
+    Raises:
+        ExportError: If it does.
+    """
+    limit = TOLERANCES[precision] if tolerance is None else tolerance
+    if not check.relative_error <= limit:
+        raise ExportError(
+            f"The exported {precision} model differs from PyTorch by {check.relative_error:.2g} of its outputs' spread "
+            f"(allowed: {limit:.2g}); nothing was written. Use another precision, other texts, or --tolerance."
+        )

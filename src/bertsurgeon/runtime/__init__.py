@@ -1,0 +1,18 @@
+"""Where exported models run."""
+
+from bertsurgeon.runtime.manifest import MANIFEST, MODEL_FILES, Manifest, Precision, Runtime, is_exported
+from bertsurgeon.runtime.sessions import RuntimeModel, Session, open_exported, open_session, require
+
+__all__ = [
+    "MANIFEST",
+    "MODEL_FILES",
+    "Manifest",
+    "Precision",
+    "Runtime",
+    "RuntimeModel",
+    "Session",
+    "is_exported",
+    "open_exported",
+    "open_session",
+    "require",
+]

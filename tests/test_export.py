@@ -1,0 +1,219 @@
+"""Exported models say what PyTorch says, at any shape, from graphs without anything that need not be there."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bertsurgeon import PruneConfig, prune
+from bertsurgeon.architectures import get_architecture
+from bertsurgeon.checkpoint import attach_plan
+from bertsurgeon.compensation import apply_plan
+from bertsurgeon.errors import CheckpointError, ExportError
+from bertsurgeon.exporting.lowering import Graph, lower
+from bertsurgeon.exporting.onnx_graph import trace
+from bertsurgeon.exporting.verify import to_arrays
+from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Units
+from bertsurgeon.runtime import MANIFEST, open_exported, open_session
+from cli_helpers import files, run, succeed, write_data, write_model
+
+SHAPES = ((1, 1), (1, 7), (2, 2), (5, 16), (3, 33))
+INPUTS = ("input_ids", "attention_mask")
+
+
+def make_pruned(model: PreTrainedModel, kind: str, batches: list[dict[str, Tensor]]) -> PreTrainedModel:
+    if kind == "dense":
+        return model
+    if kind == "pgb":
+        return prune(model, batches, PruneConfig(method="pgb", groups=2, samples=24))[0]
+    architecture = get_architecture(model.config.model_type)
+    shapes = architecture.shapes(model)
+    layers = [LayerPlan.build(shape, dict.fromkeys(ROLES, Dense())) for shape in shapes]
+    if kind == "auto":
+        first: dict[Any, Any] = {role: LowRank(6) for role in ROLES}
+        first["value"] = Dense()
+        units = {"attention": Units(((0, 2),), 4, 12), "feed_forward": Units((tuple(range(0, 96, 3)),), 96, 1)}
+        layers[0] = LayerPlan.build(shapes[0], first, units)  # type: ignore[arg-type]
+        layers[1] = LayerPlan.build(shapes[1], {role: Dropped() for role in ROLES})
+        only = {role: Dense() if role in ("intermediate", "output") else Dropped() for role in ROLES}
+        layers[2] = LayerPlan.build(shapes[2], only)
+    else:
+        halves = tuple(range(24)), tuple(range(24, 48))
+        mixed = tuple(range(0, 48, 2)), tuple(range(1, 48, 2))
+        wide = tuple(range(48)), tuple(range(48, 96))
+        reads, writes = Grouped(halves, mixed), Grouped(mixed, halves)
+        structures: dict[Any, Any] = dict.fromkeys(("query", "key", "value"), reads) | {
+            "attention_output": writes,
+            "intermediate": Grouped(wide, mixed),
+            "output": Grouped(mixed, wide),
+        }
+        units = {
+            "attention": Units(((0, 1), (2, 3)), 4, 12),
+            "feed_forward": Units((tuple(range(48)), tuple(range(48, 96))), 96, 1),
+        }
+        layers[0] = LayerPlan.build(shapes[0], structures, units)  # type: ignore[arg-type]
+    plan = ModelPlan(architecture.name, tuple(layers))
+    pruned = apply_plan(model, architecture, plan, "none")
+    attach_plan(pruned, plan)
+    return pruned
+
+
+def traced(model: PreTrainedModel) -> onnx_ir.Model:
+    return trace(Graph(lower(model), INPUTS, ("logits",)))
+
+
+def products(graph: onnx_ir.Model) -> int:
+    return sum(node.op_type == "MatMul" and node.inputs[1].const_value is not None for node in graph.graph)
+
+
+def channel_gathers(graph: onnx_ir.Model) -> int:
+    """Gathers by a constant list of channels (those of the embeddings have indices that are not constant)."""
+    return sum(
+        node.op_type.startswith("Gather")
+        and node.inputs[1].const_value is not None
+        and node.inputs[1].const_value.size > 1
+        for node in graph.graph
+    )
+
+
+@pytest.mark.parametrize("kind", ["dense", "auto", "aligned", "pgb"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+def test_both_runtimes_say_the_same_at_any_shape(
+    name: str,
+    kind: str,
+    tiny_model: Callable[..., PreTrainedModel],
+    tiny_batches: list[dict[str, Tensor]],
+    tmp_path: Path,
+) -> None:
+    model = make_pruned(tiny_model(name), kind, tiny_batches)
+    graph = traced(model)
+    onnx_ir.save(graph, tmp_path / "model.onnx")
+    sessions = [open_session(runtime, tmp_path / "model.onnx", "fp32") for runtime in ("onnx", "openvino")]  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
+    for rows, length in SHAPES:
+        mask = torch.ones(rows, length, dtype=torch.long)
+        mask[-1, length // 2 + 1 :] = 0
+        batch = {"input_ids": torch.randint(5, 100, mask.shape, generator=generator), "attention_mask": mask}
+        with torch.no_grad():
+            wanted = model(**batch).logits.numpy()
+        for session in sessions:
+            found = session.run(to_arrays(batch, INPUTS))["logits"]
+            np.testing.assert_allclose(found, wanted, atol=2e-5, rtol=1e-4)
+    # one product for query, key and value; nothing of what was dropped; gathers only where permutations are free
+    expected = {"dense": 3 * 4, "auto": (1 + 2 + 2 + 2 + 2) + 0 + 2, "aligned": 4 * 2 + 2 * 4}
+    if kind == "pgb":
+        assert channel_gathers(graph) == 3 * (8 + 3)  # of ten and two in a layer; the activation lets two be one
+    else:
+        assert products(graph) == expected[kind]
+        assert channel_gathers(graph) == (4 if kind == "aligned" else 0)
+
+
+def test_dropped_layers_leave_nothing_in_the_graph(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = make_pruned(tiny_model("distilbert"), "auto", [])
+    graph = traced(model)
+    assert sum(node.op_type == "Softmax" for node in graph.graph) == 1
+    assert sum(node.op_type == "LayerNormalization" for node in graph.graph) == 1 + 2 * 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    write_model(folder / "dense")
+    write_data(folder / "train.csv", 120, seed=1)
+    write_data(folder / "validation.csv", 40, seed=2)
+    succeed("prune", folder / "dense", *files(folder), "--sparsity", "0.5", "-o", folder / "pruned")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision", "more"),
+    [
+        ("onnx", "fp32", ()),
+        ("onnx", "int8", ()),
+        ("onnx", "int8", ("--quantization", "dynamic")),
+        ("openvino", "fp32", ()),
+        ("openvino", "bf16", ()),
+        ("openvino", "int8", ()),
+    ],
+)
+def test_exported_folders_are_evaluated_and_timed(
+    runtime: str, precision: str, more: tuple[str, ...], folder: Path, tmp_path: Path
+) -> None:
+    options = ("--to", runtime, "--precision", precision, *more, *files(folder), "--tolerance", "0.3")
+    exported = json.loads(succeed("export", folder / "pruned", *options, "-o", tmp_path / "out", "--json").stdout)
+    assert exported["check"]["texts"] > 0
+    assert exported["check"]["agreement"] >= 95
+    assert exported["check"]["relative_error"] < {"fp32": 1e-4, "bf16": 0.05, "int8": 0.3}[precision]
+    data = ("evaluate", tmp_path / "out", *files(folder), "--json"), ("evaluate", folder / "pruned", *files(folder))
+    found, wanted = (json.loads(succeed(*one, "--json").stdout)["metrics"]["accuracy"] for one in data)
+    assert abs(found - wanted) <= 5
+    timed = succeed(
+        "bench", folder / "pruned", tmp_path / "out", "--batch-size", "1,2", "--length", "8", "--runs", "2", "--json"
+    )
+    assert set(json.loads(timed.stdout)["models"]) == {str(folder / "pruned"), str(tmp_path / "out")}
+
+
+def test_an_export_that_differs_is_refused(folder: Path, tmp_path: Path) -> None:
+    options = ("--to", "openvino", "--precision", "bf16", "--tolerance", "1e-9", *files(folder))
+    result = run("export", folder / "pruned", *options, "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "differs from PyTorch" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_int8_leaves_what_hurts_in_floating_point(folder: Path, tmp_path: Path) -> None:
+    """With an error allowed between none and that of INT8 everywhere."""
+    data = (*files(folder), "--to", "openvino", "--precision", "int8", "--json")
+    everywhere = json.loads(succeed("export", folder / "dense", *data, "-o", tmp_path / "all").stdout)
+    limit = 0.7 * everywhere["check"]["relative_error"]
+    partly = succeed("export", folder / "dense", *data, "-o", tmp_path / "partly", "--tolerance", limit)
+    found = json.loads(partly.stdout)
+    assert everywhere["kept_float"] == []
+    assert len(found["kept_float"]) > 0
+    assert found["check"]["relative_error"] <= limit
+
+
+def test_without_data_docstrings_serve(folder: Path, tmp_path: Path) -> None:
+    succeed("export", folder / "dense", "--to", "onnx", "-o", tmp_path / "out")
+    assert open_exported(tmp_path / "out").manifest.check["texts"] > 0
+
+
+def test_what_cannot_be_exported_is_said(folder: Path, tmp_path: Path) -> None:
+    for options, said in (
+        (("--to", "tensorrt"), "onnx or openvino"),
+        (("--to", "onnx", "--precision", "bf16"), "export to openvino"),
+        (("--to", "openvino", "--precision", "int8", "--quantization", "dynamic"), "Dynamic quantization"),
+        (("--to", "onnx", "--opset", "12"), "opset"),
+        (("--to", "onnx", "--samples", "0"), "at least one sample"),
+    ):
+        result = run("export", folder / "dense", *options, "-o", tmp_path / "out")
+        assert result.exit_code == 2
+        assert said in result.stderr
+
+
+def test_damaged_exports_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    succeed("export", folder / "dense", "--to", "onnx", "-o", tmp_path / "out")
+    model = tmp_path / "out" / "model.onnx"
+    model.write_bytes(model.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="ONNX Runtime cannot load"):
+        open_exported(tmp_path / "out")
+    model.unlink()
+    with pytest.raises(CheckpointError, match="no complete export"):
+        open_exported(tmp_path / "out")
+    (tmp_path / "out" / MANIFEST).write_text("{}")
+    with pytest.raises(CheckpointError, match="damaged"):
+        open_exported(tmp_path / "out")
+
+
+def test_a_missing_runtime_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ExportError, match=r"pip install 'bertsurgeon\[openvino\]'"):
+        open_session("openvino", Path("model.xml"), "fp32")
