@@ -1,0 +1,134 @@
+"""Ways to compute an aligned grouped projection in PyTorch, timed against the dense one (BERT-base's shape, 8 x 128).
+
+    python experiments/grouped_layers.py
+
+Query, key and value of one attention read the same gathered input; each way returns the same three tensors.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bertsurgeon import progress
+from bertsurgeon.cli.app import quieten_libraries
+from common import cached
+
+HIDDEN = 768
+RUNS = 60
+
+Way = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+def ways(groups: int) -> dict[str, Way]:
+    """Functions of an input of shape (batch, tokens, hidden), all without hidden copies they do not need."""
+    width = HIDDEN // groups
+    generator = torch.Generator().manual_seed(0)
+    dense = [torch.randn(HIDDEN, HIDDEN, generator=generator) for _ in range(3)]
+    biases = [torch.randn(HIDDEN, generator=generator) for _ in range(3)]
+    blocks = [[weight[g * width : (g + 1) * width, :width].contiguous() for g in range(groups)] for weight in dense]
+    fused = [torch.cat([weights[g] for weights in blocks]) for g in range(groups)]
+    fused_bias = [torch.cat([bias[g * width : (g + 1) * width] for bias in biases]) for g in range(groups)]
+    stacked = [torch.stack(weights).transpose(1, 2).contiguous() for weights in blocks]
+    order = torch.randperm(HIDDEN, generator=generator)
+
+    def gathered(x: Tensor) -> Tensor:
+        return x.gather(-1, order.expand(*x.shape[:-1], -1))
+
+    def loop(x: Tensor) -> tuple[Tensor, ...]:
+        """As ``GroupedLinear``: each matrix gathers, multiplies group by group and concatenates."""
+        found = []
+        for weights, bias in zip(blocks, biases, strict=True):
+            parts = gathered(x).split(width, -1)
+            found.append(torch.cat([F.linear(p, w) for p, w in zip(parts, weights, strict=True)], -1) + bias)
+        return tuple(found)
+
+    def one_gather(x: Tensor) -> tuple[Tensor, ...]:
+        parts = gathered(x).split(width, -1)
+        return tuple(
+            torch.cat([F.linear(p, w) for p, w in zip(parts, weights, strict=True)], -1) + bias
+            for weights, bias in zip(blocks, biases, strict=True)
+        )
+
+    def one_product(x: Tensor) -> tuple[Tensor, ...]:
+        """Per group one product for all three, then one concatenation each."""
+        products = [
+            F.linear(part, weight, bias).split(width, -1)
+            for part, weight, bias in zip(gathered(x).split(width, -1), fused, fused_bias, strict=True)
+        ]
+        return tuple(torch.cat([product[i] for product in products], -1) for i in range(3))
+
+    def written_in_place(x: Tensor) -> tuple[Tensor, ...]:
+        """Each product is written where it belongs: no concatenation."""
+        flat = gathered(x).reshape(-1, HIDDEN)
+        found = []
+        for weights, bias in zip(blocks, biases, strict=True):
+            out = x.new_empty(len(flat), HIDDEN)
+            for g, weight in enumerate(weights):
+                part = slice(g * width, (g + 1) * width)
+                torch.addmm(bias[part], flat[:, part], weight.t(), out=out[:, part])
+            found.append(out.reshape(*x.shape[:-1], HIDDEN))
+        return tuple(found)
+
+    def batched(x: Tensor) -> tuple[Tensor, ...]:
+        """One batched product per matrix over the groups, its output strided into place."""
+        flat = gathered(x).reshape(-1, groups, width).transpose(0, 1)
+        found = []
+        for weights, bias in zip(stacked, biases, strict=True):
+            out = x.new_empty(flat.shape[1], groups, width)
+            torch.bmm(flat, weights, out=out.transpose(0, 1))
+            found.append(out.reshape(*x.shape[:-1], HIDDEN) + bias)
+        return tuple(found)
+
+    def reference(x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(F.linear(x, weight, bias) for weight, bias in zip(dense, biases, strict=True))
+
+    return {
+        "dense": reference,
+        "loop": loop,
+        "one gather": one_gather,
+        "one product per group": one_product,
+        "written in place": written_in_place,
+        "batched": batched,
+        "one product per group, compiled": torch.compile(one_product, dynamic=True),
+        "one gather, compiled": torch.compile(one_gather, dynamic=True),
+        "dense, compiled": torch.compile(reference, dynamic=True),
+    }
+
+
+@torch.inference_mode()
+def measure(groups: int, batch_size: int, length: int) -> dict[str, float]:
+    x = torch.randn(batch_size, length, HIDDEN)
+    candidates = ways(groups)
+    wanted = candidates["loop"](x)
+    for name, way in candidates.items():
+        if "dense" not in name:
+            assert all(torch.allclose(a, b, atol=1e-2) for a, b in zip(way(x), wanted, strict=True)), name
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for run in range(RUNS + 5):
+        for name, way in candidates.items():
+            start = time.perf_counter()
+            way(x)
+            if run >= 5:
+                times[name].append(time.perf_counter() - start)
+    return {name: 1000 * float(np.median(values)) for name, values in times.items()}
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    quieten_libraries()
+    progress.show()
+    for groups in (2, 4):
+        for batch_size, length in ((8, 128), (1, 128), (1, 16)):
+            cached(
+                f"grouped-layers/{groups}-{batch_size}x{length}",
+                lambda g=groups, b=batch_size, n=length: {"milliseconds": measure(g, b, n)},
+            )
+
+
+if __name__ == "__main__":
+    main()
