@@ -57,6 +57,24 @@ def mask_of(structure: Grouped, shape: tuple[int, int]) -> Tensor:
     return mask
 
 
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("shape", [(5, INPUTS), (2, 3, INPUTS), (1, 1, INPUTS)])
+def test_inference_agrees_with_training(name: str, shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(5)
+    weight, bias = torch.randn(OUTPUTS, INPUTS, generator=generator), torch.randn(OUTPUTS, generator=generator)
+    layer = GroupedLinear.from_dense(STRUCTURES[name], weight, bias)
+    x = torch.randn(shape, generator=generator)
+    training = layer(x)
+    with torch.no_grad():
+        inference = layer(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            halved = layer(x)
+    assert torch.allclose(inference, training, atol=1e-6)
+    assert torch.allclose(halved.float(), training, atol=0.2)
+    with torch.inference_mode():
+        assert torch.allclose(layer.bfloat16()(x.bfloat16()).float(), training, atol=0.2)
+
+
 def executed_weight(layer: nn.Module, inputs: int) -> Tensor:
     """The matrix that a layer applies, found by feeding it one channel at a time."""
     with torch.no_grad():

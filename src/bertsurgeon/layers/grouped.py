@@ -127,10 +127,17 @@ class GroupedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, in_features) to (…, out_features)."""
         gathered = self._permute(x, self.column_index, self.column_inverse) if self._gathers else x
+        output = self._multiply_in_place(gathered) if self._may_write_in_place(x) else self._multiply(gathered)
+        if self._scatters:
+            output = self._permute(output, self.row_index, self.row_inverse)
+        return output if self.bias is None else output + self.bias
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        """One product per group, side by side; differentiable."""
         parts = [
             F.linear(part, weight[:, :width])
             for part, weight, width in zip(
-                gathered.split(self.column_sizes, dim=-1),
+                x.split(self.column_sizes, dim=-1),
                 self.weight.split(self.row_sizes),
                 self.column_sizes,
                 strict=True,
@@ -138,10 +145,40 @@ class GroupedLinear(nn.Module):
         ]
         if sum(self.row_sizes) < self.out_features:  # position Σ rows stands for "in no group"
             parts.append(x.new_zeros(*x.shape[:-1], 1))
-        output = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
-        if self._scatters:
-            output = self._permute(output, self.row_index, self.row_inverse)
-        return output if self.bias is None else output + self.bias
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+
+    def _may_write_in_place(self, x: Tensor) -> bool:
+        """Only where nobody differentiates, traces, or chooses another precision."""
+        return not (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or torch.is_autocast_enabled(x.device.type)
+            or x.dtype != self.weight.dtype
+        )
+
+    def _multiply_in_place(self, x: Tensor) -> Tensor:
+        """The same, each product written where it belongs: nothing is concatenated (experiments/grouped_layers.py)."""
+        flat = x.reshape(-1, x.shape[-1])
+        rows = sum(self.row_sizes)
+        constant = int(rows < self.out_features)  # position Σ rows stands for "in no group"
+        output = x.new_empty(len(flat), rows + constant)
+        output[:, rows:] = 0
+        groups = len(self.row_sizes)
+        if len(set(self.row_sizes)) == len(set(self.column_sizes)) == 1 and not constant:
+            blocks = self.weight.view(groups, self.row_sizes[0], self.column_sizes[0])
+            inputs = flat.view(-1, groups, self.column_sizes[0])
+            results = output.view(-1, groups, self.row_sizes[0])
+            torch.bmm(inputs.transpose(0, 1), blocks.transpose(1, 2), out=results.transpose(0, 1))
+        else:
+            for part, weight, width, result in zip(
+                flat.split(self.column_sizes, dim=-1),
+                self.weight.split(self.row_sizes),
+                self.column_sizes,
+                output[:, :rows].split(self.row_sizes, dim=-1),
+                strict=True,
+            ):
+                torch.mm(part, weight[:, :width].t(), out=result)
+        return output.view(*x.shape[:-1], output.shape[-1])
 
     @staticmethod
     def _permute(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
