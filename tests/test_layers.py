@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import get_args
@@ -8,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertForSequenceClassification, PreTrainedModel
 
-from bertsurgeon import GroupedLinear, PruneConfig, get_plan, prune, to_dense
-from bertsurgeon.architectures import ARCHITECTURES
+from bertsurgeon import GroupedLinear, PruneConfig, get_plan, prepare_for_inference, prune, to_dense
+from bertsurgeon.architectures import ARCHITECTURES, get_architecture
 from bertsurgeon.calibration import collect_statistics
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.compensation import Compensation, apply_plan
@@ -73,6 +76,60 @@ def test_inference_agrees_with_training(name: str, shape: tuple[int, ...]) -> No
     assert torch.allclose(halved.float(), training, atol=0.2)
     with torch.inference_mode():
         assert torch.allclose(layer.bfloat16()(x.bfloat16()).float(), training, atol=0.2)
+
+
+def test_the_kernel_agrees_with_pytorch() -> None:
+    """In Triton's interpreter, in a process of its own: it is chosen when Triton is first imported."""
+    pytest.importorskip("triton")
+    groups = [(structure.row_groups, structure.column_groups) for structure in STRUCTURES.values()]
+    code = f"""
+from itertools import product
+import torch
+from bertsurgeon import GroupedLinear
+from bertsurgeon.plan import Grouped
+torch.manual_seed(0)
+for groups, bias, activation in product({groups}, (torch.randn({OUTPUTS}), None), ("none", "gelu")):
+    layer = GroupedLinear.from_dense(Grouped(*groups), torch.randn({OUTPUTS}, {INPUTS}), bias)
+    layer.activation = activation
+    x = torch.randn(3, 30, {INPUTS})
+    expected = layer(x)
+    calls, run = [], layer._run_kernel
+    layer._run_kernel = lambda x: calls.append(1) or run(x)
+    with torch.no_grad():
+        assert torch.allclose(layer(x), expected, atol=1e-5)
+        assert torch.allclose(layer.half()(x.half()).float(), expected, atol=0.02)
+    assert len(calls) == 2
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_preparing_for_inference_changes_nothing_but_time(
+    name: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
+) -> None:
+    model = tiny_model(name)
+    shapes = get_architecture(name).shapes(model)
+    mixed = tuple(range(0, 48, 2)), tuple(range(1, 48, 2))
+    halves, wide = (tuple(range(24)), tuple(range(24, 48))), (tuple(range(48)), tuple(range(48, 96)))
+    reads = dict.fromkeys(("query", "key", "value"), Grouped(halves, mixed))
+    structures = {
+        **reads,
+        "attention_output": Grouped(mixed, halves),
+        "intermediate": Grouped(wide, mixed),
+        "output": Grouped(mixed, wide),
+    }
+    plan = ModelPlan(name, tuple(LayerPlan.build(shape, structures) for shape in shapes))  # type: ignore[arg-type]
+    pruned = apply_plan(model, get_architecture(name), plan, "none")
+    state = {key: value.clone() for key, value in pruned.state_dict().items()}
+    before = logits_of(pruned, tiny_batches[0])
+    prepared = prepare_for_inference(deepcopy(pruned))
+    assert torch.allclose(logits_of(prepared, tiny_batches[0]), before, atol=1e-5)
+    assert all(torch.equal(value, state[key]) for key, value in prepared.state_dict().items())
+    grouped = [module for module in prepared.modules() if isinstance(module, GroupedLinear)]
+    assert sum(module.activation == "gelu" for module in grouped) == len(plan.layers)
+    assert sum(module.gathers for module in grouped) == len(plan.layers)  # of the intermediate matrices
 
 
 def executed_weight(layer: nn.Module, inputs: int) -> Tensor:

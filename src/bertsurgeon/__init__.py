@@ -13,7 +13,7 @@ from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import BertSurgeonError, ModelError
 from bertsurgeon.evaluation import evaluate
 from bertsurgeon.exporting import ExportConfig, export
-from bertsurgeon.layers import GroupedLinear, LowRankLinear
+from bertsurgeon.layers import GroupedLinear, LowRankLinear, prepare_for_inference
 from bertsurgeon.layers import to_dense as _to_dense
 from bertsurgeon.plan import ModelPlan
 from bertsurgeon.pruning import Calibration, PruneReport, calibrate, prune
@@ -38,6 +38,7 @@ __all__ = [
     "get_plan",
     "load_model",
     "open_exported",
+    "prepare_for_inference",
     "prune",
     "save_model",
     "to_dense",

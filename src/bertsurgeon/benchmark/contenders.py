@@ -11,6 +11,7 @@ from bertsurgeon.benchmark.flops import count_flops
 from bertsurgeon.benchmark.size import folder_size, measure_sizes
 from bertsurgeon.checkpoint import load_model
 from bertsurgeon.errors import OptionError
+from bertsurgeon.layers import prepare_for_inference
 from bertsurgeon.runtime import is_exported, open_exported
 
 MODES = ("bf16", "compile")
@@ -60,6 +61,7 @@ def open_contender(name: str, threads: int | None = None) -> Contender:
         )
     model: Any = load_model(path).eval()
     weights = measure_sizes(model).encoder_weights
+    prepare_for_inference(model)
     length = min(128, getattr(model.config, "max_position_embeddings", None) or 128)
     flops = count_flops(model, 1, length)
     if "bf16" in modes:

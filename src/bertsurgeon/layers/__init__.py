@@ -11,6 +11,7 @@ from bertsurgeon.layers.build import (
     to_dense,
 )
 from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear
+from bertsurgeon.layers.inference import prepare_for_inference
 from bertsurgeon.layers.low_rank import LowRankLinear
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "empty_linear",
     "install_plan",
     "make_linear",
+    "prepare_for_inference",
     "replace_matrix",
     "reset_indices",
     "to_dense",

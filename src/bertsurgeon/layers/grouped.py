@@ -4,12 +4,13 @@ Both layers keep the parameter name ``weight`` with a shape that no dense layer 
 this library fails on the shape instead of silently starting from random weights.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bertsurgeon.layers.triton_grouped import can_run, grouped_linear, make_tiles
 from bertsurgeon.plan import Grouped
 
 
@@ -43,13 +44,18 @@ class GroupedLinear(nn.Module):
         weight: The blocks, one below the other: shape (Σ rows of the groups, widest group's columns). A group that is
             narrower than the widest one leaves the end of its rows unused (zero).
         bias: Shape (out_features,), in the original order, or None.
+        activation: ``gelu`` where the layer applies the activation after it, too; see
+            :func:`bertsurgeon.layers.inference.prepare_for_inference`.
     """
 
     weight: nn.Parameter
     column_index: Tensor
     row_index: Tensor
+    row_order: Tensor
     column_inverse: Tensor
     row_inverse: Tensor
+    tiles: Tensor
+    activation: Literal["none", "gelu"]
 
     def __init__(self, in_features: int, out_features: int, structure: Grouped, bias: bool = True) -> None:
         super().__init__()
@@ -65,6 +71,9 @@ class GroupedLinear(nn.Module):
         self.register_buffer("row_index", torch.empty(0, dtype=torch.long), persistent=False)
         self.register_buffer("column_inverse", torch.empty(0, dtype=torch.long), persistent=False)
         self.register_buffer("row_inverse", torch.empty(0, dtype=torch.long), persistent=False)
+        self.register_buffer("row_order", torch.empty(0, dtype=torch.long), persistent=False)
+        self.register_buffer("tiles", torch.empty(0, dtype=torch.int32), persistent=False)
+        self.activation = "none"
         self.reset_indices()
 
     def reset_indices(self) -> None:
@@ -80,8 +89,11 @@ class GroupedLinear(nn.Module):
         nothing = torch.empty(0, dtype=torch.long, device=device)
         self.column_inverse = self.column_index.argsort() if len(columns) == self.in_features else nothing
         self.row_inverse = torch.tensor(rows, device=device) if len(rows) == self.out_features else nothing
-        self._gathers = columns != list(range(self.in_features))
-        self._scatters = rows != list(range(self.out_features))
+        tiles = make_tiles(self.row_sizes, self.column_sizes)
+        self.tiles = torch.tensor(tiles, dtype=torch.int32, device=device)
+        self.row_order = torch.tensor(rows, device=device)
+        self.gathers = columns != list(range(self.in_features))
+        self.scatters = rows != list(range(self.out_features))
 
     @classmethod
     def from_dense(cls, structure: Grouped, weight: Tensor, bias: Tensor | None) -> "GroupedLinear":
@@ -126,11 +138,29 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, in_features) to (…, out_features)."""
-        gathered = self._permute(x, self.column_index, self.column_inverse) if self._gathers else x
-        output = self._multiply_in_place(gathered) if self._may_write_in_place(x) else self._multiply(gathered)
-        if self._scatters:
+        for_inference = self._is_inference(x)
+        if for_inference and can_run(x):
+            return self._run_kernel(x)
+        gathered = self._permute(x, self.column_index, self.column_inverse) if self.gathers else x
+        output = self._multiply_in_place(gathered) if for_inference else self._multiply(gathered)
+        if self.scatters:
             output = self._permute(output, self.row_index, self.row_inverse)
-        return output if self.bias is None else output + self.bias
+        output = output if self.bias is None else output + self.bias
+        return F.gelu(output) if self.activation == "gelu" else output
+
+    def _run_kernel(self, x: Tensor) -> Tensor:
+        """All of it in one kernel (:mod:`bertsurgeon.layers.triton_grouped`)."""
+        output = grouped_linear(
+            x.reshape(-1, x.shape[-1]).contiguous(),
+            self.weight,
+            self.bias,
+            self.tiles,
+            self.column_index if self.gathers else torch.arange(x.shape[-1], device=x.device),
+            self.row_order,
+            self.out_features,
+            self.activation == "gelu",
+        )
+        return output.view(*x.shape[:-1], self.out_features)
 
     def _multiply(self, x: Tensor) -> Tensor:
         """One product per group, side by side; differentiable."""
@@ -147,8 +177,8 @@ class GroupedLinear(nn.Module):
             parts.append(x.new_zeros(*x.shape[:-1], 1))
         return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
-    def _may_write_in_place(self, x: Tensor) -> bool:
-        """Only where nobody differentiates, traces, or chooses another precision."""
+    def _is_inference(self, x: Tensor) -> bool:
+        """Whether nobody differentiates, traces, or chooses another precision."""
         return not (
             torch.is_grad_enabled()
             or torch.compiler.is_compiling()

@@ -1,0 +1,70 @@
+"""What changes in a grouped model that is only asked, not trained: fewer passes over the activations."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.activations import GELUActivation
+
+from bertsurgeon.architectures import Architecture, get_architecture
+from bertsurgeon.layers.grouped import GroupedLinear, gather_channels
+
+ACTIVATIONS = ("intermediate_act_fn", "activation")
+"""Names of the activation beside (or in the parent of) the first matrix of a feed-forward part."""
+
+
+def prepare_for_inference(model: PreTrainedModel) -> PreTrainedModel:
+    """Lets grouped layers do together what they would do one by one; other layers stay as they are.
+
+    Query, key and value of aligned groups read their input through one gather (on a GPU the kernel gathers). A grouped
+    first matrix of a feed-forward part applies the activation itself, in the kernel where there is one. Parameters and
+    checkpoints are the same.
+
+    Args:
+        model: Dense or pruned; changed in place and returned.
+    """
+    architecture = get_architecture(model.config.model_type)
+    for layer in architecture.layers(model):
+        if model.device.type == "cpu":
+            _share_gather(architecture, layer)
+        _fuse_activation(architecture, layer)
+    return model
+
+
+def _find(layer: nn.Module, path: str) -> nn.Module | None:
+    """The module at ``path``; None where a sub-layer was dropped."""
+    try:
+        return layer.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _share_gather(architecture: Architecture, layer: nn.Module) -> None:
+    first = [_find(layer, architecture.matrices[role]) for role in ("query", "key", "value")]
+    if not all(isinstance(matrix, GroupedLinear) and matrix.gathers for matrix in first):
+        return
+    query, *others = [matrix for matrix in first if isinstance(matrix, GroupedLinear)]
+    if not all(torch.equal(query.column_index, matrix.column_index) for matrix in others):
+        return
+    parent = layer.get_submodule(architecture.matrices["query"].rpartition(".")[0])
+    index = query.column_index
+
+    def gather(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden: Tensor = args[0]
+        return gather_channels(hidden, index.to(hidden.device)), *args[1:]
+
+    parent.register_forward_pre_hook(gather)
+    for matrix in (query, *others):
+        matrix.gathers = False
+
+
+def _fuse_activation(architecture: Architecture, layer: nn.Module) -> None:
+    path = architecture.matrices["intermediate"]
+    matrix, parent = _find(layer, path), _find(layer, path.rpartition(".")[0])
+    if not isinstance(matrix, GroupedLinear) or parent is None:
+        return
+    for name in ACTIVATIONS:
+        if isinstance(getattr(parent, name, None), GELUActivation | nn.GELU):
+            setattr(parent, name, nn.Identity())
+            matrix.activation = "gelu"
