@@ -268,7 +268,17 @@ def performance() -> str:
             middle = sum(seconds.get(step, 0) for step in ("importance", "plan", "curves", "allocation"))
             steps = [f"{value:.1f}" for value in (seconds["statistics"], middle, seconds["compensation"])]
             rows.append([title, *steps, f"**{result['total_seconds']:.0f}**", f"{result['peak_gib']:.1f}"])
-    return table(["seconds, 2 cores", "statistics", "planning", "compensation", "total", "peak GiB"], rows)
+    header = ["seconds, 2 cores", "statistics", "planning", "compensation", "total", "peak GiB"]
+    parts = [table(header, rows)]
+    rows = []
+    for path in (RESULTS / "performance").glob("scaling-*.json"):
+        layers, width, tokens = map(int, path.stem.split("-")[1:])
+        result = json.loads(path.read_text(encoding="utf-8"))
+        rows.append([layers, width, tokens, f"{result['total_seconds']:.0f}", f"{result['peak_gib']:.1f}"])
+    if rows:
+        texts = [[str(cell) for cell in row] for row in sorted(rows)]
+        parts.append(table(["`auto`: layers", "width", "tokens", "seconds", "peak GiB"], texts))
+    return "\n\n".join(parts)
 
 
 def fill(path: Path, **sections: str) -> None:

@@ -2,6 +2,7 @@
 
     python experiments/performance.py --size base
     python experiments/performance.py --size base --method auto
+    python experiments/performance.py --scaling
     python experiments/performance.py --model runs/minilm-sst2 --data-dir ../shared/data/glue
 
 Random weights are right for time and memory, never for accuracy. The peak is the whole process's.
@@ -9,6 +10,7 @@ Random weights are right for time and memory, never for accuracy. The peak is th
 
 import argparse
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,15 @@ from bertsurgeon.pruning import PruneReport
 from bertsurgeon.tasks import load_task, tokenize
 from common import cached
 
+LENGTH = 128
+HEAD = 64
+SCALING = (
+    *((layers, 384, 128) for layers in (3, 6, 12)),
+    *((6, width, 128) for width in (192, 768)),
+    *((6, 384, samples) for samples in (64, 256, 512)),
+)
+"""Layers, width and texts, one varied at a time."""
+
 
 def measure(report: PruneReport) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -32,17 +43,17 @@ def options(method: str, grouping: str) -> dict[str, Any]:
     return {"method": method, **({"grouping": grouping} if method == "pgb" else {})}
 
 
-def prune_base(method: str, grouping: str) -> dict[str, Any]:
+def prune_random(config: PruneConfig, layers: int, width: int, samples: int) -> dict[str, Any]:
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(BertConfig(num_labels=2))
-    ids = torch.randint(1000, 30000, (512, 128))
-    labels = torch.randint(0, 2, (512,))
+    sizes = {"num_hidden_layers": layers, "num_attention_heads": width // HEAD, "intermediate_size": 4 * width}
+    model = AutoModelForSequenceClassification.from_config(BertConfig(hidden_size=width, num_labels=2, **sizes))
+    ids = torch.randint(1000, 30000, (samples, LENGTH))
+    labels = torch.randint(0, 2, (samples,))
     batches = [
         {"input_ids": i, "attention_mask": torch.ones_like(i), "labels": label}
         for i, label in zip(ids.split(16), labels.split(16), strict=True)
     ]
-    config = PruneConfig(sparsity=0.5, samples=512, **options(method, grouping))
-    return measure(prune(model, batches, config)[1])
+    return measure(prune(model, batches, replace(config, samples=samples))[1])
 
 
 def prune_folder(folder: str, task: str, data_dir: Path | None, method: str) -> dict[str, Any]:
@@ -54,6 +65,7 @@ def prune_folder(folder: str, task: str, data_dir: Path | None, method: str) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=["base"])
+    parser.add_argument("--scaling", action="store_true", help="auto, against layers, width and tokens")
     parser.add_argument("--grouping", choices=["sort", "assign"], default="sort")
     parser.add_argument("--method", choices=["pgb", "auto"], default="pgb")
     parser.add_argument("--model")
@@ -64,7 +76,14 @@ def main() -> None:
     progress.show()
     if arguments.size == "base":
         how = arguments.grouping if arguments.method == "pgb" else "auto"
-        cached(f"performance/bert-base-{how}", lambda: prune_base(arguments.method, arguments.grouping))
+        config = PruneConfig(sparsity=0.5, **options(arguments.method, arguments.grouping))
+        cached(f"performance/bert-base-{how}", lambda: prune_random(config, 12, 768, 512))
+    if arguments.scaling:
+        for layers, width, samples in SCALING:
+            cached(
+                f"performance/scaling-{layers}-{width}-{samples * LENGTH}",
+                lambda n=layers, w=width, s=samples: prune_random(PruneConfig(sparsity=0.5), n, w, s),
+            )
     if arguments.model:
         cached(
             f"performance/minilm-{arguments.task}" + ("-auto" if arguments.method == "auto" else ""),
