@@ -10,7 +10,9 @@ Random weights are right for time and memory, never for accuracy. The peak is th
 
 import argparse
 import resource
+from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,12 @@ def prune_random(config: PruneConfig, layers: int, width: int, samples: int) -> 
     return measure(prune(model, batches, replace(config, samples=samples))[1])
 
 
+def alone(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Runs it in a process of its own, whose peak of memory is nobody else's."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
 def prune_folder(folder: str, task: str, data_dir: Path | None, method: str) -> dict[str, Any]:
     tokenizer = load_tokenizer(folder)
     train = tokenize(load_task(task, data_dir).train, tokenizer)
@@ -82,7 +90,7 @@ def main() -> None:
         for layers, width, samples in SCALING:
             cached(
                 f"performance/scaling-{layers}-{width}-{samples * LENGTH}",
-                lambda n=layers, w=width, s=samples: prune_random(PruneConfig(sparsity=0.5), n, w, s),
+                lambda n=layers, w=width, s=samples: alone(prune_random, PruneConfig(sparsity=0.5), n, w, s),
             )
     if arguments.model:
         cached(
