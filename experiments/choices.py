@@ -9,15 +9,8 @@ not calibrated on: it is far less noisy than a metric on a small development set
 
 from typing import Any
 
-from torch.nn import functional as F
-
-from bertsurgeon import PruneConfig, evaluate, load_model, prune
-from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.prediction import predict
-from bertsurgeon.tasks import load_task, tokenize
-from common import cached, parse_arguments
-
-PROBE = 512
+from bertsurgeon import PruneConfig, prune
+from common import Probe, cached, parse_arguments
 
 CHOICES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -35,20 +28,14 @@ CHOICES: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     arguments = parse_arguments(__doc__)
-    model, tokenizer = load_model(arguments.model), load_tokenizer(arguments.model)
-    data = load_task(arguments.task, arguments.data_dir)
-    shuffled = tokenize(data.train, tokenizer).shuffle(seed=arguments.seed)
-    probe, train = shuffled.select(range(PROBE)), shuffled.select(range(PROBE, len(shuffled)))
-    validation = tokenize(data.validation, tokenizer)
-    wanted = predict(model, probe, tokenizer, 64, "Asking the dense model").log_softmax(-1)
+    subject = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
 
     def run(config: PruneConfig) -> dict[str, Any]:
-        pruned, report = prune(model, train, config, tokenizer)
-        found = predict(pruned, probe, tokenizer, 64, "Asking the pruned model").log_softmax(-1)
+        pruned, report = prune(subject.model, subject.rest, config, subject.tokenizer)
         return {
             "config": config.to_dict(),
-            "metrics": evaluate(pruned, validation, tokenizer, data.task),
-            "divergence": float(F.kl_div(found, wanted, reduction="batchmean", log_target=True)),
+            "metrics": subject.score(pruned),
+            "divergence": subject.divergence(pruned),
             "report": report.to_dict(),
         }
 

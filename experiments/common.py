@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import PruneConfig, evaluate, load_model, progress
@@ -21,6 +22,7 @@ from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.cli.app import quieten_libraries
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.importance import score_matrices
+from bertsurgeon.prediction import predict
 from bertsurgeon.pruning import make_plan
 from bertsurgeon.tasks import TaskData, load_task, tokenize
 
@@ -77,6 +79,36 @@ def make_bench(model: str, task: str, data_dir: Path | None, samples: int, seed:
     statistics = collect_statistics(network, architecture, batches, moments=True, seed=seed)
     scores = score_matrices(network, architecture, statistics, "fisher", 0.0)
     return Bench(network, architecture, tokenizer, data, train, validation, batches, statistics, scores, seed)
+
+
+PROBE = 512
+"""Training texts that nothing is calibrated or trained on."""
+
+
+class Probe:
+    """A fine-tuned model, texts to ask it about, and all other training texts.
+
+    The divergence KL(dense ‖ pruned) of the predictions is far less noisy than a metric on a small development set.
+    """
+
+    def __init__(self, model: str, task: str, data_dir: Path | None, seed: int) -> None:
+        self.model, self.tokenizer = load_model(model), load_tokenizer(model)
+        self.data = load_task(task, data_dir, seed)
+        shuffled = tokenize(self.data.train, self.tokenizer).shuffle(seed=seed)
+        self.texts, self.rest = shuffled.select(range(PROBE)), shuffled.select(range(PROBE, len(shuffled)))
+        self.validation = tokenize(self.data.validation, self.tokenizer)
+        self._wanted = self._ask(self.model)
+
+    def divergence(self, model: PreTrainedModel) -> float:
+        """KL(dense ‖ model) on the probe, mean over its texts."""
+        return float(F.kl_div(self._ask(model), self._wanted, reduction="batchmean", log_target=True))
+
+    def score(self, model: PreTrainedModel) -> dict[str, float]:
+        """The task's metrics on the validation data."""
+        return evaluate(model, self.validation, self.tokenizer, self.data.task)
+
+    def _ask(self, model: PreTrainedModel) -> Tensor:
+        return predict(model, self.texts, self.tokenizer, 64, "Asking").log_softmax(-1)
 
 
 def cached(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -12,16 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from torch.nn import functional as F
 from transformers import set_seed
 
-from bertsurgeon import PruneConfig, TrainingOptions, calibrate, evaluate, load_model, prune, train
-from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.prediction import predict
-from bertsurgeon.tasks import load_task, tokenize
-from common import cached, parse_arguments
+from bertsurgeon import PruneConfig, TrainingOptions, calibrate, prune, train
+from common import Probe, cached, parse_arguments
 
-PROBE = 512
 STEPS = 400
 SHARES = (0.25, 0.12)
 RATES = (2e-5, 1e-4, 5e-4)
@@ -30,28 +25,22 @@ HIDDEN = (0.0, 1.0)
 
 def main() -> None:
     arguments = parse_arguments(__doc__)
-    model, tokenizer = load_model(arguments.model), load_tokenizer(arguments.model)
-    data = load_task(arguments.task, arguments.data_dir)
-    shuffled = tokenize(data.train, tokenizer).shuffle(seed=arguments.seed)
-    probe, rest = shuffled.select(range(PROBE)), shuffled.select(range(PROBE, len(shuffled)))
-    validation = tokenize(data.validation, tokenizer)
-    wanted = predict(model, probe, tokenizer, 64, "Asking the dense model").log_softmax(-1)
-    calibration = calibrate(model, rest, PruneConfig(sparsity=0.5), tokenizer)
+    subject = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
+    calibration = calibrate(subject.model, subject.rest, PruneConfig(sparsity=0.5), subject.tokenizer)
 
     def run(share: float, rate: float | None, hidden: float) -> dict[str, Any]:
         set_seed(arguments.seed)
-        pruned, _ = prune(model, calibration, PruneConfig(sparsity=1 - share), tokenizer)
+        pruned, _ = prune(subject.model, calibration, PruneConfig(sparsity=1 - share), subject.tokenizer)
         result: dict[str, Any] = {}
         if rate is not None:
             options = TrainingOptions(
                 max_steps=STEPS, learning_rate=rate, hidden_weight=hidden, bf16=True, seed=arguments.seed
             )
             with TemporaryDirectory() as folder:
-                train(pruned, rest, tokenizer, options, Path(folder), teacher=model)
+                train(pruned, subject.rest, subject.tokenizer, options, Path(folder), teacher=subject.model)
             result["training"] = asdict(options)
-        found = predict(pruned, probe, tokenizer, 64, "Asking the pruned model").log_softmax(-1)
-        result["metrics"] = evaluate(pruned, validation, tokenizer, data.task)
-        result["divergence"] = float(F.kl_div(found, wanted, reduction="batchmean", log_target=True))
+        result["metrics"] = subject.score(pruned)
+        result["divergence"] = subject.divergence(pruned)
         return result
 
     for share in SHARES:

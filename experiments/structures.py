@@ -15,26 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from bertsurgeon import load_model
 from bertsurgeon.allocation import Weights, allocate, full_cost, make_allocated_plan, measure_curves
 from bertsurgeon.allocation.groups import group_error
 from bertsurgeon.architectures import Architecture, get_architecture
 from bertsurgeon.calibration import Statistics, collect_statistics, make_batches
-from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.compensation import apply_plan, matrix_roots
 from bertsurgeon.compensation.solve import reduce_rank
 from bertsurgeon.grouping import find_groups
 from bertsurgeon.plan import ROLES, SUB_LAYERS, Dense, Grouped, LayerPlan, ModelPlan, Role
-from bertsurgeon.prediction import predict
 from bertsurgeon.removal import greedy_removal
-from bertsurgeon.tasks import load_task, tokenize
-from common import cached, parse_arguments
+from common import Probe, cached, parse_arguments
 from factorizations import fewer_dimensions, relative_error, shared_factor, shuffled_blocks
 
-PROBE = 512
 SHARES = (0.5, 0.25, 0.12)
 DAMPING = 1e-3
 SIZE = 768
@@ -104,29 +98,17 @@ def made_matrices(trained: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[
     return made
 
 
-class Subject:
-    """A fine-tuned model, what calibration found out about it, and texts to ask it."""
+class Subject(Probe):
+    """A fine-tuned model, and what calibration found out about it."""
 
     def __init__(self, folder: str, task: str, data_dir: Any, seed: int) -> None:
-        self.model, self.tokenizer = load_model(folder), load_tokenizer(folder)
+        super().__init__(folder, task, data_dir, seed)
         self.architecture: Architecture = get_architecture(self.model.config.model_type)
-        shuffled = tokenize(load_task(task, data_dir).train, self.tokenizer).shuffle(seed=seed)
-        self.probe = shuffled.select(range(PROBE))
-        rest = shuffled.select(range(PROBE, len(shuffled))).remove_columns("labels")
-        batches = make_batches(rest, self.tokenizer, None, 32, seed)
+        batches = make_batches(self.rest.remove_columns("labels"), self.tokenizer, None, 32, seed)
         self.statistics: Statistics = collect_statistics(
             self.model, self.architecture, batches, gradients=False, curvature=True, moments=True, seed=seed
         )
         self.curves = measure_curves(self.model, self.architecture, self.statistics, DAMPING, groups=True)
-        self.wanted = self.ask(self.model)
-
-    def ask(self, model: PreTrainedModel) -> Tensor:
-        """Log-probabilities on the probe."""
-        return predict(model, self.probe, self.tokenizer, 64, "Asking").log_softmax(-1)
-
-    def divergence(self, model: PreTrainedModel) -> float:
-        """KL(dense ‖ model) on the probe."""
-        return float(F.kl_div(self.ask(model), self.wanted, reduction="batchmean", log_target=True))
 
     def weight(self, layer: int, role: Role) -> Tensor:
         """One dense matrix, fp64."""
