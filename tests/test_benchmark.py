@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from bertsurgeon.benchmark import compare_latency, count_flops, environment, folder_size
+from bertsurgeon.benchmark import compare_latency, count_flops, environment, folder_size, measure_memory
 from bertsurgeon.errors import OptionError
 
 HIDDEN, INNER, LAYERS, LABELS = 64, 160, 3, 2
@@ -99,6 +99,16 @@ def test_folder_size_counts_the_weights_only(tmp_path: Path) -> None:
     (tmp_path / "model-2.safetensors").write_bytes(b"0" * 5)
     (tmp_path / "config.json").write_text("{}")
     assert folder_size(tmp_path) == 15
+
+
+def test_memory_is_the_models_own(tmp_path: Path) -> None:
+    config = BertConfig(vocab_size=100, hidden_size=768, num_hidden_layers=8, num_attention_heads=4)
+    model = BertForSequenceClassification(config)
+    model.save_pretrained(tmp_path)
+    weights = 4 * sum(parameter.numel() for parameter in model.parameters())
+    measured = measure_memory(str(tmp_path), 1, 8)
+    assert measured is not None
+    assert 0.5 * weights < measured < 3 * weights
 
 
 def test_environment_can_be_published() -> None:
