@@ -15,6 +15,7 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -220,6 +221,15 @@ def test_half_precision(tiny_model: Factory, tiny_batches: Batches, tmp_path: Pa
     half.save_pretrained(tmp_path)
     for load in (load_model, AutoModelForSequenceClassification.from_pretrained):
         assert_same(load(tmp_path), half)
+
+
+def test_the_encoder_alone(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
+    pruned, _ = prune(tiny_model("roberta"), tiny_batches, config())
+    pruned.save_pretrained(tmp_path / "whole")
+    encoder = AutoModel.from_pretrained(tmp_path / "whole", add_pooling_layer=False)
+    assert_same(encoder, pruned.roberta)
+    encoder.save_pretrained(tmp_path / "encoder")
+    assert_same(AutoModel.from_pretrained(tmp_path / "encoder", add_pooling_layer=False), encoder)
 
 
 def test_copies_are_independent(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:

@@ -81,15 +81,10 @@ class InverseFisher:
     @property
     def is_lost(self) -> bool:
         """Whether rounding has eaten the damping: what is not finite, or a diagonal of F beyond λ/ε, ε of the dtype."""
-        if self._failed or not torch.isfinite(self.inverse).all():
+        if self._failed or not torch.isfinite(self.inverse.sum()):  # a sum needs no second tensor of this size
             return True
         largest = float(self._squares.max())
         return not largest * torch.finfo(self.inverse.dtype).eps <= self.damping
-
-    @property
-    def size_in_bytes(self) -> int:
-        """Memory of the blocks."""
-        return self.inverse.nbytes
 
 
 def invert_blocks(fisher: Tensor) -> Tensor:
