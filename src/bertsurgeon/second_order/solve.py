@@ -90,17 +90,18 @@ def greedy_scores(inverse: Tensor, target: Tensor, alive: Tensor, width: int, gr
         scores[rows[found], unit[found]] = price[found]
         alive[rows[found], unit[found]] = False
         place = unit.unsqueeze(1) * width + torch.arange(width, device=unit.device)  # (blocks, width)
-        columns = inverse[rows[:, None], :, place].transpose(1, 2) * found[:, None, None]  # (blocks, B, width)
+        columns = inverse[rows[:, None], :, place] * found[:, None, None]  # (blocks, width, B)
         square = inverse[rows[:, None, None], place[:, :, None], place[:, None, :]]
         square = torch.where(found[:, None, None], square, torch.eye(width, dtype=square.dtype, device=square.device))
-        gains = torch.linalg.solve(square, columns.transpose(1, 2))  # (blocks, width, B)
+        gains = torch.linalg.solve(square, columns) if width > 1 else columns / square  # (blocks, width, B)
         target = target - torch.einsum("bwi,bw->bi", gains, target[rows[:, None], place])
-        inverse.baddbmm_(columns, gains, alpha=-1)
+        inverse.baddbmm_(columns.transpose(1, 2), gains, alpha=-1)
         # what is gone leaves no rounding behind: unit blocks of F⁻¹ that can be inverted, weights of exactly zero
-        gone = torch.zeros_like(target, dtype=torch.bool).scatter_(1, place, found.unsqueeze(1).expand_as(place))
-        target.masked_fill_(gone, 0)
-        inverse.masked_fill_(gone.unsqueeze(1) | gone.unsqueeze(2), 0)
-        inverse.diagonal(dim1=1, dim2=2).masked_fill_(gone, 1)
+        lost, place = rows[found].unsqueeze(1), place[found]
+        target[lost, place] = 0
+        inverse[lost, place] = 0
+        inverse[lost, :, place] = 0
+        inverse[lost, place, place] = 1
     return scores
 
 
