@@ -423,6 +423,27 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     assert "sparse already" in again.stderr
 
 
+def test_texts_and_a_teacher_on_the_command_line(folder: Path, tmp_path: Path) -> None:
+    """A teacher that says the same has no gradients to give: magnitude decides."""
+    (tmp_path / "texts.txt").write_text("the film was fine\nthe old plot\na dull day\n" * 8)
+    common = [
+        "prune",
+        folder / "dense",
+        "--method",
+        "obert",
+        "--sparsity",
+        "0.6",
+        "--text-file",
+        tmp_path / "texts.txt",
+    ]
+    succeed(*common, "-o", tmp_path / "taught", "--teacher", folder / "dense")
+    succeed(*common, "-o", tmp_path / "magnitude", "--score", "magnitude")
+    succeed(*common, "-o", tmp_path / "surrogate")
+    models = [load_model(tmp_path / name) for name in ("taught", "magnitude", "surrogate")]
+    assert_same(models[0], models[1])
+    assert any(not torch.equal(mask, masks(models[1])[key]) for key, mask in masks(models[2]).items())
+
+
 def test_bad_options_on_the_command_line(folder: Path, tmp_path: Path) -> None:
     for options, word in (
         (["--method", "obert", "--pattern", "3:2"], "3:2"),
