@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from transformers import PreTrainedModel
 
-from bertsurgeon.checkpoint import get_plan, load_model, save_model
+from bertsurgeon.checkpoint import detach_sparse, get_plan, is_sparse, load_model, save_model
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import BertSurgeonError, ModelError
 from bertsurgeon.evaluation import evaluate
@@ -36,6 +36,7 @@ __all__ = [
     "evaluate",
     "export",
     "get_plan",
+    "is_sparse",
     "load_model",
     "open_exported",
     "prepare_for_inference",
@@ -47,11 +48,13 @@ __all__ = [
 
 
 def to_dense(model: PreTrainedModel) -> PreTrainedModel:
-    """The zero-filled dense twin of a pruned model: a stock Hugging Face model with the same outputs.
+    """The zero-filled dense twin of a pruned or sparse model: a stock Hugging Face model with the same outputs.
 
     Raises:
         ModelError: If the model is not pruned.
     """
+    if is_sparse(model):
+        return detach_sparse(model)
     plan = get_plan(model)
     if plan is None:
         raise ModelError("The model is dense already.")

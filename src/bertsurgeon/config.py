@@ -7,33 +7,50 @@ from bertsurgeon.compensation import Compensation, Target
 from bertsurgeon.errors import OptionError
 from bertsurgeon.grouping import Grouping
 from bertsurgeon.importance import Importance
+from bertsurgeon.second_order import Pattern, Scope, Score, StepOptions, Update
 
-Method = Literal["auto", "pgb"]
+Method = Literal["auto", "pgb", "obert"]
 Metric = Literal["fisher", "plain"]
 Structures = Literal["removal", "low_rank", "groups"]
 
-_AUTO_ONLY = (
-    "flops",
-    "speedup",
-    "speedup_batch_size",
-    "speedup_length",
-    "structures",
-    "metric",
-    "token_weighting",
-    "use_labels",
-    "target",
-)
-_PGB_ONLY = (
-    "threshold",
-    "groups",
-    "importance",
-    "obs_block_size",
-    "obs_damping",
-    "max_groups",
-    "grouping",
-    "permutation_steps",
-    "compensation",
-)
+OPTIONS: dict[Method, tuple[str, ...]] = {
+    "auto": (
+        "flops",
+        "speedup",
+        "speedup_batch_size",
+        "speedup_length",
+        "structures",
+        "metric",
+        "token_weighting",
+        "use_labels",
+        "target",
+        "damping",
+    ),
+    "pgb": (
+        "threshold",
+        "groups",
+        "importance",
+        "obs_block_size",
+        "obs_damping",
+        "max_groups",
+        "grouping",
+        "permutation_steps",
+        "compensation",
+        "damping",
+    ),
+    "obert": (
+        "pattern",
+        "mask_scope",
+        "score",
+        "update",
+        "recomputations",
+        "fisher_block_size",
+        "fisher_damping",
+        "fisher_batch_size",
+        "memory_gb",
+    ),
+}
+"""Options that not all methods have, by method."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,8 @@ class PruneConfig:
         speedup_length: Tokens of each text, for ``speedup``.
         threshold: τ of the paper's rule (1e-5 there), instead (``pgb``).
         groups: The same number of groups for every matrix, instead (``pgb``).
-        method: ``auto`` searches over removed heads and neurons and low rank; ``pgb`` is the paper's grouping.
+        method: ``auto`` searches over removed heads and neurons and low rank; ``pgb`` is the paper's grouping;
+            ``obert`` sets single weights or blocks to zero by the inverse Fisher information.
         structures: What ``auto`` may use: ``removal``, ``low_rank``, and (aligned) ``groups``.
         metric: What ``auto`` weighs errors by: ``fisher`` (how much the loss minds them) or ``plain`` (all alike).
         token_weighting: Share of a text's weight in ``auto``'s regressions that goes to its tokens by how much the loss
@@ -62,9 +80,23 @@ class PruneConfig:
         grouping: ``sort`` (the paper's), ``assign``, ``none`` or ``random`` (``pgb``).
         permutation_steps: N_perm (``pgb``).
         compensation: ``sequential``, ``independent`` or ``none`` (``pgb``; ``auto`` is always sequential).
-        damping: λ of the compensation, relative to the mean variance of the inputs.
-        samples: Calibration sequences; None for 1024 (``pgb``), or for as many as make enough tokens (``auto``, see
-            :func:`bertsurgeon.calibration.make_batches`).
+        damping: λ of the compensation, relative to the mean variance of the inputs (``auto`` and ``pgb``).
+        pattern: ``unstructured``; ``1xN``, N consecutive weights of a row at a time (``block`` is ``1x4``); or ``N:M``,
+            N of every M consecutive weights stay (``obert``).
+        mask_scope: ``global``: all matrices compete; ``matrix``: each loses the same share (``obert``).
+        score: ``fisher-block`` (oBERT's) or ``magnitude``, which needs no gradients (``obert``).
+        update: Of the weights that stay: ``obert``; ``greedy`` (prunes each Fisher block weight by weight, with updates
+            in between); ``woodtaylor`` (heeds the mean gradient as well); or ``none``. None for ``obert``, and for
+            ``none`` with ``magnitude``.
+        recomputations: Rounds of gradients and pruning, each with the same share (``obert``).
+        fisher_block_size: Weights per inverted Fisher block; the last block of a row is shorter where it does not
+            divide the row (``obert``).
+        fisher_damping: λ, absolute (``obert``).
+        fisher_batch_size: Sequences whose mean gradient counts as one (``obert``).
+        memory_gb: What inverted Fisher blocks may take, in 10⁹ bytes; where all of them need more, the data is gone
+            over several times (``obert``).
+        samples: Calibration sequences; None for 1024 (``pgb``), for 1024 gradients (``obert``), or for as many as make
+            enough tokens (``auto``, see :func:`bertsurgeon.calibration.make_batches`).
         batch_size: Calibration sequences per batch.
         seed: Fixes every random choice.
     """
@@ -90,6 +122,15 @@ class PruneConfig:
     permutation_steps: int = 6
     compensation: Compensation = "sequential"
     damping: float = 1e-3
+    pattern: str = "unstructured"
+    mask_scope: Scope = "global"
+    score: Score = "fisher-block"
+    update: Update | None = None
+    recomputations: int = 1
+    fisher_block_size: int = 32
+    fisher_damping: float = 1e-7
+    fisher_batch_size: int = 1
+    memory_gb: float = 4.0
     samples: int | None = None
     batch_size: int = 32
     seed: int = 0
@@ -118,8 +159,11 @@ class PruneConfig:
             ("importance", Importance),
             ("grouping", Grouping),
             ("compensation", Compensation),
+            ("mask_scope", Scope),
+            ("score", Score),
+            ("update", Update),
         ):
-            if getattr(self, name) not in get_args(choices):
+            if getattr(self, name) not in get_args(choices) and (name != "update" or self.update is not None):
                 raise OptionError(f"{name} must be one of {', '.join(get_args(choices))}, not {getattr(self, name)!r}.")
         if not self.structures or set(self.structures) - set(get_args(Structures)):
             raise OptionError(f"structures must be some of {', '.join(get_args(Structures))}.")
@@ -133,6 +177,9 @@ class PruneConfig:
             "batch_size",
             "speedup_batch_size",
             "speedup_length",
+            "recomputations",
+            "fisher_block_size",
+            "fisher_batch_size",
         ):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}.")
@@ -141,11 +188,44 @@ class PruneConfig:
         self._check_method()
 
     def _check_method(self) -> None:
-        """Refuses options of the other method, which would do nothing."""
-        foreign, other = (_PGB_ONLY, "pgb") if self.method == "auto" else (_AUTO_ONLY, "auto")
+        """Refuses options of other methods, which would do nothing."""
         for field in fields(self):
-            if field.name in foreign and getattr(self, field.name) != field.default:
-                raise OptionError(f"{field.name} is an option of the method {other}, not of {self.method}.")
+            owners = [method for method, names in OPTIONS.items() if field.name in names]
+            if owners and self.method not in owners and getattr(self, field.name) != field.default:
+                word = "methods" if len(owners) > 1 else "method"
+                raise OptionError(
+                    f"{field.name} is an option of the {word} {' and '.join(owners)}, not of {self.method}."
+                )
+        if self.method == "obert":
+            self._check_obert()
+
+    def _check_obert(self) -> None:
+        if not 0 < self.fisher_damping < float("inf") or not 0 < self.memory_gb < float("inf"):
+            raise OptionError("The damping of the Fisher information and its memory must be greater than 0.")
+        pattern = self.step_options().pattern
+        if pattern.sparsity is not None and self.sparsity != pattern.sparsity:
+            raise OptionError(
+                f"The pattern {pattern.name} removes a share of {pattern.sparsity:g}; the sparsity must be that, not "
+                f"{self.sparsity:g}."
+            )
+
+    def step_options(self) -> StepOptions:
+        """How one step of ``obert`` prunes.
+
+        Raises:
+            OptionError: If there is no such pattern, or the score knows no updates.
+        """
+        return StepOptions(
+            pattern=Pattern.parse(self.pattern),
+            scope=self.mask_scope,
+            score=self.score,
+            update=self.update or ("none" if self.score == "magnitude" else "obert"),
+            block_size=self.fisher_block_size,
+            damping=self.fisher_damping,
+            batch_size=self.fisher_batch_size,
+            memory=int(self.memory_gb * 1e9),
+            seed=self.seed,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for reports."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import get_architecture
-from bertsurgeon.checkpoint import get_plan
+from bertsurgeon.checkpoint import count_kept, get_plan, is_sparse
 from bertsurgeon.plan import ROLES
 
 PATTERNS = ("*.safetensors", "*.onnx", "*.onnx.data", "*.xml", "*.bin")
@@ -23,7 +23,8 @@ class Sizes:
     """How large a model is.
 
     Attributes:
-        encoder_weights: Weights in the six matrices of every layer (what a sparsity refers to).
+        encoder_weights: Weights in the six matrices of every layer (what a sparsity refers to), of a sparse model those
+            that are not zero.
         parameters: All parameters, embeddings and head included.
     """
 
@@ -32,10 +33,12 @@ class Sizes:
 
 
 def measure_sizes(model: PreTrainedModel) -> Sizes:
-    """Counts a dense or pruned model's weights."""
+    """Counts a dense, pruned or sparse model's weights."""
     plan = get_plan(model)
     if plan is not None:
         encoder = plan.kept
+    elif is_sparse(model):
+        encoder = sum(sum(layer.values()) for layer in count_kept(model))
     else:
         architecture = get_architecture(model.config.model_type)
         encoder = sum(r * c for layer in architecture.shapes(model) for r, c in (layer[role] for role in ROLES))

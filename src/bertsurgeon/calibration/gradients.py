@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration.batches import Batch
+from bertsurgeon.errors import ModelError
 
 CHUNK_ELEMENTS = 2**23
 """Entries of per-sample gradients alive at a time: 32 MiB in fp32."""
@@ -51,6 +53,29 @@ def gradient_hooks(matrices: dict[Any, nn.Module], receive: Callable[[Any, Tenso
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def backward_leaf(model: PreTrainedModel, architecture: Architecture) -> Iterator[Tensor]:
+    """A small vector before the first layer: its gradient runs the whole way back without any weight's gradient."""
+    leaf = architecture.preceding_norm(model, 0, "attention").bias
+    wanted = leaf.requires_grad
+    leaf.requires_grad_(True)
+    try:
+        yield leaf
+    finally:
+        leaf.requires_grad_(wanted)
+
+
+def backpropagate(loss: Tensor, leaf: Tensor) -> None:
+    """Runs back from a loss to :func:`backward_leaf`, past all hooks.
+
+    Raises:
+        ModelError: If the loss is not finite.
+    """
+    if not torch.isfinite(loss):
+        raise ModelError("The model's loss on the calibration data is not finite; check its weights.")
+    torch.autograd.grad(loss, leaf)
 
 
 def summed_loss(model: PreTrainedModel, batch: Batch, generator: torch.Generator) -> Tensor:

@@ -10,9 +10,15 @@ from transformers import PreTrainedModel
 from bertsurgeon import progress
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration.batches import Batch
-from bertsurgeon.calibration.gradients import gradient_hooks, per_sample_gradients, summed_loss
+from bertsurgeon.calibration.blocks import split_rows
+from bertsurgeon.calibration.gradients import (
+    backpropagate,
+    backward_leaf,
+    gradient_hooks,
+    per_sample_gradients,
+    summed_loss,
+)
 from bertsurgeon.calibration.moments import Moments
-from bertsurgeon.errors import ModelError
 from bertsurgeon.plan import ROLES, Role
 
 MatrixKey = tuple[int, Role]
@@ -113,29 +119,24 @@ def collect_statistics(
         for key, module in matrices.items()
         if moments and not weighs and key[1] not in SHARED_INPUT
     ]
-    # the gradient of one small vector before the first layer runs the whole way back without any weight's gradient
-    leaf = architecture.preceding_norm(model, 0, "attention").bias
-    wanted = leaf.requires_grad
-    leaf.requires_grad_(True)
+    backward = gradients or curvature
     try:
-        backward = gradients or curvature
-        with gradient_hooks(matrices, receive) if backward else torch.no_grad():
+        with (
+            backward_leaf(model, architecture) as leaf,
+            gradient_hooks(matrices, receive) if backward else torch.no_grad(),
+        ):
             for batch in progress.track(batches, "Calibrating"):
                 batch = {name: value.to(model.device) for name, value in batch.items()}
                 mask = batch["attention_mask"].bool()
                 statistics.samples += len(mask)
                 statistics.tokens += int(mask.sum())
                 if backward:
-                    loss = summed_loss(model, batch, generator)
-                    if not torch.isfinite(loss):
-                        raise ModelError("The model's loss on the calibration data is not finite; check its weights.")
-                    torch.autograd.grad(loss, leaf)
+                    backpropagate(summed_loss(model, batch, generator), leaf)
                 else:
                     model(**{name: value for name, value in batch.items() if name != "labels"})
     finally:
         for handle in handles:
             handle.remove()
-        leaf.requires_grad_(wanted)
     for layer, role in matrices:
         if moments and role in SHARED_INPUT:
             statistics.moments[layer, role] = statistics.moments[layer, SHARED_INPUT[role]]
@@ -182,10 +183,7 @@ def _add_squares(totals: dict[MatrixKey, Tensor], key: MatrixKey, g: Tensor) -> 
 
 def _add_blocks(totals: dict[MatrixKey, Tensor], key: MatrixKey, g: Tensor, block_size: int) -> None:
     """Adds g gᵀ of every block of ``block_size`` consecutive weights of a row; a row's last block may be padded."""
-    samples, rows, columns = g.shape
-    padding = -columns % block_size
-    blocks = nn.functional.pad(g, (0, padding)).reshape(samples, -1, block_size).transpose(0, 1)
+    blocks = split_rows(g, block_size).transpose(0, 1)
     if key not in totals:
-        count = rows * ((columns + padding) // block_size)
-        totals[key] = torch.zeros(count, block_size, block_size, device=g.device)
+        totals[key] = torch.zeros(len(blocks), block_size, block_size, device=g.device)
     totals[key].baddbmm_(blocks.transpose(1, 2), blocks)

@@ -99,12 +99,13 @@ class BertSurgeonQuantizer(HfQuantizer):
 def attach_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
     """Marks a pruned model so that ``save_pretrained`` writes its plan and the Trainer accepts it."""
     config = BertSurgeonConfig(plan)
+    mark(model, config, BertSurgeonQuantizer(config, pre_quantized=True))
+
+
+def mark(model: PreTrainedModel, config: QuantizationConfigMixin, quantizer: HfQuantizer) -> None:
+    """Leaves the marks that ``from_pretrained`` leaves on models of a registered method."""
     model.config.quantization_config = config
-    marks = {
-        "hf_quantizer": BertSurgeonQuantizer(config, pre_quantized=True),
-        "is_quantized": True,
-        "quantization_method": METHOD,
-    }
+    marks = {"hf_quantizer": quantizer, "is_quantized": True, "quantization_method": config.quant_method}
     for name, value in marks.items():
         setattr(model, name, value)
 

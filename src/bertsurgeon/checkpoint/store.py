@@ -27,6 +27,7 @@ from transformers import (
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint.files import new_folder
 from bertsurgeon.checkpoint.quantization import METHOD, BertSurgeonConfig, attach_plan
+from bertsurgeon.checkpoint.sparse import SPARSE_METHOD, SparseConfig, attach_sparse, install_packed, unpack_model
 from bertsurgeon.errors import CheckpointError, ModelError, PlanError
 from bertsurgeon.layers import install_plan, reset_indices
 
@@ -79,8 +80,10 @@ def load_model(
     config = read_config(name)
     get_architecture(config.model_type)
     entry = getattr(config, "quantization_config", None)
-    if isinstance(entry, dict) and entry.get("quant_method") == METHOD:
-        return _load_pruned(Path(name) if Path(name).is_dir() else Path(snapshot_download(str(name))), config, entry)
+    if isinstance(entry, dict) and (method := entry.get("quant_method")) in (METHOD, SPARSE_METHOD):
+        folder = Path(name) if Path(name).is_dir() else Path(snapshot_download(str(name)))
+        quantization = (BertSurgeonConfig if method == METHOD else SparseConfig)(**entry)
+        return _load_pruned(folder, config, quantization)
     if Path(name).is_dir():
         _check_header(Path(name))
     try:
@@ -151,8 +154,25 @@ def check_finite(model: PreTrainedModel) -> None:
             )
 
 
-def _load_pruned(folder: Path, config: PretrainedConfig, entry: dict[str, Any]) -> PreTrainedModel:
-    quantization = BertSurgeonConfig(**entry)
+def _install(model: PreTrainedModel, quantization: BertSurgeonConfig | SparseConfig) -> None:
+    if isinstance(quantization, SparseConfig):
+        install_packed(model, quantization)
+    else:
+        install_plan(model, quantization.plan)
+
+
+def _finish(model: PreTrainedModel, quantization: BertSurgeonConfig | SparseConfig) -> None:
+    if isinstance(quantization, SparseConfig):
+        unpack_model(model)
+        attach_sparse(model, quantization.block)
+    else:
+        reset_indices(model)
+        attach_plan(model, quantization.plan)
+
+
+def _load_pruned(
+    folder: Path, config: PretrainedConfig, quantization: BertSurgeonConfig | SparseConfig
+) -> PreTrainedModel:
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(
             f"There is no {WEIGHTS} in {folder}; copy the model again, or download it if it is on the hub."
@@ -166,7 +186,7 @@ def _load_pruned(folder: Path, config: PretrainedConfig, entry: dict[str, Any]) 
     with torch.device("meta"):
         skeleton = architecture_class(config)
         try:
-            install_plan(skeleton, quantization.plan)
+            _install(skeleton, quantization)
         except PlanError as error:
             raise CheckpointError(f"{folder / 'config.json'} does not fit its model: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
@@ -174,15 +194,14 @@ def _load_pruned(folder: Path, config: PretrainedConfig, entry: dict[str, Any]) 
     if expected != found:
         name = next(n for n in sorted({*expected, *found}) if expected.get(n) != found.get(n))
         raise CheckpointError(
-            f"{folder / WEIGHTS} does not fit its plan: {name} has shape {found.get(name)}, "
+            f"{folder / WEIGHTS} does not fit its config.json: {name} has shape {found.get(name)}, "
             f"{expected.get(name)} was expected (None: absent)."
         )
     dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
     model: PreTrainedModel = architecture_class(config).to(dtype)
-    install_plan(model, quantization.plan)
+    _install(model, quantization)
     model.load_state_dict(state, strict=True)
-    reset_indices(model)
-    attach_plan(model, quantization.plan)
+    _finish(model, quantization)
     check_finite(model)
     model.eval()
     return model

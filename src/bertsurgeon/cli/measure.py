@@ -4,15 +4,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bertsurgeon.architectures import get_architecture
 from bertsurgeon.benchmark import folder_size, measure_sizes
-from bertsurgeon.checkpoint import get_plan, load_model, load_tokenizer
+from bertsurgeon.checkpoint import count_kept, get_plan, load_model, load_tokenizer, sparse_block
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.sources import DataOptions, load_data, resolve_model
-from bertsurgeon.cli.summary import print_plan
+from bertsurgeon.cli.summary import print_plan, print_sparsity
 from bertsurgeon.cli.train import show_metrics
 from bertsurgeon.evaluation import check_head
 from bertsurgeon.evaluation import evaluate as evaluate_model
+from bertsurgeon.plan import dense_plan
 from bertsurgeon.runtime import is_exported, open_exported
 from bertsurgeon.tasks import tokenize
 
@@ -49,10 +51,12 @@ def evaluate(
 @app.command()
 @guarded
 def inspect(model: opt.Model, as_json: opt.Json = False) -> None:
-    """Shows what a model consists of: its plan, weights and file size."""
+    """Shows what a model consists of: its plan or its sparsity, weights and file size."""
     folder = resolve_model(model)
     network = load_model(folder)
     plan = get_plan(network)
+    block = sparse_block(network)
+    kept = None if block is None else count_kept(network)
     sizes = measure_sizes(network)
     size = folder_size(Path(folder)) if Path(folder).is_dir() else None
     result = {
@@ -61,10 +65,14 @@ def inspect(model: opt.Model, as_json: opt.Json = False) -> None:
         "parameters": sizes.parameters,
         "file_bytes": size,
         "plan": None if plan is None else plan.to_dict(),
+        "sparse": None if kept is None else {"block": block, "kept": kept},
     }
 
     def show(console: Console) -> None:
-        if plan is None:
+        if kept is not None and block is not None:
+            architecture = get_architecture(network.config.model_type)
+            print_sparsity(kept, dense_plan(architecture.name, architecture.shapes(network)), block, console)
+        elif plan is None:
             console.print("A dense model.")
         else:
             print_plan(plan, console)

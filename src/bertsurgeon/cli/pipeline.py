@@ -70,6 +70,7 @@ def run_prune(
     training: TrainingOptions | None,
     overwrite: bool,
     calibration: Calibration | None = None,
+    teacher: PreTrainedModel | None = None,
 ) -> list[tuple[dict[str, Any], PruneReport]]:
     """Prunes to every budget from one calibration; returns what each ``report.json`` holds, and the reports.
 
@@ -79,6 +80,7 @@ def run_prune(
         training: How to recover, or None.
         overwrite: Replace existing folders.
         calibration: Made before; None to make one.
+        teacher: Whose distillation gradients ``obert`` takes; None for those of the task's loss.
     """
     dense, tokenizer = inputs.model, inputs.tokenizer
     first = outputs[0][0]
@@ -88,7 +90,7 @@ def run_prune(
     reference = _score(inputs, dense)
     results = []
     for config, folder in outputs:
-        pruned, report = prune(dense, data, config, tokenizer)
+        pruned, report = prune(dense, data, config, tokenizer, teacher)
         if training is not None:
             _recover(pruned, inputs, training)
         metrics = {"dense": reference, "pruned": _score(inputs, pruned)}

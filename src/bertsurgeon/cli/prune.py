@@ -5,12 +5,12 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from bertsurgeon.checkpoint import check_output
+from bertsurgeon.checkpoint import check_output, load_model
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.pipeline import load_inputs, run_prune
 from bertsurgeon.cli.sources import DataOptions, resolve_model
-from bertsurgeon.cli.summary import print_plan, print_summary
+from bertsurgeon.cli.summary import print_plan, print_sparsity, print_summary
 from bertsurgeon.compensation import Compensation, Target
 from bertsurgeon.config import Method, Metric, PruneConfig, Structures
 from bertsurgeon.errors import OptionError
@@ -19,13 +19,15 @@ from bertsurgeon.importance import Importance
 from bertsurgeon.pruning import Calibration
 from bertsurgeon.pruning import calibrate as calibrate_model
 from bertsurgeon.recovery import TrainingOptions
+from bertsurgeon.second_order import Scope, Score, Update
 
 _BUDGET = "How much"
 _AUTO = "How: --method auto"
 _PGB = "How: --method pgb"
+_OBERT = "How: --method obert"
 
 Samples = Annotated[
-    int | None, typer.Option("--samples", help="Calibration texts; default: enough (auto), or 1024 (pgb).")
+    int | None, typer.Option("--samples", help="Calibration texts; default: enough (auto), or 1024 (pgb, obert).")
 ]
 Damping = Annotated[float, typer.Option("--damping", help="Relative damping of the compensation.")]
 MetricName = Annotated[
@@ -94,7 +96,7 @@ def prune(
     groups: Annotated[
         int | None, typer.Option("--groups", help="pgb: the same G for every matrix, instead.", rich_help_panel=_BUDGET)
     ] = None,
-    method: Annotated[str, typer.Option("--method", help="auto or pgb")] = "auto",
+    method: Annotated[str, typer.Option("--method", help="auto, pgb or obert")] = "auto",
     calibration: Annotated[
         Path | None,
         typer.Option("--calibration", help="What 'bertsurgeon calibrate' wrote.", rich_help_panel=_AUTO),
@@ -125,6 +127,49 @@ def prune(
     compensation: Annotated[
         str, typer.Option("--compensation", help="sequential, independent or none", rich_help_panel=_PGB)
     ] = "sequential",
+    pattern: Annotated[
+        str,
+        typer.Option("--pattern", help="unstructured, block (1x4), 1xN, or N:M such as 2:4", rich_help_panel=_OBERT),
+    ] = "unstructured",
+    mask_scope: Annotated[
+        str,
+        typer.Option("--mask-scope", help="global (matrices compete) or matrix (each alike)", rich_help_panel=_OBERT),
+    ] = "global",
+    score: Annotated[
+        str, typer.Option("--score", help="fisher-block or magnitude", rich_help_panel=_OBERT)
+    ] = "fisher-block",
+    update: Annotated[
+        str | None,
+        typer.Option(
+            "--update",
+            help="obert, greedy, woodtaylor or none; default: obert, none with magnitude.",
+            rich_help_panel=_OBERT,
+        ),
+    ] = None,
+    recomputations: Annotated[
+        int,
+        typer.Option("--recomputations", help="Rounds of gradients and pruning, alike shares.", rich_help_panel=_OBERT),
+    ] = 1,
+    fisher_block_size: Annotated[
+        int, typer.Option("--fisher-block-size", help="Weights per Fisher block.", rich_help_panel=_OBERT)
+    ] = 32,
+    fisher_damping: Annotated[
+        float, typer.Option("--fisher-damping", help="λ of the Fisher, absolute.", rich_help_panel=_OBERT)
+    ] = 1e-7,
+    fisher_batch_size: Annotated[
+        int,
+        typer.Option("--fisher-batch-size", help="Texts whose mean gradient counts as one.", rich_help_panel=_OBERT),
+    ] = 1,
+    memory_gb: Annotated[
+        float,
+        typer.Option(
+            "--memory-gb", help="For Fisher blocks; if too little, the data is read again.", rich_help_panel=_OBERT
+        ),
+    ] = 4.0,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", help="Take gradients of the distillation from this model.", rich_help_panel=_OBERT),
+    ] = None,
     damping: Damping = 1e-3,
     samples: Samples = None,
     recover_epochs: Annotated[
@@ -166,6 +211,15 @@ def prune(
             permutation_steps=permutation_steps,
             compensation=cast(Compensation, compensation),
             damping=damping,
+            pattern=pattern,
+            mask_scope=cast(Scope, mask_scope),
+            score=cast(Score, score),
+            update=cast(Update | None, update),
+            recomputations=recomputations,
+            fisher_block_size=fisher_block_size,
+            fisher_damping=fisher_damping,
+            fisher_batch_size=fisher_batch_size,
+            memory_gb=memory_gb,
             samples=samples,
             seed=seed,
         )
@@ -173,6 +227,8 @@ def prune(
     ]
     if calibration is not None and configs[0].method != "auto":
         raise OptionError("--calibration serves the method auto only.")
+    if teacher is not None and configs[0].method != "obert":
+        raise OptionError("--teacher serves the method obert only; recovery's teacher is the dense model.")
     training = None
     if recover_epochs:
         training = TrainingOptions(
@@ -203,11 +259,17 @@ def prune(
     )
     known = None if calibration is None else Calibration.load(calibration)
     inputs = load_inputs(resolve_model(model), data_options, seed)
-    results = run_prune(inputs, list(zip(configs, folders, strict=True)), training, overwrite, known)
+    teacher_network = None if teacher is None else load_model(resolve_model(teacher))
+    jobs = list(zip(configs, folders, strict=True))
+    results = run_prune(inputs, jobs, training, overwrite, known, teacher_network)
 
     def show(console: Any) -> None:
         for (result, report), folder in zip(results, folders, strict=True):
-            print_plan(report.plan, console)
+            if report.sparse is None:
+                print_plan(report.plan, console)
+            else:
+                block = report.config.step_options().pattern.width
+                print_sparsity(report.sparse.kept, report.plan, block, console)
             print_summary(result["models"], console)
             console.print(f"Saved {folder}: load it with from_pretrained after 'import bertsurgeon'.", highlight=False)
 

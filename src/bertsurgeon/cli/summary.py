@@ -94,6 +94,29 @@ def print_plan(plan: ModelPlan, console: Console) -> None:
     console.print(table)
 
 
+def print_sparsity(kept: list[dict[str, int]], plan: ModelPlan, block: int, console: Console) -> None:
+    """Prints what is left of a sparse model: one line per layer, one column per matrix.
+
+    Args:
+        kept: Weights that are left, by layer and role.
+        plan: The dense plan, for the shapes.
+        block: Weights that were pruned together.
+        console: Where to.
+    """
+    total = sum(sum(layer.values()) for layer in kept)
+    unit = "single weights" if block == 1 else f"blocks of 1×{block}"
+    table = Table(
+        title=f"{plan.architecture}, {unit}: {100 * total / plan.size:.1f} % of {plan.size:,} encoder weights kept"
+    )
+    table.add_column("layer", justify="right")
+    for role in plan.layers[0].matrices:
+        table.add_column(role.replace("_", "\n"), justify="right")
+    for index, (counts, layer) in enumerate(zip(kept, plan.layers, strict=True)):
+        shares = [f"{100 * counts[role] / matrix.size:.1f} %" for role, matrix in layer.matrices.items()]
+        table.add_row(str(index), *shares)
+    console.print(table)
+
+
 def _units(layer: LayerPlan, name: SubLayerName) -> str:
     if layer.is_dropped(name):
         return "–"

@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import progress
-from bertsurgeon.checkpoint import check_output, get_plan, load_model, load_tokenizer, save_model
+from bertsurgeon.checkpoint import check_output, get_plan, is_sparse, load_model, load_tokenizer, save_model
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
@@ -124,7 +124,7 @@ def recover(
     )
     set_seed(seed)
     network, tokenizer = load_model(model), load_tokenizer(model)
-    if get_plan(network) is None:
+    if get_plan(network) is None and not is_sparse(network):
         raise ModelError(f"{model} is a dense model; prune it first, or use 'bertsurgeon finetune'.")
     teacher_network = None if teacher is None else load_model(resolve_model(teacher))
     if text_file is not None:
@@ -171,7 +171,7 @@ def load_for_finetuning(name: str, data: TaskData) -> tuple[PreTrainedModel, Pre
         labels["id2label"] = dict(enumerate(data.task.labels))
         labels["label2id"] = {label: code for code, label in enumerate(data.task.labels)}
     network = load_model(name, num_labels=data.task.num_labels, ignore_mismatched_sizes=True, new_head=True, **labels)
-    if get_plan(network) is not None:
+    if get_plan(network) is not None or is_sparse(network):
         raise ModelError(f"{name} is pruned; use 'bertsurgeon recover' to train it.")
     return network, load_tokenizer(name)
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import Architecture
-from bertsurgeon.calibration import MatrixKey, Statistics
-from bertsurgeon.errors import ModelError
+from bertsurgeon.calibration import MatrixKey, Statistics, join_rows, split_rows
 from bertsurgeon.plan import ROLES
+from bertsurgeon.second_order import invert_blocks, unit_scores
 
 Importance = Literal["fisher", "obs", "magnitude"]
 
@@ -39,17 +39,14 @@ def obs_scores(weight: Tensor, block_fisher: Tensor, damping: float) -> Tensor:
     mean_diagonal = block_fisher.diagonal(dim1=1, dim2=2).sum() / weight.numel()  # padding has no Fisher information
     shift = damping * mean_diagonal.clamp_min(torch.finfo(torch.float32).tiny)
     scores = torch.empty(len(block_fisher), block, device=weight.device)
-    padded = torch.nn.functional.pad(weight, (0, -columns % block)).reshape(-1, block)
+    blocks = split_rows(weight, block)
     step = max(1, 2**24 // block**2)  # 128 MiB of fp64 blocks at a time
     for start in range(0, len(block_fisher), step):
         fisher = block_fisher[start : start + step].double()
         fisher.diagonal(dim1=1, dim2=2).add_(shift)
-        factor, failed = torch.linalg.cholesky_ex(fisher)
-        if failed.any():
-            raise ModelError("The Fisher information cannot be inverted; raise the damping of the obs importance.")
-        diagonal = torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2)
-        scores[start : start + step] = (padded[start : start + step].double().square() / (2 * diagonal)).float()
-    return scores.reshape(rows, -1)[:, :columns]
+        inverse = invert_blocks(fisher)
+        scores[start : start + step] = unit_scores(inverse, blocks[start : start + step].double(), 1).float()
+    return join_rows(scores, rows, columns)
 
 
 def score_matrices(

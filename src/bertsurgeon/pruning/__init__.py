@@ -1,9 +1,9 @@
-"""Pruning from end to end: both methods, what they need from the data, and what they report."""
+"""Pruning from end to end: all methods, what they need from the data, and what they report."""
 
 from bertsurgeon.pruning.calibrate import calibrate
 from bertsurgeon.pruning.calibration import Calibration
 from bertsurgeon.pruning.pgb import make_plan
 from bertsurgeon.pruning.prune import prune
-from bertsurgeon.pruning.report import PruneReport
+from bertsurgeon.pruning.report import PruneReport, SparseReport
 
-__all__ = ["Calibration", "PruneReport", "calibrate", "make_plan", "prune"]
+__all__ = ["Calibration", "PruneReport", "SparseReport", "calibrate", "make_plan", "prune"]

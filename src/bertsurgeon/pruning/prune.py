@@ -13,12 +13,14 @@ from bertsurgeon.calibration import make_batches
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import OptionError
+from bertsurgeon.plan import dense_plan
 from bertsurgeon.pruning.auto import prune_auto
 from bertsurgeon.pruning.calibrate import SETTINGS, calibrate
 from bertsurgeon.pruning.calibration import Calibration
-from bertsurgeon.pruning.check import check_dense
+from bertsurgeon.pruning.check import check_dense, check_matrices
+from bertsurgeon.pruning.obert import obert_samples, prune_obert
 from bertsurgeon.pruning.pgb import PGB_SAMPLES, prune_pgb
-from bertsurgeon.pruning.report import PruneReport
+from bertsurgeon.pruning.report import PruneReport, SparseReport
 
 
 def prune(
@@ -26,16 +28,18 @@ def prune(
     data: Dataset | Iterable[Mapping[str, Any]] | Calibration,
     config: PruneConfig,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher: PreTrainedModel | None = None,
 ) -> tuple[PreTrainedModel, PruneReport]:
     """Prunes a fine-tuned encoder in one shot.
 
     Args:
-        model: A dense fine-tuned model of a supported architecture; left as it is.
-        data: Calibration data: a tokenized dataset, or an iterable of batches such as a ``DataLoader``. ``pgb`` uses
-            labels where there are any, ``auto`` only if ``config.use_labels`` is set. For ``auto`` also a
+        model: A dense fine-tuned model of a supported architecture, for ``obert`` also a sparse one; left as it is.
+        data: Calibration data: a tokenized dataset, or an iterable of batches such as a ``DataLoader``. ``pgb`` and
+            ``obert`` use labels where there are any, ``auto`` only if ``config.use_labels`` is set. For ``auto`` also a
             :class:`Calibration`, made once for several budgets.
         config: The options.
         tokenizer: Pads the batches of a dataset; not needed for ready batches.
+        teacher: For ``obert``: gradients are those of the distillation from this model, not of the task's loss.
 
     Returns:
         The pruned model, ready for ``save_pretrained`` or further training, and a report.
@@ -45,10 +49,16 @@ def prune(
         DataError: If the calibration data is empty or not tokenized.
         OptionError: If options are impossible for this model, or a calibration was made with others.
     """
-    check_dense(model)
+    if config.method == "obert":
+        check_matrices(model)
+    else:
+        check_dense(model)
+        if teacher is not None:
+            raise OptionError(f"A teacher is of use to the method obert only, not to {config.method}.")
     architecture = get_architecture(model.config.model_type)
     torch.manual_seed(config.seed)
     seconds: dict[str, float] = {}
+    sparse: SparseReport | None = None
     if config.method == "auto":
         if isinstance(data, Calibration):
             calibration = data
@@ -58,16 +68,23 @@ def prune(
         batches = calibration.batches
         with evaluating(model):
             pruned, plan = prune_auto(model, architecture, calibration, config, seconds)
-    else:
-        if isinstance(data, Calibration):
-            raise OptionError("A calibration serves the method auto only; give pgb the data itself.")
+    elif isinstance(data, Calibration):
+        raise OptionError(f"A calibration serves the method auto only; give {config.method} the data itself.")
+    elif config.method == "pgb":
         batches = make_batches(data, tokenizer, config.samples or PGB_SAMPLES, config.batch_size, config.seed)
         with evaluating(model):
             pruned, plan = prune_pgb(model, architecture, batches, config, seconds)
-    attach_plan(pruned, plan)
+    else:
+        joined = config.fisher_batch_size  # a batch holds whole gradients
+        size = max(1, config.batch_size // joined) * joined
+        batches = make_batches(data, tokenizer, obert_samples(config), size, config.seed)
+        pruned, sparse = prune_obert(model, architecture, batches, config, seconds, teacher)
+        plan = dense_plan(architecture.name, architecture.shapes(model))
+    if sparse is None:
+        attach_plan(pruned, plan)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
     samples = sum(len(batch["input_ids"]) for batch in batches)
-    return pruned, PruneReport(plan, config, samples, tokens, seconds)
+    return pruned, PruneReport(plan, config, samples, tokens, seconds, sparse)
 
 
 def _check_calibration(calibration: Calibration, model: PreTrainedModel, config: PruneConfig) -> None:

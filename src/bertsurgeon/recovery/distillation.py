@@ -1,6 +1,6 @@
 """Distillation inside transformers' Trainer: the loss of a student that also listens to its dense teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +52,26 @@ def hidden_state_loss(
         wanted = teacher[index][real].detach().float()
         losses.append(F.mse_loss(student[index][real].float(), wanted) / wanted.var(0).mean())
     return torch.stack(losses).mean()
+
+
+def distilled_loss(
+    teacher: PreTrainedModel, temperature: float = 2.0
+) -> Callable[[PreTrainedModel, Mapping[str, Tensor], torch.Generator], Tensor]:
+    """The sum over a batch of :func:`distillation_loss`, for gradients of what training with a teacher minimises.
+
+    Args:
+        teacher: Runs in evaluation mode, without gradients.
+        temperature: See :func:`distillation_loss`.
+    """
+
+    def loss(model: PreTrainedModel, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        with torch.no_grad():
+            wanted = teacher.eval()(**inputs).logits
+        logits = model(**inputs).logits
+        return distillation_loss(logits, wanted, temperature) * len(logits)
+
+    return loss
 
 
 class DistillationTrainer(Trainer):

@@ -21,10 +21,11 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from bertsurgeon import progress
-from bertsurgeon.checkpoint import get_plan
+from bertsurgeon.checkpoint import get_plan, is_sparse
 from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import predict
 from bertsurgeon.recovery.distillation import TEACHER_LOGITS, DistillationTrainer
+from bertsurgeon.recovery.masking import MaskCallback
 
 MIN_TO_HOLD_OUT = 20
 """Fewest samples of which a tenth can be held out."""
@@ -129,7 +130,7 @@ def train(
     resume: bool = False,
     description: str = "Training",
 ) -> None:
-    """Trains ``model`` in place.
+    """Trains ``model`` in place; the zeros of a sparse one stay.
 
     Args:
         model: Any model with a ``loss`` in its outputs, pruned or dense.
@@ -207,6 +208,8 @@ def train(
     bar = _ProgressBar(description)
     trainer.add_callback(bar)
     trainer.add_callback(_DataOrder())
+    if is_sparse(model):
+        trainer.add_callback(MaskCallback(model))
     checkpoint = _last_checkpoint(work_dir) if resume else None
     start = None if held_out is None else _Start(trainer, model)
     try:

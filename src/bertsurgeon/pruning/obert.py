@@ -1,0 +1,77 @@
+"""The Optimal BERT Surgeon in one shot: rounds of gradients, scores, masks and updates.
+
+Kurtic et al., 2022, arXiv 2203.07259, with the greedy solver of CAP (Kuznedelev et al., 2022, arXiv 2210.09223).
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import partial
+
+from transformers import PreTrainedModel
+
+from bertsurgeon import progress
+from bertsurgeon.architectures import Architecture
+from bertsurgeon.calibration import Batch, summed_loss
+from bertsurgeon.checkpoint import attach_sparse, count_kept
+from bertsurgeon.config import PruneConfig
+from bertsurgeon.errors import OptionError
+from bertsurgeon.pruning.report import SparseReport, timed
+from bertsurgeon.recovery import distilled_loss
+from bertsurgeon.second_order import Pattern, Step, count_gradients, masks_of, prune_step, sparsity_of
+
+OBERT_GRADIENTS = 1024
+"""Gradients (m), where no number of samples is asked for; the paper's."""
+
+
+def obert_samples(config: PruneConfig) -> int:
+    """Calibration sequences that are asked for."""
+    return config.samples or OBERT_GRADIENTS * config.fisher_batch_size
+
+
+def prune_obert(
+    model: PreTrainedModel,
+    architecture: Architecture,
+    batches: Sequence[Batch],
+    config: PruneConfig,
+    seconds: dict[str, float],
+    teacher: PreTrainedModel | None = None,
+) -> tuple[PreTrainedModel, SparseReport]:
+    """A sparse copy of a model, dense or sparse, and what was done; the time of each round is written to ``seconds``.
+
+    Raises:
+        OptionError: If the model is as sparse already, or an option does not fit model or data.
+        ModelError: If the Fisher information cannot be inverted.
+    """
+    assert config.sparsity is not None
+    options = config.step_options()
+    if options.update == "woodtaylor" and teacher is None and any("labels" not in batch for batch in batches):
+        raise OptionError("The update woodtaylor needs the gradient of a loss: give labels, or a teacher.")
+    if options.score != "magnitude":
+        asked, found = -(-obert_samples(config) // options.batch_size), count_gradients(batches, options.batch_size)
+        if found < asked:
+            progress.note(f"{asked} gradients were asked for, the data gives {found}: the Fisher is the mean of these.")
+    loss = summed_loss if teacher is None else distilled_loss(teacher)
+    pruned = deepcopy(model)
+    masks = masks_of(pruned, architecture)
+    steps: list[Step] = []
+    for target in round_targets(sparsity_of(masks), config.sparsity, config.recomputations, options.pattern):
+        run = partial(prune_step, pruned, architecture, batches, target, options, masks, loss)
+        steps.append(timed(seconds, f"round {len(steps) + 1}", run))
+        masks = steps[-1].masks
+    passes = sum(step.passes for step in steps)
+    progress.note(f"{len(steps)} rounds, {passes} passes over the data.")
+    attach_sparse(pruned, options.pattern.width)
+    precision = max(step.precision for step in steps)
+    return pruned, SparseReport(count_kept(pruned), sparsity_of(masks), steps[-1].gradients, passes, precision)
+
+
+def round_targets(start: float, target: float, rounds: int, pattern: Pattern) -> list[float]:
+    """The sparsity after each round: the same share every time, the last one exact.
+
+    A round in which no group of N:M would lose another weight is left out.
+    """
+    targets = [start + (target - start) * number / rounds for number in range(1, rounds)] + [target]
+    if not pattern.group:
+        return targets
+    lost = {pattern.quota(share): share for share in targets}
+    return [quota / pattern.group for quota in lost if quota > pattern.quota(start)]

@@ -1,0 +1,150 @@
+"""Passes over the data that build inverse Fisher blocks, of as many matrices at a time as memory holds."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bertsurgeon import progress
+from bertsurgeon.architectures import Architecture
+from bertsurgeon.calibration import Batch, MatrixKey, backpropagate, backward_leaf, blocks_per_row, gradient_hooks
+from bertsurgeon.calibration.gradients import CHUNK_ELEMENTS
+from bertsurgeon.errors import OptionError
+from bertsurgeon.second_order.inverse import AT_ONCE, InverseFisher
+from bertsurgeon.second_order.masks import Masks
+
+Loss = Callable[[PreTrainedModel, Batch, torch.Generator], Tensor]
+"""The sum over a batch of the samples' losses; the generator draws what labels would have told."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows ``start`` … ``stop`` of a matrix."""
+
+    key: MatrixKey
+    start: int
+    stop: int
+
+
+def plan_passes(
+    shapes: Mapping[MatrixKey, tuple[int, int]], block_size: int, dtype: torch.dtype, memory: int
+) -> list[list[Piece]]:
+    """Which rows each pass over the data is for, so that their blocks fit into ``memory`` bytes.
+
+    Raises:
+        OptionError: If a single row does not fit.
+    """
+    passes: list[list[Piece]] = [[]]
+    room = memory
+    for key, (rows, columns) in shapes.items():
+        row_bytes = blocks_per_row(columns, block_size) * block_size**2 * dtype.itemsize
+        start = 0
+        while start < rows:
+            if room < row_bytes:
+                passes.append([])
+                room = memory
+            count = min(rows - start, room // row_bytes)
+            if count == 0:
+                raise OptionError(
+                    f"The Fisher blocks of one row take {row_bytes / 1e9:.2g} GB; allow more memory, or take smaller "
+                    "blocks."
+                )
+            passes[-1].append(Piece(key, start, start + count))
+            room -= count * row_bytes
+            start += count
+    return [pieces for pieces in passes if pieces]
+
+
+def count_gradients(batches: Sequence[Batch], batch_size: int) -> int:
+    """Gradients that the data gives: one for every ``batch_size`` samples of a batch, and one for the rest of it."""
+    return sum(-(-len(batch["input_ids"]) // batch_size) for batch in batches)
+
+
+def collect_inverses(
+    model: PreTrainedModel,
+    architecture: Architecture,
+    batches: Sequence[Batch],
+    masks: Masks,
+    pieces: Sequence[Piece],
+    loss: Loss,
+    *,
+    block_size: int,
+    damping: float,
+    batch_size: int = 1,
+    dtype: torch.dtype = torch.float32,
+    with_mean: bool = False,
+    seed: int = 0,
+) -> dict[Piece, InverseFisher]:
+    """Runs the model over the data once, in evaluation mode; its weights and gradients are left as they are.
+
+    Memory beyond the blocks, the model and its activations: a few times 32 MiB of gradients at a time.
+
+    Args:
+        model: Dense or masked.
+        architecture: Its entry in the table.
+        batches: Padded batches, with ``labels`` or without, as ``loss`` wants them.
+        masks: What is left; gradients of pruned weights count as zero.
+        pieces: Rows to collect for.
+        loss: Whose gradients.
+        block_size: Weights of a Fisher block.
+        damping: λ, absolute.
+        batch_size: Samples whose mean gradient counts as one; they are neighbours in a batch.
+        dtype: Of the recursion.
+        with_mean: Keep the mean gradient as well.
+        seed: Of the generator ``loss`` is given, the same in every pass.
+
+    Raises:
+        ModelError: If a loss is not finite.
+    """
+    gradients = count_gradients(batches, batch_size)
+    found: dict[Piece, InverseFisher] = {}
+    by_key: dict[MatrixKey, list[Piece]] = {}
+    for piece in pieces:
+        columns = masks[piece.key].shape[1]
+        rows = piece.stop - piece.start
+        found[piece] = InverseFisher(
+            rows, columns, block_size, gradients, damping, dtype, torch.device(model.device), with_mean
+        )
+        by_key.setdefault(piece.key, []).append(piece)
+
+    def receive(key: MatrixKey, x: Tensor, delta: Tensor) -> None:
+        for inputs, outputs in _join_samples(x.float(), delta.float(), batch_size):
+            for piece in by_key[key]:
+                _add_rows(found[piece], inputs, outputs[..., piece.start : piece.stop], masks[key][piece.start :])
+
+    matrices = {key: architecture.matrix(model, *key) for key in by_key}
+    generator = torch.Generator().manual_seed(seed)
+    training = model.training
+    model.eval()
+    try:
+        with backward_leaf(model, architecture) as leaf, gradient_hooks(matrices, receive):
+            for batch in progress.track(batches, "Inverting the Fisher"):
+                on_device = {name: value.to(model.device) for name, value in batch.items()}
+                backpropagate(loss(model, on_device, generator), leaf)
+    finally:
+        model.train(training)
+    return found
+
+
+def _join_samples(x: Tensor, delta: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Makes the mean gradient of neighbours one gradient: their tokens follow each other, their δ share the weight."""
+    samples, tokens = x.shape[:2]
+    whole = samples - samples % batch_size
+    for part, size in ((slice(0, whole), batch_size), (slice(whole, None), samples - whole)):
+        if size and len(x[part]):
+            yield (
+                x[part].reshape(-1, size * tokens, x.shape[-1]),
+                delta[part].reshape(-1, size * tokens, delta.shape[-1]) / size,
+            )
+
+
+def _add_rows(fisher: InverseFisher, x: Tensor, delta: Tensor, mask: Tensor) -> None:
+    """Hands gradients on, some samples and some rows at a time."""
+    for first in range(0, len(x), AT_ONCE):
+        inputs, outputs = x[first : first + AT_ONCE], delta[first : first + AT_ONCE]
+        step = max(1, CHUNK_ELEMENTS // (len(inputs) * inputs.shape[-1]))
+        for row in range(0, delta.shape[-1], step):
+            g = torch.bmm(outputs[..., row : row + step].transpose(1, 2), inputs)
+            fisher.add(g.mul_(mask[row : row + g.shape[1]]), row)

@@ -1,0 +1,457 @@
+"""``--method obert`` from end to end: pruning, the sparse checkpoint, recovery and the command line."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from bertsurgeon import PruneConfig, get_plan, is_sparse, load_model, progress, prune, save_model, to_dense, train
+from bertsurgeon.architectures import ARCHITECTURES
+from bertsurgeon.benchmark import measure_sizes
+from bertsurgeon.checkpoint import SPARSE_FORMAT_VERSION, attach_sparse
+from bertsurgeon.checkpoint.packing import pack, unpack
+from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError, OptionError
+from bertsurgeon.pruning.obert import round_targets
+from bertsurgeon.recovery import TrainingOptions, distilled_loss
+from bertsurgeon.second_order import Pattern, encoder_weights, masks_of, sparsity_of
+from bertsurgeon.tasks import tokenize
+from cli_helpers import files, run, succeed, write_data, write_model
+
+NAMES = sorted(ARCHITECTURES)
+Batches = list[dict[str, Tensor]]
+Factory = Callable[..., PreTrainedModel]
+LogitsOf = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]
+
+
+def config(**options: Any) -> PruneConfig:
+    return PruneConfig(**{"method": "obert", "sparsity": 0.5, "fisher_damping": 1e-4, **options})
+
+
+def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
+    return masks_of(model, ARCHITECTURES[model.config.model_type])
+
+
+def assert_same(first: PreTrainedModel, second: PreTrainedModel) -> None:
+    states = [dict(model.named_parameters()) for model in (first, second)]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+        assert value.dtype == states[1][name].dtype
+
+
+# pruning
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_encoder_is_pruned(name: str, tiny_model: Factory, tiny_batches: Batches) -> None:
+    model = tiny_model(name)
+    before = copy.deepcopy(model)
+    pruned, report = prune(model, tiny_batches, config(recomputations=3))
+    assert_same(model, before)
+    assert not is_sparse(model)
+    assert type(pruned) is type(model)
+    assert [type(module) for module in pruned.modules()] == [type(module) for module in model.modules()]
+    encoder = {id(weight) for weight in encoder_weights(pruned, ARCHITECTURES[name]).values()}
+    for key, value in pruned.named_parameters():
+        assert torch.equal(value, dict(model.named_parameters())[key]) == (id(value) not in encoder)
+    assert report.sparse is not None
+    assert report.sparsity == sparsity_of(masks(pruned)) == 0.5
+    assert (report.sparse.gradients, report.sparse.passes) == (24, 3)
+    assert list(report.seconds) == ["round 1", "round 2", "round 3"]
+    assert report.to_dict()["encoder_weights"] == {"dense": report.plan.size, "kept": report.plan.size // 2}
+    assert measure_sizes(pruned).encoder_weights == report.kept
+
+
+@pytest.mark.parametrize("rounds", [1, 4, 7])
+@pytest.mark.parametrize("pattern", ["unstructured", "1x4", "2:4"])
+def test_recomputations_land_on_the_target(
+    pattern: str, rounds: int, tiny_model: Factory, tiny_batches: Batches
+) -> None:
+    pruned, report = prune(tiny_model("bert"), tiny_batches, config(pattern=pattern, recomputations=rounds))
+    assert sparsity_of(masks(pruned)) == 0.5
+    assert len(report.seconds) == (min(rounds, 2) if pattern == "2:4" else rounds)
+
+
+def test_shares_of_the_rounds() -> None:
+    assert round_targets(0.2, 0.8, 3, Pattern.parse("1x4")) == pytest.approx([0.4, 0.6, 0.8])
+    assert round_targets(0.0, 0.5, 16, Pattern.parse("2:4")) == [0.25, 0.5]
+    assert round_targets(0.0, 0.5, 1, Pattern.parse("4:8")) == [0.5]
+
+
+def test_sparse_models_are_pruned_further(tiny_model: Factory, tiny_batches: Batches) -> None:
+    first, _ = prune(tiny_model("bert"), tiny_batches, config(pattern="block"))
+    second, _ = prune(first, tiny_batches, config(pattern="block", sparsity=0.75, update="greedy"))
+    assert sparsity_of(masks(second)) == 0.75
+    assert all(not (mask & ~masks(first)[key]).any() for key, mask in masks(second).items())
+    with pytest.raises(OptionError, match="already"):
+        prune(second, tiny_batches, config(sparsity=0.6))
+    with pytest.raises(ModelError, match="sparse already"):
+        prune(second, tiny_batches, PruneConfig(sparsity=0.5))
+
+
+def test_fewer_gradients_than_asked_for(
+    tiny_model: Factory, tiny_batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(progress, "note", notes.append)
+    _, report = prune(tiny_model("bert"), tiny_batches, config())
+    assert report.sparse is not None
+    assert report.sparse.gradients == 24
+    assert "1024 gradients were asked for, the data gives 24" in notes[0]
+    notes.clear()
+    _, report = prune(tiny_model("bert"), tiny_batches, config(samples=24, fisher_batch_size=4))
+    assert report.sparse is not None
+    assert report.sparse.gradients == 8  # four of each batch of six, and the two that are left
+    assert not any("asked" in note for note in notes)
+
+
+def test_a_teacher_gives_the_gradients(tiny_model: Factory, tiny_batches: Batches) -> None:
+    model, teacher = tiny_model("bert"), tiny_model("bert", num_labels=2)
+    with torch.no_grad():
+        teacher.classifier.weight.neg_()
+    batch = tiny_batches[0]
+    seen = {key: value for key, value in batch.items() if key != "labels"}
+    p, q = (network(**seen).logits.div(2).softmax(-1) for network in (teacher, model))
+    expected = 4 * (p * (p / q).log()).sum()
+    assert torch.allclose(distilled_loss(teacher)(model, batch, torch.Generator()), expected, rtol=1e-4)
+    unlabelled = [{key: value for key, value in batch.items() if key != "labels"} for batch in tiny_batches]
+    taught, _ = prune(model, unlabelled, config(update="woodtaylor", fisher_damping=1e-2), teacher=teacher)
+    assert sparsity_of(masks(taught)) == 0.5
+    with pytest.raises(OptionError, match="woodtaylor"):
+        prune(model, unlabelled, config(update="woodtaylor"))
+    with pytest.raises(OptionError, match="teacher"):
+        prune(model, tiny_batches, PruneConfig(sparsity=0.5), teacher=teacher)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"damping": 1e-2}, "damping is an option of the methods auto and pgb"),
+        ({"groups": 2, "sparsity": None}, "groups is an option of the method pgb"),
+        ({"method": "auto", "pattern": "1x4"}, "pattern is an option of the method obert"),
+        ({"method": "pgb", "recomputations": 2}, "recomputations is an option of the method obert"),
+        ({"pattern": "2:4", "sparsity": 0.6}, "2:4"),
+        ({"pattern": "circles"}, "circles"),
+        ({"score": "magnitude", "update": "greedy"}, "magnitude"),
+        ({"update": "all"}, "update must be one of"),
+        ({"mask_scope": "layer"}, "mask_scope"),
+        ({"fisher_damping": 0.0}, "greater than 0"),
+        ({"memory_gb": 0.0}, "greater than 0"),
+        ({"recomputations": 0}, "recomputations"),
+        ({"fisher_block_size": 0}, "fisher_block_size"),
+    ],
+)
+def test_impossible_options(options: dict[str, Any], word: str) -> None:
+    with pytest.raises(OptionError, match=word):
+        PruneConfig(**{"method": "obert", "sparsity": 0.5, **options})
+
+
+# the checkpoint
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_packing(block: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 20, generator=generator)
+    weight.reshape(-1, block)[torch.rand(120 // block, generator=generator) < 0.7] = 0
+    for matrix in (weight, weight.bfloat16(), torch.zeros(6, 20), torch.ones(6, 20)):
+        values, bitmap = pack(matrix, block)
+        assert len(values) == block * int((matrix.reshape(-1, block) != 0).any(1).sum())
+        assert len(bitmap) == -(-120 // block // 8)
+        assert torch.equal(unpack(values, bitmap, (6, 20), "it"), matrix)
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "1x4"])
+@pytest.mark.parametrize("name", NAMES)
+def test_round_trip(
+    name: str, pattern: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf, tmp_path: Path
+) -> None:
+    pruned, report = prune(tiny_model(name), tiny_batches, config(pattern=pattern, sparsity=0.9))
+    save_model(pruned, tmp_path / "first")
+    for load in (load_model, AutoModelForSequenceClassification.from_pretrained):
+        again = load(tmp_path / "first")
+        assert is_sparse(again)
+        assert get_plan(again) is None
+        assert not again.training
+        assert [type(module) for module in again.modules()] == [type(module) for module in pruned.modules()]
+        assert_same(again, pruned)
+        assert torch.equal(logits_of(again, tiny_batches[0]), logits_of(pruned, tiny_batches[0]))
+        assert all(parameter.requires_grad for parameter in again.parameters())
+        again.save_pretrained(tmp_path / load.__name__)
+        for file in ("model.safetensors", "config.json"):
+            assert (tmp_path / load.__name__ / file).read_bytes() == (tmp_path / "first" / file).read_bytes()
+    width = Pattern.parse(pattern).width
+    state = load_file(tmp_path / "first" / "model.safetensors")
+    encoder = sum(
+        v.nbytes for k, v in state.items() if k.endswith(".bitmap") or (k.endswith(".weight") and v.dim() == 1)
+    )
+    norms = sum(v.nbytes for k, v in state.items() if "norm" in k.lower() and k.endswith(".weight"))
+    assert encoder - norms == 4 * report.kept + report.plan.size // width // 8
+    stock = to_dense(pruned)
+    assert not is_sparse(stock)
+    assert_same(stock, pruned)
+    stock.save_pretrained(tmp_path / "stock")
+    assert "quantization_config" not in json.loads((tmp_path / "stock" / "config.json").read_text())
+    assert (tmp_path / "stock" / "model.safetensors").stat().st_size > 2 * (
+        tmp_path / "first" / "model.safetensors"
+    ).stat().st_size
+    assert is_sparse(pruned)
+
+
+def test_half_precision(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
+    pruned, _ = prune(tiny_model("bert"), tiny_batches, config())
+    half = pruned.to(torch.bfloat16)
+    half.save_pretrained(tmp_path)
+    for load in (load_model, AutoModelForSequenceClassification.from_pretrained):
+        assert_same(load(tmp_path), half)
+
+
+def test_the_encoder_alone(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
+    pruned, _ = prune(tiny_model("roberta"), tiny_batches, config())
+    pruned.save_pretrained(tmp_path / "whole")
+    encoder = AutoModel.from_pretrained(tmp_path / "whole", add_pooling_layer=False)
+    assert_same(encoder, pruned.roberta)
+    encoder.save_pretrained(tmp_path / "encoder")
+    assert_same(AutoModel.from_pretrained(tmp_path / "encoder", add_pooling_layer=False), encoder)
+
+
+def test_copies_are_independent(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
+    pruned, _ = prune(tiny_model("bert"), tiny_batches, config())
+    twin = copy.deepcopy(pruned)
+    save_model(pruned, tmp_path / "first")
+    twin.load_state_dict(load_file(tmp_path / "first" / "model.safetensors"))
+    assert_same(twin, pruned)
+    with torch.no_grad():
+        twin.bert.encoder.layer[0].output.dense.weight.fill_(1)
+    twin.save_pretrained(tmp_path / "twin")  # whatever became of the zeros, nothing is lost
+    assert_same(load_model(tmp_path / "twin"), twin)
+    assert_same(load_model(tmp_path / "first"), pruned)
+
+
+@pytest.fixture
+def saved(tiny_model: Factory, tmp_path: Path) -> Path:
+    model = tiny_model("bert")
+    with torch.no_grad():
+        for weight in encoder_weights(model, ARCHITECTURES["bert"]).values():
+            weight[:, 8:16] = 0
+    attach_sparse(model, 4)
+    save_model(model, tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+LOADERS = [load_model, AutoModelForSequenceClassification.from_pretrained]
+VALUE = "bert.encoder.layer.1.attention.self.value"
+
+
+@pytest.mark.parametrize("damage", ["bit more", "bit less", "bit beyond", "values", "bitmap", "no bitmap", "dense"])
+def test_corrupt_tensors(damage: str, saved: Path) -> None:
+    path = saved / "model.safetensors"
+    state = load_file(path)
+    bitmap, values = state[f"{VALUE}.bitmap"], state[f"{VALUE}.weight"]
+    if damage == "bit more":
+        bitmap[0] = 255
+    elif damage == "bit less":
+        bitmap[0] = 0
+    elif damage == "bit beyond":
+        state[f"{VALUE}.bitmap"] = torch.cat([bitmap, torch.zeros(1, dtype=torch.uint8)])
+    elif damage == "values":
+        state[f"{VALUE}.weight"] = values[:-4].clone()
+    elif damage == "bitmap":
+        state[f"{VALUE}.bitmap"] = bitmap[:-1].clone()
+    elif damage == "no bitmap":
+        del state[f"{VALUE}.bitmap"]
+    else:
+        state[f"{VALUE}.weight"] = torch.zeros(48, 48)
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=VALUE) as error:
+        load_model(saved)
+    assert "\n" not in str(error.value)
+    with pytest.raises((CheckpointError, RuntimeError)):
+        AutoModelForSequenceClassification.from_pretrained(saved)
+
+
+def test_bits_beyond_the_matrix_are_refused() -> None:
+    values, bitmap = pack(torch.ones(1, 3), 1)
+    bitmap[0] = 0b00110001
+    with pytest.raises(CheckpointError, match="do not exist"):
+        unpack(values, bitmap, (1, 3), "it")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"block": 0},
+        {"block": "4"},
+        {"block": 5},
+        {"values": None},
+        {"values": [1]},
+        {"values": [{"query": 1}]},
+        {"format_version": SPARSE_FORMAT_VERSION + 1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("load", LOADERS)
+def test_damaged_entries(load: Callable[[Path], PreTrainedModel], entry: dict[str, Any], saved: Path) -> None:
+    path = saved / "config.json"
+    content = json.loads(path.read_text())
+    content["quantization_config"].update(entry)
+    path.write_text(json.dumps(content))
+    with pytest.raises(BertSurgeonError) as error:
+        load(saved)
+    assert "\n" not in str(error.value)
+
+
+def test_truncated_files(saved: Path) -> None:
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="truncated"):
+        load_model(saved)
+
+
+def test_without_the_library_nothing_loads(saved: Path) -> None:
+    script = (
+        "import sys; from transformers import AutoModelForSequenceClassification as A; A.from_pretrained(sys.argv[1])"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(saved)], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode != 0
+    assert "mismatch" in done.stderr
+
+
+# recovery
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("obert")
+    write_model(folder / "dense")
+    write_data(folder / "train.csv", 64, seed=1)
+    write_data(folder / "validation.csv", 32, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder / "dense")
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    texts = [" ".join(["the film was fine"] * (1 + i % 5)) + " dull" * (i % 3) for i in range(60)]
+    return tokenize(Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(60)]}), tokenizer)
+
+
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_training_leaves_the_zeros(
+    keep_best: bool, folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
+    teacher = load_model(folder / "dense")
+    pruned, _ = prune(teacher, dataset, config(pattern="1x4", samples=32, sparsity=0.7), tokenizer)
+    before = masks(pruned)
+    weights = {name: value.clone() for name, value in pruned.named_parameters()}
+    options = TrainingOptions(epochs=2, batch_size=16, learning_rate=1e-3, keep_best=keep_best)
+    train(pruned, dataset, tokenizer, options, tmp_path / "work", teacher=teacher)
+    after = masks(pruned)
+    assert all(torch.equal(mask, after[key]) for key, mask in before.items())
+    assert any(not torch.equal(value, weights[name]) for name, value in pruned.named_parameters())
+    save_model(pruned, tmp_path / "saved")
+    assert_same(load_model(tmp_path / "saved"), pruned)
+
+
+def test_training_is_resumed(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
+    """The Trainer's own checkpoints are sparse as well, and it reads them forgiving whatever is missing."""
+    pruned, _ = prune(load_model(folder / "dense"), dataset, config(samples=32), tokenizer)
+    trained, resumed = copy.deepcopy(pruned), copy.deepcopy(pruned)
+    options = TrainingOptions(epochs=2, batch_size=16, learning_rate=1e-3)
+    train(trained, dataset, tokenizer, options, tmp_path)
+    assert any(key.endswith(".bitmap") for key in load_file(tmp_path / "checkpoint-8" / "model.safetensors"))
+    train(resumed, dataset, tokenizer, options, tmp_path, resume=True)  # there is nothing left to do but to read
+    assert_same(resumed, trained)
+    assert all(torch.equal(mask, masks(pruned)[key]) for key, mask in masks(resumed).items())
+
+
+# the command line
+
+
+def test_the_command_line(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sparse"
+    result = succeed(
+        "prune", folder / "dense", "-o", out, "--method", "obert", "--sparsity", "0.75", "--pattern", "block",
+        "--update", "greedy", "--recomputations", "2", "--fisher-damping", "1e-5", "--memory-gb", "0.002",
+        "--recover-epochs", "1", *files(folder),
+    )  # fmt: skip
+    assert "blocks of 1×4: 25.0 %" in result.stdout
+    report = json.loads((out / "report.json").read_text())
+    assert report["pruning"]["sparsity"] == 0.75
+    assert report["pruning"]["sparse"]["passes"] > 2
+    assert report["models"]["pruned"]["file_bytes"] < report["models"]["dense"]["file_bytes"]
+    shown = json.loads(succeed("inspect", out, "--json").stdout)
+    assert shown["plan"] is None
+    assert shown["sparse"]["block"] == 4
+    assert shown["encoder_weights"] == sum(sum(layer.values()) for layer in shown["sparse"]["kept"]) == 16384 // 4
+    assert "25.0 %" in succeed("inspect", out).stdout
+    assert "accuracy" in succeed("evaluate", out, *files(folder)).stdout
+    recovered = tmp_path / "recovered"
+    succeed("recover", out, "-o", recovered, "--teacher", folder / "dense", "--epochs", "1", *files(folder))
+    before, after = masks(load_model(out)), masks(load_model(recovered))
+    assert all(torch.equal(mask, after[key]) for key, mask in before.items())
+    refused = run("finetune", out, "-o", tmp_path / "no", *files(folder))
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    again = run("prune", out, "-o", tmp_path / "no", "--sparsity", "0.9", *files(folder))
+    assert "sparse already" in again.stderr
+
+
+def test_texts_and_a_teacher_on_the_command_line(folder: Path, tmp_path: Path) -> None:
+    """A teacher that says the same has no gradients to give: magnitude decides."""
+    (tmp_path / "texts.txt").write_text("the film was fine\nthe old plot\na dull day\n" * 8)
+    common = [
+        "prune",
+        folder / "dense",
+        "--method",
+        "obert",
+        "--sparsity",
+        "0.6",
+        "--text-file",
+        tmp_path / "texts.txt",
+    ]
+    succeed(*common, "-o", tmp_path / "taught", "--teacher", folder / "dense")
+    succeed(*common, "-o", tmp_path / "magnitude", "--score", "magnitude")
+    succeed(*common, "-o", tmp_path / "surrogate")
+    models = [load_model(tmp_path / name) for name in ("taught", "magnitude", "surrogate")]
+    assert_same(models[0], models[1])
+    assert any(not torch.equal(mask, masks(models[1])[key]) for key, mask in masks(models[2]).items())
+
+
+def test_bad_options_on_the_command_line(folder: Path, tmp_path: Path) -> None:
+    for options, word in (
+        (["--method", "obert", "--pattern", "3:2"], "3:2"),
+        (["--pattern", "2:4"], "obert"),
+        (["--teacher", str(folder / "dense")], "--teacher"),
+        (["--method", "obert", "--memory-gb", "0.000003"], "memory"),
+    ):
+        result = run("prune", folder / "dense", "-o", tmp_path / "no", "--sparsity", "0.5", *options, *files(folder))
+        assert result.exit_code == 2, result.output
+        assert word in result.stderr
+        assert not (tmp_path / "no").exists()
