@@ -21,6 +21,7 @@ from bertsurgeon.calibration import Batch, make_batches
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
+from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
 from bertsurgeon.errors import OptionError
 from bertsurgeon.tasks import tokenize
@@ -34,7 +35,9 @@ BAR = 24
 
 @app.command()
 @guarded
+@grouped
 def bench(
+    *,
     models: Annotated[
         list[str],
         typer.Argument(
@@ -57,15 +60,7 @@ def bench(
     chart: Annotated[
         Path | None, typer.Option("--chart", help="Also draw a bar chart (PNG, SVG or PDF; needs matplotlib).")
     ] = None,
-    task: opt.TaskName = None,
-    data_dir: opt.DataDir = None,
-    train_file: opt.TrainFile = None,
-    validation_file: opt.ValidationFile = None,
-    text_column: opt.TextColumn = "text",
-    text_pair_column: opt.TextPairColumn = None,
-    label_column: opt.LabelColumn = "label",
-    text_file: opt.TextFile = None,
-    max_length: opt.MaxLength = 128,
+    data_options: Annotated[DataOptions, Without("max_train_samples")],
     seed: opt.Seed = 0,
     as_json: opt.Json = False,
 ) -> None:
@@ -81,20 +76,9 @@ def bench(
     names = list(dict.fromkeys(models))
     resolved = {name: resolve_model(name) for name in names}
     contenders = {name: open_contender(resolved[name], threads) for name in names}
-    data = DataOptions(
-        task,
-        data_dir,
-        train_file,
-        validation_file,
-        text_column,
-        text_pair_column,
-        label_column,
-        max_length,
-        text_file=text_file,
-    )
     running = {name: contender.model for name, contender in contenders.items()}
     latencies = {
-        size: time_batches(running, _batches(data, contenders, size, length, seed), runs, seconds=seconds)
+        size: time_batches(running, _batches(data_options, contenders, size, length, seed), runs, seconds=seconds)
         for size in sizes
     }
     memory = {name: measure_memory(resolved[name], sizes[0], length) if with_memory else None for name in names}
@@ -102,7 +86,7 @@ def bench(
         "environment": environment(),
         "batch_sizes": sizes,
         "length": latencies[sizes[0]][names[0]].length,
-        "drawn_from_data": not data.only_texts or text_file is not None,
+        "drawn_from_data": data_options.are_given,
         "models": {name: _row(name, names[0], contenders[name], latencies, memory[name]) for name in names},
     }
     if chart is not None:
@@ -122,7 +106,7 @@ def _parse_sizes(text: str) -> list[int]:
 
 def _batches(data: DataOptions, contenders: dict[str, Contender], size: int, length: int, seed: int) -> list[Batch]:
     models = [contender.model for contender in contenders.values()]
-    if data.only_texts and data.text_file is None:
+    if not data.are_given:
         return [random_inputs(models, size, length, seed)]
     texts = load_data(data, seed).train if data.text_file is None else load_texts(data, seed)[0]
     tokenizer = load_tokenizer(next(iter(contenders)).split("@")[0])

@@ -9,6 +9,7 @@ from bertsurgeon.benchmark import environment, folder_size
 from bertsurgeon.checkpoint import check_output, load_model, load_tokenizer
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
+from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
 from bertsurgeon.exporting import OPSET, ExportConfig
 from bertsurgeon.exporting import export as export_model
@@ -19,7 +20,9 @@ from bertsurgeon.tasks import tokenize
 
 @app.command()
 @guarded
+@grouped
 def export(
+    *,
     model: opt.Model,
     output: opt.Output,
     to: Annotated[str, typer.Option("--to", help="Runtime: onnx or openvino.")],
@@ -32,15 +35,7 @@ def export(
         float | None,
         typer.Option("--tolerance", help="Largest error of the outputs, as a share of their spread."),
     ] = None,
-    task: opt.TaskName = None,
-    data_dir: opt.DataDir = None,
-    train_file: opt.TrainFile = None,
-    validation_file: opt.ValidationFile = None,
-    text_column: opt.TextColumn = "text",
-    text_pair_column: opt.TextPairColumn = None,
-    label_column: opt.LabelColumn = "label",
-    text_file: opt.TextFile = None,
-    max_length: opt.MaxLength = 128,
+    data_options: Annotated[DataOptions, Without("max_train_samples")],
     samples: Annotated[int, typer.Option("--samples", help="Texts to calibrate int8 on.")] = 256,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
@@ -54,25 +49,12 @@ def export(
         cast(Runtime, to), cast(Precision, precision), opset, cast(Quantization, quantization), samples, tolerance, seed
     )
     check_output(output, overwrite)
-    data_options = DataOptions(
-        task,
-        data_dir,
-        train_file,
-        validation_file,
-        text_column,
-        text_pair_column,
-        label_column,
-        max_length,
-        text_file=text_file,
-    )
     network, tokenizer = load_model(resolve_model(model)), load_tokenizer(resolve_model(model))
-    if text_file is not None:
-        texts = load_texts(data_options, seed)[0]
-    elif data_options.only_texts:
-        texts = load_data(DataOptions("docstrings"), seed).train
-    else:
-        texts = load_data(data_options, seed).train
-    manifest = export_model(network, output, config, tokenize(texts, tokenizer, max_length), tokenizer, overwrite)
+    if not data_options.are_given:
+        data_options = DataOptions("docstrings", max_length=data_options.max_length)
+    texts = load_texts(data_options, seed)[0] if data_options.text_file else load_data(data_options, seed).train
+    rows = tokenize(texts, tokenizer, data_options.max_length)
+    manifest = export_model(network, output, config, rows, tokenizer, overwrite)
     result: dict[str, Any] = {
         "output": str(output),
         "runtime": to,

@@ -1,6 +1,7 @@
 """``bertsurgeon evaluate`` and ``inspect``."""
 
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 
@@ -9,6 +10,7 @@ from bertsurgeon.benchmark import folder_size, measure_sizes
 from bertsurgeon.checkpoint import count_kept, get_plan, load_model, load_tokenizer, sparse_block
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
+from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.sources import DataOptions, load_data, resolve_model
 from bertsurgeon.cli.summary import print_plan, print_sparsity
 from bertsurgeon.cli.train import show_metrics
@@ -21,30 +23,22 @@ from bertsurgeon.tasks import tokenize
 
 @app.command()
 @guarded
+@grouped
 def evaluate(
+    *,
     model: opt.Model,
-    task: opt.TaskName = None,
-    data_dir: opt.DataDir = None,
-    train_file: opt.TrainFile = None,
-    validation_file: opt.ValidationFile = None,
-    text_column: opt.TextColumn = "text",
-    text_pair_column: opt.TextPairColumn = None,
-    label_column: opt.LabelColumn = "label",
-    max_length: opt.MaxLength = 128,
+    data_options: Annotated[DataOptions, Without("max_train_samples", "text_file")],
     seed: opt.Seed = 0,
     as_json: opt.Json = False,
 ) -> None:
     """Scores a dense, pruned or exported model on a task's validation data."""
     network = open_exported(model) if is_exported(model) else load_model(resolve_model(model))
-    data = load_data(
-        DataOptions(
-            task, data_dir, train_file, validation_file, text_column, text_pair_column, label_column, max_length
-        ),
-        seed,
-    )
+    data = load_data(data_options, seed)
     check_head(network, data.task)
     tokenizer = load_tokenizer(resolve_model(model))
-    metrics = evaluate_model(network, tokenize(data.validation, tokenizer, max_length), tokenizer, data.task)
+    metrics = evaluate_model(
+        network, tokenize(data.validation, tokenizer, data_options.max_length), tokenizer, data.task
+    )
     show_metrics({"model": model, "task": data.task.name, "metrics": metrics}, as_json)
 
 

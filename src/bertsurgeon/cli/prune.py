@@ -8,8 +8,9 @@ import typer
 from bertsurgeon.checkpoint import check_output, load_model
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
+from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.pipeline import load_inputs, run_prune
-from bertsurgeon.cli.sources import DataOptions, resolve_model
+from bertsurgeon.cli.sources import DataOptions, LossOptions, resolve_model
 from bertsurgeon.cli.summary import print_plan, print_sparsity, print_summary
 from bertsurgeon.compensation import Compensation, Target
 from bertsurgeon.config import Method, Metric, PruneConfig, Structures
@@ -18,7 +19,6 @@ from bertsurgeon.grouping import Grouping
 from bertsurgeon.importance import Importance
 from bertsurgeon.pruning import Calibration
 from bertsurgeon.pruning import calibrate as calibrate_model
-from bertsurgeon.recovery import TrainingOptions
 from bertsurgeon.second_order import Scope, Score, Update
 
 _BUDGET = "How much"
@@ -50,19 +50,12 @@ UseLabels = Annotated[
 
 @app.command()
 @guarded
+@grouped
 def prune(
+    *,
     model: opt.Model,
     output: opt.Output,
-    task: opt.TaskName = None,
-    data_dir: opt.DataDir = None,
-    train_file: opt.TrainFile = None,
-    validation_file: opt.ValidationFile = None,
-    text_file: opt.TextFile = None,
-    text_column: opt.TextColumn = "text",
-    text_pair_column: opt.TextPairColumn = None,
-    label_column: opt.LabelColumn = "label",
-    max_length: opt.MaxLength = 128,
-    max_train_samples: opt.MaxTrain = None,
+    data_options: DataOptions,
     sparsity: Annotated[
         str | None,
         typer.Option(
@@ -175,13 +168,7 @@ def prune(
     recover_epochs: Annotated[
         float, typer.Option("--recover-epochs", help="Epochs of re-finetuning; 0 stays one-shot (the paper: 3).")
     ] = 0.0,
-    batch_size: opt.BatchSize = 32,
-    learning_rate: opt.LearningRate = 5e-5,
-    hardness: opt.Hardness = 0.9,
-    temperature: opt.Temperature = 2.0,
-    hidden_weight: opt.HiddenWeight = 0.0,
-    keep_best: opt.KeepBest = False,
-    bf16: opt.Bf16 = False,
+    loss_options: LossOptions,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
     as_json: opt.Json = False,
@@ -231,32 +218,10 @@ def prune(
         raise OptionError("--teacher serves the method obert only; recovery's teacher is the dense model.")
     training = None
     if recover_epochs:
-        training = TrainingOptions(
-            epochs=recover_epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            hardness=hardness,
-            temperature=temperature,
-            hidden_weight=hidden_weight,
-            keep_best=keep_best,
-            bf16=bf16,
-            seed=seed,
-        )
+        training = loss_options.training(recover_epochs, seed)
     folders = [output] if len(shares) == 1 else [output / f"sparsity-{share:g}" for share in shares]
     for folder in folders:
         check_output(folder, overwrite)
-    data_options = DataOptions(
-        task,
-        data_dir,
-        train_file,
-        validation_file,
-        text_column,
-        text_pair_column,
-        label_column,
-        max_length,
-        max_train_samples,
-        text_file,
-    )
     known = None if calibration is None else Calibration.load(calibration)
     inputs = load_inputs(resolve_model(model), data_options, seed)
     teacher_network = None if teacher is None else load_model(resolve_model(teacher))
@@ -279,18 +244,12 @@ def prune(
 
 @app.command()
 @guarded
+@grouped
 def calibrate(
+    *,
     model: opt.Model,
     output: opt.Output,
-    task: opt.TaskName = None,
-    data_dir: opt.DataDir = None,
-    train_file: opt.TrainFile = None,
-    validation_file: opt.ValidationFile = None,
-    text_file: opt.TextFile = None,
-    text_column: opt.TextColumn = "text",
-    text_pair_column: opt.TextPairColumn = None,
-    label_column: opt.LabelColumn = "label",
-    max_length: opt.MaxLength = 128,
+    data_options: Annotated[DataOptions, Without("max_train_samples")],
     structures: StructureNames = "removal,low_rank",
     metric: MetricName = "fisher",
     token_weighting: TokenWeighting = 0.5,
@@ -313,17 +272,6 @@ def calibrate(
         damping=damping,
         samples=samples,
         seed=seed,
-    )
-    data_options = DataOptions(
-        task,
-        data_dir,
-        train_file,
-        validation_file,
-        text_column,
-        text_pair_column,
-        label_column,
-        max_length,
-        text_file=text_file,
     )
     inputs = load_inputs(resolve_model(model), data_options, seed)
     result = calibrate_model(inputs.model, inputs.calibration, config, inputs.tokenizer)

@@ -1,11 +1,13 @@
 """Where models and data named on the command line come from."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datasets import Dataset
 
+from bertsurgeon.cli import options as opt
 from bertsurgeon.errors import DataError, ModelError, OptionError
+from bertsurgeon.recovery import TrainingOptions
 from bertsurgeon.tasks import TaskData, load_task, load_user_task, read_texts, shorten
 
 MINILM = "minilm"
@@ -13,23 +15,45 @@ MINILM = "minilm"
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The data options of a command, as given."""
+    """The data options of a command, as given: each field is an option (:mod:`bertsurgeon.cli.groups`)."""
 
-    task: str | None
-    data_dir: Path | None = None
-    train_file: Path | None = None
-    validation_file: Path | None = None
-    text_column: str = "text"
-    text_pair_column: str | None = None
-    label_column: str = "label"
-    max_length: int = 128
-    max_train_samples: int | None = None
-    text_file: Path | None = None
+    task: opt.TaskName = None
+    data_dir: opt.DataDir = None
+    train_file: opt.TrainFile = None
+    validation_file: opt.ValidationFile = None
+    text_column: opt.TextColumn = "text"
+    text_pair_column: opt.TextPairColumn = None
+    label_column: opt.LabelColumn = "label"
+    text_file: opt.TextFile = None
+    max_length: opt.MaxLength = 128
+    max_train_samples: opt.MaxTrain = None
 
     @property
     def only_texts(self) -> bool:
         """Whether nothing but unlabelled texts is named."""
         return self.task is None and self.train_file is None and self.validation_file is None
+
+    @property
+    def are_given(self) -> bool:
+        """Whether any data is named."""
+        return not self.only_texts or self.text_file is not None
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """The training options of a command, likewise."""
+
+    batch_size: opt.BatchSize = 32
+    learning_rate: opt.LearningRate = 5e-5
+    hardness: opt.Hardness = 0.9
+    temperature: opt.Temperature = 2.0
+    hidden_weight: opt.HiddenWeight = 0.0
+    keep_best: opt.KeepBest = False
+    bf16: opt.Bf16 = False
+
+    def training(self, epochs: float, seed: int) -> TrainingOptions:
+        """With the options that every command names itself."""
+        return TrainingOptions(epochs=epochs, seed=seed, **asdict(self))
 
 
 def resolve_model(name: str) -> str:

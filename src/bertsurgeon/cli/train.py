@@ -14,7 +14,8 @@ from bertsurgeon import progress
 from bertsurgeon.checkpoint import check_output, get_plan, is_sparse, load_model, load_tokenizer, save_model
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
-from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
+from bertsurgeon.cli.groups import Without, grouped
+from bertsurgeon.cli.sources import DataOptions, LossOptions, load_data, load_texts, resolve_model
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import check_head, evaluate, measure_agreement
 from bertsurgeon.recovery import TrainingOptions, train
@@ -23,22 +24,14 @@ from bertsurgeon.tasks import TaskData, tokenize
 
 @app.command()
 @guarded
+@grouped
 def finetune(
+    *,
     model: opt.Model,
     output: opt.Output,
-    task: opt.TaskName = None,
-    data_dir: opt.DataDir = None,
-    train_file: opt.TrainFile = None,
-    validation_file: opt.ValidationFile = None,
-    text_column: opt.TextColumn = "text",
-    text_pair_column: opt.TextPairColumn = None,
-    label_column: opt.LabelColumn = "label",
-    max_length: opt.MaxLength = 128,
-    max_train_samples: opt.MaxTrain = None,
+    data_options: Annotated[DataOptions, Without("text_file")],
     epochs: Annotated[float, typer.Option("--epochs", help="Passes over the training data.")] = 3.0,
-    batch_size: opt.BatchSize = 32,
-    learning_rate: opt.LearningRate = 5e-5,
-    bf16: opt.Bf16 = False,
+    loss_options: Annotated[LossOptions, Without("hardness", "temperature", "hidden_weight", "keep_best")],
     resume: opt.Resume = False,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
@@ -46,52 +39,28 @@ def finetune(
 ) -> None:
     """Fine-tunes a dense model on a task (what you have before you prune)."""
     may_overwrite = may_replace(output, overwrite, resume)
-    training = TrainingOptions(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, bf16=bf16, seed=seed)
-    data_options = DataOptions(
-        task,
-        data_dir,
-        train_file,
-        validation_file,
-        text_column,
-        text_pair_column,
-        label_column,
-        max_length,
-        max_train_samples,
-    )
+    training = loss_options.training(epochs, seed)
     set_seed(seed)
     data = load_data(data_options, seed)
     network, tokenizer = load_for_finetuning(resolve_model(model), data)
-    job = labelled_job(data, tokenizer, max_length)
+    job = labelled_job(data, tokenizer, data_options.max_length)
     metrics = run_training(network, tokenizer, job, training, output, resume, may_overwrite, "Fine-tuning")
     show_metrics({"output": str(output), "metrics": metrics}, as_json)
 
 
 @app.command()
 @guarded
+@grouped
 def recover(
+    *,
     model: Annotated[str, typer.Argument(help="Folder of the pruned model.")],
     output: opt.Output,
     teacher: Annotated[
         str | None, typer.Option("--teacher", help="Folder or hub id of the dense model, to distil from.")
     ] = None,
-    task: opt.TaskName = None,
-    data_dir: opt.DataDir = None,
-    train_file: opt.TrainFile = None,
-    validation_file: opt.ValidationFile = None,
-    text_column: opt.TextColumn = "text",
-    text_pair_column: opt.TextPairColumn = None,
-    label_column: opt.LabelColumn = "label",
-    text_file: opt.TextFile = None,
-    max_length: opt.MaxLength = 128,
-    max_train_samples: opt.MaxTrain = None,
+    data_options: DataOptions,
     epochs: Annotated[float, typer.Option("--epochs", help="Passes over the training data.")] = 3.0,
-    batch_size: opt.BatchSize = 32,
-    learning_rate: opt.LearningRate = 5e-5,
-    hardness: opt.Hardness = 0.9,
-    temperature: opt.Temperature = 2.0,
-    hidden_weight: opt.HiddenWeight = 0.0,
-    keep_best: opt.KeepBest = False,
-    bf16: opt.Bf16 = False,
+    loss_options: LossOptions,
     resume: opt.Resume = False,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
@@ -99,45 +68,23 @@ def recover(
 ) -> None:
     """Re-finetunes a pruned model, with its dense original as an optional teacher."""
     may_overwrite = may_replace(output, overwrite, resume)
-    training = TrainingOptions(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        hardness=hardness,
-        temperature=temperature,
-        hidden_weight=hidden_weight,
-        keep_best=keep_best,
-        bf16=bf16,
-        seed=seed,
-    )
-    data_options = DataOptions(
-        task,
-        data_dir,
-        train_file,
-        validation_file,
-        text_column,
-        text_pair_column,
-        label_column,
-        max_length,
-        max_train_samples,
-        text_file,
-    )
+    training = loss_options.training(epochs, seed)
     set_seed(seed)
     network, tokenizer = load_model(model), load_tokenizer(model)
     if get_plan(network) is None and not is_sparse(network):
         raise ModelError(f"{model} is a dense model; prune it first, or use 'bertsurgeon finetune'.")
     teacher_network = None if teacher is None else load_model(resolve_model(teacher))
-    if text_file is not None:
+    if data_options.text_file is not None:
         if not data_options.only_texts or teacher_network is None:
             raise OptionError("--text-file recovers without labels: name a --teacher with it, and no other data.")
         training = replace(training, hardness=1.0)  # without labels only the teacher speaks
-        job = unlabelled_job(load_texts(data_options, seed), tokenizer, max_length, teacher_network)
+        job = unlabelled_job(load_texts(data_options, seed), tokenizer, data_options.max_length, teacher_network)
     else:
         data = load_data(data_options, seed)
         check_head(network, data.task)
         if teacher_network is not None:
             check_head(teacher_network, data.task)
-        job = labelled_job(data, tokenizer, max_length)
+        job = labelled_job(data, tokenizer, data_options.max_length)
     metrics = run_training(
         network, tokenizer, job, training, output, resume, may_overwrite, "Recovering", teacher_network
     )
