@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,21 @@ def test_dropped_layers_leave_nothing_in_the_graph(tiny_model: Callable[..., Pre
     assert sum(node.op_type == "LayerNormalization" for node in graph.graph) == 1 + 2 * 3
 
 
+def test_groups_may_be_written_as_dense_products(
+    tiny_model: Callable[..., PreTrainedModel], tiny_batches: list[dict[str, Tensor]], tmp_path: Path
+) -> None:
+    model = make_pruned(tiny_model("bert"), "pgb", tiny_batches)
+    graph = trace(Graph(lower(model, fill_groups=True), INPUTS, ("logits",)))
+    assert channel_gathers(graph) == 0
+    assert products(graph) == 3 * 4
+    onnx_ir.save(graph, tmp_path / "model.onnx")
+    batch = tiny_batches[0]
+    with torch.no_grad():
+        wanted = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.numpy()
+    found = open_session("onnx", tmp_path / "model.onnx", "fp32").run(to_arrays(batch, INPUTS))["logits"]
+    np.testing.assert_allclose(found, wanted, atol=2e-5, rtol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
@@ -179,6 +195,21 @@ def test_int8_leaves_what_hurts_in_floating_point(folder: Path, tmp_path: Path) 
     assert everywhere["kept_float"] == []
     assert len(found["kept_float"]) > 0
     assert found["check"]["relative_error"] <= limit
+
+
+def test_the_faster_way_of_grouping_is_taken(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    succeed("prune", folder / "dense", *files(folder), "--method", "pgb", "--groups", "2", "-o", tmp_path / "pgb")
+    for slower, gathers in (("grouped", False), ("filled", True)):
+
+        def time(sessions: dict[str, Any], batches: Any, slow: str = slower, **_: Any) -> dict[str, Any]:
+            for run in sessions.values():
+                run(**batches[0])
+            return {name: SimpleNamespace(p50_ms=1.0 + (name == slow)) for name in sessions}
+
+        monkeypatch.setattr("bertsurgeon.exporting.folder.time_batches", time)
+        out = tmp_path / slower
+        succeed("export", tmp_path / "pgb", "--to", "onnx", *files(folder), "-o", out)
+        assert (channel_gathers(onnx_ir.load(out / "model.onnx")) > 0) == gathers
 
 
 def test_without_data_docstrings_serve(folder: Path, tmp_path: Path) -> None:

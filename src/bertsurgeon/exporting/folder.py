@@ -11,12 +11,12 @@ from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
-from bertsurgeon.benchmark import evaluating, measure_sizes
+from bertsurgeon.benchmark import evaluating, measure_sizes, random_inputs, time_batches
 from bertsurgeon.calibration import Batch, make_batches
 from bertsurgeon.checkpoint import check_output, new_folder
 from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting import int8
-from bertsurgeon.exporting.lowering import Graph, lower
+from bertsurgeon.exporting.lowering import Graph, has_groups, lower
 from bertsurgeon.exporting.onnx_graph import OPSET, trace
 from bertsurgeon.exporting.sensitivity import encoder_matrices, rank_sub_layers
 from bertsurgeon.exporting.verify import TOLERANCES, Arrays, Check, answers_of, compare, demand, reference, to_arrays
@@ -33,6 +33,9 @@ CHECKED = 64
 """Texts, about, on which an export is compared with PyTorch."""
 
 BATCH = 16
+
+TIMED = (8, 128)
+"""Texts and tokens of the batch on which grouped layers are compared with dense ones."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def export(
     with progress.bar(f"Exporting to {config.runtime}", 4) as advance, evaluating(model):
         outputs, wanted = reference(model, batches[1], OUTPUTS)
         advance()
-        traced = trace(Graph(lower(model), inputs, outputs), config.opset)
+        traced = _trace_fastest(model, config, inputs, outputs)
         advance()
 
         write = _write_onnx if config.runtime == "onnx" else _write_openvino
@@ -126,6 +129,31 @@ def export(
             tokenizer.save_pretrained(temporary)
             advance()
     return manifest
+
+
+def _trace_fastest(
+    model: PreTrainedModel, config: ExportConfig, inputs: tuple[str, ...], outputs: tuple[str, ...]
+) -> Any:
+    """The model's graph; one with grouped layers is also tried with dense products, and the faster one is taken."""
+    traced = trace(Graph(lower(model), inputs, outputs), config.opset)
+    if not has_groups(model):
+        return traced
+    filled = trace(Graph(lower(model, fill_groups=True), inputs, outputs), config.opset)
+    positions = getattr(model.config, "max_position_embeddings", None) or TIMED[1]
+    batch = random_inputs([model], TIMED[0], min(TIMED[1], positions - 2))  # RoBERTa counts positions from two
+    with TemporaryDirectory() as folder:
+        sessions: dict[str, Any] = {}
+        for name, graph in (("grouped", traced), ("filled", filled)):
+            file = Path(folder) / f"{name}.onnx"
+            require("onnx_ir", "onnx").save(graph, file)
+            precision: Precision = "bf16" if config.precision == "bf16" else "fp32"
+            session = open_session(config.runtime, file, precision)
+            sessions[name] = lambda s=session, **batch: s.run(to_arrays(batch, inputs))
+        found = time_batches(sessions, [batch], runs=5, warmup=2)
+    if found["grouped"].p50_ms <= found["filled"].p50_ms:
+        return traced
+    progress.note("Grouped layers are written as dense products: in this runtime their gathers cost more than they save.")
+    return filled
 
 
 def _split(batches: list[Batch]) -> tuple[list[Batch], list[Batch]]:

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import get_plan
-from bertsurgeon.layers import GroupedLinear, replace_matrix
+from bertsurgeon.layers import GroupedLinear, make_linear, replace_matrix
+from bertsurgeon.plan import Dense
 
 MASKED = float(torch.finfo(torch.bfloat16).min)
 """Added to the score of a padded token; the lowest number that bfloat16 and float32 both hold."""
@@ -68,8 +69,18 @@ class SlicedLinear(nn.Module):
         return output.index_select(-1, self.rows) if self.scatters else output
 
 
-def lower(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a dense or pruned model for tracing: in evaluation mode, with plain attention and sliced groups."""
+def has_groups(model: PreTrainedModel) -> bool:
+    """Whether a model has grouped layers."""
+    return any(isinstance(module, GroupedLinear) for module in model.modules())
+
+
+def lower(model: PreTrainedModel, fill_groups: bool = False) -> PreTrainedModel:
+    """A copy of a dense or pruned model for tracing: in evaluation mode, with plain attention and sliced groups.
+
+    Args:
+        model: Left as it is.
+        fill_groups: Write grouped layers as dense products with zeros, where gathers cost more than they save.
+    """
     lowered = deepcopy(model)
     nn.Module.float(nn.Module.cpu(lowered)).eval()  # transformers forbids both for models that know of a quantizer
     lowered.set_attn_implementation("eager")
@@ -87,8 +98,12 @@ def lower(model: PreTrainedModel) -> PreTrainedModel:
         for role in roles:
             matrix = architecture.matrix(lowered, index, role)
             if isinstance(matrix, GroupedLinear):
-                sliced[role] = SlicedLinear(matrix)
-                replace_matrix(architecture, lowered, index, role, sliced[role])
+                if fill_groups:
+                    filled = make_linear(Dense(), matrix.dense_weight(), matrix.bias)
+                    replace_matrix(architecture, lowered, index, role, filled)
+                else:
+                    sliced[role] = SlicedLinear(matrix)
+                    replace_matrix(architecture, lowered, index, role, sliced[role])
         if {"intermediate", "output"} <= sliced.keys():
             _join(sliced["intermediate"], sliced["output"])
     return lowered
