@@ -267,6 +267,7 @@ def performance() -> str:
         ("bert-base-sort", "BERT-base size, 512 × 128 tokens, `pgb`"),
         ("bert-base-assign", "BERT-base size, 512 × 128 tokens, `pgb --grouping assign`"),
         ("bert-base-auto", "BERT-base size, 512 × 128 tokens, `auto`"),
+        ("bert-large-auto-64", "BERT-large size, 64 × 128 tokens, `auto`"),
     ):
         result = read(f"performance/{name}")
         if result is not None:

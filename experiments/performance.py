@@ -2,6 +2,7 @@
 
     python experiments/performance.py --size base
     python experiments/performance.py --size base --method auto
+    python experiments/performance.py --size large --method auto --samples 64
     python experiments/performance.py --scaling
     python experiments/performance.py --model runs/minilm-sst2 --data-dir ../shared/data/glue
 
@@ -28,6 +29,8 @@ from common import cached
 
 LENGTH = 128
 HEAD = 64
+SIZES = {"base": (12, 768), "large": (24, 1024)}
+"""Layers and width."""
 SCALING = (
     *((layers, 384, 128) for layers in (3, 6, 12)),
     *((6, width, 128) for width in (192, 768)),
@@ -72,7 +75,8 @@ def prune_folder(folder: str, task: str, data_dir: Path | None, method: str) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=["base"])
+    parser.add_argument("--size", choices=list(SIZES))
+    parser.add_argument("--samples", type=int, default=512, help="texts of 128 tokens, with --size")
     parser.add_argument("--scaling", action="store_true", help="auto, against layers, width and tokens")
     parser.add_argument("--grouping", choices=["sort", "assign"], default="sort")
     parser.add_argument("--method", choices=["pgb", "auto"], default="pgb")
@@ -82,10 +86,13 @@ def main() -> None:
     arguments = parser.parse_args()
     quieten_libraries()
     progress.show()
-    if arguments.size == "base":
+    if arguments.size:
         how = arguments.grouping if arguments.method == "pgb" else "auto"
         config = PruneConfig(sparsity=0.5, **options(arguments.method, arguments.grouping))
-        cached(f"performance/bert-base-{how}", lambda: prune_random(config, 12, 768, 512))
+        cached(
+            f"performance/bert-{arguments.size}-{how}" + ("" if arguments.samples == 512 else f"-{arguments.samples}"),
+            lambda: prune_random(config, *SIZES[arguments.size], arguments.samples),
+        )
     if arguments.scaling:
         for layers, width, samples in SCALING:
             cached(
