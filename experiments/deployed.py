@@ -1,0 +1,86 @@
+"""Quality and speed where models are deployed: pruned, exported, and quantized, each against dense PyTorch in fp32.
+
+    python experiments/deployed.py --data-dir ../shared/data/glue
+
+MiniLM on SST-2 and STS-B, one-shot ``auto``; the dense models are those of the study. Speeds are of 8 x 128 and 1 x 128
+tokens, interleaved with dense PyTorch fp32. Finished rows are kept as JSON and not run again.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bertsurgeon import ExportConfig, evaluate, export, load_model, open_exported, progress, prune, save_model
+from bertsurgeon.benchmark import compare_latency, open_contender
+from bertsurgeon.cli.app import quieten_libraries
+from common import cached
+from study import RUNS, Subject, load
+
+SHARES = (1.0, 0.5, 0.25, 0.12, 0.06)
+TARGETS = (
+    ("pytorch", "fp32"),
+    ("pytorch", "bf16"),
+    ("onnx", "fp32"),
+    ("onnx", "int8"),
+    ("openvino", "fp32"),
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+)
+SHAPES = ((8, 128), (1, 128))
+
+
+def pruned_folder(subject: Subject, task: str, share: float) -> Path:
+    """The dense folder, or one with what ``auto`` keeps."""
+    if share == 1.0:
+        return subject.folder
+    folder = RUNS / "deployed" / f"{task}-{share:g}"
+    if not folder.is_dir():
+        model, _ = prune(subject.model, subject.calibration, subject.config(share), subject.tokenizer)
+        save_model(model, folder, subject.tokenizer)
+    return folder
+
+
+def measure(subject: Subject, task: str, share: float, runtime: str, precision: str) -> dict[str, Any]:
+    folder = pruned_folder(subject, task, share)
+    name = str(folder) if precision == "fp32" else f"{folder}@{precision}"
+    check: dict[str, Any] = {}
+    if runtime != "pytorch":
+        exported = RUNS / "deployed" / f"{task}-{share:g}-{runtime}-{precision}"
+        if not exported.is_dir():
+            config = ExportConfig(runtime, precision)  # type: ignore[arg-type]
+            export(load_model(folder), exported, config, subject.train, subject.tokenizer)
+        name = str(exported)
+        check = open_exported(exported).manifest.check
+    contender = open_contender(name)
+    models = {"dense": subject.model, "this": contender.model}
+    speeds = {}
+    for shape in SHAPES:
+        latency = compare_latency(models, *shape, runs=20)
+        speeds[f"{shape[0]}x{shape[1]}"] = latency["dense"].p50_ms / latency["this"].p50_ms
+    return {
+        "metrics": evaluate(contender.model, subject.validation, subject.tokenizer, subject.data.task),
+        "check": check,
+        "file_bytes": contender.file_bytes,
+        "speedup": speeds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="*", default=("sst2", "stsb"))
+    arguments = parser.parse_args()
+    quieten_libraries()
+    progress.show()
+    for task in arguments.tasks:
+        subject = load(task, 0, arguments.data_dir)
+        for share in SHARES:
+            for runtime, precision in TARGETS:
+                cached(
+                    f"deployed/{task}-{share:g}-{runtime}-{precision}",
+                    lambda s=subject, t=task, k=share, r=runtime, p=precision: measure(s, t, k, r, p),
+                )
+
+
+if __name__ == "__main__":
+    main()
