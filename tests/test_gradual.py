@@ -1,6 +1,7 @@
 """Gradual pruning: recipes, schedules, masks while training, resumption, and the command line."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import PruneConfig, is_sparse, load_model, prune, save_model
 from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.checkpoint import sparse_block
-from bertsurgeon.errors import ModelError, OptionError
+from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.recovery import (
     LearningRate,
     MaskCallback,
@@ -29,7 +31,7 @@ from bertsurgeon.recovery import (
 )
 from bertsurgeon.second_order import masks_of, sparsity_of
 from bertsurgeon.tasks import tokenize
-from cli_helpers import write_data, write_model
+from cli_helpers import files, run, succeed, write_data, write_model
 
 STEPS = 4
 """Of an epoch: 64 texts in batches of 16."""
@@ -367,3 +369,77 @@ def test_what_does_not_fit(
     grouped, _ = prune(load_model(folder / "dense"), dataset, PruneConfig(sparsity=0.3, samples=16), tokenizer)
     with pytest.raises(ModelError, match="smaller matrices"):
         train_gradually(grouped, dataset, tokenizer, RECIPE, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter"])
+def test_only_the_head_may_be_new(damage: str, folder: Path, sparse: PreTrainedModel, tmp_path: Path) -> None:
+    for name, model in (("sparse", sparse), ("dense", load_model(folder / "dense"))):
+        save_model(model, tmp_path / name)
+        state = load_file(tmp_path / name / "model.safetensors")
+        key = "bert.encoder.layer.1.attention.self.value.bias"
+        bias = state.pop(key)
+        if damage == "shorter":
+            state[key] = bias[:-1].clone()
+        save_file(state, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(CheckpointError, match=r"value\.bias"):
+            load_model(tmp_path / name, num_labels=3, ignore_mismatched_sizes=True, new_head=True)
+
+
+# the command line
+
+
+def test_the_command_line(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pruned"
+    options = ["--recipe", "downstream-10", "--epochs", "2", "--teacher", folder / "dense", *files(folder)]
+    changes = ["--sparsity", "0.75", "--first-sparsity", "0.3", "--pattern", "block", "--memory-gb", "0.01"]
+    result = succeed("gradual", folder / "dense", "-o", out, *options, *changes)
+    assert "75.00% of the encoder is zero" in result.stdout
+    model = load_model(out)
+    assert sparsity_of(masks(model)) == 0.75
+    assert sparse_block(model) == 4
+    report = json.loads((out / "training_report.json").read_text())
+    assert report["recipe"]["pruning"]["end"] == pytest.approx(1.6)
+    assert set(report["metrics"]) == {"accuracy", "f1"}
+    assert not (tmp_path / "pruned.training").exists()
+    refused = run("gradual", out, "-o", tmp_path / "no", *options, "--sparsity", "0.75")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "sparse already" in refused.stderr
+
+
+def test_sparse_transfer_on_the_command_line(folder: Path, sparse: PreTrainedModel, tmp_path: Path) -> None:
+    """A sparse model with a head for another task is given a new one, and keeps its zeros."""
+    other = copy.deepcopy(sparse)
+    other.classifier = torch.nn.Linear(32, 3)
+    other.config.num_labels = 3
+    save_model(other, tmp_path / "other", AutoTokenizer.from_pretrained(folder / "dense"))
+    options = ["--recipe", "sparse-transfer", "--epochs", "1", *files(folder), "--json"]
+    for teacher in ([], ["--teacher", folder / "dense"]):
+        out = tmp_path / f"out{len(teacher)}"
+        shown = json.loads(succeed("gradual", tmp_path / "other", "-o", out, *options, *teacher).stdout)
+        assert shown["sparsity"] == 0.5
+        model = load_model(out)
+        assert model.config.num_labels == 2
+        assert all(torch.equal(mask, masks(sparse)[key]) for key, mask in masks(model).items())
+
+
+def test_texts_and_a_teacher_on_the_command_line(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("the film was fine\nthe old plot\na dull day\n" * 16)
+    options = ["--recipe", "downstream-30", "--epochs", "3", "--text-file", tmp_path / "texts.txt"]
+    result = succeed("gradual", folder / "dense", "-o", tmp_path / "out", *options, "--teacher", folder / "dense")
+    assert "90.00% of the encoder is zero  agreement" in result.stdout
+    assert "--teacher" in run("gradual", folder / "dense", "-o", tmp_path / "no", *options).stderr
+
+
+def test_bad_options_on_the_command_line(folder: Path, tmp_path: Path) -> None:
+    for options, word in (
+        (["--recipe", "best"], "no recipe best"),
+        (["--recipe", "downstream-10", "--epochs", "0"], "epochs must be greater than 0"),
+        (["--recipe", "downstream-10", "--sparsity", "0.6"], "pruning.first_sparsity"),
+        (["--recipe", "downstream-10", "--pattern", "2:4"], "pruning.sparsity must be that"),
+        (["--recipe", "sparse-transfer", "--sparsity", "0.6"], "prunes nothing"),
+        (["--recipe", "sparse-transfer"], "is dense"),
+    ):
+        result = run("gradual", folder / "dense", "-o", tmp_path / "no", *options, *files(folder))
+        assert result.exit_code == 2, result.output
+        assert word in result.stderr
+        assert list(tmp_path.iterdir()) == []

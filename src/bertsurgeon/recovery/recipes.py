@@ -204,6 +204,8 @@ class Recipe:
         Raises:
             OptionError: If ``epochs`` is not positive.
         """
+        if not 0 < epochs < float("inf"):
+            raise OptionError(f"epochs must be greater than 0, not {epochs:g}.")
         factor = epochs / self.epochs
         rate, pruning = self.learning_rate, self.pruning
         if isinstance(rate.rewinds, float):
