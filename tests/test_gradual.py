@@ -31,7 +31,7 @@ from bertsurgeon.recovery import (
 )
 from bertsurgeon.second_order import masks_of, sparsity_of
 from bertsurgeon.tasks import tokenize
-from cli_helpers import files, run, succeed, write_data, write_model
+from cli_helpers import files, run, start, succeed, write_data, write_model
 
 STEPS = 4
 """Of an epoch: 64 texts in batches of 16."""
@@ -204,9 +204,9 @@ def test_the_cubic() -> None:
 def test_rewinds(rewinds: Any, starts: list[int]) -> None:
     factor = rate_schedule(replace(RECIPE, learning_rate=LearningRate(1e-3, 1e-4, rewinds)), STEPS)
     ends = [*starts[1:], 12]
-    for start, end in zip(starts, ends, strict=True):
-        for step in range(start, end):
-            assert 1e-3 * factor(step) == pytest.approx(1e-3 - 9e-4 * (step - start) / (end - start))
+    for first, end in zip(starts, ends, strict=True):
+        for step in range(first, end):
+            assert 1e-3 * factor(step) == pytest.approx(1e-3 - 9e-4 * (step - first) / (end - first))
     assert 1e-3 * factor(12) == pytest.approx(1e-4)  # asked for after the last step
 
 
@@ -420,6 +420,29 @@ def test_sparse_transfer_on_the_command_line(folder: Path, sparse: PreTrainedMod
         model = load_model(out)
         assert model.config.num_labels == 2
         assert all(torch.equal(mask, masks(sparse)[key]) for key, mask in masks(model).items())
+
+
+def test_resuming_on_the_command_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["gradual", folder / "dense", "--recipe", "downstream-30", "--epochs", "6", *files(folder)]
+    command += ["--teacher", folder / "dense", "--seed", "3"]
+    succeed(*command, "-o", tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        Watch(patch, killed_at=8)
+        assert run(*command, "-o", tmp_path / "killed").exit_code == 130
+    assert not (tmp_path / "killed").exists()
+    assert "--resume" in run(*command, "-o", tmp_path / "killed").stderr
+    succeed(*command, "-o", tmp_path / "killed", "--resume")
+    assert same(load_model(tmp_path / "killed"), load_model(tmp_path / "whole"))
+
+
+def test_bars_inside_bars(folder: Path, tmp_path: Path) -> None:
+    """What ``main`` shows: the bar of a pruning inside that of the training."""
+    log = tmp_path / "log"
+    options = ["--recipe", "downstream-10", "--epochs", "1", *files(folder)]
+    with start("gradual", folder / "dense", "-o", tmp_path / "out", *options, log=log, temporary=tmp_path) as process:
+        assert process.wait(timeout=120) == 0, log.read_text()
+    shown = log.read_text()
+    assert all(words in shown for words in ("No --teacher", "Pruning", "Inverting the Fisher", "90.00% of the encoder"))
 
 
 def test_texts_and_a_teacher_on_the_command_line(folder: Path, tmp_path: Path) -> None:
