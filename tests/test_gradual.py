@@ -134,6 +134,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("sparsity: 0.8", "sparsity: true", "pruning.sparsity must be a number, not True"),
         ("batch_size: 16", "batch_size: 1.5", "batch_size must be a whole number"),
         ("batch_size: 16", "batch_size: 0", "batch_size must be at least 1"),
+        ("batch_size: 16", "batch_size: 16\nweight_decay: -1", "weight_decay must be at least 0"),
         ("every: 0.5", "every: 0.5, update: best", "pruning.update must be a word, one of obert, greedy"),
         ("every: 0.5", "every: 0.5, pattern: 4", "pruning.pattern must be a word"),
         ("every: 0.5", "every: 0.5, pattern: 4x1", "pattern must be"),
@@ -431,6 +432,8 @@ def test_resuming_on_the_command_line(folder: Path, tmp_path: Path, monkeypatch:
         assert run(*command, "-o", tmp_path / "killed").exit_code == 130
     assert not (tmp_path / "killed").exists()
     assert "--resume" in run(*command, "-o", tmp_path / "killed").stderr
+    other = run(*command, "-o", tmp_path / "killed", "--resume", "--sparsity", "0.8")
+    assert "another recipe" in other.stderr
     succeed(*command, "-o", tmp_path / "killed", "--resume")
     assert same(load_model(tmp_path / "killed"), load_model(tmp_path / "whole"))
 

@@ -4,9 +4,11 @@ Kurtic et al., 2022, arXiv 2203.07259. When and how much is the recipe's and the
 resumed prunes at the same steps, by the gradients of the same texts.
 """
 
+import json
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +193,8 @@ def train_gradually(
         description: Shown beside the progress bar.
 
     Raises:
-        OptionError: If the model is as sparse already as the recipe shall make it, or an option does not fit.
+        OptionError: If the model is as sparse already as the recipe shall make it, an option does not fit, or the run
+            that is resumed was begun by another recipe.
         ModelError: If matrices were removed from the model, or there are neither zeros nor a pruning to keep.
     """
     if get_plan(model) is not None:
@@ -220,11 +223,13 @@ def train_gradually(
             model, dataset, tokenizer, targets, options, pruning.gradients, loss, seed, teacher if distils else None
         )
         attach_sparse(model, options.pattern.width)
+    _check_resumed(work_dir, {**asdict(recipe), "seed": seed}, resume)
     training = TrainingOptions(
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate.start,
         warmup=0.0,
+        weight_decay=recipe.weight_decay,
         hardness=heard.hardness,
         temperature=heard.temperature,
         bf16=bf16,
@@ -242,6 +247,22 @@ def train_gradually(
         masking=masking,
         schedule=rate_schedule(recipe, steps_per_epoch),
     )
+
+
+def _check_resumed(work_dir: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Keeps what a run was begun with beside its checkpoints: by other steps it would go on wrong, and nobody notice.
+
+    Raises:
+        OptionError: If a run that is resumed was begun with something else.
+    """
+    file = work_dir / "recipe.json"
+    settings = json.loads(json.dumps(settings))
+    if resume and file.is_file():
+        if json.loads(file.read_text(encoding="utf-8")) != settings:
+            raise OptionError(f"The run in {work_dir} was begun with another recipe or seed; resume it with the same.")
+        return
+    work_dir.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 def _total_steps(recipe: Recipe, steps_per_epoch: int) -> int:

@@ -166,6 +166,7 @@ class Recipe:
         learning_rate: See :class:`LearningRate`.
         distillation: See :class:`Distillation`.
         pruning: See :class:`Pruning`; without it the zeros of a sparse model stay where they are.
+        weight_decay: AdamW's.
     """
 
     epochs: float
@@ -173,6 +174,7 @@ class Recipe:
     learning_rate: LearningRate
     distillation: Distillation = Distillation()
     pruning: Pruning | None = None
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks what belongs together.
@@ -184,6 +186,8 @@ class Recipe:
             raise OptionError(f"epochs must be greater than 0, not {self.epochs:g}.")
         if self.batch_size < 1:
             raise OptionError(f"batch_size must be at least 1, not {self.batch_size}.")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise OptionError(f"weight_decay must be at least 0, not {self.weight_decay:g}.")
         if self.pruning is not None and self.pruning.end >= self.epochs:
             raise OptionError(
                 f"pruning.end must come before the end of the training, at {self.epochs:g} epochs, not at "
