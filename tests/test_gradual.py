@@ -11,13 +11,14 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerControl, TrainerState, set_seed
 
 from bertsurgeon import PruneConfig, is_sparse, load_model, prune, save_model
 from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.checkpoint import sparse_block
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.recovery import (
+    GradualPruning,
     LearningRate,
     MaskCallback,
     Pruning,
@@ -349,6 +350,16 @@ def test_n_of_m(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Datas
     train_gradually(model, dataset, tokenizer, replace(RECIPE, pruning=pruning), tmp_path)
     for mask in masks(model).values():
         assert (mask.reshape(-1, 4).sum(1) == 2).all()
+
+
+def test_a_training_that_ends_too_early(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
+    assert RECIPE.pruning is not None
+    options = RECIPE.pruning.step_options(10**6, 0)
+    callback = GradualPruning(load_model(folder / "dense"), dataset, tokenizer, {2: 0.4, 5: 0.8}, options, 8)
+    arguments: Any = None
+    callback.on_train_begin(arguments, TrainerState(max_steps=6), TrainerControl())
+    with pytest.raises(OptionError, match="step 5, but the training ends after 5 steps"):
+        callback.on_train_begin(arguments, TrainerState(max_steps=5), TrainerControl())
 
 
 def test_what_does_not_fit(

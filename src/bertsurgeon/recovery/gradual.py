@@ -87,7 +87,16 @@ class GradualPruning(MaskCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Takes the masks from the weights, which now are those of the checkpoint, if there is one, and in place."""
+        """Takes the masks from the weights, which now are those of the checkpoint, if there is one, and in place.
+
+        Raises:
+            OptionError: If the training ends before the last pruning.
+        """
+        if (last := max(self.targets, default=0)) >= state.max_steps:
+            raise OptionError(
+                f"The last pruning comes at step {last}, but the training ends after {state.max_steps} steps; train "
+                "longer, and on a single device, as several take a share of the steps each."
+            )
         self.masks = masks_of(self.model, self.architecture)
         if self.teacher is not None:
             self.teacher.to(self.model.device)  # type: ignore[arg-type]  # transformers wraps Module.to
