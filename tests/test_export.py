@@ -202,8 +202,8 @@ def test_the_faster_way_of_grouping_is_taken(folder: Path, tmp_path: Path, monke
     for slower, gathers in (("grouped", False), ("filled", True)):
 
         def time(sessions: dict[str, Any], batches: Any, slow: str = slower, **_: Any) -> dict[str, Any]:
-            for run in sessions.values():
-                run(**batches[0])
+            for session in sessions.values():
+                session(**batches[0])
             return {name: SimpleNamespace(p50_ms=1.0 + (name == slow)) for name in sessions}
 
         monkeypatch.setattr("bertsurgeon.exporting.folder.time_batches", time)

@@ -70,8 +70,8 @@ def load_model(
     Args:
         name: Folder or hub id.
         head: The Auto class for a dense model; a pruned model knows its own class.
-        new_head: Accept a dense model without a trained head, to be fine-tuned.
-        **kwargs: For ``from_pretrained`` of a dense model, for instance ``num_labels``.
+        new_head: Accept a model without a trained head, to be fine-tuned; a sparse one is given the class ``head``.
+        **kwargs: For ``from_pretrained`` of a dense model, or for a new head, for instance ``num_labels``.
 
     Raises:
         ModelError: If there is no such model, its architecture is not supported, or its weights are not finite.
@@ -83,7 +83,8 @@ def load_model(
     if isinstance(entry, dict) and (method := entry.get("quant_method")) in (METHOD, SPARSE_METHOD):
         folder = Path(name) if Path(name).is_dir() else Path(snapshot_download(str(name)))
         quantization = (BertSurgeonConfig if method == METHOD else SparseConfig)(**entry)
-        return _load_pruned(folder, config, quantization)
+        if method == METHOD or not new_head:
+            return _load_pruned(folder, config, quantization)
     if Path(name).is_dir():
         _check_header(Path(name))
     try:
@@ -96,6 +97,11 @@ def load_model(
         raise ModelError(
             f"{name} has no trained task head ({min(loaded['missing_keys'])} is missing); fine-tune the model first."
         )
+    body = f"{model.base_model_prefix}."
+    absent = {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
+    broken = [key for key in sorted(absent) if key.startswith(body) and not key.startswith(f"{body}pooler.")]
+    if broken:
+        raise CheckpointError(f"{name} does not fit its config.json: {broken[0]} is missing, or of another shape.")
     check_finite(model)
     return model
 

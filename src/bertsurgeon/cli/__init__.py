@@ -1,6 +1,6 @@
-"""The command line: ``bertsurgeon finetune | prune | recover | evaluate | bench | inspect | export | demo``."""
+"""The command line: ``bertsurgeon finetune | prune | gradual | recover | evaluate | bench | export | …``."""
 
-from bertsurgeon.cli import bench, demo, export, measure, prune, train
+from bertsurgeon.cli import bench, demo, export, gradual, measure, prune, train
 from bertsurgeon.cli.app import app, main
 
-__all__ = ["app", "bench", "demo", "export", "main", "measure", "prune", "train"]
+__all__ = ["app", "bench", "demo", "export", "gradual", "main", "measure", "prune", "train"]

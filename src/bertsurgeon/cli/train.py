@@ -111,14 +111,16 @@ def may_replace(output: Path, overwrite: bool, resume: bool) -> bool:
     return overwrite or (resume and unfinished)
 
 
-def load_for_finetuning(name: str, data: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A dense model with a fresh (or its own, if it fits) head for the task."""
+def load_for_finetuning(
+    name: str, data: TaskData, sparse: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A dense model, or also a ``sparse`` one, with a fresh (or its own, if it fits) head for the task."""
     labels: dict[str, Any] = {}
     if data.task.labels:
         labels["id2label"] = dict(enumerate(data.task.labels))
         labels["label2id"] = {label: code for code, label in enumerate(data.task.labels)}
     network = load_model(name, num_labels=data.task.num_labels, ignore_mismatched_sizes=True, new_head=True, **labels)
-    if get_plan(network) is not None or is_sparse(network):
+    if get_plan(network) is not None or (is_sparse(network) and not sparse):
         raise ModelError(f"{name} is pruned; use 'bertsurgeon recover' to train it.")
     return network, load_tokenizer(name)
 
@@ -158,12 +160,32 @@ def run_training(
     teacher: PreTrainedModel | None = None,
 ) -> dict[str, float]:
     """Trains, scores and saves a model; what a killed run left is found by ``--resume``."""
+
+    def fit(work_dir: Path) -> None:
+        train(
+            model, job.training, tokenizer, training, work_dir, teacher=teacher, resume=resume, description=description
+        )
+
+    return fit_and_save(model, tokenizer, job, fit, {"training": asdict(training)}, output, resume, overwrite)
+
+
+def fit_and_save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    job: Job,
+    fit: Callable[[Path], None],
+    settings: dict[str, Any],
+    output: Path,
+    resume: bool,
+    overwrite: bool,
+) -> dict[str, float]:
+    """Trains a model by ``fit``, which is given the folder for checkpoints; scores it, and saves it with a report."""
     work_dir = training_folder(output)
     if not resume:
         shutil.rmtree(work_dir, ignore_errors=True)
-    train(model, job.training, tokenizer, training, work_dir, teacher=teacher, resume=resume, description=description)
+    fit(work_dir)
     metrics = job.score(model)
-    report: dict[str, Any] = {"task": job.name, "training": asdict(training), "metrics": metrics}
+    report = {"task": job.name, **settings, "metrics": metrics}
     save_model(model, output, tokenizer, {"training_report.json": report}, overwrite=overwrite)
     shutil.rmtree(work_dir, ignore_errors=True)
     progress.note(f"Saved {output}")

@@ -152,7 +152,9 @@ def _trace_fastest(
         found = time_batches(sessions, [batch], runs=5, warmup=2)
     if found["grouped"].p50_ms <= found["filled"].p50_ms:
         return traced
-    progress.note("Grouped layers are written as dense products: in this runtime their gathers cost more than they save.")
+    progress.note(
+        "Grouped layers are written as dense products: in this runtime their gathers cost more than they save."
+    )
     return filled
 
 

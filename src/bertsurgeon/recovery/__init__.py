@@ -1,15 +1,27 @@
-"""Recovery: ordinary fine-tuning of a pruned model, with the dense model as an optional teacher."""
+"""Recovery: fine-tuning of a pruned model, with the dense model as an optional teacher, or while it is pruned."""
 
 from bertsurgeon.recovery.distillation import DistillationTrainer, distillation_loss, distilled_loss, hidden_state_loss
+from bertsurgeon.recovery.gradual import GradualPruning, pruning_targets, rate_schedule, train_gradually
 from bertsurgeon.recovery.masking import MaskCallback
+from bertsurgeon.recovery.recipes import Distillation, LearningRate, Pruning, Recipe, load_recipe, packaged_recipes
 from bertsurgeon.recovery.training import TrainingOptions, train
 
 __all__ = [
+    "Distillation",
     "DistillationTrainer",
+    "GradualPruning",
+    "LearningRate",
     "MaskCallback",
+    "Pruning",
+    "Recipe",
     "TrainingOptions",
     "distillation_loss",
     "distilled_loss",
     "hidden_state_loss",
+    "load_recipe",
+    "packaged_recipes",
+    "pruning_targets",
+    "rate_schedule",
     "train",
+    "train_gradually",
 ]

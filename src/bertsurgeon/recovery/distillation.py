@@ -55,21 +55,25 @@ def hidden_state_loss(
 
 
 def distilled_loss(
-    teacher: PreTrainedModel, temperature: float = 2.0
+    teacher: PreTrainedModel, temperature: float = 2.0, hardness: float = 1.0
 ) -> Callable[[PreTrainedModel, Mapping[str, Tensor], torch.Generator], Tensor]:
-    """The sum over a batch of :func:`distillation_loss`, for gradients of what training with a teacher minimises.
+    """The sum over a batch of what training with a teacher minimises, for gradients of it.
 
     Args:
         teacher: Runs in evaluation mode, without gradients.
         temperature: See :func:`distillation_loss`.
+        hardness: Weight of the teacher, between 0 and 1; labels are needed below 1.
     """
 
     def loss(model: PreTrainedModel, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         with torch.no_grad():
             wanted = teacher.eval()(**inputs).logits
-        logits = model(**inputs).logits
-        return distillation_loss(logits, wanted, temperature) * len(logits)
+        outputs = model(**(batch if hardness < 1 else inputs))
+        loss = hardness * distillation_loss(outputs.logits, wanted, temperature)
+        if hardness < 1:
+            loss = loss + (1 - hardness) * outputs.loss
+        return loss * len(wanted)
 
     return loss
 

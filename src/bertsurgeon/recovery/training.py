@@ -1,12 +1,14 @@
 """Fine-tuning and recovery: one call into transformers' Trainer, with progress, checkpoints and resumption."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -129,6 +131,8 @@ def train(
     teacher: PreTrainedModel | None = None,
     resume: bool = False,
     description: str = "Training",
+    masking: MaskCallback | None = None,
+    schedule: Callable[[int], float] | None = None,
 ) -> None:
     """Trains ``model`` in place; the zeros of a sparse one stay.
 
@@ -141,6 +145,8 @@ def train(
         teacher: The dense model to distil from, or None.
         resume: Go on from the last checkpoint in ``work_dir``; without one, training starts from the beginning.
         description: Shown beside the progress bar.
+        masking: Keeps the zeros, and may make more of them; None for those that a sparse model has.
+        schedule: Factor of the learning rate by step, in place of the warm-up and the fall to zero.
     """
     if "labels" not in dataset.column_names and (teacher is None or options.hardness < 1):
         raise OptionError("Texts without labels need a teacher, and a hardness of 1: it alone is heard.")
@@ -208,8 +214,12 @@ def train(
     bar = _ProgressBar(description)
     trainer.add_callback(bar)
     trainer.add_callback(_DataOrder())
-    if is_sparse(model):
-        trainer.add_callback(MaskCallback(model))
+    if masking is None and is_sparse(model):
+        masking = MaskCallback(model)
+    if masking is not None:
+        trainer.add_callback(masking)
+    if schedule is not None:
+        trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), schedule)
     checkpoint = _last_checkpoint(work_dir) if resume else None
     start = None if held_out is None else _Start(trainer, model)
     try:
