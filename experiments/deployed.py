@@ -14,18 +14,10 @@ from bertsurgeon import ExportConfig, evaluate, export, load_model, open_exporte
 from bertsurgeon.benchmark import compare_latency, open_contender
 from bertsurgeon.cli.app import quieten_libraries
 from common import cached
+from speed import PRECISIONS
 from study import RUNS, Subject, load
 
 SHARES = (1.0, 0.5, 0.25, 0.12, 0.06)
-TARGETS = (
-    ("pytorch", "fp32"),
-    ("pytorch", "bf16"),
-    ("onnx", "fp32"),
-    ("onnx", "int8"),
-    ("openvino", "fp32"),
-    ("openvino", "bf16"),
-    ("openvino", "int8"),
-)
 SHAPES = ((8, 128), (1, 128))
 
 
@@ -75,7 +67,7 @@ def main() -> None:
     for task in arguments.tasks:
         subject = load(task, 0, arguments.data_dir)
         for share in SHARES:
-            for runtime, precision in TARGETS:
+            for runtime, precision in PRECISIONS:
                 cached(
                     f"deployed/{task}-{share:g}-{runtime}-{precision}",
                     lambda s=subject, t=task, k=share, r=runtime, p=precision: measure(s, t, k, r, p),

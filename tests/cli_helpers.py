@@ -14,11 +14,13 @@ import datasets
 import torch
 import transformers
 from click.testing import Result
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from datasets import Dataset
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast, PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
 from bertsurgeon.cli import app
 from bertsurgeon.cli.app import quieten_libraries
+from bertsurgeon.tasks import tokenize
 
 WORDS = {"good": ("fine", "lovely", "warm", "bright"), "bad": ("poor", "dull", "cold", "grim")}
 FILLER = ("the", "film", "was", "a", "very", "and", "it", "with", "day", "old", "new", "plot")
@@ -54,6 +56,12 @@ def write_data(path: Path, rows: int, seed: int) -> Path:
             choose.shuffle(words)
             writer.writerow((" ".join(words), row % 2))
     return path
+
+
+def tokenized_texts(tokenizer: PreTrainedTokenizerBase, count: int) -> Dataset:
+    """Labelled texts of many lengths, made of words that the model of :func:`write_model` knows."""
+    texts = [" ".join(["the film was fine"] * (1 + i % 5)) + " dull" * (i % 3) for i in range(count)]
+    return tokenize(Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(count)]}), tokenizer)
 
 
 def files(folder: Path) -> list[str]:

@@ -31,8 +31,7 @@ from bertsurgeon.recovery import (
     train_gradually,
 )
 from bertsurgeon.second_order import masks_of, sparsity_of
-from bertsurgeon.tasks import tokenize
-from cli_helpers import files, run, start, succeed, write_data, write_model
+from cli_helpers import files, run, start, succeed, tokenized_texts, write_data, write_model
 
 STEPS = 4
 """Of an epoch: 64 texts in batches of 16."""
@@ -71,8 +70,7 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    texts = [" ".join(["the film was fine"] * (1 + i % 5)) + " dull" * (i % 3) for i in range(16 * STEPS)]
-    return tokenize(Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(len(texts))]}), tokenizer)
+    return tokenized_texts(tokenizer, 16 * STEPS)
 
 
 @pytest.fixture(scope="module")

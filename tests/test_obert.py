@@ -31,8 +31,7 @@ from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError, Op
 from bertsurgeon.pruning.obert import round_targets
 from bertsurgeon.recovery import TrainingOptions, distilled_loss
 from bertsurgeon.second_order import Pattern, encoder_weights, masks_of, sparsity_of
-from bertsurgeon.tasks import tokenize
-from cli_helpers import files, run, succeed, write_data, write_model
+from cli_helpers import files, run, succeed, tokenized_texts, write_data, write_model
 
 NAMES = sorted(ARCHITECTURES)
 Batches = list[dict[str, Tensor]]
@@ -357,8 +356,7 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    texts = [" ".join(["the film was fine"] * (1 + i % 5)) + " dull" * (i % 3) for i in range(60)]
-    return tokenize(Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(60)]}), tokenizer)
+    return tokenized_texts(tokenizer, 60)
 
 
 @pytest.mark.parametrize("keep_best", [False, True])

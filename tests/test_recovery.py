@@ -13,8 +13,7 @@ from bertsurgeon.checkpoint import load_model
 from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import predict
 from bertsurgeon.recovery import TrainingOptions, distillation_loss, hidden_state_loss, train
-from bertsurgeon.tasks import tokenize
-from cli_helpers import write_data, write_model
+from cli_helpers import tokenized_texts, write_data, write_model
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +32,7 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    texts = [" ".join(["the film was fine"] * (1 + i % 5)) + " dull" * (i % 3) for i in range(60)]
-    return tokenize(Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(60)]}), tokenizer)
+    return tokenized_texts(tokenizer, 60)
 
 
 def test_loss_is_the_divergence_at_the_temperature() -> None:

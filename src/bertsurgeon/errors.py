@@ -32,3 +32,8 @@ class CheckpointError(BertSurgeonError):
 
 class ExportError(BertSurgeonError):
     """A model cannot be exported, or what was exported does not say the same."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says first, to be quoted in a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -28,7 +28,7 @@ from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint.files import new_folder
 from bertsurgeon.checkpoint.quantization import METHOD, BertSurgeonConfig, attach_plan
 from bertsurgeon.checkpoint.sparse import SPARSE_METHOD, SparseConfig, attach_sparse, install_packed, unpack_model
-from bertsurgeon.errors import CheckpointError, ModelError, PlanError
+from bertsurgeon.errors import CheckpointError, ModelError, PlanError, first_line
 from bertsurgeon.layers import install_plan, reset_indices
 
 WEIGHTS = "model.safetensors"
@@ -92,7 +92,7 @@ def load_model(
         model: PreTrainedModel
         model, loaded = head.from_pretrained(name, output_loading_info=True, **kwargs)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"The weights of {name} cannot be loaded: {_first_line(error)}.") from error
+        raise CheckpointError(f"The weights of {name} cannot be loaded: {first_line(error)}.") from error
     if loaded["missing_keys"] and not new_head:
         raise ModelError(
             f"{name} has no trained task head ({min(loaded['missing_keys'])} is missing); fine-tune the model first."
@@ -134,7 +134,7 @@ def read_config(name: str | Path) -> PretrainedConfig:
             entry = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             model_type = entry["model_type"]
         except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{folder / 'config.json'} is damaged: {_first_line(error)}.") from error
+            raise CheckpointError(f"{folder / 'config.json'} is damaged: {first_line(error)}.") from error
         get_architecture(model_type)
     elif folder.exists() or not _HUB_ID.fullmatch(str(name)):
         raise ModelError(f"There is no model folder {name}; pass a folder with a config.json, or a hub id.")
@@ -220,8 +220,4 @@ def _check_header(folder: Path) -> None:
             with safe_open(path, framework="pt") as file:
                 file.keys()
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is damaged or truncated ({_first_line(error)}); copy it again.") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise CheckpointError(f"{path} is damaged or truncated ({first_line(error)}); copy it again.") from error

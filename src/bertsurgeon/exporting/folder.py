@@ -77,6 +77,11 @@ class ExportConfig:
         if self.samples < 1 or (self.tolerance is not None and not self.tolerance > 0):
             raise OptionError("Export needs at least one sample, and a tolerance greater than 0.")
 
+    @property
+    def limit(self) -> float:
+        """The largest relative error that is accepted."""
+        return TOLERANCES[self.precision] if self.tolerance is None else self.tolerance
+
 
 def export(
     model: PreTrainedModel,
@@ -119,7 +124,7 @@ def export(
             kept_float = write(traced, file, job)
             advance()
             result = job.check(open_session(config.runtime, file, config.precision))
-            demand(result, config.precision, config.tolerance)
+            demand(result, config.precision, config.limit)
             weights = measure_sizes(model).encoder_weights
             manifest = Manifest(
                 config.runtime, config.precision, inputs, outputs, weights, kept_float, result.to_dict()
@@ -192,7 +197,7 @@ class _Job:
             The best of those tried, and the products it leaves in floating point.
         """
         texts = [to_arrays(batch, self.inputs) for batch in self.calibration]
-        limit = TOLERANCES["int8"] if self.config.tolerance is None else self.config.tolerance
+        limit = self.config.limit
         products = int8.product_names(model)
         encoder = [name for matrices in encoder_matrices(self.model) for name in matrices]
         # the head sees few tokens and takes no time, but its errors reach the outputs undiminished

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bertsurgeon.errors import ExportError
+from bertsurgeon.errors import ExportError, first_line
 from bertsurgeon.exporting.lowering import Graph
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def trace(graph: Graph, opset: int = OPSET) -> "ir.Model":
             )
     except Exception as error:  # the exporter raises types of torch.export, onnxscript and its own
         raise ExportError(
-            f"The model cannot be traced ({_first_line(error)}); export a dense copy made by to_dense."
+            f"The model cannot be traced ({first_line(error)}); export a dense copy made by to_dense."
         ) from error
     model: ir.Model = program.model
     name_products(model)
@@ -174,7 +174,3 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

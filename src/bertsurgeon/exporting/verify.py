@@ -87,13 +87,12 @@ def compare(found: Sequence[Arrays], wanted: Sequence[Arrays], batches: Sequence
     return Check(sum(map(len, masks)), max(errors), largest, agreement)
 
 
-def demand(check: Check, precision: Precision, tolerance: float | None) -> None:
+def demand(check: Check, precision: Precision, limit: float) -> None:
     """Refuses an export that differs too much.
 
     Raises:
         ExportError: If it does.
     """
-    limit = TOLERANCES[precision] if tolerance is None else tolerance
     if not check.relative_error <= limit:
         raise ExportError(
             f"The exported {precision} model differs from PyTorch by {check.relative_error:.2g} of its outputs' spread "

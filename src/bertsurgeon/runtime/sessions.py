@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils.generic import ModelOutput
 
-from bertsurgeon.errors import CheckpointError, ExportError
+from bertsurgeon.errors import CheckpointError, ExportError, first_line
 from bertsurgeon.runtime.manifest import Manifest, Precision, Runtime
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -40,7 +40,7 @@ class OnnxSession:
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own types are not public
-            raise CheckpointError(f"ONNX Runtime cannot load {_name(file)}: {_first_line(error)}.") from error
+            raise CheckpointError(f"ONNX Runtime cannot load {_name(file)}: {first_line(error)}.") from error
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
@@ -71,7 +71,7 @@ class OpenVinoSession:
             ready = isinstance(graph, openvino.CompiledModel)
             self._compiled = graph if ready else core.compile_model(graph, "CPU", settings)
         except RuntimeError as error:
-            raise CheckpointError(f"OpenVINO cannot load {_name(model)}: {_first_line(error)}.") from error
+            raise CheckpointError(f"OpenVINO cannot load {_name(model)}: {first_line(error)}.") from error
         self._names = [output.get_any_name() for output in self._compiled.outputs]
         self._request = self._compiled.create_infer_request()
 
@@ -143,7 +143,3 @@ def require(package: str, extra: str) -> Any:
 
 def _name(model: Any) -> str:
     return str(model) if isinstance(model, Path) else "the model"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
