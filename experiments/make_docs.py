@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from common import RESULTS
+from speed_tables import deployed, grouped_layers, speed, study_speed
+from tables import read, table
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,16 +35,6 @@ ROWS = {
     "pgb-no-permutation-88": "PGB 88 %, no permutation, one-shot",
     "pgb-88-recovered": "**PGB 88 %**, 3 epochs of recovery",
 }
-
-
-def read(name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def accuracy(result: dict[str, Any] | None) -> str:
@@ -308,7 +300,14 @@ def main() -> None:
         comparison=comparison(),
         ablation=ablation(),
     )
-    fill(ROOT / "docs" / "performance.md", performance=performance())
+    fill(
+        ROOT / "docs" / "performance.md",
+        performance=performance(),
+        speed=speed(),
+        grouped_layers=grouped_layers(),
+        study_speed=study_speed(),
+        deployed=deployed(),
+    )
 
 
 if __name__ == "__main__":

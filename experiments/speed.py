@@ -4,8 +4,9 @@
     python experiments/speed.py
 
 The first command makes the plans: those ``auto`` finds for MiniLM on SST-2, every width doubled and every layer used
-twice. The second one exports random models with these plans and times them, dense and pruned interleaved. Weights are
-random: right for time, never for accuracy. Finished rows are kept as JSON and not run again.
+twice. The second one exports random models with these plans and times them interleaved: dense, pruned, and the dense
+model in PyTorch fp32. Weights are random: right for time, never for accuracy. Finished rows are kept as JSON and not
+run again.
 """
 
 import argparse
@@ -41,6 +42,8 @@ PRECISIONS = (
     ("openvino", "bf16"),
     ("openvino", "int8"),
 )
+REFERENCE = "dense PyTorch fp32"
+"""What most people run; timed beside all others."""
 SCALE = 2
 """BERT-base is twice as wide and twice as deep as MiniLM-L6."""
 
@@ -152,14 +155,14 @@ def prepare(name: str, runtime: str, precision: str, texts: Dataset) -> str:
 
 def measure(runtime: str, precision: str, shape: tuple[int, int], texts: Dataset) -> dict[str, Any]:
     names = {name: prepare(name, runtime, precision, texts) for name in variants()}
-    opened = {name: open_contender(path) for name, path in names.items()}
+    opened = {name: open_contender(path) for name, path in (names | {REFERENCE: str(build("dense"))}).items()}
     models = {name: contender.model for name, contender in opened.items()}
     batches = [random_inputs(list(models.values()), *shape)]
     latencies = time_batches(models, batches, runs=30, seconds=120)
-    dense = latencies["dense"].p50_ms
     return {
         name: {
-            "speedup": dense / found.p50_ms,
+            "speedup": latencies["dense"].p50_ms / found.p50_ms,
+            "speedup_to_reference": latencies[REFERENCE].p50_ms / found.p50_ms,
             **vars(found),
             "file_bytes": opened[name].file_bytes,
             "encoder_weights": opened[name].encoder_weights,

@@ -204,7 +204,7 @@ def train(
             hardness=options.hardness,
             temperature=options.temperature,
             hidden_weight=options.hidden_weight,
-            teacher=teacher.to(model.device),  # type: ignore[arg-type]  # transformers wraps Module.to
+            teacher=teacher.to(arguments.device),  # type: ignore[arg-type]  # transformers wraps Module.to
             compared=_compared(model),
             **common,
         )

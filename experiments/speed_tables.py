@@ -1,0 +1,117 @@
+"""The tables of speed in ``docs/performance.md``, from the JSON of speed, grouped_layers, study_speed and deployed."""
+
+from typing import Any
+
+from tables import read, table
+
+RUNTIMES = {
+    "pytorch-fp32": "PyTorch fp32",
+    "pytorch-bf16": "PyTorch bf16",
+    "onnx-fp32": "ONNX Runtime fp32",
+    "onnx-int8": "ONNX Runtime INT8",
+    "openvino-fp32": "OpenVINO fp32",
+    "openvino-bf16": "OpenVINO bf16",
+    "openvino-int8": "OpenVINO INT8",
+}
+PLANS = {
+    "auto-0.5": "`auto` 50 %",
+    "auto-0.75": "75 %",
+    "auto-0.88": "88 %",
+    "auto-0.97": "97 %",
+    "aligned-0.5": "aligned groups 50 %",
+    "pgb-0.5": "free groups 50 %",
+    "first-3-auto-0.5": "3 layers of `auto` 50 %",
+}
+DEPLOYED = {"sst2": "SST-2, accuracy", "stsb": "STS-B, Spearman"}
+
+
+def times(value: float) -> str:
+    """A ratio with as many digits as it can carry."""
+    return f"{value:.1f}x" if value >= 10 else f"{value:.2f}x"
+
+
+def same_runtime(shape: str) -> str:
+    """Against the dense model in the same runtime and precision."""
+    rows = []
+    for name, title in RUNTIMES.items():
+        result = read(f"speed/{name}-{shape}")
+        if result is not None:
+            models = result["models"]
+            cells = [times(models[plan]["speedup"]) if plan in models else "–" for plan in PLANS]
+            rows.append([title, f"{models['dense']['p50_ms']:.1f}", *cells])
+    return table([f"{shape.replace('x', ' × ')} tokens", "dense, ms", *PLANS.values()], rows)
+
+
+def to_reference() -> str:
+    """Against dense PyTorch fp32, 8 x 128 tokens."""
+    rows = []
+    for name, title in RUNTIMES.items():
+        result = read(f"speed/{name}-8x128")
+        if result is not None:
+            models = result["models"]
+            rows.append([title, *(times(models[plan]["speedup_to_reference"]) for plan in ("dense", *PLANS))])
+    return table(["8 × 128, against dense PyTorch fp32", "dense", *PLANS.values()], rows)
+
+
+def files() -> str:
+    """Bytes of each exported file, beside what its weights alone take."""
+    rows = []
+    for name, title in RUNTIMES.items():
+        result = read(f"speed/{name}-8x128")
+        if result is not None and not name.startswith("pytorch"):
+            found = result["models"]
+            rows.append([title, *(f"{found[plan]['file_bytes'] / 1e6:.0f}" for plan in ("dense", *PLANS))])
+    return table(["file, MB", "dense", *PLANS.values()], rows)
+
+
+def speed() -> str:
+    """All of ``experiments/speed.py``."""
+    return "\n\n".join([*(same_runtime(shape) for shape in ("8x128", "1x128", "1x16")), to_reference(), files()])
+
+
+def grouped_layers() -> str:
+    """Ways to compute query, key and value of aligned groups in PyTorch, against the dense ones."""
+    shapes = ("8x128", "1x128", "1x16")
+    found = {(g, s): read(f"grouped-layers/{g}-{s}") for g in (2, 4) for s in shapes}
+    results = {key: result["milliseconds"] for key, result in found.items() if result is not None}
+    ways = next(iter(results.values()), {})
+    rows = [
+        [way, *(times(results[key]["dense"] / results[key][way]) if key in results else "–" for key in found)]
+        for way in ways
+    ]
+    return table(["against dense", *(f"{g} groups, {s.replace('x', ' × ')}" for g, s in found)], rows)
+
+
+def study_speed() -> str:
+    """How fast the plans of the study run, MiniLM, 8 x 128 tokens."""
+    shares = ("0.5", "0.25", "0.12", "0.06")
+    rows = []
+    for method in ("auto", "removal", "low_rank", "groups", "pgb", "magnitude", "first-layers", "torch-pruning"):
+        cells = []
+        for runtime in ("pytorch", "onnx"):
+            for share in shares:
+                result = read(f"study-speed/{method}-{share}-{runtime}")
+                cells.append("–" if result is None else times(result["speedup"]))
+        if set(cells) != {"–"}:
+            rows.append([method.replace("_", " "), *cells])
+    kept = [f"{float(share):.0%} kept" for share in shares]
+    return table(["MiniLM-L6", *(f"PyTorch, {k}" for k in kept), *(f"ONNX Runtime, {k}" for k in kept)], rows)
+
+
+def deployed() -> str:
+    """Quality and speed of MiniLM where it is deployed."""
+    parts = []
+    for task, title in DEPLOYED.items():
+        rows = []
+        for share in ("1", "0.5", "0.25", "0.12", "0.06"):
+            for name, runtime in RUNTIMES.items():
+                result = read(f"deployed/{task}-{share}-{name}")
+                if result is not None:
+                    rows.append([f"{float(share):.0%}", runtime, *_deployed_cells(result)])
+        parts.append(table([title, "runtime", "metric", "file, MB", "8 × 128", "1 × 128"], rows))
+    return "\n\n".join(parts)
+
+
+def _deployed_cells(result: dict[str, Any]) -> list[str]:
+    speeds = [times(value) for value in result["speedup"].values()]
+    return [f"{next(iter(result['metrics'].values())):.1f}", f"{result['file_bytes'] / 1e6:.0f}", *speeds]
