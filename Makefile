@@ -26,7 +26,7 @@ test: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n logical --dist loadfile
 
 # Another VENV than the default is its owner's to remove.
 clean:
