@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from common import RESULTS
-from speed_tables import deployed, grouped_layers, speed, study_speed
+from speed_tables import deployed, grouped_layers, merged_products, speed, study_speed
 from tables import read, table
 
 ROOT = Path(__file__).parent.parent
@@ -307,6 +307,7 @@ def main() -> None:
         grouped_layers=grouped_layers(),
         study_speed=study_speed(),
         deployed=deployed(),
+        merged_products=merged_products(),
     )
 
 

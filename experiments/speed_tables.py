@@ -115,3 +115,18 @@ def deployed() -> str:
 def _deployed_cells(result: dict[str, Any]) -> list[str]:
     speeds = [times(value) for value in result["speedup"].values()]
     return [f"{next(iter(result['metrics'].values())):.1f}", f"{result['file_bytes'] / 1e6:.0f}", *speeds]
+
+
+def merged_products() -> str:
+    """Time saved by one product for query, key and value."""
+    rows = []
+    for runtime, title in (("onnx", "ONNX Runtime"), ("openvino", "OpenVINO")):
+        result = read(f"merged-products/{runtime}")
+        if result is not None:
+            for model, name in (("dense", "dense"), ("auto-0.5", "`auto` 50 %")):
+                cells = [
+                    f"{1 - found[f'{model}, merged'] / found[f'{model}, separate']:+.1%}"
+                    for found in result["milliseconds"].values()
+                ]
+                rows.append([title, name, *cells])
+    return table(["time saved by merging", "model", "8 × 128", "1 × 128", "1 × 16"], rows)
