@@ -18,7 +18,7 @@ from bertsurgeon import PruneConfig, TrainingOptions, calibrate, prune, train
 from common import Probe, cached, parse_arguments
 
 STEPS = 400
-SHARES = (0.25, 0.12)
+SHARES = (0.12,)
 RATES = (2e-5, 1e-4, 5e-4)
 HIDDEN = (0.0, 1.0)
 
