@@ -212,11 +212,11 @@ def recovery() -> str:
                 continue
             cells = [f"{start['divergence']:.3f} ({accuracy(start)})"]
             for hidden in ("0", "1"):
-                for rate in ("2e-05", "0.0001", "0.0005"):
+                for rate in ("2e-05", "5e-05", "0.0001"):
                     result = read(f"recovery/{task}/rate-{rate}-hidden-{hidden}-{share}")
                     cells.append("–" if result is None else f"{result['divergence']:.3f} ({accuracy(result)})")
             rows.append([f"{title}, {float(share):.0%}", *cells])
-    rates = ("2e-5", "1e-4", "5e-4")
+    rates = ("2e-5", "5e-5", "1e-4")
     header = ["divergence (metric)", "start", *rates, *(f"{rate}, hidden states" for rate in rates)]
     return table(header, rows)
 

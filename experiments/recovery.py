@@ -19,7 +19,7 @@ from common import Probe, cached, parse_arguments
 
 STEPS = 400
 SHARES = (0.12,)
-RATES = (2e-5, 1e-4, 5e-4)
+RATES = (2e-5, 5e-5, 1e-4)
 HIDDEN = (0.0, 1.0)
 
 
