@@ -43,8 +43,8 @@ from torch_pruning_peer import prune_half
 RUNS = Path(__file__).parent.parent / "runs"
 SHARES = (0.5, 0.25, 0.12, 0.06)
 TASKS = ("sst2", "cola", "mrpc", "rte", "stsb")
-STEPS = 400
-"""Of recovery, with 32 texts each, the same for every method and task."""
+STEPS = 200
+"""Of recovery, with 32 texts each, the same for every method and task: about a minute."""
 
 
 @dataclass
