@@ -153,9 +153,7 @@ def one_shot(subject: Subject, method: str, share: float) -> dict[str, Any]:
 
 
 def recover(subject: Subject, model: PreTrainedModel, work_dir: Path, rate: float) -> dict[str, Any]:
-    options = TrainingOptions(
-        max_steps=STEPS, learning_rate=rate, hidden_weight=1.0, keep_best=True, bf16=True, seed=subject.seed
-    )
+    options = TrainingOptions(max_steps=STEPS, learning_rate=rate, keep_best=True, bf16=True, seed=subject.seed)
     train(model, subject.train, subject.tokenizer, options, work_dir, teacher=subject.model, resume=True)
     shutil.rmtree(work_dir)
     return {"training": asdict(options), **describe(subject, model, 0.0)}
@@ -183,7 +181,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=tuple(METHODS))
     parser.add_argument("--shares", nargs="*", type=float, default=SHARES)
     parser.add_argument("--recover", action="store_true", help="also recover each of them")
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--learning-rate", type=float, default=5e-5)
     arguments = parser.parse_args()
     quieten_libraries()
     progress.show()
