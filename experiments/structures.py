@@ -23,8 +23,9 @@ from bertsurgeon.architectures import Architecture, get_architecture
 from bertsurgeon.calibration import Statistics, collect_statistics, make_batches
 from bertsurgeon.compensation import apply_plan, matrix_roots
 from bertsurgeon.compensation.solve import reduce_rank
+from bertsurgeon.errors import OptionError
 from bertsurgeon.grouping import find_groups
-from bertsurgeon.plan import ROLES, SUB_LAYERS, Dense, Grouped, LayerPlan, ModelPlan, Role
+from bertsurgeon.plan import ROLES, SUB_LAYERS, Dense, Dropped, Grouped, LayerPlan, ModelPlan, Role, SubLayerName
 from bertsurgeon.removal import greedy_removal
 from common import Probe, cached, parse_arguments
 from factorizations import fewer_dimensions, relative_error, shared_factor, shuffled_blocks
@@ -119,22 +120,26 @@ class Subject(Probe):
         """What the loss minds of its output's errors."""
         return self.statistics.curvature[layer, role]
 
-    def searched(self, layer: int, sub_layer: str, share: float, **allowed: bool) -> PreTrainedModel:
+    def searched(self, layer: int, sub_layer: SubLayerName, share: float, **allowed: bool) -> PreTrainedModel:
         """What ``auto`` would make of one sub-layer alone."""
         [curve] = [c for c in self.curves if (c.layer, c.sub_layer) == (layer, sub_layer)]
         choices = allocate([curve], Weights(), share * full_cost([curve], Weights()), **allowed)
         shapes = self.architecture.shapes(self.model)
         alone = make_allocated_plan(self.architecture.name, shapes, [curve], choices).layers[layer]
+        structures = {role: alone.matrices[role].structure for role in SUB_LAYERS[curve.sub_layer]}
+        return self.compensated(layer, structures, alone.units)
+
+    def dropped(self, layer: int, sub_layer: SubLayerName) -> PreTrainedModel:
+        """The model without one sub-layer."""
+        return self.compensated(layer, dict.fromkeys(SUB_LAYERS[sub_layer], Dropped()), None)
+
+    def compensated(self, layer: int, structures: dict[Role, Any], units: Any) -> PreTrainedModel:
+        """The model with these structures in one layer, and everything else dense."""
         layers = []
-        for index, shape in enumerate(shapes):
-            other = LayerPlan.build(shape, dict.fromkeys(ROLES, Dense()))
-            if index == layer:
-                structures = {
-                    role: (alone if role in SUB_LAYERS[curve.sub_layer] else other).matrices[role].structure
-                    for role in ROLES
-                }
-                other = LayerPlan.build(shape, structures, alone.units)
-            layers.append(other)
+        for index, shape in enumerate(self.architecture.shapes(self.model)):
+            dense: dict[Role, Any] = dict.fromkeys(ROLES, Dense())
+            chosen = index == layer
+            layers.append(LayerPlan.build(shape, dense | structures if chosen else dense, units if chosen else None))
         return apply_plan(
             self.model,
             self.architecture,
@@ -257,19 +262,31 @@ def feed_forward_candidates(subject: Subject, layer: int, share: float) -> dict[
     }
 
 
+def replace(subject: Subject, layer: int, sub_layer: SubLayerName, make: Callable[[], PreTrainedModel]) -> float:
+    """The divergence with one candidate in place; where so little fits nothing at all, with the sub-layer dropped."""
+    try:
+        return subject.divergence(make())
+    except OptionError:
+        return subject.divergence(subject.dropped(layer, sub_layer))
+
+
 def main() -> None:
     arguments = parse_arguments(__doc__)
     subject = Subject(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
     layers = range(len(subject.architecture.layers(subject.model)))
     place = f"structures/{arguments.task}"
-    for sub_layer, make in (("attention", attention_candidates), ("feed_forward", feed_forward_candidates)):
+    candidates: dict[SubLayerName, Any] = {
+        "attention": attention_candidates,
+        "feed_forward": feed_forward_candidates,
+    }
+    for sub_layer, make in candidates.items():
         for share in SHARES:
             for name in make(subject, 0, share):
                 cached(
                     f"{place}/{sub_layer}-{share:g}/{slug(name)}",
-                    lambda n=name, m=make, k=share: {
+                    lambda n=name, s=sub_layer, m=make, k=share: {
                         "name": n,
-                        "divergences": [subject.divergence(m(subject, layer, k)[n]()) for layer in layers],
+                        "divergences": [replace(subject, layer, s, m(subject, layer, k)[n]) for layer in layers],
                     },
                 )
     middle = len(layers) // 2

@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from bertsurgeon import Calibration, PruneConfig, calibrate, prune, to_dense
 from bertsurgeon.allocation import Flops, Milliseconds, Weights, allocate, full_cost, make_allocated_plan
 from bertsurgeon.allocation.groups import group_error
+from bertsurgeon.allocation.options import Option, SubLayerCurve
 from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.benchmark import count_flops
 from bertsurgeon.calibration import Moments, make_batches
@@ -360,6 +361,20 @@ def test_groups_need_a_calibration_that_knows_them(tiny_model: Factory, tiny_bat
     made.save(tmp_path / "calibration")
     loaded = Calibration.load(tmp_path / "calibration")
     assert prune(model, loaded, with_groups)[1].plan == prune(model, made, with_groups)[1].plan
+
+
+def test_an_option_that_no_price_chooses_is_still_bought() -> None:
+    """Half of the units lose less than dropping all, but more than the mean of dropping all and nothing."""
+    shapes = {"intermediate": (8, 4), "output": (4, 8)}
+    half = {"intermediate": (4, 4), "output": (4, 4)}
+    tails = {role: torch.zeros(5, dtype=torch.float64) for role in shapes}
+    options = (
+        Option((tuple(range(4)),), 0.9, half, tails),  # type: ignore[arg-type]
+        Option((tuple(range(8)),), 0.0, shapes, tails),  # type: ignore[arg-type]
+    )
+    curve = SubLayerCurve(0, "feed_forward", 8, 1, 1.0, options)
+    [choice] = allocate([curve], Weights(), 40.0, low_rank=False)
+    assert choice.option is options[0]
 
 
 def test_nothing_left_is_refused(calibration: Calibration) -> None:

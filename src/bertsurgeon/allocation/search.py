@@ -81,10 +81,10 @@ def allocate(
             low = middle
         else:
             high = middle
-    choices = spend(2.0**high)
+    choices = _spend_rest(tables, spend(2.0**high), budget, 2.0**high)
     if all(choice.option is None for choice in choices):
         raise OptionError("So small a budget leaves nothing of the encoder; ask for a lower sparsity.")
-    return _spend_rest(tables, choices, budget, 2.0**high)
+    return choices
 
 
 def _spend_rest(tables: "list[_Table]", choices: list[Choice], budget: float, price: float) -> list[Choice]:
