@@ -154,7 +154,9 @@ def one_shot(subject: Subject, method: str, share: float) -> dict[str, Any]:
 
 def recover(subject: Subject, model: PreTrainedModel, work_dir: Path, rate: float) -> dict[str, Any]:
     options = TrainingOptions(max_steps=STEPS, learning_rate=rate, keep_best=True, bf16=True, seed=subject.seed)
-    train(model, subject.train, subject.tokenizer, options, work_dir, teacher=subject.model, resume=True)
+    enough = min(len(subject.train), STEPS * options.batch_size + 1000)
+    texts = subject.train.shuffle(seed=subject.seed).select(range(enough))
+    train(model, texts, subject.tokenizer, options, work_dir, teacher=subject.model, resume=True)
     shutil.rmtree(work_dir)
     return {"training": asdict(options), **describe(subject, model, 0.0)}
 

@@ -105,9 +105,13 @@ def test_hidden_states_come_closer_to_the_teachers(
     assert distances[1] < 0.8 * distances[0]
 
 
-@pytest.mark.parametrize("rate", [1e-3, 50.0], ids=["training helps", "training destroys"])
+@pytest.mark.parametrize(
+    ("rate", "steps"),
+    [(1e-3, -1), (3e-3, 5), (50.0, -1)],
+    ids=["training helps", "less than a quarter of an epoch helps", "training destroys"],
+)
 def test_the_best_weights_are_kept(
-    rate: float, folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+    rate: float, steps: int, folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
 ) -> None:
     teacher = load_model(folder / "dense")
     with torch.no_grad():
@@ -116,7 +120,9 @@ def test_the_best_weights_are_kept(
     good = PruneConfig(sparsity=0.3, samples=32)
     pruned, _ = prune(teacher, dataset, good if rate == 50.0 else poor, tokenizer)
     start = {name: value.clone() for name, value in pruned.state_dict().items()}
-    options = TrainingOptions(epochs=6, batch_size=16, learning_rate=rate, hardness=1.0, keep_best=True)
+    options = TrainingOptions(
+        epochs=6, batch_size=16 if steps < 0 else 2, max_steps=steps, learning_rate=rate, hardness=1.0, keep_best=True
+    )
     unlabelled = dataset.remove_columns("labels")
     train(pruned, unlabelled, tokenizer, options, tmp_path, teacher=teacher)
     same = all(torch.equal(value, start[name]) for name, value in pruned.state_dict().items())

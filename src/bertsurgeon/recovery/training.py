@@ -47,7 +47,8 @@ class TrainingOptions:
         temperature: Of the distillation.
         hidden_weight: Weight of the teacher's hidden states in the loss; used only if a teacher is given.
         keep_best: Hold out a tenth of the data (at most 1000 samples), and end with the weights that did best on it:
-            the start, or those after a quarter of an epoch, half of one, and so on.
+            the start, or those after a quarter of an epoch (or of ``max_steps``, if these are fewer), half of one, and
+            so on.
         bf16: Multiply in bfloat16 (autocast), keep the weights in float32: half the time where the processor has
             bfloat16 instructions.
         max_steps: Ends earlier than ``epochs`` says, where positive.
@@ -160,8 +161,10 @@ def train(
             raise OptionError(f"Keeping the best weights needs at least {MIN_TO_HOLD_OUT} samples, not {len(dataset)}.")
         parts = dataset.train_test_split(test_size=min(1000, len(dataset) // 10), seed=options.seed)
         dataset, held_out = parts["train"], parts["test"]
-    steps_per_epoch = -(-len(dataset) // options.batch_size)
-    often = max(1, steps_per_epoch // 4)
+    steps = -(-len(dataset) // options.batch_size)
+    if options.max_steps > 0:
+        steps = min(steps, options.max_steps)
+    often = max(1, steps // 4)
     arguments = TrainingArguments(
         output_dir=str(work_dir),
         num_train_epochs=options.epochs,
