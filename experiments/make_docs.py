@@ -1,4 +1,4 @@
-"""Writes the tables of ``docs/results.md``, ``docs/performance.md`` and the README from the experiments' JSON.
+"""Writes the tables of the docs and the README from the experiments' JSON (and from the table of architectures).
 
     python experiments/make_docs.py
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from architecture_docs import architectures, decoder, names
 from common import RESULTS
 from speed_tables import deployed, grouped_layers, merged_products, speed, study_speed
 from tables import read, table
@@ -299,7 +300,10 @@ def main() -> None:
         structures=structures(),
         comparison=comparison(),
         ablation=ablation(),
+        decoder=decoder(),
     )
+    fill(ROOT / "docs" / "adding-an-architecture.md", architectures=architectures())
+    fill(ROOT / "docs" / "format.md", names=names())
     fill(
         ROOT / "docs" / "performance.md",
         performance=performance(),

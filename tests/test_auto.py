@@ -40,7 +40,7 @@ from bertsurgeon.plan import (
 )
 from bertsurgeon.pruning import speed
 
-NAMES = sorted(ARCHITECTURES)
+NAMES = ["bert", "distilbert", "roberta"]
 Batches = list[dict[str, Tensor]]
 Factory = Callable[..., PreTrainedModel]
 LogitsOf = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]

@@ -12,7 +12,7 @@ from bertsurgeon.compensation import Compensation, compensate
 from bertsurgeon.errors import ModelError
 from bertsurgeon.plan import Dense, Dropped, Grouped, LowRank, Structure
 
-NAMES = sorted(ARCHITECTURES)
+NAMES = ["bert", "distilbert", "roberta"]
 MODES: list[Compensation] = ["sequential", "independent", "none"]
 Batches = list[dict[str, Tensor]]
 Factory = Callable[..., PreTrainedModel]

@@ -13,7 +13,7 @@ from bertsurgeon.errors import ModelError
 from bertsurgeon.importance import fisher_scores, obs_scores, score_matrices
 from bertsurgeon.plan import ROLES
 
-NAMES = sorted(ARCHITECTURES)
+NAMES = ["bert", "distilbert", "roberta"]
 Batches = list[dict[str, Tensor]]
 Factory = Callable[..., PreTrainedModel]
 

@@ -33,7 +33,7 @@ from bertsurgeon.recovery import TrainingOptions, distilled_loss
 from bertsurgeon.second_order import Pattern, encoder_weights, masks_of, sparsity_of
 from cli_helpers import files, run, succeed, tokenized_texts, write_data, write_model
 
-NAMES = sorted(ARCHITECTURES)
+NAMES = ["bert", "distilbert", "roberta"]
 Batches = list[dict[str, Tensor]]
 Factory = Callable[..., PreTrainedModel]
 LogitsOf = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]

@@ -15,7 +15,7 @@ from bertsurgeon.allocation.options import Option, SubLayerCurve
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Statistics
 from bertsurgeon.compensation import matrix_roots, reduced_errors, times
-from bertsurgeon.plan import SUB_LAYERS, Role, SubLayerName, unit_channels
+from bertsurgeon.plan import Role, SubLayerName, unit_channels
 from bertsurgeon.removal import Removal, greedy_removal
 
 LEVELS = 16
@@ -35,7 +35,7 @@ def measure_curves(
         groups: Also try aligned groups.
     """
     layers = range(len(architecture.layers(model)))
-    names = [(layer, sub_layer) for layer in layers for sub_layer in SUB_LAYERS]
+    names = [(layer, sub_layer) for layer in layers for sub_layer in architecture.sub_layers]
     return [
         _measure(model, architecture, statistics, layer, sub_layer, damping, groups)
         for layer, sub_layer in progress.track(names, "Measuring what each part is worth")
@@ -51,8 +51,9 @@ def _measure(
     damping: float,
     groups: bool,
 ) -> SubLayerCurve:
-    *first, last = SUB_LAYERS[sub_layer]
-    weights = {role: _weight(architecture, model, layer, role) for role in SUB_LAYERS[sub_layer]}
+    roles = architecture.sub_layers[sub_layer]
+    *first, last = roles
+    weights = {role: _weight(architecture, model, layer, role) for role in roles}
     roots = {
         role: torch.ones(len(weight), dtype=torch.float64)
         if (layer, role) not in statistics.curvature
@@ -61,7 +62,7 @@ def _measure(
     }
     inputs = statistics.moments[layer, first[0]].covariance
     covariance = statistics.moments[layer, last].covariance
-    width = architecture.head_width(model.config) if sub_layer == "attention" else 1
+    width = architecture.unit_width(model.config) if sub_layer == "attention" else 1
     weighed = times(roots[last], weights[last])
     removal = greedy_removal(weighed, covariance, width, damping)
     errors = removal.errors
@@ -71,10 +72,12 @@ def _measure(
     options = []
     for count in reversed(_levels(total, sub_layer)):
         units = removal.kept(count)
-        channels = torch.tensor(unit_channels(units, width))
-        shapes = {matrix.role: (len(channels), len(inputs)) for matrix in before}
-        tails = {matrix.role: matrix.tail(channels) for matrix in before}
-        shapes[last], tails[last] = (len(weighed), len(channels)), output.tail(total - count, len(channels))
+        # keys and values that several queries share have fewer channels in a unit
+        channels = {role: torch.tensor(unit_channels(units, len(weights[role]) // total)) for role in first}
+        shapes = {role: (len(channels[role]), len(inputs)) for role in first}
+        tails = {matrix.role: matrix.tail(channels[matrix.role]) for matrix in before}
+        left = count * width
+        shapes[last], tails[last] = (len(weighed), left), output.tail(total - count, left)
         options.append(Option((units,), float(errors[total - count]), shapes, tails))
     grouped = group_options(weights, roots, inputs, covariance, width, damping) if groups else []
     return SubLayerCurve(layer, sub_layer, total, width, float(errors[-1]), tuple(reversed(options)), tuple(grouped))

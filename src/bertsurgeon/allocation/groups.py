@@ -37,7 +37,7 @@ def group_options(
     reads = torch.zeros(units, len(inputs), dtype=torch.float64)
     for role in first:
         weighed = weights[role].square() * _diagonal(roots[role]).unsqueeze(1) * inputs.diagonal()
-        reads += weighed.reshape(units, width, -1).sum(1)
+        reads += weighed.reshape(units, len(weighed) // units, -1).sum(1)
     writes = weights[last].square() * _diagonal(roots[last]).unsqueeze(1) * covariance.diagonal()
     writes = writes.reshape(len(writes), units, width).sum(2)
     options = []
@@ -47,15 +47,20 @@ def group_options(
         found = align_groups(reads.numpy(), writes.numpy(), count)
         kept = [unit_channels(group.tolist(), width) for group in found.units]
         ranges = _ranges([len(group) for group in kept])
-        before = Grouped(ranges, tuple(tuple(group.tolist()) for group in found.inputs))
         after = Grouped(tuple(tuple(group.tolist()) for group in found.outputs), ranges)
         order = torch.tensor([channel for group in kept for channel in group])
         seen = covariance[order][:, order]
         error = group_error(weights[last][:, order], roots[last], seen, after, damping)
+        structures: dict[Role, Grouped] = {}
         for role in first:
+            own = len(weights[role]) // units  # narrower where several queries share a key and a value
+            ranges = _ranges([len(group) * own for group in found.units])
+            before = Grouped(ranges, tuple(tuple(group.tolist()) for group in found.inputs))
+            order = torch.tensor([c for group in found.units for c in unit_channels(group.tolist(), own)])
             root = roots[role][order] if roots[role].dim() == 1 else roots[role][:, order]
             error += group_error(weights[role][order], root, inputs, before, damping)
-        structures: dict[Role, Grouped] = {**dict.fromkeys(first, before), last: after}
+            structures[role] = before
+        structures[last] = after
         groups = tuple(tuple(group.tolist()) for group in found.units)
         options.append(Option(groups, error, {}, {}, structures))
     return options

@@ -2,7 +2,7 @@
 
 from bertsurgeon.allocation.options import SubLayerCurve
 from bertsurgeon.allocation.search import Choice
-from bertsurgeon.plan import ROLES, Dense, Dropped, LayerPlan, LowRank, ModelPlan, Role, Structure, SubLayerName, Units
+from bertsurgeon.plan import Dense, Dropped, LayerPlan, LowRank, ModelPlan, Role, Structure, SubLayerName, Units
 
 
 def make_allocated_plan(
@@ -19,7 +19,7 @@ def make_allocated_plan(
         curves: The sub-layers.
         choices: One for each.
     """
-    structures: list[dict[Role, Structure]] = [dict.fromkeys(ROLES, Dropped()) for _ in shapes]
+    structures: list[dict[Role, Structure]] = [dict.fromkeys(layer, Dropped()) for layer in shapes]
     units: list[dict[SubLayerName, Units]] = [{} for _ in shapes]
     for curve, choice in zip(curves, choices, strict=True):
         if choice.option is None:

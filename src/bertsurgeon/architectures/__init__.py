@@ -1,5 +1,14 @@
-"""Architecture knowledge: one table of supported encoders."""
+"""Architecture knowledge: one table of supported models."""
 
+from bertsurgeon.architectures.fused import SideBySide, fuse_in_place, unfuse, unfuse_in_place
 from bertsurgeon.architectures.table import ARCHITECTURES, Architecture, get_architecture
 
-__all__ = ["ARCHITECTURES", "Architecture", "get_architecture"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "SideBySide",
+    "fuse_in_place",
+    "get_architecture",
+    "unfuse",
+    "unfuse_in_place",
+]

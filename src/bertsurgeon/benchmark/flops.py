@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from bertsurgeon.calibration import PIXELS
 from bertsurgeon.errors import OptionError
 
 
@@ -20,7 +21,7 @@ def count_flops(model: nn.Module, batch_size: int, length: int) -> int:
     Args:
         model: A transformers model; random token ids of its vocabulary are its input.
         batch_size: Texts in the batch.
-        length: Tokens of each text.
+        length: Tokens of each text; images have as many as the model's configuration says.
 
     Raises:
         OptionError: If the model cannot take a batch of this shape.
@@ -33,18 +34,23 @@ def count_flops(model: nn.Module, batch_size: int, length: int) -> int:
 
 
 def random_inputs(models: list[Any], batch_size: int, length: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random token ids that all ``models`` know, with an attention mask of ones, on the CPU.
+    """Random token ids that all ``models`` know, with an attention mask of ones, or random images, on the CPU.
 
     Raises:
         OptionError: If a size is below one, or ``length`` exceeds a model's positions.
     """
     configs: list[Any] = [model.config for model in models]
+    generator = torch.Generator().manual_seed(seed)
+    if hasattr(configs[0], "image_size"):
+        size = configs[0].image_size
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        shape = (batch_size, configs[0].num_channels, height, width)
+        return {PIXELS: torch.randn(shape, generator=generator)}
     positions = [getattr(config, "max_position_embeddings", None) or length for config in configs]
     if batch_size < 1 or length < 1:
         raise OptionError(f"A batch of {batch_size} texts with {length} tokens is empty; use at least 1 of each.")
     if length > min(positions):
         raise OptionError(f"A length of {length} tokens exceeds the model's {min(positions)} positions.")
-    generator = torch.Generator().manual_seed(seed)
     vocabulary = min(config.vocab_size for config in configs)
     ids = torch.randint(vocabulary, (batch_size, length), generator=generator)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

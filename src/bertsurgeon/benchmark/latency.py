@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bertsurgeon.benchmark.flops import evaluating, random_inputs
+from bertsurgeon.calibration import count_samples
 from bertsurgeon.errors import OptionError
 from bertsurgeon.progress import bar
 
@@ -32,7 +33,7 @@ class Latency:
         max_ms: Longest time.
         throughput: Texts per second at the median time.
         batch_size: Texts in the batch.
-        length: Tokens of each text, of the longest batch.
+        length: Tokens of each text, of the longest batch; 1 for images.
         runs: Timed forward passes.
     """
 
@@ -103,8 +104,8 @@ def time_batches(
                 if run >= warmup:
                     times[name].append(elapsed)
                 advance()
-    rows = len(batches[0]["input_ids"])
-    longest = max(batch["input_ids"].shape[1] for batch in batches)
+    rows = count_samples(dict(batches[0]))
+    longest = max(batch["input_ids"].shape[1] if "input_ids" in batch else 1 for batch in batches)
     return {name: _summary(values, rows, longest) for name, values in times.items()}
 
 
@@ -115,7 +116,7 @@ def _place(inputs: Mapping[str, Tensor], model: Runnable) -> dict[str, Tensor]:
 
 def _time(model: Runnable, inputs: dict[str, Tensor]) -> float:
     """Seconds of one forward pass, until an accelerator has finished it."""
-    on_gpu = inputs["input_ids"].is_cuda
+    on_gpu = next(iter(inputs.values())).is_cuda
     if on_gpu:
         torch.cuda.synchronize()
     start = time.perf_counter()

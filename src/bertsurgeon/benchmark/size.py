@@ -7,7 +7,6 @@ from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import count_kept, get_plan, is_sparse
-from bertsurgeon.plan import ROLES
 
 PATTERNS = ("*.safetensors", "*.onnx", "*.onnx.data", "*.xml", "*.bin")
 """Names of the files that hold weights or graphs."""
@@ -23,7 +22,7 @@ class Sizes:
     """How large a model is.
 
     Attributes:
-        encoder_weights: Weights in the six matrices of every layer (what a sparsity refers to), of a sparse model those
+        encoder_weights: Weights in the matrices of every layer (what a sparsity refers to), of a sparse model those
             that are not zero.
         parameters: All parameters, embeddings and head included.
     """
@@ -41,5 +40,5 @@ def measure_sizes(model: PreTrainedModel) -> Sizes:
         encoder = sum(sum(layer.values()) for layer in count_kept(model))
     else:
         architecture = get_architecture(model.config.model_type)
-        encoder = sum(r * c for layer in architecture.shapes(model) for r, c in (layer[role] for role in ROLES))
+        encoder = sum(rows * columns for layer in architecture.shapes(model) for rows, columns in layer.values())
     return Sizes(encoder, sum(parameter.numel() for parameter in model.parameters()))

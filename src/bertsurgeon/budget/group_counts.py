@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bertsurgeon.calibration import MatrixKey
 from bertsurgeon.errors import OptionError
-from bertsurgeon.plan import SUB_LAYERS, Dense, Dropped, Role, fold_constants
+from bertsurgeon.plan import Dense, Dropped, Role, Structure, fold_constants
 
 DROPPED = 0
 """The group count of a matrix that is dropped."""
@@ -44,19 +44,22 @@ class Cuts:
         shapes: Their (output, input) channels.
         thresholds: Shape (matrices, G_max), ascending along a row: matrix i gets at most g groups (and is not
             dropped) exactly while τ < ``thresholds[i, g - 1]``.
+        positional: See :func:`bertsurgeon.plan.fold_constants`.
     """
 
     keys: list[MatrixKey]
     shapes: list[tuple[int, int]]
     thresholds: NDArray[np.float64]
+    positional: bool = False
 
     @classmethod
-    def of(cls, scores: dict[MatrixKey, Tensor], max_groups: int) -> "Cuts":
+    def of(cls, scores: dict[MatrixKey, Tensor], max_groups: int, positional: bool = False) -> "Cuts":
         """Finds the cuts of all matrices.
 
         Args:
             scores: By (layer, role), shape (out, in).
             max_groups: G_max.
+            positional: See :func:`bertsurgeon.plan.fold_constants`.
 
         Raises:
             OptionError: If G_max is not positive or larger than the smallest dimension.
@@ -71,43 +74,50 @@ class Cuts:
             needed = [int(np.ceil(values.size / (g + 0.5))) for g in range(1, max_groups + 1)]
             ranks = [values.size - count for count in needed]
             rows.append(np.partition(values, ranks)[ranks].astype(np.float64))
-        return cls(list(scores), shapes, np.stack(rows))
+        return cls(list(scores), shapes, np.stack(rows), positional)
 
     def counts(self, threshold: float) -> GroupCounts:
         """The paper's rule at one τ, after what no longer has an effect is dropped too."""
         allowed = threshold < self.thresholds
         counts = np.where(allowed.any(axis=1), allowed.argmax(axis=1) + 1, DROPPED)
-        return fold_counts(dict(zip(self.keys, counts.tolist(), strict=True)))
+        return fold_counts(dict(zip(self.keys, counts.tolist(), strict=True)), self.positional)
 
     def kept(self, counts: GroupCounts) -> int:
         """Weights that remain under ``counts``."""
         return sum(kept_weights(shape, counts[key]) for key, shape in zip(self.keys, self.shapes, strict=True))
 
 
-def fold_counts(counts: GroupCounts) -> GroupCounts:
+def fold_counts(counts: GroupCounts, positional: bool = False) -> GroupCounts:
     """Drops the matrices that have no effect because others were dropped (see ``plan.fold_constants``)."""
     folded = dict(counts)
     for layer in {layer for layer, _ in counts}:
-        roles: list[Role] = [role for sub_layer in SUB_LAYERS.values() for role in sub_layer]
-        structures = fold_constants({role: Dropped() if counts[layer, role] == DROPPED else Dense() for role in roles})
+        structures: dict[Role, Structure] = {
+            role: Dropped() if count == DROPPED else Dense()
+            for (index, role), count in counts.items()
+            if index == layer
+        }
+        structures = fold_constants(structures, positional)
         folded.update({(layer, r): DROPPED for r, s in structures.items() if isinstance(s, Dropped)})
     return folded
 
 
-def counts_by_threshold(scores: dict[MatrixKey, Tensor], threshold: float, max_groups: int) -> GroupCounts:
+def counts_by_threshold(
+    scores: dict[MatrixKey, Tensor], threshold: float, max_groups: int, positional: bool = False
+) -> GroupCounts:
     """The paper's rule: G ≈ n·m / #{ρ > τ}, dropped beyond G_max.
 
     Args:
         scores: By (layer, role), shape (out, in).
         threshold: τ.
         max_groups: G_max.
+        positional: See :func:`bertsurgeon.plan.fold_constants`.
 
     Raises:
         OptionError: If τ is negative or G_max impossible.
     """
     if threshold < 0:
         raise OptionError(f"The threshold must not be negative, and {threshold} is.")
-    return Cuts.of(scores, max_groups).counts(threshold)
+    return Cuts.of(scores, max_groups, positional).counts(threshold)
 
 
 def counts_uniform(scores: dict[MatrixKey, Tensor], groups: int) -> GroupCounts:

@@ -16,13 +16,16 @@ Move = tuple[float, int, MatrixKey, int]
 """Disturbance (distance of the cut from τ, in e-folds), change of kept weights, matrix, new group count."""
 
 
-def counts_by_sparsity(scores: dict[MatrixKey, Tensor], sparsity: float, max_groups: int) -> GroupCounts:
+def counts_by_sparsity(
+    scores: dict[MatrixKey, Tensor], sparsity: float, max_groups: int, positional: bool = False
+) -> GroupCounts:
     """Group counts that remove the share ``sparsity`` of all weights.
 
     Args:
         scores: By (layer, role), shape (out, in).
         sparsity: Share of the encoder's weights to remove, strictly between 0 and 1.
         max_groups: G_max.
+        positional: See :func:`bertsurgeon.plan.fold_constants`.
 
     Returns:
         Counts whose kept weights differ from the target by less than the smallest kept block, where moves of at most
@@ -34,7 +37,7 @@ def counts_by_sparsity(scores: dict[MatrixKey, Tensor], sparsity: float, max_gro
     """
     if not 0 < sparsity < 1:
         raise OptionError(f"The sparsity must lie strictly between 0 and 1, not {sparsity:g}: 0.5 removes half.")
-    cuts = Cuts.of(scores, max_groups)
+    cuts = Cuts.of(scores, max_groups, positional)
     target = round((1 - sparsity) * sum(rows * columns for rows, columns in cuts.shapes))
     taus = np.unique(np.concatenate([[0.0], cuts.thresholds.ravel()]))
     low, high = 0, len(taus) - 1  # kept weights fall as τ rises; at the highest cut nothing is kept

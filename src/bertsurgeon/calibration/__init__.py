@@ -1,6 +1,6 @@
 """Calibration statistics: per-sample gradients and input moments, from one pass over a few hundred sequences."""
 
-from bertsurgeon.calibration.batches import Batch, make_batches
+from bertsurgeon.calibration.batches import PIXELS, Batch, count_samples, make_batches, token_mask
 from bertsurgeon.calibration.blocks import blocks_per_row, join_rows, split_rows
 from bertsurgeon.calibration.gradients import (
     backpropagate,
@@ -13,6 +13,7 @@ from bertsurgeon.calibration.moments import Moments
 from bertsurgeon.calibration.statistics import MatrixKey, Statistics, collect_statistics
 
 __all__ = [
+    "PIXELS",
     "Batch",
     "MatrixKey",
     "Moments",
@@ -21,10 +22,12 @@ __all__ = [
     "backward_leaf",
     "blocks_per_row",
     "collect_statistics",
+    "count_samples",
     "gradient_hooks",
     "join_rows",
     "make_batches",
     "per_sample_gradients",
     "split_rows",
     "summed_loss",
+    "token_mask",
 ]

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon.errors import DataError, OptionError
 
 Batch = dict[str, Tensor]
 
+PIXELS = "pixel_values"
+"""What stands in the place of token ids in a batch of images."""
 
 ENOUGH_TOKENS = 24_576
 """Tokens that a calibration without a number of samples asks for …"""
@@ -31,7 +33,7 @@ def make_batches(
 
     Args:
         data: A tokenized dataset (``input_ids``, ``attention_mask``, optionally ``labels`` and ``token_type_ids``), or
-            an iterable of ready batches of tensors such as a ``DataLoader``.
+            an iterable of ready batches of tensors such as a ``DataLoader``, of texts or of images (``pixel_values``).
         tokenizer: Pads a dataset's sequences; not needed for ready batches.
         samples: Sequences wanted; a smaller set is used whole. None for as many as make ``ENOUGH_TOKENS``, within
             ``FEWEST`` and ``MOST``: what regressions need is tokens, and short texts have few.
@@ -52,10 +54,28 @@ def make_batches(
     if not batches:
         raise DataError("The calibration data is empty; at least one sequence is needed.")
     for batch in batches:
+        if PIXELS in batch:
+            continue
         if "input_ids" not in batch:
             raise DataError(f"Calibration data needs 'input_ids'; it has {', '.join(batch)}. Tokenize it first.")
         batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
     return batches
+
+
+def count_samples(batch: Batch) -> int:
+    """Texts or images of a batch."""
+    return len(batch[PIXELS] if PIXELS in batch else batch["input_ids"])
+
+
+def token_mask(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """True for real tokens, shape (samples, tokens); the tokens of an image are its patches and the class token."""
+    if PIXELS not in batch:
+        return batch["attention_mask"].bool()
+    pixels = batch[PIXELS]
+    size = model.config.patch_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    patches = (pixels.shape[-2] // height) * (pixels.shape[-1] // width)
+    return torch.ones(len(pixels), patches + 1, dtype=torch.bool, device=pixels.device)
 
 
 def _from_dataset(

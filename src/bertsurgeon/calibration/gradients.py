@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Architecture, get_architecture
 from bertsurgeon.calibration.batches import Batch
 from bertsurgeon.errors import ModelError
+
+IGNORED = -100
+"""The label of a token without one."""
 
 CHUNK_ELEMENTS = 2**23
 """Entries of per-sample gradients alive at a time: 32 MiB in fp32."""
@@ -43,7 +46,8 @@ def gradient_hooks(matrices: dict[Any, nn.Module], receive: Callable[[Any, Tenso
     def hook(key: Any) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             x = inputs[0].detach()
-            output.register_hook(lambda delta: receive(key, x, delta))
+            if output.requires_grad:  # what reads positions alone has no hidden states behind it
+                output.register_hook(lambda delta: receive(key, x, delta))
 
         return keep
 
@@ -57,14 +61,19 @@ def gradient_hooks(matrices: dict[Any, nn.Module], receive: Callable[[Any, Tenso
 
 @contextmanager
 def backward_leaf(model: PreTrainedModel, architecture: Architecture) -> Iterator[Tensor]:
-    """A small vector before the first layer: its gradient runs the whole way back without any weight's gradient."""
-    leaf = architecture.preceding_norm(model, 0, "attention").bias
-    wanted = leaf.requires_grad
-    leaf.requires_grad_(True)
+    """A zero added before the first layer: its gradient runs the whole way back without any weight's gradient."""
+    leaf = torch.zeros((), dtype=model.dtype, device=model.device, requires_grad=True)
+
+    def add(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (args[0] + leaf, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + leaf}
+
+    handle = architecture.layers(model)[0].register_forward_pre_hook(add, with_kwargs=True)
     try:
         yield leaf
     finally:
-        leaf.requires_grad_(wanted)
+        handle.remove()
 
 
 def backpropagate(loss: Tensor, leaf: Tensor) -> None:
@@ -82,12 +91,20 @@ def summed_loss(model: PreTrainedModel, batch: Batch, generator: torch.Generator
     """The sum over the batch of the samples' losses.
 
     Without labels, a surrogate whose squared gradients are, in expectation, those of the true Fisher information
-    instead of the empirical one (see :func:`fisher_surrogate`).
+    instead of the empirical one (see :func:`fisher_surrogate`). Where a model predicts something at every token (the
+    next one, for instance), a sample's loss is the sum over its tokens, padding excluded.
     """
-    if "labels" in batch:
-        loss: Tensor = model(**batch).loss * len(batch["input_ids"])
-        return loss
-    return fisher_surrogate(model(**batch).logits, generator)
+    if (labels := batch.get("labels")) is not None:
+        loss: Tensor = model(**batch).loss
+        if labels.dim() == 1:
+            return loss * len(labels)
+        shift = int(get_architecture(model.config.model_type).decoder)  # a loss is the mean over the labels it reads
+        return loss * (labels[:, shift:] != IGNORED).sum()
+    logits = model(**batch).logits
+    mask = batch.get("attention_mask")
+    if logits.dim() == 3 and mask is not None and logits.shape[:2] == mask.shape:
+        logits = logits[mask.bool()]
+    return fisher_surrogate(logits, generator)
 
 
 def fisher_surrogate(logits: Tensor, generator: torch.Generator) -> Tensor:

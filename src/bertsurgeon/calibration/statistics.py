@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from bertsurgeon import progress
 from bertsurgeon.architectures import Architecture
-from bertsurgeon.calibration.batches import Batch
+from bertsurgeon.calibration.batches import Batch, token_mask
 from bertsurgeon.calibration.blocks import split_rows
 from bertsurgeon.calibration.gradients import (
     backpropagate,
@@ -19,11 +19,11 @@ from bertsurgeon.calibration.gradients import (
     summed_loss,
 )
 from bertsurgeon.calibration.moments import Moments
-from bertsurgeon.plan import ROLES, Role
+from bertsurgeon.plan import Role
 
 MatrixKey = tuple[int, Role]
 
-SHARED_INPUT: dict[Role, Role] = {"key": "query", "value": "query"}
+SHARED_INPUT: dict[Role, Role] = {"key": "query", "value": "query", "gate": "intermediate"}
 """Matrices that read the same input as another one share its moments."""
 
 
@@ -40,7 +40,7 @@ class Statistics:
             (out · blocks per row, block, block). 4 · block bytes per encoder weight.
         moments: Moments of the dense model's inputs; matrices that read the same input share those of the first one.
         curvature: Mean over samples of Σ_t δ_t δ_tᵀ over tokens, with δ the loss gradient of a matrix' outputs, shape
-            (out, out), of the intermediate matrix its diagonal (out,), fp64: the output factor of the
+            (out, out), of the matrices before neurons its diagonal (out,), fp64: the output factor of the
             Kronecker-factored Fisher information (Martens and Grosse, 2015, arXiv 1503.05671). How much the loss minds
             an error in each direction of the outputs.
         token_weights: How much each token counts, by matrix, one (real tokens,) per batch (:func:`weigh_tokens`).
@@ -90,17 +90,21 @@ def collect_statistics(
     matrices: dict[MatrixKey, nn.Module] = {
         (layer, role): architecture.matrix(model, layer, role)
         for layer in range(len(architecture.layers(model)))
-        for role in ROLES
+        for role in architecture.roles
     }
     generator = torch.Generator().manual_seed(seed)
-    mask = torch.empty(0, dtype=torch.bool)
+    mask = torch.empty(0, dtype=torch.bool)  # of the batch at hand
 
     weighs = curvature and token_weighting > 0
 
     def add_moments(key: MatrixKey, x: Tensor, weights: Tensor | None = None) -> None:
+        if x.shape[:2] != mask.shape:  # positions, which some matrices read, too
+            return
         statistics.moments.setdefault(key, Moments(x.shape[-1], paired=False)).update(x[mask], weights=weights)
 
     def receive(key: MatrixKey, x: Tensor, delta: Tensor) -> None:
+        if x.shape[:2] != mask.shape:
+            return
         if curvature:
             _add_curvature(statistics.curvature, key, delta[mask])
         if weighs:
@@ -127,7 +131,7 @@ def collect_statistics(
         ):
             for batch in progress.track(batches, "Calibrating"):
                 batch = {name: value.to(model.device) for name, value in batch.items()}
-                mask = batch["attention_mask"].bool()
+                mask = token_mask(model, batch)
                 statistics.samples += len(mask)
                 statistics.tokens += int(mask.sum())
                 if backward:
@@ -168,7 +172,7 @@ def weigh_tokens(delta: Tensor, mask: Tensor, share: float) -> Tensor:
 
 def _add_curvature(totals: dict[MatrixKey, Tensor], key: MatrixKey, delta: Tensor) -> None:
     """Adds Σ_t δ_t δ_tᵀ, of neurons only its diagonal: they are too many, and go one by one."""
-    second = delta.square().sum(0) if key[1] == "intermediate" else delta.T @ delta
+    second = delta.square().sum(0) if key[1] in ("intermediate", "gate") else delta.T @ delta
     totals[key] = totals.get(key, 0) + second.double().cpu()
 
 

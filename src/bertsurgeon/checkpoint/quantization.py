@@ -16,6 +16,8 @@ from bertsurgeon.layers import install_plan, reset_indices
 from bertsurgeon.plan import ModelPlan
 
 METHOD = "bertsurgeon"
+NAMES = "_weight_conversions"
+"""Where transformers keeps how a model's tensors are called in files, None for what it does by itself."""
 FORMAT_VERSION = 1
 
 
@@ -76,6 +78,10 @@ class BertSurgeonQuantizer(HfQuantizer):
         reset_indices(model)
         return model
 
+    def update_weight_conversions(self, weight_conversions: list[Any], model: PreTrainedModel) -> list[Any]:
+        """None: our files use the names of the model's modules, not those of the first release of its weights."""
+        return []
+
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         """Pruned models can be saved."""
         return True
@@ -105,7 +111,12 @@ def attach_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
 def mark(model: PreTrainedModel, config: QuantizationConfigMixin, quantizer: HfQuantizer) -> None:
     """Leaves the marks that ``from_pretrained`` leaves on models of a registered method."""
     model.config.quantization_config = config
-    marks = {"hf_quantizer": quantizer, "is_quantized": True, "quantization_method": config.quant_method}
+    marks: dict[str, Any] = {
+        "hf_quantizer": quantizer,
+        "is_quantized": True,
+        "quantization_method": config.quant_method,
+        NAMES: [],  # tensors are saved under the names of the model's modules
+    }
     for name, value in marks.items():
         setattr(model, name, value)
 

@@ -7,16 +7,17 @@ A sparse model is a stock dense model with zeros. It is marked, so that ``save_p
 from copy import deepcopy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import fuse_in_place, get_architecture, unfuse_in_place
 from bertsurgeon.checkpoint.packing import BITMAP, WEIGHT, PackedLinear, count_values, pack, unpack_on_load
-from bertsurgeon.checkpoint.quantization import BertSurgeonQuantizer, mark
+from bertsurgeon.checkpoint.quantization import NAMES, BertSurgeonQuantizer, mark
 from bertsurgeon.errors import CheckpointError
-from bertsurgeon.plan import ROLES
+from bertsurgeon.plan import ALL_ROLES, ROLES
 
 SPARSE_METHOD = "bertsurgeon-sparse"
 SPARSE_FORMAT_VERSION = 1
@@ -53,7 +54,9 @@ class SparseConfig(QuantizationConfigMixin):
         self.block = block
         self.values = values or []
         if not _is_count(block, 1) or not all(
-            isinstance(layer, dict) and set(layer) == set(ROLES) and all(_is_count(n, 0) for n in layer.values())
+            isinstance(layer, dict)
+            and set(ROLES) <= set(layer) <= set(ALL_ROLES)
+            and all(_is_count(n, 0) for n in layer.values())
             for layer in self.values
         ):
             raise CheckpointError("config.json is damaged: its entry for sparse matrices cannot be read.")
@@ -118,6 +121,10 @@ def detach_sparse(model: PreTrainedModel) -> PreTrainedModel:
     copy = deepcopy(model)
     quantizer: Any = copy.hf_quantizer
     quantizer.remove_quantization_config(copy)
+    setattr(copy, NAMES, None)
+    with torch.device("meta"):
+        stock = type(copy)(copy.config)
+    fuse_in_place(copy, stock)
     return copy
 
 
@@ -146,12 +153,15 @@ def install_packed(model: PreTrainedModel, config: SparseConfig) -> None:
     Raises:
         CheckpointError: If the configuration does not fit the model.
     """
+    unfuse_in_place(model)
     names = _names(model)
     if len(config.values) != len(names):
         raise CheckpointError(
             f"config.json is damaged: it counts the values of {len(config.values)} layers, the model has {len(names)}."
         )
     for layer, counts in zip(names, config.values, strict=True):
+        if set(layer) != set(counts):
+            raise CheckpointError("config.json is damaged: it counts the values of other matrices than the model has.")
         for role, name in layer.items():
             linear = model.get_submodule(name)
             assert isinstance(linear, nn.Linear)
@@ -183,7 +193,7 @@ def _names(model: PreTrainedModel) -> list[dict[str, str]]:
     """Names of the matrices, by layer and role."""
     architecture = get_architecture(model.config.model_type)
     return [
-        {role: architecture.matrix_name(model, layer, role) for role in ROLES}
+        {role: architecture.matrix_name(model, layer, role) for role in architecture.roles}
         for layer in range(len(architecture.layers(model)))
     ]
 

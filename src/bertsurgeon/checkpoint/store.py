@@ -195,6 +195,10 @@ def _load_pruned(
             _install(skeleton, quantization)
         except PlanError as error:
             raise CheckpointError(f"{folder / 'config.json'} does not fit its model: {error}") from error
+    tied = skeleton.all_tied_weights_keys
+    for name, source in tied.items():  # stored once
+        if source in state:
+            state.setdefault(name, state[source])
     expected = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if expected != found:

@@ -13,8 +13,8 @@ from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, MatrixKey, Moments
 from bertsurgeon.compensation.solve import compensate
 from bertsurgeon.compensation.walk import STAGES, advance, first_states, input_moments
-from bertsurgeon.layers import drop_sub_layer, make_linear, replace_matrix
-from bertsurgeon.plan import SUB_LAYERS, Channels, Dense, Dropped, LayerPlan, ModelPlan, Role, sub_layer_of
+from bertsurgeon.layers import drop_sub_layer, fit_heads, give_biases, make_linear, replace_matrix
+from bertsurgeon.plan import Channels, Dense, Dropped, LayerPlan, ModelPlan, Role, sub_layer_of
 
 Compensation = Literal["sequential", "independent", "none"]
 Target = Literal["dense", "residual"]
@@ -39,7 +39,8 @@ def apply_plan(
     """Makes the pruned model.
 
     Args:
-        model: The dense model, in evaluation mode; left as it is.
+        model: The dense model, in evaluation mode, without fused matrices (:func:`bertsurgeon.architectures.unfuse`);
+            left as it is.
         architecture: Its entry in the table.
         plan: What to keep.
         compensation: ``sequential`` refits every matrix in turn, from the input to the output, to the dense model's
@@ -61,12 +62,14 @@ def apply_plan(
     for parameter in pruned.parameters():
         parameter.grad = None
     pruned.eval()
+    give_biases(architecture, pruned)
     curvature = curvature or {}
     if compensation == "sequential":
         _apply_sequentially(model, pruned, architecture, plan, batches, damping, curvature, target, token_weights or {})
         return pruned
     for index, layer_plan in enumerate(plan.layers):
-        for sub_layer, roles in SUB_LAYERS.items():
+        fit_heads(architecture, pruned, index, layer_plan)
+        for sub_layer, roles in architecture.sub_layers.items():
             if layer_plan.is_dropped(sub_layer):
                 role = roles[-1]
                 weight, bias = _dense(architecture, model, index, role)
@@ -107,9 +110,11 @@ def _apply_sequentially(
     for index, (dense_layer, pruned_layer, layer_plan) in progress.track(
         enumerate(layers), "Compensating", len(plan.layers)
     ):
-        for roles in STAGES:
+        fit_heads(architecture, pruned, index, layer_plan)
+        for stage in STAGES:
+            roles = [role for role in stage if role in architecture.roles]
             sub_layer = sub_layer_of(roles[0])
-            first, last = SUB_LAYERS[sub_layer][0], SUB_LAYERS[sub_layer][-1]
+            last = architecture.sub_layers[sub_layer][-1]
             path = architecture.matrices[roles[0]]
             if layer_plan.is_dropped(sub_layer):
                 if last in roles:
@@ -120,7 +125,8 @@ def _apply_sequentially(
                     drop_sub_layer(architecture, pruned, index, sub_layer, constant)
                     for state in states:  # the constant went into a LayerNorm that attention may end with
                         state.forget_attention()
-                    if sub_layer == "attention":  # the states before this layer come from the changed LayerNorm
+                    if sub_layer == "attention" and not architecture.pre_norm:
+                        # the states before this layer come from the changed LayerNorm
                         for state in states:
                             state.pruned = state.pruned + constant
                     changed = True
@@ -132,21 +138,23 @@ def _apply_sequentially(
                     state.keep_attention(dense_layer, pruned_layer)
             replacements: dict[Role, nn.Module] = {}
             moments = None
+            read_apart = bool(token_weights) or architecture.position_input is not None
             for role in roles:
                 if not changed and not _is_changed(layer_plan, role):
                     continue
                 rows = layer_plan.channels(role)[0]
                 weight, bias = _dense(architecture, model, index, role, rows)
-                if moments is None or token_weights:  # matrices with the same input share its moments
+                if moments is None or read_apart:  # matrices with the same input share its moments
                     moments = input_moments(
                         states,
                         dense_layer,
                         pruned_layer,
                         path,
                         width=layer_plan.matrices[role].stored_shape[1],
-                        residual=architecture.matrices[first] if target == "residual" and role == last else None,
+                        residual=architecture.residual(sub_layer) if target == "residual" and role == last else None,
                         weights=token_weights.get((index, role)),
                         targets_of=weight if role == last and len(weight) < weight.shape[1] else None,
+                        positions=architecture.position_input if role in ("query", "key") else None,
                     )
                 metric = _rows_of(curvature.get((index, role)), rows)
                 structure = layer_plan.matrices[role].structure

@@ -9,11 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import Architecture
-from bertsurgeon.calibration import Batch, Moments
+from bertsurgeon.calibration import Batch, Moments, token_mask
 from bertsurgeon.plan import Role
-
-ATTENTION = "attention"
-"""The layers of every supported architecture call their attention this."""
 
 
 class _Reached(Exception):  # noqa: N818 - control flow, not an error
@@ -31,8 +28,9 @@ class State:
         dense: The dense model's hidden states, shape (batch, tokens, hidden).
         pruned: The pruned model's.
         mask: True for real tokens, shape (batch, tokens).
-        args: What else the layers are called with (attention mask and so on).
-        kwargs: Likewise, by name.
+        calls: What else each layer is called with (attention mask and so on): arguments, and arguments by name.
+        attention: Path from a layer to its attention.
+        layer: Index of the next layer.
         dense_attention: What the dense layer's attention returned, once kept (:meth:`keep_attention`).
         pruned_attention: Likewise.
     """
@@ -40,18 +38,20 @@ class State:
     dense: Tensor
     pruned: Tensor
     mask: Tensor
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    attention: str
+    layer: int = 0
     dense_attention: Any = None
     pruned_attention: Any = None
 
     def run(self, layer: nn.Module, hidden: Tensor, attention: Any = None) -> Tensor:
         """One layer's output for ``hidden``; its attention returns ``attention``, if that is known already."""
-        module = layer.get_submodule(ATTENTION)
+        module = layer.get_submodule(self.attention)
+        args, kwargs = self.calls[self.layer]
         if attention is not None:
             module.forward = lambda *_, **__: attention
         try:
-            output = layer(hidden, *self.args, **self.kwargs)
+            output = layer(hidden, *args, **kwargs)
         finally:
             if attention is not None:
                 del module.forward
@@ -72,7 +72,7 @@ class State:
         def stop(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
             raise _Reached(output)
 
-        handle = layer.get_submodule(ATTENTION).register_forward_hook(stop)
+        handle = layer.get_submodule(self.attention).register_forward_hook(stop)
         try:
             self.run(layer, hidden)
         except _Reached as reached:
@@ -92,7 +92,8 @@ class State:
 
         def keep(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-                inputs[path] = arguments[0][self.mask]
+                if path not in inputs:  # after the tokens a matrix may read positions, too
+                    inputs[path] = arguments[0][self.mask]
                 if path == paths[0]:
                     raise _Reached(None)
 
@@ -114,22 +115,31 @@ def first_states(model: PreTrainedModel, architecture: Architecture, batches: Se
 
     Memory, once they are all held: 8 bytes · hidden width · padded tokens.
     """
+    layers = architecture.layers(model)
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _Reached((args, kwargs))
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append((args, kwargs))
+        if len(calls) == len(layers):
+            raise _Reached(None)
 
-    first = architecture.layers(model)[0]
+    extra = {"use_cache": False} if architecture.decoder else {}
     for batch in batches:
         batch = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-        handle = first.register_forward_pre_hook(stop, with_kwargs=True)
+        calls.clear()
+        handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
         try:
-            model(**batch)
-        except _Reached as reached:
-            args, kwargs = reached.value
-            hidden = args[0] if args else kwargs.pop("hidden_states")
-            yield State(hidden, hidden.clone(), batch["attention_mask"].bool(), args[1:], kwargs)
+            model(**batch, **extra)
+        except _Reached:
+            hidden = calls[0][0][0] if calls[0][0] else calls[0][1]["hidden_states"]
+            others = [
+                (args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"})
+                for args, kwargs in calls
+            ]
+            yield State(hidden, hidden.clone(), token_mask(model, batch), others, architecture.attention)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
 
 def input_moments(
@@ -143,6 +153,7 @@ def input_moments(
     weights: Sequence[Tensor] | None = None,
     targets_of: Tensor | None = None,
     dense_only: bool = False,
+    positions: str | None = None,
 ) -> Moments:
     """Moments of the inputs of the matrix at ``path`` in a layer of both models.
 
@@ -153,10 +164,11 @@ def input_moments(
         path: Path from the layer to the matrix.
         width: Channels the matrix reads in the pruned model, if not all.
         residual: Follow the drift of the residual stream that the matrix' output is added to: it is what enters the
-            matrix at this path (the sub-layer's first one).
+            module at this path.
         weights: How much each token counts, one (tokens,) per state; None for equal weights.
         targets_of: The dense weight, to follow what leaves the dense matrix instead of what enters it.
         dense_only: Leave the pruned model out: moments of the dense inputs alone.
+        positions: Name of an argument of the layers that the matrix reads beside the tokens; its rows count like them.
     """
     dense_matrix = dense.get_submodule(path)
     assert isinstance(dense_matrix, nn.Linear)
@@ -178,6 +190,9 @@ def input_moments(
         drift = None if residual is None else x[residual] - seen[residual]
         followed = x[path] if targets_of is None else x[path] @ targets_of.T
         moments.update(followed, seen[path], drift, weight)
+        read = None if positions is None else state.calls[state.layer][1].get(positions)
+        if read is not None:
+            moments.update(read, read)
     return moments
 
 
@@ -187,13 +202,14 @@ def advance(states: Sequence[State], dense: nn.Module, pruned: nn.Module) -> Non
     for state in states:
         state.dense = state.run(dense, state.dense, state.dense_attention)
         state.pruned = state.run(pruned, state.pruned, state.pruned_attention)
+        state.layer += 1
         state.forget_attention()
 
 
 STAGES: tuple[tuple[Role, ...], ...] = (
     ("query", "key", "value"),
     ("attention_output",),
-    ("intermediate",),
+    ("intermediate", "gate"),
     ("output",),
 )
 """Matrices that can be compensated together, in the order in which a layer computes them."""

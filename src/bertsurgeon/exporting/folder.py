@@ -8,11 +8,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from datasets import Dataset
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
+from bertsurgeon.architectures import unfuse
 from bertsurgeon.benchmark import evaluating, measure_sizes, random_inputs, time_batches
-from bertsurgeon.calibration import Batch, make_batches
+from bertsurgeon.calibration import PIXELS, Batch, make_batches
 from bertsurgeon.checkpoint import check_output, new_folder
 from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting import int8
@@ -27,7 +28,7 @@ Quantization = Literal["static", "dynamic"]
 OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output")
 """Outputs of the models that can be exported; a graph has those that its model has."""
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+INPUTS = ("input_ids", "attention_mask", "token_type_ids", PIXELS)
 
 CHECKED = 64
 """Texts, about, on which an export is compared with PyTorch."""
@@ -88,7 +89,7 @@ def export(
     folder: Path,
     config: ExportConfig,
     data: Dataset | Iterable[Mapping[str, Any]],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | BaseImageProcessor,
     overwrite: bool = False,
 ) -> Manifest:
     """Exports a dense or pruned model, checks it against PyTorch, and writes a folder.
@@ -97,8 +98,9 @@ def export(
         model: What to export.
         folder: Where to; there completely or not at all.
         config: Runtime and precision.
-        data: Texts to compare on (and to calibrate INT8 on), see :func:`bertsurgeon.prune`; labels are not needed.
-        tokenizer: Written beside the model; pads the texts.
+        data: Texts or images to compare on (and to calibrate INT8 on), see :func:`bertsurgeon.prune`; labels are not
+            needed.
+        tokenizer: Written beside the model; pads the texts. For images, the image processor.
         overwrite: Replace an existing folder.
 
     Raises:
@@ -109,8 +111,10 @@ def export(
     check_output(folder, overwrite)
     require("onnxscript", "onnx")
     require("onnxruntime" if config.runtime == "onnx" else "openvino", config.runtime)
-    batches = _split(make_batches(data, tokenizer, CHECKED + config.samples, BATCH, config.seed))
+    pads = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+    batches = _split(make_batches(data, pads, CHECKED + config.samples, BATCH, config.seed))
     inputs = tuple(name for name in INPUTS if name in tokenizer.model_input_names)
+    model = unfuse(model)
     with progress.bar(f"Exporting to {config.runtime}", 4) as advance, evaluating(model):
         outputs, wanted = reference(model, batches[1], OUTPUTS)
         advance()

@@ -6,15 +6,16 @@ become one; padding is masked by adding to the attention scores.
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import get_plan
 from bertsurgeon.layers import GroupedLinear, make_linear, replace_matrix
-from bertsurgeon.plan import Dense
+from bertsurgeon.plan import Dense, sub_layer_of
 
 MASKED = float(torch.finfo(torch.bfloat16).min)
 """Added to the score of a padded token; the lowest number that bfloat16 and float32 both hold."""
@@ -89,11 +90,7 @@ def lower(model: PreTrainedModel, fill_groups: bool = False) -> PreTrainedModel:
         return lowered
     architecture = get_architecture(model.config.model_type)
     for index, layer in enumerate(plan.layers):
-        roles = [
-            role
-            for role in layer.matrices
-            if not layer.is_dropped("attention" if role in _ATTENTION else "feed_forward")
-        ]
+        roles = [role for role in layer.matrices if not layer.is_dropped(sub_layer_of(role))]
         sliced: dict[str, SlicedLinear] = {}
         for role in roles:
             matrix = architecture.matrix(lowered, index, role)
@@ -104,12 +101,9 @@ def lower(model: PreTrainedModel, fill_groups: bool = False) -> PreTrainedModel:
                 else:
                     sliced[role] = SlicedLinear(matrix)
                     replace_matrix(architecture, lowered, index, role, sliced[role])
-        if {"intermediate", "output"} <= sliced.keys():
+        if {"intermediate", "output"} <= sliced.keys() and "gate" not in layer.matrices:
             _join(sliced["intermediate"], sliced["output"])
     return lowered
-
-
-_ATTENTION = ("query", "key", "value", "attention_output")
 
 
 def _join(first: SlicedLinear, second: SlicedLinear) -> None:
@@ -125,20 +119,55 @@ class Graph(nn.Module):
 
     Args:
         model: A lowered model.
-        inputs: Names of its inputs, the attention mask among them.
+        inputs: Names of its inputs.
         outputs: Names of its outputs.
     """
 
     def __init__(self, model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__()
+        architecture = get_architecture(model.config.model_type)
         self.model = model
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
+        self.decoder = architecture.decoder
+        self.makes_mask = architecture.masks == "additive" and "attention_mask" in inputs
+        self.extra = {"use_cache": False} if architecture.decoder else {}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The outputs for inputs of shape (batch, tokens)."""
-        named = dict(zip(self.inputs, tensors, strict=True))
-        visible = named["attention_mask"][:, None, None, :].to(torch.float32)
-        named["attention_mask"] = (1.0 - visible) * MASKED
-        found = self.model(**named, return_dict=True)
+        """The outputs for inputs of shape (batch, tokens), or for images."""
+        named: dict[str, Any] = dict(zip(self.inputs, tensors, strict=True))
+        if self.makes_mask:
+            named["attention_mask"] = additive_masks(named["attention_mask"], self.model.config, self.decoder)
+        found = self.model(**named, **self.extra, return_dict=True)
         return tuple(found[name] for name in self.outputs)
+
+
+def additive_masks(mask: Tensor, config: PretrainedConfig, causal: bool) -> Tensor | dict[str, Tensor]:
+    """What is added to attention scores: zero where a token is seen, ``MASKED`` elsewhere.
+
+    Args:
+        mask: 1 for real tokens, shape (batch, tokens).
+        config: Of the model; its layers may see a window only.
+        causal: Tokens see those before them.
+
+    Returns:
+        Shape (batch, 1, 1, tokens), or (batch, 1, tokens, tokens) where it differs by token; by the layers' type where
+        these have types.
+    """
+    padding = (1.0 - mask[:, None, None, :].to(torch.float32)) * MASKED
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    back = positions[:, None] - positions[None, :]
+
+    def hide(hidden: Tensor) -> Tensor:
+        return torch.minimum(padding, hidden.to(torch.float32)[None, None] * MASKED)
+
+    window: int | None = getattr(config, "sliding_window", None)
+    full = hide(back < 0) if causal else padding
+    windowed = full
+    if window is not None:
+        windowed = hide((back < 0) | (back >= window)) if causal else hide(back.abs() > window)
+    types: list[str] | None = getattr(config, "layer_types", None)
+    if types is None:
+        return windowed
+    masks = {"full_attention": full, "sliding_attention": windowed}
+    return {name: masks[name] for name in dict.fromkeys(types)}

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from bertsurgeon.benchmark import random_inputs
+from bertsurgeon.calibration import PIXELS
 from bertsurgeon.errors import ExportError, first_line
 from bertsurgeon.exporting.lowering import Graph
 
@@ -23,10 +25,10 @@ OPSET = 20
 
 
 def trace(graph: Graph, opset: int = OPSET) -> "ir.Model":
-    """Exports to ONNX with dynamic batch and sequence axes.
+    """Exports to ONNX with a dynamic batch and, for texts, sequence axis.
 
     Args:
-        graph: What to trace.
+        graph: What to trace. Images have one size, that of the model's configuration.
         opset: Of the standard operators.
 
     Raises:
@@ -34,9 +36,14 @@ def trace(graph: Graph, opset: int = OPSET) -> "ir.Model":
     """
     from onnx_ir.passes import common
 
-    # two sizes that differ: equal ones would be taken for one and the same
-    example = tuple(torch.ones(2, 3, dtype=torch.long) for _ in graph.inputs)
-    axes = tuple({0: "batch", 1: "sequence"} for _ in graph.inputs)
+    example: tuple[torch.Tensor, ...]
+    axes: tuple[dict[int, str], ...]
+    if graph.inputs == (PIXELS,):
+        example, axes = (random_inputs([graph.model], 2, 1)[PIXELS],), ({0: "batch"},)
+    else:
+        # two sizes that differ: equal ones would be taken for one and the same
+        example = tuple(torch.ones(2, 3, dtype=torch.long) for _ in graph.inputs)
+        axes = tuple({0: "batch", 1: "sequence"} for _ in graph.inputs)
     try:
         with _silence(), torch.no_grad():
             program: Any = torch.onnx.export(

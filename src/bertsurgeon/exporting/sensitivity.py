@@ -11,7 +11,6 @@ from bertsurgeon.architectures import get_architecture
 from bertsurgeon.calibration import Batch
 from bertsurgeon.checkpoint import get_plan
 from bertsurgeon.exporting.verify import Arrays, compare, reference
-from bertsurgeon.plan import SUB_LAYERS
 
 LEVELS = 255
 
@@ -23,7 +22,7 @@ def encoder_matrices(model: PreTrainedModel) -> list[tuple[str, ...]]:
     return [
         tuple(architecture.matrix_name(model, index, role) for role in roles)
         for index in range(len(architecture.layers(model)))
-        for sub_layer, roles in SUB_LAYERS.items()
+        for sub_layer, roles in architecture.sub_layers.items()
         if plan is None or not plan.layers[index].is_dropped(sub_layer)
     ]
 

@@ -10,7 +10,7 @@ from bertsurgeon.budget import DROPPED, GroupCounts, group_sizes
 from bertsurgeon.calibration import MatrixKey
 from bertsurgeon.grouping.assign import assign_groups
 from bertsurgeon.grouping.sort import Partition, Scores, sort_groups
-from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped, LayerPlan, MatrixPlan, ModelPlan, Structure
+from bertsurgeon.plan import ALL_ROLES, Dense, Dropped, Grouped, LayerPlan, MatrixPlan, ModelPlan, Structure
 
 Grouping = Literal["sort", "assign", "none", "random"]
 
@@ -81,7 +81,8 @@ def plan_groups(
                     role: MatrixPlan(
                         (scores[layer, role].shape[0], scores[layer, role].shape[1]), structures[layer, role]
                     )
-                    for role in ROLES
+                    for role in ALL_ROLES
+                    if (layer, role) in scores
                 }
             )
             for layer in range(layers)

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import MatrixKey, Statistics, join_rows, split_rows
-from bertsurgeon.plan import ROLES
 from bertsurgeon.second_order import invert_blocks, unit_scores
 
 Importance = Literal["fisher", "obs", "magnitude"]
@@ -70,7 +69,7 @@ def score_matrices(
     """
     scores: dict[MatrixKey, Tensor] = {}
     for layer in range(len(architecture.layers(model))):
-        for role in ROLES:
+        for role in architecture.roles:
             weight = architecture.matrix(model, layer, role).weight
             assert isinstance(weight, Tensor)
             weight = weight.detach().float()

@@ -4,6 +4,7 @@ from bertsurgeon.layers.build import (
     check_plan,
     drop_sub_layer,
     empty_linear,
+    give_biases,
     install_plan,
     make_linear,
     replace_matrix,
@@ -11,6 +12,7 @@ from bertsurgeon.layers.build import (
     to_dense,
 )
 from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear
+from bertsurgeon.layers.heads import fit_heads
 from bertsurgeon.layers.inference import prepare_for_inference
 from bertsurgeon.layers.low_rank import LowRankLinear
 
@@ -21,6 +23,8 @@ __all__ = [
     "check_plan",
     "drop_sub_layer",
     "empty_linear",
+    "fit_heads",
+    "give_biases",
     "install_plan",
     "make_linear",
     "prepare_for_inference",

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import Architecture, get_architecture
-from bertsurgeon.errors import PlanError
+from bertsurgeon.architectures import Architecture, fuse_in_place, get_architecture, unfuse, unfuse_in_place
+from bertsurgeon.errors import ModelError, PlanError
 from bertsurgeon.layers.dropped import (
-    DroppedBertAttention,
+    DroppedAttention,
     DroppedBertIntermediate,
     DroppedBertOutput,
-    DroppedDistilBertAttention,
-    DroppedDistilBertFeedForward,
+    DroppedFeedForward,
+    DroppedNormedAttention,
 )
 from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear
+from bertsurgeon.layers.heads import fit_heads
 from bertsurgeon.layers.low_rank import LowRankLinear
 from bertsurgeon.plan import (
-    SUB_LAYERS,
     Channels,
     Dense,
     Dropped,
@@ -95,36 +95,58 @@ def drop_sub_layer(
     sub_layer: SubLayerName,
     constant: Tensor | None,
 ) -> None:
-    """Takes a whole sub-layer out; the constant it contributes moves into the preceding LayerNorm's bias.
+    """Takes a whole sub-layer out, but for the constant it contributes.
 
-    In a post-LayerNorm encoder the output of the preceding LayerNorm goes nowhere but through this sub-layer and its
-    residual connection, so adding the constant there is exact.
+    In a post-norm model the constant moves into the bias of the preceding norm, whose output goes nowhere but through
+    this sub-layer and its residual connection, so adding it there is exact. In a pre-norm model it stays where the last
+    matrix was, as its bias, and the norm before the sub-layer goes, too.
 
     Args:
         architecture: The model's entry in the table.
         model: Changed in place.
-        layer: Index of the encoder layer.
+        layer: Index of the layer.
         sub_layer: Which one to drop.
-        constant: Shape (hidden,), or None where a checkpoint brings the LayerNorm's bias already.
+        constant: Shape (hidden,), or None where a checkpoint brings it.
     """
     module = architecture.layers(model)[layer]
-    if constant is not None:
-        norm = architecture.preceding_norm(model, layer, sub_layer)
-        norm.bias.data.add_(constant.to(norm.bias))
-    last = module.get_submodule(architecture.matrices[SUB_LAYERS[sub_layer][-1]])
+    path = architecture.matrices[architecture.sub_layers[sub_layer][-1]]
+    last = module.get_submodule(path)
     assert isinstance(last, nn.Linear)
-    mark = DroppedLinear(last.in_features, last.out_features, bias=False).to(last.weight.device, last.weight.dtype)
-    norm_module = module.get_submodule(architecture.norms[sub_layer])
-    if architecture.wiring == "bert" and sub_layer == "attention":
-        module.attention = DroppedBertAttention(norm_module, mark)
-    elif architecture.wiring == "bert":
-        module.intermediate = DroppedBertIntermediate(DroppedLinear(last.out_features, last.in_features, bias=False))
-        module.intermediate.to(last.weight.device, last.weight.dtype)
-        module.output = DroppedBertOutput(norm_module, mark)
+    mark = DroppedLinear(last.in_features, last.out_features, bias=architecture.pre_norm)
+    mark.to(last.weight.device, last.weight.dtype)
+    if mark.bias is not None:
+        if constant is not None:
+            mark.bias.data.copy_(constant)
+        module.set_submodule(architecture.norms[sub_layer], nn.Identity())
+    elif constant is not None:
+        bias = architecture.input_bias(model, layer, sub_layer)
+        bias.data.add_(constant.to(bias))
+    place = architecture.attention if sub_layer == "attention" else architecture.feed_forward
+    inside = path.removeprefix(f"{place}.")
+    replacement: nn.Module
+    if sub_layer == "attention" and architecture.norm_inside:
+        norm = architecture.norms[sub_layer]
+        norm_module = module.get_submodule(norm)
+        replacement = DroppedNormedAttention(norm.removeprefix(f"{place}."), norm_module, inside, mark)
     elif sub_layer == "attention":
-        module.attention = DroppedDistilBertAttention(mark)
+        replacement = DroppedAttention(inside, mark, layer)
+    elif place:
+        replacement = DroppedFeedForward(inside, mark)
     else:
-        module.ffn = DroppedDistilBertFeedForward(mark)
+        first = DroppedLinear(last.out_features, last.in_features, bias=False)
+        module.intermediate = DroppedBertIntermediate(first.to(last.weight.device, last.weight.dtype))
+        module.output = DroppedBertOutput(module.get_submodule(architecture.norms[sub_layer]), mark)
+        return
+    module.set_submodule(place, replacement)
+
+
+def give_biases(architecture: Architecture, model: PreTrainedModel) -> None:
+    """Gives every matrix without a bias one of zeros: compensation keeps the mean of what is removed there."""
+    for index in range(len(architecture.layers(model))):
+        for role in architecture.roles:
+            matrix = architecture.matrix(model, index, role)
+            if isinstance(matrix, nn.Linear) and matrix.bias is None:
+                matrix.bias = nn.Parameter(matrix.weight.new_zeros(matrix.out_features))
 
 
 def install_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
@@ -137,8 +159,10 @@ def install_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
     """
     architecture = get_architecture(model.config.model_type)
     check_plan(model, plan)
+    unfuse_in_place(model)
+    give_biases(architecture, model)
     for index, layer_plan in enumerate(plan.layers):
-        for sub_layer, roles in SUB_LAYERS.items():
+        for sub_layer, roles in architecture.sub_layers.items():
             if layer_plan.is_dropped(sub_layer):
                 drop_sub_layer(architecture, model, index, sub_layer, None)
                 continue
@@ -148,16 +172,17 @@ def install_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
                 assert isinstance(old, nn.Linear)
                 if isinstance(matrix.structure, Dense) and matrix.stored_shape == matrix.shape:
                     continue
-                new = empty_linear(matrix.structure, matrix.stored_shape, old.bias is not None)
+                new = empty_linear(matrix.structure, matrix.stored_shape, bias=True)
                 replace_matrix(architecture, model, index, role, new.to(old.weight.device, old.weight.dtype))
+        fit_heads(architecture, model, index, layer_plan)
 
 
 def check_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
     """Checks that a plan fits a dense model.
 
     Raises:
-        PlanError: If architecture, number of layers, a matrix's shape or the width of a head differ, or a layer keeps
-            what has no effect.
+        PlanError: If architecture, number of layers, the matrices, a matrix's shape or the width of a head differ, or a
+            layer keeps what has no effect.
     """
     architecture = get_architecture(model.config.model_type)
     if plan.architecture != architecture.name:
@@ -165,16 +190,19 @@ def check_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
     shapes = architecture.shapes(model)
     if len(plan.layers) != len(shapes):
         raise PlanError(f"The plan has {len(plan.layers)} layers, the model {len(shapes)}.")
+    for index, layer in enumerate(plan.layers):
+        if set(layer.matrices) != set(shapes[index]):
+            raise PlanError(f"The plan's layer {index} has other matrices than the model's; the plan is damaged.")
     for index, role, matrix in plan:
         if matrix.shape != shapes[index][role]:
             raise PlanError(
                 f"The plan expects shape {matrix.shape} for {role} of layer {index}, "
                 f"the model has {shapes[index][role]}."
             )
-    widths: dict[SubLayerName, int] = {"attention": architecture.head_width(model.config), "feed_forward": 1}
+    widths: dict[SubLayerName, int] = {"attention": architecture.unit_width(model.config), "feed_forward": 1}
     for index, layer in enumerate(plan.layers):
         structures = {role: matrix.structure for role, matrix in layer.matrices.items()}
-        if fold_constants(structures) != structures:
+        if fold_constants(structures, architecture.positional) != structures:
             raise PlanError(f"The plan keeps matrices in layer {index} that have no effect; they must be dropped.")
         for sub_layer, units in layer.units.items():
             if units.width != widths[sub_layer]:
@@ -194,29 +222,48 @@ def to_dense(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
     Args:
         model: A pruned model; left as it is.
         plan: Its plan.
+
+    Raises:
+        ModelError: If the stock model has no place for a bias that compensation gave to a matrix without one.
     """
     architecture = get_architecture(model.config.model_type)
     config = deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    twin: PreTrainedModel = type(model)(config)
-    twin.to(dtype=model.dtype).to(torch.device(model.device))  # type: ignore[call-arg]  # transformers wraps Module.to
-    twin.train(model.training)
-    names = [
-        (architecture.matrix_name(twin, index, role), plan.layers[index], role)  # of every matrix
-        for index, role, _ in plan
-    ]
+    for option in architecture.bias_options:
+        setattr(config, option, True)
+    stock: PreTrainedModel = type(model)(config)
+    stock.to(dtype=model.dtype).to(torch.device(model.device))  # type: ignore[call-arg]  # transformers wraps Module.to
+    stock.train(model.training)
+    twin = unfuse(stock)
+    own = dict(twin.state_dict())
     state = dict(model.state_dict())
-    for name, layer, role in names:
-        target = twin.get_submodule(name)
-        module = None if layer.is_dropped(sub_layer_of(role)) else model.get_submodule(name)
+    for index, role, _ in plan:
+        layer, name = plan.layers[index], architecture.matrix_name(twin, index, role)
         for key in [key for key in state if key.startswith(f"{name}.")]:
             del state[key]
-        for key, value in target.state_dict().items():
-            state[f"{name}.{key}"] = torch.zeros_like(value)
+        module = None if layer.is_dropped(sub_layer_of(role)) else model.get_submodule(name)
+        if module is None and architecture.pre_norm and role == layer.sub_layers[sub_layer_of(role)][-1]:
+            module = model.get_submodule(name)  # the mark, whose bias is what the sub-layer contributes
+        weight = state[f"{name}.weight"] = torch.zeros_like(own[f"{name}.weight"])
+        bias = weight.new_zeros(len(weight))
         if module is not None:
-            _scatter(module, *layer.channels(role), state[f"{name}.weight"], state.get(f"{name}.bias"))
+            _scatter(module, *layer.channels(role), weight, bias)
+        if f"{name}.bias" in own:
+            state[f"{name}.bias"] = bias
+        elif bias.any():
+            raise ModelError(
+                f"A stock {architecture.name} model has no place for the bias that compensation gave to {name}; use "
+                "the pruned model itself, or export it."
+            )
+    for index, layer in enumerate(plan.layers):
+        for sub_layer in layer.sub_layers if architecture.pre_norm else ():
+            norm = f"{architecture.layer_name(twin, index)}.{architecture.norms[sub_layer]}."
+            if layer.is_dropped(sub_layer):  # its norm is gone, too; nothing reads what it says
+                state |= {name: value for name, value in own.items() if name.startswith(norm)}
     twin.load_state_dict(state)
+    if twin is not stock:
+        fuse_in_place(twin, stock)
     return twin
 
 

@@ -10,7 +10,7 @@ from transformers.activations import GELUActivation
 from bertsurgeon.architectures import Architecture, get_architecture
 from bertsurgeon.layers.grouped import GroupedLinear, gather_channels
 
-ACTIVATIONS = ("intermediate_act_fn", "activation")
+ACTIVATIONS = ("intermediate_act_fn", "activation", "activation_fn", "act")
 """Names of the activation beside (or in the parent of) the first matrix of a feed-forward part."""
 
 
@@ -26,9 +26,10 @@ def prepare_for_inference(model: PreTrainedModel) -> PreTrainedModel:
     """
     architecture = get_architecture(model.config.model_type)
     for layer in architecture.layers(model):
-        if model.device.type == "cpu":
+        if model.device.type == "cpu" and architecture.position_input is None:
             _share_gather(architecture, layer)
-        _fuse_activation(architecture, layer)
+        if "gate" not in architecture.roles:
+            _fuse_activation(architecture, layer)
     return model
 
 
@@ -50,11 +51,12 @@ def _share_gather(architecture: Architecture, layer: nn.Module) -> None:
     parent = layer.get_submodule(architecture.matrices["query"].rpartition(".")[0])
     index = query.column_index
 
-    def gather(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden: Tensor = args[0]
-        return gather_channels(hidden, index.to(hidden.device)), *args[1:]
+    def gather(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+        gathered = gather_channels(hidden, index.to(hidden.device))
+        return ((gathered, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": gathered})
 
-    parent.register_forward_pre_hook(gather)
+    parent.register_forward_pre_hook(gather, with_kwargs=True)
     for matrix in (query, *others):
         matrix.gathers = False
 

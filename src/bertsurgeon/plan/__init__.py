@@ -2,6 +2,7 @@
 
 from bertsurgeon.plan.channels import Channels, format_channels, parse_channels
 from bertsurgeon.plan.model_plan import (
+    ALL_ROLES,
     ROLES,
     SUB_LAYERS,
     LayerPlan,
@@ -12,12 +13,14 @@ from bertsurgeon.plan.model_plan import (
     dense_plan,
     fold_constants,
     sub_layer_of,
+    sub_layers,
     unit_axis,
 )
 from bertsurgeon.plan.structures import Dense, Dropped, Grouped, LowRank, Structure, structure_from_dict
 from bertsurgeon.plan.units import Units, unit_channels
 
 __all__ = [
+    "ALL_ROLES",
     "ROLES",
     "SUB_LAYERS",
     "Channels",
@@ -38,6 +41,7 @@ __all__ = [
     "parse_channels",
     "structure_from_dict",
     "sub_layer_of",
+    "sub_layers",
     "unit_axis",
     "unit_channels",
 ]

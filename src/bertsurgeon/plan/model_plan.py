@@ -5,7 +5,7 @@ decides nothing (:mod:`bertsurgeon.layers`).
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +13,28 @@ from typing import Any, Literal
 from bertsurgeon.errors import PlanError
 from bertsurgeon.plan.channels import Channels
 from bertsurgeon.plan.structures import Dense, Dropped, Structure, structure_from_dict
-from bertsurgeon.plan.units import Units
+from bertsurgeon.plan.units import Units, unit_channels
 
 SubLayerName = Literal["attention", "feed_forward"]
-Role = Literal["query", "key", "value", "attention_output", "intermediate", "output"]
+Role = Literal["query", "key", "value", "attention_output", "intermediate", "gate", "output"]
 
 SUB_LAYERS: dict[SubLayerName, tuple[Role, ...]] = {
     "attention": ("query", "key", "value", "attention_output"),
     "feed_forward": ("intermediate", "output"),
 }
+"""The matrices that every layer has, the last of each sub-layer reading its units."""
+
 ROLES: tuple[Role, ...] = tuple(role for roles in SUB_LAYERS.values() for role in roles)
+
+GATED: dict[SubLayerName, tuple[Role, ...]] = {**SUB_LAYERS, "feed_forward": ("intermediate", "gate", "output")}
+"""Where the feed-forward part is gated: a neuron is an output of ``intermediate`` times an activated one of ``gate``."""
+
+ALL_ROLES: tuple[Role, ...] = tuple(role for roles in GATED.values() for role in roles)
+
+
+def sub_layers(roles: Iterable[Role]) -> dict[SubLayerName, tuple[Role, ...]]:
+    """The matrices of each sub-layer of a layer that has these."""
+    return GATED if "gate" in roles else SUB_LAYERS
 
 
 def sub_layer_of(role: Role) -> SubLayerName:
@@ -39,7 +51,7 @@ def _stored_shape(shape: tuple[int, int], role: Role, units: Mapping[SubLayerNam
     kept = units.get(sub_layer_of(role))
     if kept is None:
         return shape
-    channels = kept.kept * kept.width
+    channels = kept.kept * (shape[unit_axis(role)] // kept.total)
     return (shape[0], channels) if unit_axis(role) == 1 else (channels, shape[1])
 
 
@@ -76,7 +88,7 @@ class MatrixPlan:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One encoder layer: a plan for each of its six matrices, and the units its sub-layers keep.
+    """One layer: a plan for each of its six matrices (seven where it is gated), and the units its sub-layers keep.
 
     Attributes:
         matrices: By role.
@@ -93,9 +105,12 @@ class LayerPlan:
             PlanError: If a matrix is not stored with the channels of the kept units.
         """
         for sub_layer, units in self.units.items():
-            for role in SUB_LAYERS[sub_layer]:
+            for role in self.sub_layers[sub_layer]:
                 matrix = self.matrices[role]
-                if matrix.shape[unit_axis(role)] != units.total * units.width:
+                channels = matrix.shape[unit_axis(role)]
+                # grouped-query attention: a unit has fewer channels of keys and values than of queries
+                narrow = role in ("key", "value") and channels % units.total == 0
+                if channels != units.total * units.width and not narrow:
                     raise PlanError(f"The units of the {sub_layer} do not fit its {role}; the plan is damaged.")
                 if matrix.stored_shape != _stored_shape(matrix.shape, role, self.units):
                     raise PlanError(f"The {role} is not stored with the channels of its units; the plan is damaged.")
@@ -116,10 +131,16 @@ class LayerPlan:
         return cls(
             {
                 role: MatrixPlan(shapes[role], structures[role], _stored_shape(shapes[role], role, units))
-                for role in ROLES
+                for role in ALL_ROLES
+                if role in shapes
             },
             units,
         )
+
+    @property
+    def sub_layers(self) -> dict[SubLayerName, tuple[Role, ...]]:
+        """The matrices of each sub-layer."""
+        return sub_layers(self.matrices)
 
     def is_dropped(self, sub_layer: SubLayerName) -> bool:
         """Whether the whole sub-layer is gone: its last matrix outputs a constant."""
@@ -128,8 +149,9 @@ class LayerPlan:
     def channels(self, role: Role) -> tuple[Channels | None, Channels | None]:
         """Output and input channels of the dense matrix that are stored, in their order; None for all of them."""
         units = self.units.get(sub_layer_of(role))
-        kept = None if units is None else units.channels
-        return (None, kept) if unit_axis(role) == 1 else (kept, None)
+        axis = unit_axis(role)
+        kept = None if units is None else unit_channels(units.order, self.matrices[role].shape[axis] // units.total)
+        return (None, kept) if axis == 1 else (kept, None)
 
 
 @dataclass(frozen=True)
@@ -147,8 +169,9 @@ class ModelPlan:
     def __iter__(self) -> Iterator[tuple[int, Role, MatrixPlan]]:
         """Every matrix, from the input to the output, as (layer, role, plan)."""
         for index, layer in enumerate(self.layers):
-            for role in ROLES:
-                yield index, role, layer.matrices[role]
+            for roles in layer.sub_layers.values():
+                for role in roles:
+                    yield index, role, layer.matrices[role]
 
     @property
     def size(self) -> int:
@@ -210,24 +233,31 @@ def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
 
 def _layer_from_dict(data: dict[str, Any]) -> LayerPlan:
     units = {name: Units.from_dict(data["units"][name]) for name in SUB_LAYERS if name in data.get("units", {})}
-    shapes = {role: (data[role]["shape"][0], data[role]["shape"][1]) for role in ROLES}
-    return LayerPlan.build(shapes, {role: structure_from_dict(data[role]) for role in ROLES}, units)
+    roles = [role for role in ALL_ROLES if role in ROLES or role in data]
+    shapes = {role: (data[role]["shape"][0], data[role]["shape"][1]) for role in roles}
+    return LayerPlan.build(shapes, {role: structure_from_dict(data[role]) for role in roles}, units)
 
 
-def fold_constants(structures: dict[Role, Structure]) -> dict[Role, Structure]:
+def fold_constants(structures: dict[Role, Structure], positional: bool = False) -> dict[Role, Structure]:
     """Drops what no longer has any effect in a layer, without changing what the layer computes.
 
     A sub-layer without its last matrix, without values, or without intermediate activations outputs a constant: all of
     it goes. Keys that are all alike make attention uniform, whatever the queries are: without keys the queries go.
+
+    Args:
+        structures: By role.
+        positional: Whether queries or keys are turned by, or meet, positions: then equal keys do not make attention
+            uniform, and the queries stay.
     """
     folded = dict(structures)
     gone = {role for role, structure in structures.items() if isinstance(structure, Dropped)}
     if gone & {"value", "attention_output"}:
         folded.update(dict.fromkeys(SUB_LAYERS["attention"], Dropped()))
-    elif "key" in gone:
+    elif "key" in gone and not positional:
         folded["query"] = Dropped()
-    if gone & set(SUB_LAYERS["feed_forward"]):
-        folded.update(dict.fromkeys(SUB_LAYERS["feed_forward"], Dropped()))
+    *neurons, output = sub_layers(structures)["feed_forward"]
+    if output in gone or set(neurons) <= gone:
+        folded.update(dict.fromkeys((*neurons, output), Dropped()))
     return folded
 
 
@@ -235,5 +265,5 @@ def dense_plan(architecture: str, shapes: list[dict[Role, tuple[int, int]]]) -> 
     """The plan that keeps everything."""
     return ModelPlan(
         architecture,
-        tuple(LayerPlan.build(layer, dict.fromkeys(ROLES, Dense())) for layer in shapes),
+        tuple(LayerPlan.build(layer, dict.fromkeys(layer, Dense())) for layer in shapes),
     )

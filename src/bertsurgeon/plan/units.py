@@ -22,7 +22,8 @@ class Units:
     Attributes:
         groups: Kept units, ascending inside each group; groups lie side by side (one group: the dense order).
         total: Units of the dense sub-layer.
-        width: Channels per unit: the width of a head, 1 for a neuron.
+        width: Channels per unit: the width of a head, 1 for a neuron. Where several queries share a key and a value, a
+            unit is all of them, its width that of the queries.
     """
 
     groups: tuple[Channels, ...]
@@ -47,9 +48,9 @@ class Units:
         return sum(map(len, self.groups))
 
     @property
-    def channels(self) -> Channels:
-        """Their channels in the dense matrices, in the stored order."""
-        return unit_channels((unit for group in self.groups for unit in group), self.width)
+    def order(self) -> Channels:
+        """The kept units in the stored order."""
+        return tuple(unit for group in self.groups for unit in group)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

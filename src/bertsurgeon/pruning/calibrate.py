@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon.allocation import measure_curves
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import get_architecture, unfuse
 from bertsurgeon.benchmark import evaluating
 from bertsurgeon.calibration import Batch, collect_statistics, make_batches
 from bertsurgeon.config import PruneConfig
@@ -43,6 +43,8 @@ def calibrate(
     if not config.use_labels:
         batches = [_without_labels(batch) for batch in batches]
     seconds: dict[str, float] = {}
+    found = fingerprint(model)
+    model = unfuse(model)
     with evaluating(model):
         statistics = timed(
             seconds,
@@ -63,9 +65,7 @@ def calibrate(
             seconds, "curves", lambda: measure_curves(model, architecture, statistics, config.damping, groups)
         )
     settings = {name: getattr(config, name) for name in SETTINGS} | {"groups": groups}
-    return Calibration(
-        fingerprint(model), batches, statistics.curvature, statistics.token_weights, curves, settings, seconds
-    )
+    return Calibration(found, batches, statistics.curvature, statistics.token_weights, curves, settings, seconds)
 
 
 def _without_labels(batch: Batch) -> Batch:

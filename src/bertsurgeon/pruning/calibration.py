@@ -17,7 +17,7 @@ from bertsurgeon.allocation import Option, SubLayerCurve
 from bertsurgeon.calibration import Batch, MatrixKey
 from bertsurgeon.checkpoint import new_folder
 from bertsurgeon.errors import CheckpointError, ModelError, PlanError
-from bertsurgeon.plan import ROLES, Grouped, format_channels, parse_channels, structure_from_dict
+from bertsurgeon.plan import ALL_ROLES, Grouped, format_channels, parse_channels, structure_from_dict
 
 FORMAT_VERSION = 1
 _DATA = "calibration.json"
@@ -120,7 +120,7 @@ class Calibration:
             batches: list[Batch] = [{} for _ in range(data["batches"])]
             curvature: dict[MatrixKey, Tensor] = {}
             token_weights: dict[MatrixKey, list[Tensor]] = {}
-            for layer, role in product(range(len(data["curves"]) // 2), ROLES):
+            for layer, role in product(range(len(data["curves"]) // 2), ALL_ROLES):
                 names = [f"token_weights.{layer}.{role}.{number}" for number in range(data["batches"])]
                 if names[0] in tensors:
                     token_weights[layer, role] = [tensors[name] for name in names]

@@ -25,6 +25,7 @@ def check_matrices(model: PreTrainedModel) -> None:
         ModelError: If it is not.
     """
     architecture = get_architecture(model.config.model_type)
+    architecture.check_config(model.config)
     if get_plan(model) is not None:
         raise ModelError("The model is pruned already; start from the dense one.")
     check_finite(model)

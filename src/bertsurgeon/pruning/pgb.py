@@ -71,9 +71,9 @@ def make_plan(architecture: Architecture, scores: dict[MatrixKey, Tensor], confi
     """Group counts and permutations: the plan, before anything is changed."""
     counts: GroupCounts
     if config.sparsity is not None:
-        counts = counts_by_sparsity(scores, config.sparsity, config.max_groups)
+        counts = counts_by_sparsity(scores, config.sparsity, config.max_groups, architecture.positional)
     elif config.threshold is not None:
-        counts = counts_by_threshold(scores, config.threshold, config.max_groups)
+        counts = counts_by_threshold(scores, config.threshold, config.max_groups, architecture.positional)
     else:
         assert config.groups is not None
         counts = counts_uniform(scores, config.groups)

@@ -7,9 +7,9 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import get_architecture, unfuse
 from bertsurgeon.benchmark import evaluating
-from bertsurgeon.calibration import make_batches
+from bertsurgeon.calibration import count_samples, make_batches, token_mask
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import OptionError
@@ -30,7 +30,7 @@ def prune(
     tokenizer: PreTrainedTokenizerBase | None = None,
     teacher: PreTrainedModel | None = None,
 ) -> tuple[PreTrainedModel, PruneReport]:
-    """Prunes a fine-tuned encoder in one shot.
+    """Prunes a fine-tuned model in one shot.
 
     Args:
         model: A dense fine-tuned model of a supported architecture, for ``obert`` also a sparse one; left as it is.
@@ -66,24 +66,27 @@ def prune(
         else:
             calibration = calibrate(model, data, config, tokenizer)
         batches = calibration.batches
+        model = unfuse(model)
         with evaluating(model):
             pruned, plan = prune_auto(model, architecture, calibration, config, seconds)
     elif isinstance(data, Calibration):
         raise OptionError(f"A calibration serves the method auto only; give {config.method} the data itself.")
     elif config.method == "pgb":
         batches = make_batches(data, tokenizer, config.samples or PGB_SAMPLES, config.batch_size, config.seed)
+        model = unfuse(model)
         with evaluating(model):
             pruned, plan = prune_pgb(model, architecture, batches, config, seconds)
     else:
         joined = config.fisher_batch_size  # a batch holds whole gradients
         size = max(1, config.batch_size // joined) * joined
         batches = make_batches(data, tokenizer, obert_samples(config), size, config.seed)
+        model = unfuse(model)
         pruned, sparse = prune_obert(model, architecture, batches, config, seconds, teacher)
         plan = dense_plan(architecture.name, architecture.shapes(model))
     if sparse is None:
         attach_plan(pruned, plan)
-    tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
-    samples = sum(len(batch["input_ids"]) for batch in batches)
+    tokens = sum(int(token_mask(model, batch).sum()) for batch in batches)
+    samples = sum(count_samples(batch) for batch in batches)
     return pruned, PruneReport(plan, config, samples, tokens, seconds, sparse)
 
 

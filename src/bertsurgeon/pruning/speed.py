@@ -34,7 +34,7 @@ def measure_costs(model: PreTrainedModel, architecture: Architecture, batch_size
     """
     shapes = architecture.shapes(model)[0]
     hidden, inner = shapes["query"][1], shapes["intermediate"][0]
-    width = architecture.head_width(model.config)
+    width, channels = architecture.head_width(model.config), shapes["query"][0]
     sizes = sorted({8, 16, 32, 64, hidden // 4, hidden // 2, hidden, *(inner // k for k in (1, 2, 4))})
 
     def draw(*shape: int) -> Tensor:
@@ -47,14 +47,14 @@ def measure_costs(model: PreTrainedModel, architecture: Architecture, batch_size
     with torch.inference_mode():
         pairs = [(outputs, inputs) for outputs in sizes for inputs in sizes]
         times = {pair: product(*pair) for pair in progress.track(pairs, "Timing products of every size")}
-        heads = draw(batch_size, hidden // width, length, width)
+        heads = draw(batch_size, channels // width, length, width)
         attention = _milliseconds(lambda: F.scaled_dot_product_attention(heads, heads, heads))
         activations = draw(batch_size, length, inner)
         activation = _milliseconds(lambda: F.gelu(activations))
     return Milliseconds(
         tuple(sizes),
         tuple(tuple(times[outputs, inputs] for inputs in sizes) for outputs in sizes),
-        {"attention": attention / hidden, "feed_forward": activation / inner},
+        {"attention": attention / channels, "feed_forward": activation / inner},
     )
 
 

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from bertsurgeon import progress
+from bertsurgeon.architectures import unfuse_in_place
 from bertsurgeon.calibration import make_batches, summed_loss
 from bertsurgeon.checkpoint import attach_sparse, get_plan, is_sparse
 from bertsurgeon.errors import ModelError, OptionError
@@ -210,6 +211,7 @@ def train_gradually(
         raise ModelError("The model is pruned already, with smaller matrices; start from the dense one.")
     if not 0 < memory_gb < float("inf"):
         raise OptionError(f"The memory for Fisher blocks must be greater than 0, not {memory_gb:g}.")
+    unfuse_in_place(model)
     steps_per_epoch = -(-len(dataset) // recipe.batch_size)
     heard = recipe.distillation
     masking = MaskCallback(model)

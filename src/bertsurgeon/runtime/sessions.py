@@ -97,7 +97,7 @@ class RuntimeModel:
         self.device = torch.device("cpu")
 
     def __call__(self, **inputs: Tensor) -> ModelOutput:
-        """The outputs by name, for token ids of shape (batch, tokens)."""
+        """The outputs by name, for token ids of shape (batch, tokens), or for images."""
         arrays = {name: value.numpy() for name, value in inputs.items() if name in self.manifest.inputs}
         if "token_type_ids" in self.manifest.inputs and "token_type_ids" not in arrays:
             arrays["token_type_ids"] = np.zeros_like(arrays["input_ids"])

@@ -9,7 +9,16 @@ from transformers import PreTrainedModel
 
 from bertsurgeon import progress
 from bertsurgeon.architectures import Architecture
-from bertsurgeon.calibration import Batch, MatrixKey, backpropagate, backward_leaf, blocks_per_row, gradient_hooks
+from bertsurgeon.calibration import (
+    Batch,
+    MatrixKey,
+    backpropagate,
+    backward_leaf,
+    blocks_per_row,
+    count_samples,
+    gradient_hooks,
+    token_mask,
+)
 from bertsurgeon.calibration.gradients import CHUNK_ELEMENTS
 from bertsurgeon.errors import OptionError
 from bertsurgeon.second_order.inverse import AT_ONCE, InverseFisher
@@ -59,7 +68,7 @@ def plan_passes(
 
 def count_gradients(batches: Sequence[Batch], batch_size: int) -> int:
     """Gradients that the data gives: one for every ``batch_size`` samples of a batch, and one for the rest of it."""
-    return sum(-(-len(batch["input_ids"]) // batch_size) for batch in batches)
+    return sum(-(-count_samples(batch) // batch_size) for batch in batches)
 
 
 def collect_inverses(
@@ -110,10 +119,13 @@ def collect_inverses(
         by_key.setdefault(piece.key, []).append(piece)
 
     def receive(key: MatrixKey, x: Tensor, delta: Tensor) -> None:
+        if x.shape[:2] != mask.shape:  # positions, which some matrices read, too, are no sample's own
+            return
         for inputs, outputs in _join_samples(x.float(), delta.float(), batch_size):
             for piece in by_key[key]:
                 _add_rows(found[piece], inputs, outputs[..., piece.start : piece.stop], masks[key][piece.start :])
 
+    mask = torch.empty(0)  # of the batch at hand
     matrices = {key: architecture.matrix(model, *key) for key in by_key}
     generator = torch.Generator().manual_seed(seed)
     training = model.training
@@ -122,6 +134,7 @@ def collect_inverses(
         with backward_leaf(model, architecture) as leaf, gradient_hooks(matrices, receive):
             for batch in progress.track(batches, "Inverting the Fisher"):
                 on_device = {name: value.to(model.device) for name, value in batch.items()}
+                mask = token_mask(model, on_device)
                 backpropagate(loss(model, on_device, generator), leaf)
     finally:
         model.train(training)

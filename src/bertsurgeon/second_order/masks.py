@@ -6,18 +6,17 @@ from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import MatrixKey
-from bertsurgeon.plan import ROLES
 
 Masks = dict[MatrixKey, Tensor]
 """By (layer, role): True for weights that are left, shape (out, in)."""
 
 
 def encoder_weights(model: PreTrainedModel, architecture: Architecture) -> dict[MatrixKey, Tensor]:
-    """The weights of the six matrices of every layer, by (layer, role), shape (out, in)."""
+    """The weights of the matrices of every layer, by (layer, role), shape (out, in)."""
     return {
         (layer, role): architecture.matrix(model, layer, role).get_parameter("weight")
         for layer in range(len(architecture.layers(model)))
-        for role in ROLES
+        for role in architecture.roles
     }
 
 

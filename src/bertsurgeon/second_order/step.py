@@ -93,7 +93,7 @@ def prune_step(
     masks: Masks | None = None,
     loss: Loss = summed_loss,
 ) -> Step:
-    """Prunes a model's six matrices per layer in place; nothing else is touched, and what is pruned stays pruned.
+    """Prunes the matrices of a model's layers in place; nothing else is touched, and what is pruned stays pruned.
 
     Args:
         model: Dense or masked.

@@ -1,0 +1,65 @@
+"""Tables of the supported architectures, and of the pruned decoder."""
+
+import json
+
+from bertsurgeon.architectures import ARCHITECTURES
+from bertsurgeon.plan import ALL_ROLES
+from common import RESULTS
+from tables import read, table
+
+TASKS = (
+    "classification",
+    "regression",
+    "token classification",
+    "question answering",
+    "embeddings",
+    "image classification",
+    "language model",
+)
+
+
+def architectures() -> str:
+    """Architecture × kind of head: whether pruned models say the same everywhere."""
+    rows = []
+    for name in ARCHITECTURES:
+        cells = []
+        for task in TASKS:
+            result = read(f"architectures/{name}/{task.replace(' ', '-')}")
+            cells.append("" if result is None else "✓" if result["works"] else "✗")
+        rows.append([f"`{name}`", *cells])
+    return table(["`model_type`", *TASKS], rows)
+
+
+def names() -> str:
+    """Where each family keeps its matrices."""
+    families: dict[tuple[str, ...], list[str]] = {}
+    for architecture in ARCHITECTURES.values():
+        paths = tuple(architecture.matrices.get(role, "") for role in ALL_ROLES)
+        families.setdefault((architecture.encoder, *paths), []).append(f"`{architecture.name}`")
+    rows = [
+        [", ".join(members), f"`{encoder}.i.`", *(f"`{path}`" if path else "" for path in paths)]
+        for (encoder, *paths), members in families.items()
+    ]
+    return table(["architecture", "layers", *(f"`{role}`" for role in ALL_ROLES)], rows)
+
+
+def decoder() -> str:
+    """Perplexity of the pruned decoders."""
+    rows = []
+    for folder in sorted((RESULTS / "decoder").glob("*")):
+        place = f"decoder/{folder.name}"
+        dense = read(f"{place}/dense")
+        if dense is None:
+            continue
+        size = f"{folder.name.split('-')[0]}, {dense['parameters'] / 1e6:.1f} M parameters"
+        rows.append([f"{size}, dense", f"{dense['perplexity']:.1f}", "", ""])
+        for path in sorted(folder.glob("*-0.*.json"), key=lambda path: path.stem.split("-")[::-1]):
+            result = json.loads(path.read_text(encoding="utf-8"))
+            method, share = path.stem.split("-")
+            title = "**auto**" if method == "auto" else "heads and neurons with the smallest norms"
+            cells = [
+                f"{result[name]:.1f}" if name in result else "–"
+                for name in ("removed_only", "compensated", "recovered")
+            ]
+            rows.append([f"{title}, {float(share):.0%} removed", *cells])
+    return table(["perplexity on held-out docstrings", "removed", "compensated", "recovered"], rows) if rows else ""

@@ -1,0 +1,225 @@
+"""Every architecture: nothing changes where everything is kept, and what is pruned says the same everywhere."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx_ir
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+from architecture_cases import CONFIGS, make_batches, make_model
+from bertsurgeon import PruneConfig, get_plan, load_model, prune, to_dense
+from bertsurgeon.architectures import ARCHITECTURES, unfuse
+from bertsurgeon.calibration import summed_loss
+from bertsurgeon.checkpoint import attach_plan
+from bertsurgeon.compensation import apply_plan
+from bertsurgeon.errors import ModelError
+from bertsurgeon.exporting.lowering import Graph, lower
+from bertsurgeon.exporting.onnx_graph import trace
+from bertsurgeon.exporting.verify import to_arrays
+from bertsurgeon.plan import Dense, Dropped, LayerPlan, LowRank, ModelPlan, Structure, Units, dense_plan
+from bertsurgeon.runtime import open_session
+
+CASES = [(name, version) for name, versions in CONFIGS.items() for version in range(len(versions))]
+DECODERS = [case for case in CASES if ARCHITECTURES[case[0]].decoder]
+EXPORTED = [("xlm-roberta", 0)]
+"""Tracing takes seconds; experiments/architecture_table.py does it for all."""
+
+Batch = dict[str, Tensor]
+
+
+def auto_class(name: str) -> Any:
+    if name == "vit":
+        return AutoModelForImageClassification
+    return AutoModelForCausalLM if ARCHITECTURES[name].decoder else AutoModelForSequenceClassification
+
+
+def make(name: str, version: int) -> PreTrainedModel:
+    return make_model(auto_class(name), name, version)
+
+
+@torch.no_grad()
+def answers(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Logits of real tokens, or of texts and images."""
+    logits: Tensor = model(**batch).logits
+    return logits[batch["attention_mask"].bool()] if logits.dim() == 3 else logits
+
+
+def assert_same(first: PreTrainedModel, second: PreTrainedModel, batches: list[Batch], tolerance: float = 1e-5) -> None:
+    for batch in batches:
+        torch.testing.assert_close(answers(first, batch), answers(second, batch), rtol=1e-4, atol=tolerance)
+
+
+def mixed_plan(model: PreTrainedModel, name: str, dropped: str = "attention") -> ModelPlan:
+    """Removed units and low rank in the first layer; a dropped sub-layer and removed units in the second."""
+    architecture = ARCHITECTURES[name]
+    shapes = architecture.shapes(model)
+    width = architecture.unit_width(model.config)
+    heads, neurons = shapes[0]["query"][0] // width, shapes[0]["intermediate"][0]
+    kept = {
+        "attention": Units((tuple(range(1, heads, 2)),), heads, width),
+        "feed_forward": Units((tuple(range(0, neurons, 3)),), neurons, 1),
+    }
+    first: dict[Any, Structure] = {role: LowRank(4) for role in architecture.roles}
+    first["value"] = Dense()
+    second: dict[Any, Structure] = dict.fromkeys(architecture.roles, Dense())
+    for role in architecture.sub_layers[dropped]:  # type: ignore[index]
+        second[role] = Dropped()
+    left: Any = {sub_layer: units for sub_layer, units in kept.items() if sub_layer != dropped}
+    layers = LayerPlan.build(shapes[0], first, kept), LayerPlan.build(shapes[1], second, left)  # type: ignore[arg-type]
+    return ModelPlan(name, layers)
+
+
+def apply_mixed(model: PreTrainedModel, name: str, batches: list[Batch], **options: Any) -> PreTrainedModel:
+    plan = mixed_plan(model, name, options.pop("dropped", "attention"))
+    mode = options.pop("compensation", "sequential")
+    pruned = apply_plan(unfuse(model), ARCHITECTURES[name], plan, mode, batches=batches, **options)
+    attach_plan(pruned, plan)
+    return pruned
+
+
+def test_every_architecture_has_a_line() -> None:
+    assert set(CONFIGS) == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize(("name", "version"), CASES)
+def test_nothing_changes_where_everything_is_kept(name: str, version: int, tmp_path: Path) -> None:
+    model, batches = make(name, version), make_batches(name)
+    architecture = ARCHITECTURES[name]
+    plan = dense_plan(name, architecture.shapes(model))
+    assert len(plan.layers) == 2
+    pruned = apply_plan(unfuse(model), architecture, plan, "sequential", batches=batches)
+    for batch in batches:
+        assert torch.equal(answers(pruned, batch), answers(model, batch))
+    attach_plan(pruned, plan)
+    pruned.save_pretrained(tmp_path)
+    assert_same(load_model(tmp_path), model, batches, 1e-6)
+
+
+@pytest.mark.parametrize("dropped", ["attention", "feed_forward"])
+@pytest.mark.parametrize(("name", "version"), CASES)
+def test_pruned_models_are_saved_loaded_and_made_dense(name: str, version: int, dropped: str, tmp_path: Path) -> None:
+    model, batches = make(name, version), make_batches(name)
+    target = "residual" if dropped == "attention" else "dense"
+    pruned = apply_mixed(model, name, batches, dropped=dropped, target=target)
+    assert not torch.allclose(answers(pruned, batches[0]), answers(model, batches[0]), atol=1e-3)
+    pruned.save_pretrained(tmp_path)
+    loaded = auto_class(name).from_pretrained(tmp_path).eval()
+    assert get_plan(loaded) == get_plan(pruned)
+    assert_same(loaded, pruned, batches, 1e-6)
+    assert_same(load_model(tmp_path), pruned, batches, 1e-6)
+    try:
+        twin = to_dense(pruned)
+    except ModelError:  # where the stock model has no biases
+        assert not ARCHITECTURES[name].bias_options
+        return
+    assert {type(module) for module in twin.modules()} == {type(module) for module in model.modules()}
+    assert_same(twin, pruned, batches)
+
+
+@pytest.mark.parametrize(("name", "version"), CASES)
+def test_every_method(name: str, version: int, tmp_path: Path) -> None:
+    model, batches = make(name, version), make_batches(name)
+    before = answers(model, batches[0])
+    for method in ("auto", "pgb", "obert"):
+        config = PruneConfig(method=method, sparsity=0.5, batch_size=8)  # type: ignore[arg-type]
+        pruned, report = prune(model, batches, config)
+        assert report.sparsity == pytest.approx(0.5, abs=0.02)
+        pruned.save_pretrained(tmp_path / method)
+        assert_same(load_model(tmp_path / method), pruned, batches, 1e-6)
+    assert torch.equal(answers(model, batches[0]), before)
+    assert_same(to_dense(pruned), pruned, batches)
+
+
+@pytest.mark.parametrize(("name", "version"), EXPORTED)
+def test_exported_models_say_the_same(name: str, version: int, tmp_path: Path) -> None:
+    model, batches = make(name, version), make_batches(name)
+    pruned = apply_mixed(model, name, batches, compensation="none")
+    inputs = ("pixel_values",) if name == "vit" else ("input_ids", "attention_mask")
+    onnx_ir.save(trace(Graph(lower(pruned), inputs, ("logits",))), tmp_path / "model.onnx")
+    session = open_session("onnx", tmp_path / "model.onnx", "fp32")
+    for batch in batches:
+        found = torch.from_numpy(np.array(session.run(to_arrays(batch, inputs))["logits"]))
+        found = found[batch["attention_mask"].bool()] if found.dim() == 3 else found
+        torch.testing.assert_close(found, answers(pruned, batch), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(("name", "version"), DECODERS)
+def test_pruned_decoders_generate_with_a_cache(name: str, version: int) -> None:
+    model, batches = make(name, version), make_batches(name)
+    plan = mixed_plan(model, name)
+    layers = ModelPlan(
+        name, plan.layers[::-1]
+    )  # the first layer, which counts the tokens in the cache, loses attention
+    pruned = apply_plan(unfuse(model), ARCHITECTURES[name], layers, "sequential", batches=batches)
+    attach_plan(pruned, layers)
+    prompt = {key: value.flip(1) for key, value in batches[0].items()}  # padded on the left
+    with torch.no_grad():
+        found, wanted = (
+            pruned.generate(**prompt, max_new_tokens=8, do_sample=False, use_cache=cached)  # type: ignore[operator]
+            for cached in (True, False)
+        )
+    assert torch.equal(found, wanted)
+    assert found.shape[1] > prompt["input_ids"].shape[1] + 1
+
+
+def test_the_fisher_information_of_next_tokens() -> None:
+    """The surrogate's gradients have the second moment of the predictions at real tokens, and none at padding."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 5, generator=generator, requires_grad=True)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+
+    class Stub:
+        config = SimpleNamespace(model_type="llama")
+
+        def __call__(self, **_: Tensor) -> SimpleNamespace:
+            return SimpleNamespace(logits=logits)
+
+    batch = {"input_ids": torch.zeros(2, 3, dtype=torch.long), "attention_mask": mask}
+    draws = [
+        torch.autograd.grad(summed_loss(Stub(), batch, generator), logits)[0].square()  # type: ignore[arg-type]
+        for _ in range(3000)
+    ]
+    p = logits.detach().softmax(-1)
+    torch.testing.assert_close(torch.stack(draws).mean(0), p * (1 - p) * mask[..., None], rtol=0.15, atol=0.01)
+
+
+def test_labels_of_next_tokens_are_summed() -> None:
+    model, batch = make("gpt2", 0), make_batches("gpt2", 1)[0]
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    with torch.no_grad():
+        found = summed_loss(model, {**batch, "labels": labels}, torch.Generator())
+        log_p = model(**batch).logits[:, :-1].log_softmax(-1)
+    seen = labels[:, 1:] != -100
+    wanted = -log_p.gather(-1, labels[:, 1:].clamp_min(0).unsqueeze(-1)).squeeze(-1)[seen].sum()
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "said"),
+    [
+        ("deberta-v2", {"conv_kernel_size": 3}, "convolution"),
+        ("deberta-v2", {"relative_attention": True}, "share_att_key"),
+        ("gpt2", {"add_cross_attention": True}, "cross-attention"),
+        ("bert", {"is_decoder": True}, "causal"),
+    ],
+)
+def test_parts_that_are_not_known_are_refused(name: str, entries: dict[str, Any], said: str) -> None:
+    model = make_model(auto_class(name), name, 0, **entries)
+    with pytest.raises(ModelError, match=said):
+        prune(model, make_batches(name), PruneConfig(sparsity=0.5))
+
+
+def test_biases_that_a_stock_model_has_no_place_for() -> None:
+    pruned = apply_mixed(make("qwen2", 0), "qwen2", make_batches("qwen2"))
+    with pytest.raises(ModelError, match="no place for the bias"):
+        to_dense(pruned)
