@@ -54,7 +54,7 @@ def answers(model: PreTrainedModel, batch: Batch) -> Tensor:
     return logits[batch["attention_mask"].bool()] if logits.dim() == 3 else logits
 
 
-def assert_same(first: PreTrainedModel, second: PreTrainedModel, batches: list[Batch], tolerance: float = 1e-5) -> None:
+def assert_same(first: PreTrainedModel, second: PreTrainedModel, batches: list[Batch], tolerance: float = 1e-4) -> None:
     for batch in batches:
         torch.testing.assert_close(answers(first, batch), answers(second, batch), rtol=1e-4, atol=tolerance)
 

@@ -27,7 +27,7 @@ SUB_LAYERS: dict[SubLayerName, tuple[Role, ...]] = {
 ROLES: tuple[Role, ...] = tuple(role for roles in SUB_LAYERS.values() for role in roles)
 
 GATED: dict[SubLayerName, tuple[Role, ...]] = {**SUB_LAYERS, "feed_forward": ("intermediate", "gate", "output")}
-"""Where the feed-forward part is gated: a neuron is an output of ``intermediate`` times an activated one of ``gate``."""
+"""Where the feed-forward part is gated: a neuron is ``intermediate``'s output times the activated one of ``gate``."""
 
 ALL_ROLES: tuple[Role, ...] = tuple(role for roles in GATED.values() for role in roles)
 
