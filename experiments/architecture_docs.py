@@ -2,20 +2,11 @@
 
 import json
 
+from architecture_table import TASKS, find_class
 from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.plan import ALL_ROLES
 from common import RESULTS
 from tables import read, table
-
-TASKS = (
-    "classification",
-    "regression",
-    "token classification",
-    "question answering",
-    "embeddings",
-    "image classification",
-    "language model",
-)
 
 
 def architectures() -> str:
@@ -25,7 +16,8 @@ def architectures() -> str:
         cells = []
         for task in TASKS:
             result = read(f"architectures/{name}/{task.replace(' ', '-')}")
-            cells.append("" if result is None else "✓" if result["works"] else "✗")
+            missing = "" if find_class(name, task) is None else "✗"
+            cells.append("✓" if result is not None and result["works"] else missing)
         rows.append([f"`{name}`", *cells])
     return table(["`model_type`", *TASKS], rows)
 

@@ -43,7 +43,8 @@ def to_arrays(batch: Mapping[str, torch.Tensor], names: Sequence[str]) -> Arrays
     """The inputs a graph wants; token types that are missing are zero."""
     arrays = {name: batch[name].cpu().numpy() for name in names if name in batch}
     for name in names:
-        arrays.setdefault(name, np.zeros_like(arrays["input_ids"]))
+        if name not in arrays:
+            arrays[name] = np.zeros_like(arrays["input_ids"])
     return arrays
 
 
