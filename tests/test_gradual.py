@@ -11,8 +11,17 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerControl, TrainerState, set_seed
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerControl,
+    TrainerState,
+    set_seed,
+)
 
+from architecture_cases import make_model
 from bertsurgeon import PruneConfig, is_sparse, load_model, prune, save_model
 from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.checkpoint import sparse_block
@@ -340,6 +349,14 @@ def test_a_sparse_model_is_pruned_further(
     assert shares[:4] == [0.5] * 4  # 0.4 was wanted at step 2
     assert shares[-1] == pytest.approx(0.8, abs=1e-4)
     assert all(not (mask & ~masks(sparse)[key]).any() for key, mask in masks(model).items())
+
+
+def test_fused_matrices_are_taken_apart(tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path) -> None:
+    model = make_model(AutoModelForSequenceClassification, "modernbert", vocab_size=len(tokenizer))
+    train_gradually(model, dataset, tokenizer, RECIPE, tmp_path / "work")
+    assert sparsity_of(masks(model)) == pytest.approx(0.8, abs=1e-3)
+    save_model(model, tmp_path / "out")
+    assert same(load_model(tmp_path / "out"), model)
 
 
 def test_n_of_m(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path) -> None:

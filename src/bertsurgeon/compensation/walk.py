@@ -116,18 +116,20 @@ def first_states(model: PreTrainedModel, architecture: Architecture, batches: Se
     Memory, once they are all held: 8 bytes · hidden width · padded tokens.
     """
     layers = architecture.layers(model)
+    # layers of different types are called differently (with a window, for instance), others all alike
+    asked = layers if getattr(model.config, "layer_types", None) else layers[:1]
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append((args, kwargs))
-        if len(calls) == len(layers):
+        if len(calls) == len(asked):
             raise _Reached(None)
 
     extra = {"use_cache": False} if architecture.decoder else {}
     for batch in batches:
         batch = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
         calls.clear()
-        handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
+        handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in asked]
         try:
             model(**batch, **extra)
         except _Reached:
@@ -136,6 +138,7 @@ def first_states(model: PreTrainedModel, architecture: Architecture, batches: Se
                 (args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"})
                 for args, kwargs in calls
             ]
+            others *= len(layers) // len(others)
             yield State(hidden, hidden.clone(), token_mask(model, batch), others, architecture.attention)
         finally:
             for handle in handles:
