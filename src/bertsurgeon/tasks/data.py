@@ -35,7 +35,7 @@ def load_task(name: str, data_dir: Path | None = None, seed: int = 0) -> TaskDat
     if data_dir is not None:
         return TaskData(task, *read_glue(task, data_dir))
     try:
-        splits: Any = load_dataset("glue", task.name)
+        splits: Any = load_dataset(*task.hub)
     except Exception as error:  # the hub client raises a dozen unrelated types when there is no network
         raise DataError(
             f"Task {name!r} could not be loaded from the hub ({type(error).__name__}); "

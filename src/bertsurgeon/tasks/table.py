@@ -43,7 +43,8 @@ class Task:
         name: Name on the command line.
         metrics: Published metrics, the one that decides first.
         labels: Names of the classes, in the order of their codes; empty for a regression.
-        hub_columns: Names of the text column(s) in the hub's ``glue`` dataset.
+        hub: Dataset and configuration on the hub.
+        hub_columns: Names of the text column(s) there.
         layouts: Known local file layouts, tried in order.
         validation_split: Name of the hub's validation split.
     """
@@ -51,6 +52,7 @@ class Task:
     name: str
     metrics: tuple[Metric, ...]
     labels: tuple[str, ...] = ()
+    hub: tuple[str, ...] = ()
     hub_columns: tuple[str, ...] = ()
     layouts: tuple[Layout, ...] = field(default=(), repr=False)
     validation_split: str = "validation"
@@ -73,6 +75,27 @@ class Task:
 
 _ENTAILMENT = ("entailment", "not_entailment")
 
+
+def _mnli(name: str, genres: str) -> Task:
+    """MNLI, validated on texts of the training's genres (``matched``) or of others (``mismatched``)."""
+    return Task(
+        name,
+        ("accuracy",),
+        ("entailment", "neutral", "contradiction"),
+        ("glue", "mnli"),
+        ("premise", "hypothesis"),
+        (
+            Layout(
+                "MNLI",
+                "train.tsv",
+                f"dev_{genres}.tsv",
+                {"text": "sentence1", "text_pair": "sentence2", "label": "gold_label"},
+            ),
+        ),
+        validation_split=f"validation_{genres}",
+    )
+
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -80,6 +103,7 @@ TASKS: dict[str, Task] = {
             "sst2",
             ("accuracy",),
             ("negative", "positive"),
+            ("glue", "sst2"),
             ("sentence",),
             (Layout("SST-2", "train.tsv", "dev.tsv", {"text": "sentence", "label": "label"}),),
         ),
@@ -87,6 +111,7 @@ TASKS: dict[str, Task] = {
             "cola",
             ("matthews", "accuracy"),
             ("unacceptable", "acceptable"),
+            ("glue", "cola"),
             ("sentence",),
             (Layout("CoLA", "train.tsv", "dev.tsv", {"text": 3, "label": 1}),),
         ),
@@ -94,6 +119,7 @@ TASKS: dict[str, Task] = {
             "mrpc",
             ("f1", "accuracy"),
             ("not_equivalent", "equivalent"),
+            ("glue", "mrpc"),
             ("sentence1", "sentence2"),
             tuple(
                 Layout(
@@ -112,6 +138,7 @@ TASKS: dict[str, Task] = {
             "rte",
             ("accuracy",),
             _ENTAILMENT,
+            ("glue", "rte"),
             ("sentence1", "sentence2"),
             (
                 Layout(
@@ -126,6 +153,7 @@ TASKS: dict[str, Task] = {
             "stsb",
             ("spearman", "pearson"),
             (),
+            ("glue", "stsb"),
             ("sentence1", "sentence2"),
             (
                 Layout("STS-B", "sts-train.csv", "sts-dev.csv", {"text": 5, "text_pair": 6, "label": 4}),
@@ -141,6 +169,7 @@ TASKS: dict[str, Task] = {
             "qnli",
             ("accuracy",),
             _ENTAILMENT,
+            ("glue", "qnli"),
             ("question", "sentence"),
             (
                 Layout(
@@ -155,6 +184,7 @@ TASKS: dict[str, Task] = {
             "qqp",
             ("f1", "accuracy"),
             ("not_duplicate", "duplicate"),
+            ("glue", "qqp"),
             ("question1", "question2"),
             (
                 Layout(
@@ -165,25 +195,13 @@ TASKS: dict[str, Task] = {
                 ),
             ),
         ),
-        Task(
-            "mnli",
-            ("accuracy",),
-            ("entailment", "neutral", "contradiction"),
-            ("premise", "hypothesis"),
-            (
-                Layout(
-                    "MNLI",
-                    "train.tsv",
-                    "dev_matched.tsv",
-                    {"text": "sentence1", "text_pair": "sentence2", "label": "gold_label"},
-                ),
-            ),
-            validation_split="validation_matched",
-        ),
+        _mnli("mnli", "matched"),
+        _mnli("mnli-mm", "mismatched"),
         Task(
             "wnli",
             ("accuracy",),
             ("not_entailment", "entailment"),
+            ("glue", "wnli"),
             ("sentence1", "sentence2"),
             (
                 Layout(
