@@ -1,5 +1,6 @@
 """All nine GLUE tasks, in the files as they are distributed and in the hub's columns."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from bertsurgeon.tasks import TASKS, data, load_task
 PARSED = ["index", "promptID", "pairID", "genre", "parse1", "parse2", "binary1", "binary2", "sentence1", "sentence2"]
 MNLI = {"p": "6", "sentence1": "Fun for adults.", "sentence2": "Fun for all."}
 
-FILES: dict[str, tuple[str, dict[str, list[str] | None], dict[str, str], dict[str, Any]]] = {
+FILES: dict[str, tuple[str, dict[str, Sequence[str] | None], dict[str, str], dict[str, Any]]] = {
     # folder, header by file (None: no header), a row, what it becomes
     "cola": (
         "CoLA",
@@ -22,25 +23,25 @@ FILES: dict[str, tuple[str, dict[str, list[str] | None], dict[str, str], dict[st
     ),
     "sst2": (
         "SST-2",
-        dict.fromkeys(("train.tsv", "dev.tsv"), ["sentence", "label"]),
+        dict.fromkeys(("train.tsv", "dev.tsv"), ("sentence", "label")),
         {"sentence": "a gorgeous film", "label": "1"},
         {"text": "a gorgeous film", "label": 1},
     ),
     "mrpc": (
         "MRPC",
-        dict.fromkeys(("train.tsv", "dev.tsv"), ["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]),
+        dict.fromkeys(("train.tsv", "dev.tsv"), ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String")),
         {"Quality": "1", "#1 String": "He agreed.", "#2 String": 'He said "yes'},
         {"text": "He agreed.", "text_pair": 'He said "yes', "label": 1},
     ),
     "stsb": (
         "STS-B",
-        dict.fromkeys(("train.tsv", "dev.tsv"), ["index", "genre", "filename", "sentence1", "sentence2", "score"]),
+        dict.fromkeys(("train.tsv", "dev.tsv"), ("index", "genre", "filename", "sentence1", "sentence2", "score")),
         {"sentence1": "A plane.", "sentence2": "An air plane.", "score": "4.750"},
         {"text": "A plane.", "text_pair": "An air plane.", "label": 4.75},
     ),
     "qqp": (
         "QQP",
-        dict.fromkeys(("train.tsv", "dev.tsv"), ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"]),
+        dict.fromkeys(("train.tsv", "dev.tsv"), ("id", "qid1", "qid2", "question1", "question2", "is_duplicate")),
         {"question1": "How are you?", "question2": "How is it?", "is_duplicate": "1"},
         {"text": "How are you?", "text_pair": "How is it?", "label": 1},
     ),
@@ -58,19 +59,19 @@ FILES: dict[str, tuple[str, dict[str, list[str] | None], dict[str, str], dict[st
     ),
     "qnli": (
         "QNLI",
-        dict.fromkeys(("train.tsv", "dev.tsv"), ["index", "question", "sentence", "label"]),
+        dict.fromkeys(("train.tsv", "dev.tsv"), ("index", "question", "sentence", "label")),
         {"question": "When?", "sentence": "In 1066.", "label": "not_entailment"},
         {"text": "When?", "text_pair": "In 1066.", "label": 1},
     ),
     "rte": (
         "RTE",
-        dict.fromkeys(("train.tsv", "dev.tsv"), ["index", "sentence1", "sentence2", "label"]),
+        dict.fromkeys(("train.tsv", "dev.tsv"), ("index", "sentence1", "sentence2", "label")),
         {"sentence1": "It rains.", "sentence2": "It is wet.", "label": "entailment"},
         {"text": "It rains.", "text_pair": "It is wet.", "label": 0},
     ),
     "wnli": (
         "WNLI",
-        dict.fromkeys(("train.tsv", "dev.tsv"), ["index", "sentence1", "sentence2", "label"]),
+        dict.fromkeys(("train.tsv", "dev.tsv"), ("index", "sentence1", "sentence2", "label")),
         {"sentence1": "I stuck a pin.", "sentence2": "The pin hurt.", "label": "1"},
         {"text": "I stuck a pin.", "text_pair": "The pin hurt.", "label": 1},
     ),
@@ -124,5 +125,5 @@ def test_without_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError
 
     monkeypatch.setattr(data, "load_dataset", fail)
-    with pytest.raises(DataError, match="ConnectionError.*--data-dir"):
+    with pytest.raises(DataError, match=r"ConnectionError.*--data-dir"):
         load_task("qqp")

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, Moments
 from bertsurgeon.plan import Role
+from bertsurgeon.tasks import model_inputs
 
 ATTENTION = "attention"
 """The layers of every supported architecture call their attention this."""
@@ -120,7 +121,7 @@ def first_states(model: PreTrainedModel, architecture: Architecture, batches: Se
 
     first = architecture.layers(model)[0]
     for batch in batches:
-        batch = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+        batch = {name: value.to(model.device) for name, value in model_inputs(batch).items()}
         handle = first.register_forward_pre_hook(stop, with_kwargs=True)
         try:
             model(**batch)

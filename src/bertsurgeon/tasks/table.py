@@ -1,33 +1,35 @@
-"""The tasks known by name: which columns they read, how labels are coded, which metrics are published.
+"""The tasks known by name: of which kind they are, which columns they read, how labels are coded, what is published.
 
-GLUE (Wang et al., 2019, arXiv 1804.07461): names of hub columns and metrics as published there. ``docstrings`` is
-ours: text classification on data that every machine with Python has.
+GLUE (Wang et al., 2019, arXiv 1804.07461) and SQuAD (Rajpurkar et al., 2016, arXiv 1606.05250, and 2018, arXiv
+1806.03822): names of hub columns and metrics as published there. ``docstrings`` is ours: text classification on data
+that every machine with Python has.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+
+from datasets import Dataset
 
 from bertsurgeon.errors import OptionError
-
-Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+from bertsurgeon.tasks.kinds import CLASSIFICATION, REGRESSION, Kind, Outputs, QuestionAnswering
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a task's columns are in local tab-separated files.
+    """Where a task's columns are in local files, tab-separated or in SQuAD's JSON.
 
     Attributes:
         folder: Folder below the data directory; the data directory itself is tried too.
         train: File name of the training part.
         validation: File name of the validation part.
         columns: Column of ``text``, ``text_pair`` (if any) and ``label``: a name where the file has a header, a
-            position where it has none.
+            position where it has none. Empty for SQuAD's JSON, which has its own names.
     """
 
     folder: str
     train: str
     validation: str
-    columns: dict[str, str | int]
+    columns: dict[str, str | int] = field(default_factory=dict)
 
     @property
     def header(self) -> bool:
@@ -37,38 +39,39 @@ class Layout:
 
 @dataclass(frozen=True)
 class Task:
-    """A supervised task on one text or a pair of texts.
+    """A supervised task.
 
     Attributes:
         name: Name on the command line.
         metrics: Published metrics, the one that decides first.
-        labels: Names of the classes, in the order of their codes; empty for a regression.
+        labels: Names of the classes or tags, in the order of their codes; empty where there are none.
         hub: Dataset and configuration on the hub.
         hub_columns: Names of the text column(s) there.
         layouts: Known local file layouts, tried in order.
         validation_split: Name of the hub's validation split.
+        kind: All that depends on the kind of the task.
     """
 
     name: str
-    metrics: tuple[Metric, ...]
+    metrics: tuple[str, ...]
     labels: tuple[str, ...] = ()
     hub: tuple[str, ...] = ()
     hub_columns: tuple[str, ...] = ()
     layouts: tuple[Layout, ...] = field(default=(), repr=False)
     validation_split: str = "validation"
+    kind: Kind = CLASSIFICATION
 
-    @property
-    def regression(self) -> bool:
-        """Whether the label is a real number."""
-        return not self.labels
+    def score(self, outputs: Sequence[Outputs], dataset: Dataset) -> dict[str, float]:
+        """The metrics, see :meth:`bertsurgeon.tasks.Kind.score`."""
+        return self.kind.score(self.metrics, self.labels, outputs, dataset)
 
     @property
     def num_labels(self) -> int:
         """Outputs the model's head must have."""
-        return len(self.labels) or 1
+        return self.kind.outputs_for(self.labels)
 
     @property
-    def primary_metric(self) -> Metric:
+    def primary_metric(self) -> str:
         """The metric that ranks models."""
         return self.metrics[0]
 
@@ -164,6 +167,7 @@ TASKS: dict[str, Task] = {
                     {"text": "sentence1", "text_pair": "sentence2", "label": "score"},
                 ),
             ),
+            kind=REGRESSION,
         ),
         Task(
             "qnli",
@@ -211,6 +215,22 @@ TASKS: dict[str, Task] = {
                     {"text": "sentence1", "text_pair": "sentence2", "label": "label"},
                 ),
             ),
+        ),
+        Task(
+            "squad",
+            QuestionAnswering().metrics,
+            hub=("squad",),
+            hub_columns=("question", "context"),
+            layouts=(Layout("squad", "train-v1.1.json", "dev-v1.1.json"),),
+            kind=QuestionAnswering(),
+        ),
+        Task(
+            "squad_v2",
+            QuestionAnswering(unanswerable=True).metrics,
+            hub=("squad_v2",),
+            hub_columns=("question", "context"),
+            layouts=(Layout("squad", "train-v2.0.json", "dev-v2.0.json"),),
+            kind=QuestionAnswering(unanswerable=True),
         ),
         Task("docstrings", ("accuracy", "f1"), ("python", "torch", "numpy", "transformers")),
     )
