@@ -13,7 +13,11 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
     PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
 )
 
 from bertsurgeon.calibration import summed_loss
@@ -21,7 +25,7 @@ from bertsurgeon.calibration.gradients import fisher_surrogate
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.recovery import distillation_loss
 from bertsurgeon.recovery.distillation import outputs_loss
-from bertsurgeon.tasks import KINDS, Collator, get_kind, has_labels, kind_of, model_inputs
+from bertsurgeon.tasks import KINDS, Collator, get_kind, has_labels, head_of, kind_of, model_inputs
 from bertsurgeon.tasks.distributions import BERNOULLI, CATEGORICAL, NORMAL
 from bertsurgeon.tasks.kinds.base import hide
 from cli_helpers import write_model
@@ -193,3 +197,26 @@ def test_columns_are_padded_by_what_they_are(tmp_path: Any) -> None:
     assert batch["word_starts"].tolist() == [[0, 1, 0], [0, 0, 0]]
     several = [{"input_ids": [2, 3], "attention_mask": [1, 1], "labels": value} for value in ([0.0, 1.0], [1.0, 0.0])]
     assert Collator(tokenizer)(several)["labels"].dtype == torch.float32
+
+
+def test_heads_without_a_task() -> None:
+    """Models of images and of language have losses and predictions, too."""
+    torch.manual_seed(0)
+    language = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=100, n_positions=16)).eval()
+    batch = model_inputs(make_batch())
+    labels = torch.where(batch["attention_mask"].bool(), batch["input_ids"], -100)
+    logits = language(**batch).logits
+    expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    torch.testing.assert_close(summed_loss(language, {**batch, "labels": labels}, torch.Generator()), expected)
+    [prediction] = head_of(language).predictions({"logits": logits}, batch)
+    assert prediction.z.shape == (15, 100)
+    assert head_of(language).losses(batch) == 12
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    images = ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=3)).eval()
+    pixels = {"pixel_values": torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))}
+    found = summed_loss(images, {**pixels, "labels": torch.arange(5) % 3}, torch.Generator())
+    torch.testing.assert_close(found, F.cross_entropy(images(**pixels).logits, torch.arange(5) % 3, reduction="sum"))
+    with pytest.raises(ModelError, match="no head for a task"):
+        kind_of(images)
+    with pytest.raises(ModelError, match="no head that is known"):
+        head_of(AutoModel.from_config(make_config("bert")))

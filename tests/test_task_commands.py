@@ -16,10 +16,10 @@ from cli_helpers import FILLER, WORDS, run, succeed, write_model
 TRAINING = ("--epochs", "16", "--batch-size", "16", "--learning-rate", "2e-3")
 
 
-def text(choose: random.Random, classes: list[str]) -> list[str]:
-    """Filler around one word of each class."""
+def text(choose: random.Random, classes: list[str], times: int = 1) -> list[str]:
+    """Filler around some words of each class."""
     words = choose.choices(FILLER, k=choose.randint(3, 8))
-    for name in classes:
+    for name in classes * times:
         words.insert(choose.randrange(len(words)), choose.choice(WORDS[name]))
     return words
 
@@ -30,13 +30,14 @@ def tag(words: list[str]) -> list[str]:
 
 def answer(words: list[str]) -> dict[str, Any]:
     """The word of a class is the answer to every question."""
-    found = [word for word, mark in zip(words, tag(words), strict=True) if mark != "O"]
-    return {"text": found[:1], "answer_start": [len(" ".join(words[: words.index(word)])) + 1 for word in found[:1]]}
+    found = [place for place, mark in enumerate(tag(words)) if mark != "O"][:1]
+    starts = [len(" ".join([*words[:place], ""])) for place in found]
+    return {"text": [words[place] for place in found], "answer_start": starts}
 
 
 def multi_label(choose: random.Random, row: int) -> dict[str, Any]:
     labels = [name for number, name in enumerate(WORDS) if (row >> number) % 2]
-    return {"text": " ".join(text(choose, labels)), "label": labels}
+    return {"text": " ".join(text(choose, labels, 3)), "label": labels}
 
 
 def token(choose: random.Random, row: int) -> dict[str, Any]:
@@ -46,14 +47,12 @@ def token(choose: random.Random, row: int) -> dict[str, Any]:
 
 def question(choose: random.Random, row: int) -> dict[str, Any]:
     words = text(choose, [("good", "bad")[row % 2]] if row % 4 else [])
-    answers = answer(words)
-    answers["answer_start"] = [" ".join(words).index(word) for word in answers["text"]]
-    return {"question": "film the day", "context": " ".join(words), "answers": answers}
+    return {"question": "film the day", "context": " ".join(words), "answers": answer(words)}
 
 
 def regression(choose: random.Random, row: int) -> dict[str, Any]:
     labels = [name for number, name in enumerate(WORDS) if (row >> number) % 2]
-    return {"text": " ".join(text(choose, labels)), "label": 0.5 + ("good" in labels) - 2.0 * ("bad" in labels)}
+    return {"text": " ".join(text(choose, labels, 3)), "label": 0.5 + ("good" in labels) - 2.0 * ("bad" in labels)}
 
 
 ROWS: dict[str, Callable[[random.Random, int], dict[str, Any]]] = {

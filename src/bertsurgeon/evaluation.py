@@ -6,7 +6,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon.errors import DataError, ModelError
 from bertsurgeon.prediction import Predictor, predict_outputs
-from bertsurgeon.tasks import Task, has_labels, kind_of
+from bertsurgeon.tasks import Task, has_labels, head_of, kind_of
 from bertsurgeon.tasks.collate import WORD_STARTS
 
 READ = ("attention_mask", WORD_STARTS, "labels")
@@ -81,4 +81,4 @@ def measure_agreement(
     )
     columns = [name for name in READ if name in dataset.column_names]
     rows = [{name: torch.tensor([row[name]]) for name in columns} for row in dataset.select_columns(columns)]
-    return kind_of(dense).agreement(first, second, rows)
+    return head_of(dense).agreement(first, second, rows)

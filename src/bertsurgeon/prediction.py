@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from bertsurgeon import progress
-from bertsurgeon.tasks import Collator, kind_of
+from bertsurgeon.tasks import Collator, head_of
 
 
 class Predictor(Protocol):
@@ -32,7 +32,7 @@ class Predictor(Protocol):
 def predict_outputs(
     model: Predictor, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int, description: str
 ) -> list[dict[str, Tensor]]:
-    """What the model's kind of task reads (:attr:`bertsurgeon.tasks.Kind.outputs`), for every row of the dataset.
+    """What the model's head says (:attr:`bertsurgeon.tasks.Head.outputs`), for every row of the dataset.
 
     Outputs of every token have no padding: shape (tokens of the row, …); all others (…,).
 
@@ -47,9 +47,9 @@ def predict_outputs(
         description: Shown beside the progress bar.
 
     Raises:
-        ModelError: If the model has no head for a task.
+        ModelError: If the model has no head that is known.
     """
-    kind = kind_of(model)
+    head = head_of(model)
     names = [name for name in tokenizer.model_input_names if name in dataset.column_names]
     order = np.argsort([len(ids) for ids in dataset["input_ids"]], kind="stable")
     ordered = dataset.select_columns(names).select(order)
@@ -59,12 +59,12 @@ def predict_outputs(
         batch = collate(list(ordered.select(range(start, min(start + batch_size, len(dataset))))))
         inputs = {name: value.to(model.device) for name, value in batch.items()}
         outputs = model(**inputs)
-        found = {name: outputs[name].float().cpu() for name in kind.outputs}
+        found = {name: outputs[name].float().cpu() for name in head.outputs}
         for row, mask in enumerate(batch["attention_mask"].bool()):
             rows.append(
                 {
                     name: found[name][row][mask] if of_tokens else found[name][row]
-                    for name, of_tokens in kind.outputs.items()
+                    for name, of_tokens in head.outputs.items()
                 }
             )
     return [rows[place] for place in np.argsort(order)]

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration.batches import Batch
 from bertsurgeon.errors import ModelError
-from bertsurgeon.tasks import Distribution, default_distribution, has_labels, kind_of, model_inputs
+from bertsurgeon.tasks import Distribution, default_distribution, has_labels, head_of, model_inputs
 
 CHUNK_ELEMENTS = 2**23
 """Entries of per-sample gradients alive at a time: 32 MiB in fp32."""
@@ -87,9 +87,9 @@ def summed_loss(model: PreTrainedModel, batch: Batch, generator: torch.Generator
     """
     outputs = model(**model_inputs(batch, labels=True))
     if has_labels(batch):
-        loss: Tensor = outputs.loss * kind_of(model).losses(batch)
+        loss: Tensor = outputs.loss * head_of(model).losses(batch)
         return loss
-    predictions = kind_of(model).predictions(outputs, batch)
+    predictions = head_of(model).predictions(outputs, batch)
     return torch.stack([fisher_surrogate(p.z, generator, p.distribution) for p in predictions]).sum()
 
 

@@ -30,7 +30,7 @@ from bertsurgeon.checkpoint.quantization import METHOD, BertSurgeonConfig, attac
 from bertsurgeon.checkpoint.sparse import SPARSE_METHOD, SparseConfig, attach_sparse, install_packed, unpack_model
 from bertsurgeon.errors import CheckpointError, ModelError, PlanError, first_line
 from bertsurgeon.layers import install_plan, reset_indices
-from bertsurgeon.tasks import find_kind
+from bertsurgeon.tasks import Kind, find_head
 
 WEIGHTS = "model.safetensors"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -90,8 +90,8 @@ def load_model(
     if Path(name).is_dir():
         _check_header(Path(name))
     if head is None:
-        kind = find_kind(config.architectures or (), config)
-        head = AutoModelForSequenceClassification if kind is None else kind.auto_class
+        known = find_head(config.architectures or (), config)
+        head = known.auto_class if isinstance(known, Kind) else AutoModelForSequenceClassification
     try:
         loaded: dict[str, Any]
         model: PreTrainedModel

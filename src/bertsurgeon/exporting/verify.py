@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from bertsurgeon.calibration import Batch
 from bertsurgeon.errors import ExportError
 from bertsurgeon.runtime import Precision, Session
-from bertsurgeon.tasks import Kind, model_inputs
+from bertsurgeon.tasks import Head, model_inputs
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -27,7 +27,7 @@ class Check:
         texts: Number of texts that were compared.
         relative_error: Root mean square of the differences, as a share of the outputs' own deviation from their mean.
         largest_error: Of any single output.
-        agreement: How often both say the same, in percent (:meth:`bertsurgeon.tasks.Kind.agreement`); None for a model
+        agreement: How often both say the same, in percent (:meth:`bertsurgeon.tasks.Head.agreement`); None for a model
             without a head.
     """
 
@@ -67,7 +67,7 @@ def answers_of(session: Session, batches: Iterable[Batch], inputs: Sequence[str]
 
 
 def compare(
-    found: Sequence[Arrays], wanted: Sequence[Arrays], batches: Sequence[Batch], kind: Kind | None = None
+    found: Sequence[Arrays], wanted: Sequence[Arrays], batches: Sequence[Batch], head: Head | None = None
 ) -> Check:
     """Compares outputs with those of PyTorch; padded tokens do not count.
 
@@ -75,7 +75,7 @@ def compare(
         found: By name, one for every batch.
         wanted: Likewise.
         batches: What was run.
-        kind: Of the model's task, which says what outputs mean; None for a model without a head.
+        head: Says what outputs mean; None for a model without one that is known.
     """
     masks = [batch["attention_mask"].bool().cpu().numpy() for batch in batches]
     errors, largest = [], 0.0
@@ -83,7 +83,7 @@ def compare(
         left, right = (
             np.concatenate(
                 [
-                    answer[name][mask] if _of_tokens(name, answer[name], mask, kind) else answer[name]
+                    answer[name][mask] if _of_tokens(name, answer[name], mask, head) else answer[name]
                     for answer, mask in zip(answers, masks, strict=True)
                 ]
             )
@@ -93,14 +93,14 @@ def compare(
         spread = np.sqrt(np.mean((right - right.mean(0)) ** 2))
         errors.append(float(np.sqrt(np.mean(difference**2)) / max(spread, np.finfo(np.float32).tiny)))
         largest = max(largest, float(np.abs(difference).max()))
-    agreement = None if kind is None else kind.agreement(_tensors(found), _tensors(wanted), batches)
+    agreement = None if head is None else head.agreement(_tensors(found), _tensors(wanted), batches)
     return Check(sum(map(len, masks)), max(errors), largest, agreement)
 
 
-def _of_tokens(name: str, array: np.ndarray[Any, Any], mask: np.ndarray[Any, Any], kind: Kind | None) -> bool:
+def _of_tokens(name: str, array: np.ndarray[Any, Any], mask: np.ndarray[Any, Any], head: Head | None) -> bool:
     """Whether an output has an entry for every token."""
-    if kind is not None and name in kind.outputs:
-        return kind.outputs[name]
+    if head is not None and name in head.outputs:
+        return head.outputs[name]
     return tuple(array.shape[:2]) == mask.shape
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, Trainer
 
-from bertsurgeon.tasks import Distribution, Kind, Outputs, default_distribution, kind_of, model_inputs
+from bertsurgeon.tasks import Distribution, Head, Outputs, default_distribution, head_of, model_inputs
 
 TEACHER = "teacher_"
 """What the names of columns with the teacher's outputs begin with."""
@@ -33,18 +33,18 @@ def distillation_loss(
 
 
 def outputs_loss(
-    kind: Kind, student: Outputs, teacher: Outputs, batch: Mapping[str, Tensor], temperature: float
+    head: Head, student: Outputs, teacher: Outputs, batch: Mapping[str, Tensor], temperature: float
 ) -> Tensor:
-    """:func:`distillation_loss` of all that models of a kind predict about a batch, mean over the kinds of predictions.
+    """:func:`distillation_loss` of all that two models predict about a batch, mean over the kinds of predictions.
 
     Args:
-        kind: Of the task.
+        head: Of both.
         student: Its outputs by name.
         teacher: Likewise.
         batch: What both were called with; padding and words' further pieces do not count.
         temperature: See :func:`distillation_loss`.
     """
-    pairs = zip(kind.predictions(student, batch), kind.predictions(teacher, batch), strict=True)
+    pairs = zip(head.predictions(student, batch), head.predictions(teacher, batch), strict=True)
     losses = [distillation_loss(said.z, wanted.z, temperature, said.distribution) for said, wanted in pairs]
     return torch.stack(losses).mean()
 
@@ -83,11 +83,11 @@ def distilled_loss(
         with torch.no_grad():
             wanted = teacher.eval()(**model_inputs(batch))
         outputs = model(**model_inputs(batch, labels=hardness < 1))
-        kind = kind_of(model)
-        loss = hardness * outputs_loss(kind, outputs, wanted, batch, temperature)
+        head = head_of(model)
+        loss = hardness * outputs_loss(head, outputs, wanted, batch, temperature)
         if hardness < 1:
             loss = loss + (1 - hardness) * outputs.loss
-        return loss * kind.losses(batch)
+        return loss * head.losses(batch)
 
     return loss
 
@@ -124,7 +124,7 @@ class DistillationTrainer(Trainer):
         self.hidden_weight = hidden_weight
         self.teacher = teacher
         self.compared = compared
-        self.kind = kind_of(self.model)
+        self.head = head_of(self.model)
         # the loss below is a mean over the batch; the Trainer must divide it when it accumulates gradients
         self.model_accepts_loss_kwargs = False
 
@@ -138,11 +138,11 @@ class DistillationTrainer(Trainer):
         """The weighted sum of the losses (see the class)."""
         inputs = dict(inputs)
         with_hidden = self.teacher is not None and self.hidden_weight > 0
-        said = {name: inputs.pop(TEACHER + name) for name in self.kind.outputs}
+        said = {name: inputs.pop(TEACHER + name) for name in self.head.outputs}
         outputs = model(**model_inputs(inputs, labels=True), output_hidden_states=with_hidden)
         # each row's are flat, so that they can be columns of a dataset
         wanted = {name: value.to(outputs[name].device).view_as(outputs[name]) for name, value in said.items()}
-        loss = self.hardness * outputs_loss(self.kind, outputs, wanted, inputs, self.temperature)
+        loss = self.hardness * outputs_loss(self.head, outputs, wanted, inputs, self.temperature)
         if self.hardness < 1:
             loss = loss + (1 - self.hardness) * outputs.loss
         if self.teacher is not None and with_hidden:
@@ -150,4 +150,4 @@ class DistillationTrainer(Trainer):
                 states = self.teacher(**model_inputs(inputs), output_hidden_states=True).hidden_states
             mask = inputs["attention_mask"]
             loss = loss + self.hidden_weight * hidden_state_loss(outputs.hidden_states, states, mask, self.compared)
-        return (loss, {name: outputs[name] for name in self.kind.outputs}) if return_outputs else loss
+        return (loss, {name: outputs[name] for name in self.head.outputs}) if return_outputs else loss

@@ -30,7 +30,7 @@ from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import predict_outputs
 from bertsurgeon.recovery.distillation import TEACHER, DistillationTrainer
 from bertsurgeon.recovery.masking import MaskCallback
-from bertsurgeon.tasks import LABELS, Collator, has_labels, kind_of
+from bertsurgeon.tasks import LABELS, Collator, has_labels, head_of
 from bertsurgeon.tasks.collate import WORD_STARTS
 
 MIN_TO_HOLD_OUT = 20
@@ -157,7 +157,7 @@ def train(
     distil = teacher is not None and (options.hardness > 0 or options.hidden_weight > 0)
     if teacher is not None and distil:
         outputs = predict_outputs(teacher.eval(), dataset, tokenizer, options.batch_size, "Asking the teacher")
-        for name in kind_of(teacher).outputs:
+        for name in head_of(teacher).outputs:
             dataset = dataset.add_column(TEACHER + name, _flat([row[name] for row in outputs]))
     held_out = None
     if options.keep_best:

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from bertsurgeon.errors import ModelError, OptionError
-from bertsurgeon.tasks.kinds.base import Kind, Outputs, Prediction
+from bertsurgeon.tasks.kinds.base import Head, Kind, Outputs, Prediction
+from bertsurgeon.tasks.kinds.other import ImageClassification, LanguageModel
 from bertsurgeon.tasks.kinds.question import QuestionAnswering
 from bertsurgeon.tasks.kinds.sequence import Classification, MultiLabel, Regression
 from bertsurgeon.tasks.kinds.token import TokenClassification
@@ -13,7 +14,7 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (MultiLabel(), Regression(), Classification(), TokenClassification(), QuestionAnswering())
 }
-"""By name; of those that share a model class, the first one that fits a configuration is taken."""
+"""By name; of those that share model classes, the first one that fits a configuration is taken."""
 
 CLASSIFICATION, REGRESSION = KINDS["classification"], KINDS["regression"]
 
@@ -30,23 +31,44 @@ def get_kind(name: str) -> Kind:
         raise OptionError(f"There is no task type {name!r}; choose one of {', '.join(sorted(KINDS))}.") from None
 
 
-def find_kind(names: Iterable[str], config: Any) -> Kind | None:
-    """The kind of the first model class that is for a task; None if none is.
+HEADS: tuple[Head, ...] = (*KINDS.values(), ImageClassification(), LanguageModel())
+"""Of the kinds, and others that are no tasks of ours."""
+
+
+def class_names(model: Any) -> list[str]:
+    """What a model is, or was before it was exported."""
+    return [type(model).__name__, *(getattr(model.config, "architectures", None) or ())]
+
+
+def find_head(names: Iterable[str], config: Any) -> Head | None:
+    """The head of the first model class that has one; None if none has.
 
     Args:
         names: Of model classes.
         config: Of a model.
     """
     for name in names:
-        for kind in KINDS.values():
-            if name.endswith(kind.class_ending) and kind.fits(config):
-                return kind
+        for head in HEADS:
+            if name.endswith(head.class_endings) and head.fits(config):
+                return head
     return None
 
 
-def class_names(model: Any) -> list[str]:
-    """What a model is, or was before it was exported."""
-    return [type(model).__name__, *(getattr(model.config, "architectures", None) or ())]
+def head_of(model: Any) -> Head:
+    """What a model predicts.
+
+    Args:
+        model: Of transformers, or exported.
+
+    Raises:
+        ModelError: If it has no head that is known.
+    """
+    names = class_names(model)
+    head = find_head(names, model.config)
+    if head is None:
+        endings = dict.fromkeys(ending for one in HEADS for ending in one.class_endings)
+        raise ModelError(f"A {names[0]} has no head that is known; load a model whose class ends in {_any(endings)}.")
+    return head
 
 
 def kind_of(model: Any) -> Kind:
@@ -58,22 +80,29 @@ def kind_of(model: Any) -> Kind:
     Raises:
         ModelError: If it has a head for none.
     """
-    names = class_names(model)
-    kind = find_kind(names, model.config)
-    if kind is None:
-        endings = sorted({kind.class_ending for kind in KINDS.values()})
+    head = find_head(class_names(model), model.config)
+    if not isinstance(head, Kind):
+        endings = dict.fromkeys(ending for kind in KINDS.values() for ending in kind.class_endings)
         raise ModelError(
-            f"A {names[0]} has no head for a task; load a model whose class ends in {' or '.join(endings)}."
+            f"A {type(model).__name__} has no head for a task; load a model whose class ends in {_any(endings)}."
         )
-    return kind
+    return head
+
+
+def _any(names: Iterable[str]) -> str:
+    return " or ".join(names)
 
 
 __all__ = [
     "CLASSIFICATION",
+    "HEADS",
     "KINDS",
     "REGRESSION",
     "Classification",
+    "Head",
+    "ImageClassification",
     "Kind",
+    "LanguageModel",
     "MultiLabel",
     "Outputs",
     "Prediction",
@@ -81,7 +110,8 @@ __all__ = [
     "Regression",
     "TokenClassification",
     "class_names",
-    "find_kind",
+    "find_head",
     "get_kind",
+    "head_of",
     "kind_of",
 ]

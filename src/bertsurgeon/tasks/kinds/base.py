@@ -32,6 +32,45 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Head(ABC):
+    """What models with one kind of head predict: all that losses, comparisons and exports have to know about it."""
+
+    class_endings: ClassVar[tuple[str, ...]]
+    """How the names of its model classes end."""
+
+    outputs: ClassVar[dict[str, bool]] = {"logits": False}
+    """Names of the outputs that predictions are made from, and whether each has an entry for every token."""
+
+    def fits(self, config: PretrainedConfig) -> bool:
+        """Whether a model of its class with this configuration has such a head."""
+        return True
+
+    @abstractmethod
+    def predictions(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Prediction]:
+        """Everything a model predicts about a batch.
+
+        Args:
+            outputs: The model's.
+            batch: What it was called with, and ``word_starts`` where words are classified.
+        """
+
+    def losses(self, batch: Mapping[str, Tensor]) -> int:
+        """How many losses the model's loss for a labelled batch is the mean of."""
+        return len(next(iter(batch.values())))
+
+    def agreement(
+        self, first: Sequence[Outputs], second: Sequence[Outputs], batches: Sequence[Mapping[str, Tensor]]
+    ) -> float:
+        """How often two models say the same about some batches, in percent (:meth:`Distribution.agreement`)."""
+        answers = [
+            [self.predictions(outputs, batch) for outputs, batch in zip(found, batches, strict=True)]
+            for found in (first, second)
+        ]
+        left, right = (torch.cat([p.distribution.answers(p.z) for part in found for p in part]) for found in answers)
+        return answers[0][0][0].distribution.agreement(left, right)
+
+
+@dataclass(frozen=True)
 class Prepared:
     """The user's data, ready to be tokenized.
 
@@ -49,8 +88,8 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Kind(ABC):
-    """One kind of task: all that the rest of the library has to know about it.
+class Kind(Head):
+    """One kind of task: all that the rest of the library has to know about it, its data and metrics included.
 
     A kind is found in a model's configuration (:func:`bertsurgeon.tasks.kind_of`), named by a task, or on the command
     line; whatever depends on it asks it.
@@ -62,24 +101,14 @@ class Kind(ABC):
     auto_class: ClassVar[type[Any]]
     """transformers' Auto class with the head."""
 
-    class_ending: ClassVar[str]
-    """How the names of its model classes end."""
-
     problem_type: ClassVar[str | None] = None
     """transformers' name, for heads of sequences."""
-
-    outputs: ClassVar[dict[str, bool]] = {"logits": False}
-    """Names of the outputs that predictions are made from, and whether each has an entry for every token."""
 
     columns: ClassVar[dict[str, str]]
     """Columns of a raw dataset that hold texts and labels, and of a user's file where no others are named."""
 
     max_length: ClassVar[int] = 128
     """Tokens of a text, where nothing else is asked for."""
-
-    def fits(self, config: PretrainedConfig) -> bool:
-        """Whether a model of its class with this configuration is of this kind."""
-        return True
 
     @abstractmethod
     def describe(self, outputs: int) -> str:
@@ -132,30 +161,6 @@ class Kind(ABC):
         Returns:
             Unpadded columns: the model's inputs, its labels where there are any, and what :meth:`score` reads.
         """
-
-    @abstractmethod
-    def predictions(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Prediction]:
-        """Everything a model predicts about a batch.
-
-        Args:
-            outputs: The model's.
-            batch: What it was called with, and ``word_starts`` where words are classified.
-        """
-
-    def agreement(
-        self, first: Sequence[Outputs], second: Sequence[Outputs], batches: Sequence[Mapping[str, Tensor]]
-    ) -> float:
-        """How often two models say the same about some batches, in percent (:meth:`Distribution.agreement`)."""
-        answers = [
-            [self.predictions(outputs, batch) for outputs, batch in zip(found, batches, strict=True)]
-            for found in (first, second)
-        ]
-        left, right = (torch.cat([p.distribution.answers(p.z) for part in found for p in part]) for found in answers)
-        return answers[0][0][0].distribution.agreement(left, right)
-
-    def losses(self, batch: Mapping[str, Tensor]) -> int:
-        """How many losses the model's loss for a labelled batch is the mean of."""
-        return len(batch["input_ids"])
 
     @abstractmethod
     def score(

@@ -41,7 +41,7 @@ class QuestionAnswering(Kind):
 
     name: ClassVar[str] = "question-answering"
     auto_class: ClassVar[type[Any]] = AutoModelForQuestionAnswering
-    class_ending: ClassVar[str] = "ForQuestionAnswering"
+    class_endings: ClassVar[tuple[str, ...]] = ("ForQuestionAnswering",)
     outputs: ClassVar[dict[str, bool]] = {"start_logits": True, "end_logits": True}
     columns: ClassVar[dict[str, str]] = {"text": "question", "text_pair": "context", "label": "answers"}
     max_length: ClassVar[int] = 384

@@ -23,7 +23,7 @@ class _Sequence(Kind):
     """What they share."""
 
     auto_class: ClassVar[type[Any]] = AutoModelForSequenceClassification
-    class_ending: ClassVar[str] = "ForSequenceClassification"
+    class_endings: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
     columns: ClassVar[dict[str, str]] = {"text": "text", "text_pair": "text_pair", "label": "label"}
     distribution: ClassVar[Distribution]
 

@@ -34,7 +34,7 @@ class TokenClassification(Kind):
 
     name: ClassVar[str] = "token-classification"
     auto_class: ClassVar[type[Any]] = AutoModelForTokenClassification
-    class_ending: ClassVar[str] = "ForTokenClassification"
+    class_endings: ClassVar[tuple[str, ...]] = ("ForTokenClassification",)
     outputs: ClassVar[dict[str, bool]] = {"logits": True}
     columns: ClassVar[dict[str, str]] = {"text": "tokens", "label": "tags"}
 
