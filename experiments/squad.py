@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--questions", type=int, default=None, help="take only the first ones, of either part")
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--shares", nargs="*", type=float, default=SHARES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="squad", help="folder of the results, and name of the dense model")
     arguments = parser.parse_args()
@@ -95,7 +97,7 @@ def main() -> None:
     data = load_task(arguments.task, arguments.data_dir)
     data = shorten(data, arguments.questions, arguments.questions)
     options = TrainingOptions(
-        epochs=arguments.epochs, batch_size=16, learning_rate=arguments.learning_rate, seed=arguments.seed
+        epochs=arguments.epochs, batch_size=16, learning_rate=arguments.learning_rate, bf16=True, seed=arguments.seed
     )
     dense, tokenizer = finetuned(data, options, RUNS / f"{arguments.name}-{arguments.seed}", arguments.length)
     training, validation = (
@@ -121,8 +123,8 @@ def main() -> None:
             known.append(calibrate(dense, training, config, tokenizer))
         return prune(dense, known[0], config, tokenizer)[0]
 
-    for share in SHARES:
-        for method in METHODS:
+    for share in arguments.shares:
+        for method in arguments.methods:
             place = f"{method}-{share:g}"
             row(place, lambda m=method, s=share: pruned(m, s))  # type: ignore[misc]
             row(

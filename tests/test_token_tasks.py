@@ -152,7 +152,7 @@ def test_pieces_that_begin_with_spaces() -> None:
 
 
 def test_plain_texts_have_words_too(pieces: PreTrainedTokenizerBase) -> None:
-    data = Dataset.from_dict({"text": ["Ab film\tc.d"]})
+    data = Dataset.from_dict({"text": ["Ab film\tc.d"], "label": [3]})  # of another kind of task
     [row] = tokenize(data, pieces, None, TOKENS)
     assert row["word_starts"] == [0, 1, 0, 1, 1, 0, 0, 0]
     assert "labels" not in row
@@ -232,6 +232,10 @@ def test_the_type_may_be_named(tmp_path: Path) -> None:
     data = load_user_task(path, path, kind=KINDS["regression"])
     assert data.train["label"][:] == [1.0, 2.0]
     assert data.task.metrics == ("spearman", "pearson")
+    save(pd.DataFrame({"text": ["x", "y"], "label": [1.5, 2]}), path)
+    assert load_user_task(path, path).task.kind is KINDS["regression"]
+    with pytest.raises(DataError, match="--task-type regression"):
+        load_user_task(path, path, kind=KINDS["classification"])
 
 
 def test_micro_and_macro_f1() -> None:

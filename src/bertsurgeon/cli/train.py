@@ -19,7 +19,7 @@ from bertsurgeon.cli.sources import DataOptions, LossOptions, load_data, load_te
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import check_head, evaluate, measure_agreement
 from bertsurgeon.recovery import TrainingOptions, train
-from bertsurgeon.tasks import TaskData, kind_of, tokenize
+from bertsurgeon.tasks import TaskData, kind_for_texts, tokenize
 
 
 @app.command()
@@ -143,7 +143,7 @@ def unlabelled_job(
     texts: tuple[Dataset, Dataset], tokenizer: PreTrainedTokenizerBase, max_length: int | None, teacher: PreTrainedModel
 ) -> Job:
     """Texts alone: the score is how often a model agrees with its teacher on the held-out ones."""
-    training, held_out = (tokenize(part, tokenizer, max_length, kind_of(teacher)) for part in texts)
+    training, held_out = (tokenize(part, tokenizer, max_length, kind_for_texts(teacher)) for part in texts)
     return Job(None, training, lambda model: {"agreement": measure_agreement(teacher, model, held_out, tokenizer)})
 
 

@@ -101,7 +101,8 @@ def _of_tokens(name: str, array: np.ndarray[Any, Any], mask: np.ndarray[Any, Any
     """Whether an output has an entry for every token."""
     if head is not None and name in head.outputs:
         return head.outputs[name]
-    return tuple(array.shape[:2]) == mask.shape
+    same: bool = array.shape[:2] == mask.shape
+    return same
 
 
 def _tensors(answers: Sequence[Arrays]) -> list[dict[str, torch.Tensor]]:

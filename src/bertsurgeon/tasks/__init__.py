@@ -22,6 +22,7 @@ from bertsurgeon.tasks.kinds import (
     find_head,
     get_kind,
     head_of,
+    kind_for_texts,
     kind_of,
 )
 from bertsurgeon.tasks.table import TASKS, Task, get_task
@@ -51,6 +52,7 @@ __all__ = [
     "get_task",
     "has_labels",
     "head_of",
+    "kind_for_texts",
     "kind_of",
     "load_task",
     "load_user_task",

@@ -13,6 +13,7 @@ from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.tasks.docstrings import read_docstrings
 from bertsurgeon.tasks.files import is_squad
 from bertsurgeon.tasks.kinds import CLASSIFICATION, KINDS, REGRESSION, Kind
+from bertsurgeon.tasks.kinds.sequence import is_real
 from bertsurgeon.tasks.local import read_task
 from bertsurgeon.tasks.table import Task, get_task
 
@@ -85,7 +86,7 @@ def load_user_task(
     columns = {"text": text_column, "text_pair": text_pair_column, "label": label_column}
     reader = kind or _guess(files)
     parts = [reader.read(path, columns) for path in files]
-    if kind is None and reader is CLASSIFICATION and any(map(_is_real, chain(*(part["label"] for part in parts)))):
+    if kind is None and reader is CLASSIFICATION and any(map(is_real, chain(*(part["label"] for part in parts)))):
         reader = REGRESSION
     found = reader.prepare(parts)
     return TaskData(Task("custom", found.metrics, found.labels, kind=found.kind), *found.parts)
@@ -98,10 +99,6 @@ def _guess(files: Sequence[Path]) -> Kind:
     return KINDS["question-answering"] if any(map(is_squad, files)) else CLASSIFICATION
 
 
-def _is_real(value: Any) -> bool:
-    return isinstance(value, float) and not value.is_integer()
-
-
 def tokenize(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, kind: Kind = CLASSIFICATION
 ) -> Dataset:
@@ -111,7 +108,7 @@ def tokenize(
         dataset: With the columns of the kind, or with ``text`` (and ``text_pair``) alone.
         tokenizer: Of the model.
         max_length: Most tokens of a row; None for the kind's own number.
-        kind: Of the task: :attr:`Task.kind`, or :func:`kind_of` a model.
+        kind: Of the task: :attr:`Task.kind`, or for texts alone :func:`kind_for_texts`.
 
     Returns:
         The model's inputs and, where there are any, its labels.

@@ -89,6 +89,12 @@ def kind_of(model: Any) -> Kind:
     return head
 
 
+def kind_for_texts(model: Any) -> Kind:
+    """Whose way it is to tokenize texts alone for a model: that of its kind, or of classification if it has none."""
+    head = find_head(class_names(model), model.config)
+    return head if isinstance(head, Kind) else CLASSIFICATION
+
+
 def _any(names: Iterable[str]) -> str:
     return " or ".join(names)
 
@@ -113,5 +119,6 @@ __all__ = [
     "find_head",
     "get_kind",
     "head_of",
+    "kind_for_texts",
     "kind_of",
 ]

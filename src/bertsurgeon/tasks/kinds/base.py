@@ -1,4 +1,4 @@
-"""What every kind of task has to say."""
+"""What every head and every kind of task has to say."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,8 @@ class Prediction:
     """Predictions of one family.
 
     Attributes:
-        z: The distributions' parameters, shape (predictions, choices); padding is gone.
+        z: The distributions' parameters, shape (predictions, choices); padding is gone, or hidden (:func:`hide`) where
+            tokens are the choices.
         distribution: What they are the parameters of.
     """
 

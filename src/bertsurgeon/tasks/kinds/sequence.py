@@ -1,5 +1,6 @@
 """One prediction about a whole text or pair of texts: a class, several classes, or a number."""
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,9 @@ class _Sequence(Kind):
         """One for every text."""
         return [Prediction(outputs["logits"], self.distribution)]
 
+    @abstractmethod
     def answers(self, logits: Array) -> Array:
         """What is compared with the labels, for logits of shape (texts, labels)."""
-        raise NotImplementedError
 
     def score(
         self, metrics: Sequence[str], labels: Sequence[str], outputs: Sequence[Outputs], dataset: Dataset
@@ -77,6 +78,8 @@ class Classification(_Sequence):
             raise DataError(
                 "The labels are lists; name the task type: --task-type multi-label or token-classification."
             )
+        if any(map(is_real, values)):
+            raise DataError("The label column holds real numbers; they make a regression (--task-type regression).")
         names = _sorted({_class_name(value) for value in values})
         if len(names) < 2:
             raise DataError("The label column holds a single class; a classification needs two.")
@@ -168,6 +171,11 @@ class MultiLabel(_Sequence):
     def answers(self, logits: Array) -> Array:
         """1 for the classes that are more likely than not, shape (texts, labels)."""
         return (logits > 0).astype(np.int64)
+
+
+def is_real(value: Any) -> bool:
+    """Whether a label is a number that is no class code."""
+    return isinstance(value, float) and not value.is_integer()
 
 
 def _sorted(names: Iterable[str]) -> tuple[str, ...]:

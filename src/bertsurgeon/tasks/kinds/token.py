@@ -75,7 +75,10 @@ class TokenClassification(Kind):
         split into words, byte-level tokenizers (RoBERTa's) take each for the continuation of the one before, unless
         they were made with ``add_prefix_space``.
         """
-        texts = {"text": [" ".join(words) for words in rows["tokens"]]} if "tokens" in rows else rows
+        if "tokens" in rows:
+            texts = {"text": [" ".join(words) for words in rows["tokens"]]}
+        else:
+            texts = {name: rows[name] for name in ("text", "text_pair") if name in rows}
         encoded = encode_texts(texts, tokenizer, limit, return_offsets_mapping=True)
         offsets = encoded.pop("offset_mapping")
         starts, labels = [], []
