@@ -281,6 +281,28 @@ def performance() -> str:
     return "\n\n".join(parts)
 
 
+def squad() -> str:
+    """F1 and exact match of every method at every share, one-shot and recovered."""
+    titles = {"auto": "**auto**, no labels", "pgb": "pgb", "obert": "obert, single weights"}
+    dense = read("squad/dense")
+    if dense is None:
+        return "_No results yet: `python experiments/squad.py`._"
+    rows = [["dense", "100 %", "100 %", *answered(dense), "–", "–"]]
+    for share, method in product(("0.5", "0.25"), titles):
+        one_shot, recovered = (read(f"squad/{method}-{share}{ending}") for ending in ("", "-recovered"))
+        if one_shot is not None:
+            kept = [f"{100 * one_shot[name]:.0f} %" for name in ("kept_share", "flops_share")]
+            rows.append([titles[method], *kept, *answered(one_shot), *answered(recovered)])
+    train, validation = dense["questions"]
+    header = [f"SQuAD v1.1 format, {train} / {validation} questions, all-MiniLM-L6-v2", "encoder weights", "FLOPs"]
+    return table([*header, "F1, one-shot", "exact match", "F1, recovered", "exact match"], rows)
+
+
+def answered(result: dict[str, Any] | None) -> list[str]:
+    names = ("f1", "exact_match")
+    return ["–", "–"] if result is None else [f"{result['metrics'][name]:.1f}" for name in names]
+
+
 def fill(path: Path, **sections: str) -> None:
     text = path.read_text(encoding="utf-8")
     for name, content in sections.items():
@@ -292,6 +314,7 @@ def fill(path: Path, **sections: str) -> None:
 
 def main() -> None:
     fill(ROOT / "README.md", headline=headline())
+    fill(ROOT / "docs" / "tasks.md", squad=squad())
     fill(
         ROOT / "docs" / "results.md",
         study=study(),

@@ -113,7 +113,7 @@ def test_regression_head_for_a_classification(
     stock: Path, tmp_path: Path, rejects: Callable[..., None], command: str
 ) -> None:
     model = write_model(tmp_path / "regression", num_labels=1)
-    words = ("regression head", "classification into 2 classes")
+    words = ("a regression with one output", "classification into 2 classes")
     if command == "prune":
         rejects("prune", model, "--sparsity", "0.5", *files(stock), words=words)
     else:

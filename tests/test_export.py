@@ -12,7 +12,7 @@ import onnx_ir
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification, PreTrainedModel
 
 from bertsurgeon import PruneConfig, prune
 from bertsurgeon.architectures import get_architecture
@@ -21,10 +21,12 @@ from bertsurgeon.compensation import apply_plan
 from bertsurgeon.errors import CheckpointError, ExportError
 from bertsurgeon.exporting.lowering import Graph, lower
 from bertsurgeon.exporting.onnx_graph import trace
-from bertsurgeon.exporting.verify import to_arrays
+from bertsurgeon.exporting.verify import compare, to_arrays
 from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Units
 from bertsurgeon.runtime import MANIFEST, open_exported, open_session
+from bertsurgeon.tasks import head_of
 from cli_helpers import files, run, succeed, write_data, write_model
+from conftest import make_config
 
 SHAPES = ((1, 1), (1, 7), (2, 2), (5, 16), (3, 33))
 INPUTS = ("input_ids", "attention_mask")
@@ -115,6 +117,35 @@ def test_both_runtimes_say_the_same_at_any_shape(
     else:
         assert products(graph) == expected[kind]
         assert channel_gathers(graph) == (4 if kind == "aligned" else 0)
+
+
+@pytest.mark.parametrize(
+    ("head", "outputs"),
+    [
+        (AutoModelForTokenClassification, ("logits",)),
+        (AutoModelForQuestionAnswering, ("start_logits", "end_logits")),
+    ],
+)
+def test_outputs_of_every_token(head: Any, outputs: tuple[str, ...], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = head.from_config(make_config("bert")).eval()
+    onnx_ir.save(trace(Graph(lower(model), INPUTS, outputs)), tmp_path / "model.onnx")
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    batch = {"input_ids": torch.randint(5, 100, mask.shape), "attention_mask": mask}
+    with torch.no_grad():
+        wanted = {name: model(**batch)[name].numpy() for name in outputs}
+    for runtime in ("onnx", "openvino"):
+        found = open_session(runtime, tmp_path / "model.onnx", "fp32").run(to_arrays(batch, INPUTS))  # type: ignore[arg-type]
+        assert found.keys() == wanted.keys()
+        real = mask.bool().numpy()
+        for name in outputs:
+            np.testing.assert_allclose(found[name][real], wanted[name][real], atol=2e-5, rtol=1e-4)
+        check = compare([found], [wanted], [batch], head_of(model))
+        assert check.relative_error < 1e-4
+        assert check.agreement == 100
+        spoiled = {name: np.array(value) for name, value in found.items()}
+        spoiled[outputs[0]][~real] = 99.0
+        assert compare([spoiled], [wanted], [batch], head_of(model)) == check  # padding does not count
 
 
 def test_dropped_layers_leave_nothing_in_the_graph(tiny_model: Callable[..., PreTrainedModel]) -> None:

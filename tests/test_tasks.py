@@ -1,16 +1,19 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from datasets import Dataset
 from numpy.typing import NDArray
 
 from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.tasks import (
+    KINDS,
     TASKS,
     Task,
     TaskData,
-    compute_metrics,
     get_task,
     load_task,
     load_user_task,
@@ -113,7 +116,7 @@ def test_stsb_with_further_columns_and_quotes(tmp_path: Path) -> None:
         },
     )
     data = load_task("stsb", tmp_path)
-    assert data.task.regression
+    assert data.task.kind is KINDS["regression"]
     assert data.train.to_list() == [
         {"text": "A plane, taking off.", "text_pair": "An air plane.", "label": 5.0},
         {"text": '"A man', "text_pair": 'A "man" plays.', "label": 3.8},
@@ -196,7 +199,7 @@ def test_real_labels_make_a_regression(tmp_path: Path) -> None:
     train = save(pd.DataFrame({"text": ["a", "b"], "label": [0.5, 2.0]}), tmp_path / "train.csv")
     validation = save(pd.DataFrame({"text": ["c", "d"], "label": [1, 2]}), tmp_path / "validation.csv")
     data = load_user_task(train, validation)
-    assert data.task.regression
+    assert data.task.kind is KINDS["regression"]
     assert data.train["label"][:] == [0.5, 2.0]
     assert data.validation["label"][:] == [1.0, 2.0]
 
@@ -249,6 +252,11 @@ def test_mixed_real_and_named_labels_are_refused(tmp_path: Path) -> None:
 
 
 # Metrics
+
+
+def compute_metrics(task: Task, outputs: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
+    rows = [{"logits": row} for row in torch.from_numpy(outputs)]
+    return task.score(rows, Dataset.from_dict({"labels": labels}))
 
 
 def logits(classes: list[int], count: int) -> NDArray[np.float64]:

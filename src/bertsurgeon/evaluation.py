@@ -1,28 +1,30 @@
 """Quality of a model on a task."""
 
-import numpy as np
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon.errors import DataError, ModelError
-from bertsurgeon.prediction import Predictor, predict
-from bertsurgeon.tasks import Task, compute_metrics
+from bertsurgeon.prediction import Predictor, predict_outputs
+from bertsurgeon.tasks import Task, has_labels, head_of, kind_of
+from bertsurgeon.tasks.collate import WORD_STARTS
+
+READ = ("attention_mask", WORD_STARTS, "labels")
+"""Columns that tell which outputs are predictions."""
 
 
 def check_head(model: Predictor, task: Task) -> None:
     """Checks that a model's head fits a task.
 
     Raises:
-        ModelError: If the number of outputs differs from the number of classes (one for a regression).
+        ModelError: If it is for another kind of task, or the number of outputs differs from the task's.
     """
-    outputs = model.config.num_labels or 0
-    if outputs != task.num_labels:
-        wanted = (
-            "a regression with one output" if task.regression else f"a classification into {task.num_labels} classes"
-        )
-        kind = "a regression head" if outputs == 1 else f"{outputs} classes"
+    kind, outputs = kind_of(model), model.config.num_labels or 0
+    if type(kind) is not type(task.kind) or outputs != task.num_labels:
         raise ModelError(
-            f"The model has {kind}, but task {task.name!r} is {wanted}; choose the task the model was fine-tuned on."
+            f"The model has a head for {kind.describe(outputs)}, but task {task.name!r} is "
+            f"{task.kind.describe(task.num_labels)}; choose the task the model was fine-tuned on (your own data: also "
+            f"--task-type {kind.name})."
         )
 
 
@@ -37,7 +39,7 @@ def evaluate(
 
     Args:
         model: Pruned or dense, or exported.
-        dataset: Tokenized, with ``labels``.
+        dataset: Tokenized by :func:`bertsurgeon.tasks.tokenize` for the task's kind, with labels.
         tokenizer: Pads the batches.
         task: Says which metrics.
         batch_size: Sequences per batch.
@@ -47,11 +49,10 @@ def evaluate(
         ModelError: If the head does not fit the task.
     """
     check_head(model, task)
-    if len(dataset) == 0 or "labels" not in dataset.column_names:
+    if len(dataset) == 0 or not has_labels(dataset.column_names):
         raise DataError("Evaluation needs at least one labelled sequence.")
     model.eval()
-    logits = predict(model, dataset, tokenizer, batch_size, "Evaluating")
-    return compute_metrics(task, logits.numpy(), np.array(dataset["labels"]))
+    return task.score(predict_outputs(model, dataset, tokenizer, batch_size, "Evaluating"), dataset)
 
 
 def measure_agreement(
@@ -61,7 +62,9 @@ def measure_agreement(
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int = 64,
 ) -> float:
-    """How often both models say the same, in percent; for a single output, 100 times Pearson's correlation.
+    """How often both models say the same, in percent; of numbers, 100 times Pearson's correlation.
+
+    What they say are a class, each of several classes, the class of each word, or both ends of an answer.
 
     Args:
         dense: The dense model.
@@ -71,8 +74,11 @@ def measure_agreement(
         batch_size: Sequences per batch.
     """
     first, second = (
-        predict(model.eval(), dataset, tokenizer, batch_size, "Comparing").numpy() for model in (dense, pruned)
+        [{name: value.unsqueeze(0) for name, value in row.items()} for row in rows]
+        for rows in (
+            predict_outputs(model.eval(), dataset, tokenizer, batch_size, "Comparing") for model in (dense, pruned)
+        )
     )
-    if first.shape[-1] > 1:
-        return 100 * float((first.argmax(-1) == second.argmax(-1)).mean())
-    return 100 * float(np.corrcoef(first[:, 0], second[:, 0])[0, 1])
+    columns = [name for name in READ if name in dataset.column_names]
+    rows = [{name: torch.tensor([row[name]]) for name in columns} for row in dataset.select_columns(columns)]
+    return head_of(dense).agreement(first, second, rows)

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon.errors import DataError, OptionError
+from bertsurgeon.tasks.collate import LABELS, WORD_STARTS, Collator
 
 Batch = dict[str, Tensor]
 
@@ -32,7 +33,7 @@ def make_batches(
     """The calibration set: ``samples`` sequences, sorted by length so that little is padded.
 
     Args:
-        data: A tokenized dataset (``input_ids``, ``attention_mask``, optionally ``labels`` and ``token_type_ids``), or
+        data: A tokenized dataset (``input_ids``, ``attention_mask``, optionally labels and ``token_type_ids``), or
             an iterable of ready batches of tensors such as a ``DataLoader``, of texts or of images (``pixel_values``).
         tokenizer: Pads a dataset's sequences; not needed for ready batches.
         samples: Sequences wanted; a smaller set is used whole. None for as many as make ``ENOUGH_TOKENS``, within
@@ -87,13 +88,13 @@ def _from_dataset(
         raise DataError(
             f"Calibration data needs 'input_ids'; it has {', '.join(data.column_names)}. Tokenize it first."
         )
-    names = {*tokenizer.model_input_names, "labels"} & set(data.column_names)
+    names = {*tokenizer.model_input_names, *LABELS, WORD_STARTS} & set(data.column_names)
     shuffled = data.shuffle(seed=seed).select_columns(sorted(names))
     chosen = shuffled.select(range(min(MOST if samples is None else samples, len(data))))
     if samples is None:
         chosen = chosen.select(range(_enough([len(ids) for ids in chosen["input_ids"]])))
     rows = sorted(chosen, key=lambda row: len(row["input_ids"]))
-    collate = DataCollatorWithPadding(tokenizer)
+    collate = Collator(tokenizer)
     return [dict(collate(rows[i : i + batch_size])) for i in range(0, len(rows), batch_size)]
 
 

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import Architecture, get_architecture
+from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration.batches import Batch
 from bertsurgeon.errors import ModelError
-
-IGNORED = -100
-"""The label of a token without one."""
+from bertsurgeon.tasks import Distribution, default_distribution, has_labels, head_of, model_inputs
 
 CHUNK_ELEMENTS = 2**23
 """Entries of per-sample gradients alive at a time: 32 MiB in fp32."""
@@ -94,33 +92,27 @@ def summed_loss(model: PreTrainedModel, batch: Batch, generator: torch.Generator
     instead of the empirical one (see :func:`fisher_surrogate`). Where a model predicts something at every token (the
     next one, for instance), a sample's loss is the sum over its tokens, padding excluded.
     """
-    if (labels := batch.get("labels")) is not None:
-        loss: Tensor = model(**batch).loss
-        if labels.dim() == 1:
-            return loss * len(labels)
-        shift = int(get_architecture(model.config.model_type).decoder)  # a loss is the mean over the labels it reads
-        return loss * (labels[:, shift:] != IGNORED).sum()
-    logits = model(**batch).logits
-    mask = batch.get("attention_mask")
-    if logits.dim() == 3 and mask is not None and logits.shape[:2] == mask.shape:
-        logits = logits[mask.bool()]
-    return fisher_surrogate(logits, generator)
+    outputs = model(**model_inputs(batch, labels=True))
+    if has_labels(batch):
+        loss: Tensor = outputs.loss * head_of(model).losses(batch)
+        return loss
+    predictions = head_of(model).predictions(outputs, batch)
+    return torch.stack([fisher_surrogate(p.z, generator, p.distribution) for p in predictions]).sum()
 
 
-def fisher_surrogate(logits: Tensor, generator: torch.Generator) -> Tensor:
+def fisher_surrogate(logits: Tensor, generator: torch.Generator, distribution: Distribution | None = None) -> Tensor:
     """Σ u·z over logits z, with a random u whose second moment is the Fisher information of the predictions.
 
     Where labels y are drawn from the predictions p, the gradient of the loss with respect to the logits is p − e_y with
     second moment diag(p) − ppᵀ. Random signs ε reach the same moment by u = √p ∘ ε − p (√p · ε), without waiting for
-    the rare label that teaches something. For a regression (unit variance) u = ε.
+    the rare label that teaches something. For a regression (unit variance) u = ε, for classes that are predicted each
+    on its own u = √(p (1 − p)) ∘ ε.
 
     Args:
         logits: Shape (…, classes), or (…, 1) for a regression.
         generator: Draws ε.
+        distribution: What the logits are the parameters of; None for a class, or a number where there is a single one.
     """
     signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
-    if logits.shape[-1] == 1:
-        return (signs * logits).sum()
-    p = logits.detach().softmax(-1)
-    weights = p.sqrt() * signs - p * (p.sqrt() * signs).sum(-1, keepdim=True)
-    return (weights * logits).sum()
+    family = distribution or default_distribution(logits)
+    return (family.fisher_direction(logits, signs) * logits).sum()

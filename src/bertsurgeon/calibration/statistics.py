@@ -20,6 +20,7 @@ from bertsurgeon.calibration.gradients import (
 )
 from bertsurgeon.calibration.moments import Moments
 from bertsurgeon.plan import Role
+from bertsurgeon.tasks import model_inputs
 
 MatrixKey = tuple[int, Role]
 
@@ -74,7 +75,7 @@ def collect_statistics(
     Args:
         model: The dense model, in evaluation mode; its weights and gradients are left as they are.
         architecture: Its entry in the table.
-        batches: Padded batches, with ``labels`` or without (see
+        batches: Padded batches, with labels or without (see
             :func:`bertsurgeon.calibration.gradients.summed_loss`).
         gradients: Gather squared gradients (or Fisher blocks).
         curvature: Gather the second moments of output gradients.
@@ -137,7 +138,7 @@ def collect_statistics(
                 if backward:
                     backpropagate(summed_loss(model, batch, generator), leaf)
                 else:
-                    model(**{name: value for name, value in batch.items() if name != "labels"})
+                    model(**model_inputs(batch))
     finally:
         for handle in handles:
             handle.remove()

@@ -30,6 +30,7 @@ from bertsurgeon.checkpoint.quantization import METHOD, BertSurgeonConfig, attac
 from bertsurgeon.checkpoint.sparse import SPARSE_METHOD, SparseConfig, attach_sparse, install_packed, unpack_model
 from bertsurgeon.errors import CheckpointError, ModelError, PlanError, first_line
 from bertsurgeon.layers import install_plan, reset_indices
+from bertsurgeon.tasks import Kind, find_head
 
 WEIGHTS = "model.safetensors"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -63,13 +64,14 @@ def save_model(
 
 
 def load_model(
-    name: str | Path, head: type[Any] = AutoModelForSequenceClassification, new_head: bool = False, **kwargs: Any
+    name: str | Path, head: type[Any] | None = None, new_head: bool = False, **kwargs: Any
 ) -> PreTrainedModel:
     """Loads a dense or pruned model from a local folder or, by its id, from the hub.
 
     Args:
         name: Folder or hub id.
-        head: The Auto class for a dense model; a pruned model knows its own class.
+        head: The Auto class for a dense model; None for the one that its configuration names, or a sequence
+            classifier. A pruned model knows its own class.
         new_head: Accept a model without a trained head, to be fine-tuned; a sparse one is given the class ``head``.
         **kwargs: For ``from_pretrained`` of a dense model, or for a new head, for instance ``num_labels``.
 
@@ -87,6 +89,9 @@ def load_model(
             return _load_pruned(folder, config, quantization)
     if Path(name).is_dir():
         _check_header(Path(name))
+    if head is None:
+        known = find_head(config.architectures or (), config)
+        head = known.auto_class if isinstance(known, Kind) else AutoModelForSequenceClassification
     try:
         loaded: dict[str, Any]
         model: PreTrainedModel

@@ -24,7 +24,7 @@ from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
 from bertsurgeon.errors import OptionError
-from bertsurgeon.tasks import tokenize
+from bertsurgeon.tasks import kind_for_texts, model_inputs, tokenize
 
 DRAWN = 16
 """Batches that are drawn from a user's data."""
@@ -108,18 +108,12 @@ def _batches(data: DataOptions, contenders: dict[str, Contender], size: int, len
     models = [contender.model for contender in contenders.values()]
     if not data.are_given:
         return [random_inputs(models, size, length, seed)]
-    texts = load_data(data, seed).train if data.text_file is None else load_texts(data, seed)[0]
     tokenizer = load_tokenizer(next(iter(contenders)).split("@")[0])
-    rows = tokenize(texts, tokenizer, data.max_length).shuffle(seed=seed)
+    texts = load_data(data, seed).train if data.text_file is None else load_texts(data, seed)[0]
+    rows = tokenize(texts, tokenizer, data.max_length, kind_for_texts(models[0])).shuffle(seed=seed)
     # drawn batch by batch: texts of one batch are as mixed as those that arrive together
     return [
-        {
-            name: value
-            for name, value in make_batches(rows.select(range(start, start + size)), tokenizer, size, size, 0)[
-                0
-            ].items()
-            if name != "labels"
-        }
+        model_inputs(make_batches(rows.select(range(start, start + size)), tokenizer, size, size, 0)[0])
         for start in range(0, min(DRAWN * size, len(rows) - size + 1), size)
     ]
 

@@ -15,7 +15,7 @@ from bertsurgeon.exporting import OPSET, ExportConfig
 from bertsurgeon.exporting import export as export_model
 from bertsurgeon.exporting.folder import Quantization
 from bertsurgeon.runtime import Precision, Runtime
-from bertsurgeon.tasks import tokenize
+from bertsurgeon.tasks import kind_for_texts, tokenize
 
 
 @app.command()
@@ -53,7 +53,7 @@ def export(
     if not data_options.are_given:
         data_options = DataOptions("docstrings", max_length=data_options.max_length)
     texts = load_texts(data_options, seed)[0] if data_options.text_file else load_data(data_options, seed).train
-    rows = tokenize(texts, tokenizer, data_options.max_length)
+    rows = tokenize(texts, tokenizer, data_options.max_length, kind_for_texts(network))
     manifest = export_model(network, output, config, rows, tokenizer, overwrite)
     result: dict[str, Any] = {
         "output": str(output),
@@ -67,7 +67,7 @@ def export(
 
     def show(console: Console) -> None:
         check = manifest.check
-        agreement = "" if check["agreement"] is None else f", the same answer to {check['agreement']:.1f} %"
+        agreement = "" if check["agreement"] is None else f", agreement {check['agreement']:.1f} %"
         console.print(
             f"{output}: {to} {precision}, {result['file_bytes'] / 1e6:.1f} MB. Against PyTorch on {check['texts']} "
             f"texts: error {check['relative_error']:.1e} of the outputs' spread{agreement}.",

@@ -37,7 +37,7 @@ def evaluate(
     check_head(network, data.task)
     tokenizer = load_tokenizer(resolve_model(model))
     metrics = evaluate_model(
-        network, tokenize(data.validation, tokenizer, data_options.max_length), tokenizer, data.task
+        network, tokenize(data.validation, tokenizer, data_options.max_length, data.task.kind), tokenizer, data.task
     )
     show_metrics({"model": model, "task": data.task.name, "metrics": metrics}, as_json)
 

@@ -15,14 +15,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 Seed = Annotated[int, typer.Option("--seed", help="Fixes every random choice.")]
 
 TaskName = Annotated[
-    str | None, typer.Option("--task", help="Task by name: sst2, cola, mrpc, rte, stsb, …", rich_help_panel=_DATA)
+    str | None,
+    typer.Option("--task", help="Task by name: sst2, mnli, …, squad, squad_v2, docstrings.", rich_help_panel=_DATA),
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Folder with local GLUE files (without it: the hub).", rich_help_panel=_DATA),
+    typer.Option(
+        "--data-dir", help="Folder with local GLUE or SQuAD files (without it: the hub).", rich_help_panel=_DATA
+    ),
 ]
 TrainFile = Annotated[
-    Path | None, typer.Option("--train-file", help="Your own CSV, TSV, JSONL or Parquet.", rich_help_panel=_DATA)
+    Path | None,
+    typer.Option("--train-file", help="Your own CSV, TSV, JSONL, Parquet, CoNLL or SQuAD JSON.", rich_help_panel=_DATA),
 ]
 ValidationFile = Annotated[
     Path | None, typer.Option("--validation-file", help="Likewise, for the metrics.", rich_help_panel=_DATA)
@@ -31,13 +35,55 @@ TextFile = Annotated[
     Path | None,
     typer.Option("--text-file", help="Unlabelled texts to calibrate with: .txt or as above.", rich_help_panel=_DATA),
 ]
-TextColumn = Annotated[str, typer.Option("--text-column", help="Column of the text.", rich_help_panel=_DATA)]
+TextColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--text-column", help="Column of the text, the words, or the question; docs/tasks.md.", rich_help_panel=_DATA
+    ),
+]
 TextPairColumn = Annotated[
     str | None,
-    typer.Option("--text-pair-column", help="Column of the second text, for pairs.", rich_help_panel=_DATA),
+    typer.Option("--text-pair-column", help="Column of the second text, or the passage.", rich_help_panel=_DATA),
 ]
-LabelColumn = Annotated[str, typer.Option("--label-column", help="Column of the label.", rich_help_panel=_DATA)]
-MaxLength = Annotated[int, typer.Option("--max-length", help="Longest text, in tokens.", rich_help_panel=_DATA)]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column",
+        help="Column of the label, the tags, or the answers; several of 0 and 1, as a,b,c, for multi-label.",
+        rich_help_panel=_DATA,
+    ),
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(
+        "--max-length",
+        help="Longest text or window, in tokens; default: 128, for questions 384.",
+        rich_help_panel=_DATA,
+    ),
+]
+TaskType = Annotated[
+    str | None,
+    typer.Option(
+        "--task-type",
+        help="Of your own files, if they do not tell: classification, regression, multi-label, token-classification or "
+        "question-answering.",
+        rich_help_panel=_DATA,
+    ),
+]
+DocStride = Annotated[
+    int | None,
+    typer.Option(
+        "--doc-stride", help="Questions: tokens that windows of a passage share; default: 128.", rich_help_panel=_DATA
+    ),
+]
+NullThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--null-threshold",
+        help="Questions: how much likelier than an answer, in logits, it must be that there is none; default: 0.",
+        rich_help_panel=_DATA,
+    ),
+]
 MaxTrain = Annotated[
     int | None,
     typer.Option("--max-train-samples", help="Use only the first rows for training.", rich_help_panel=_DATA),

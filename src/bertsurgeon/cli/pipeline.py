@@ -17,7 +17,7 @@ from bertsurgeon.config import PruneConfig
 from bertsurgeon.evaluation import check_head, evaluate, measure_agreement
 from bertsurgeon.pruning import Calibration, PruneReport, calibrate, prune
 from bertsurgeon.recovery import TrainingOptions, train
-from bertsurgeon.tasks import Task, tokenize
+from bertsurgeon.tasks import Task, kind_for_texts, tokenize
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def load_inputs(name: str, options: DataOptions, seed: int) -> Inputs:
     model, tokenizer = load_model(name), load_tokenizer(name)
 
     def encode(texts: Dataset) -> Dataset:
-        return tokenize(texts, tokenizer, options.max_length)
+        return tokenize(texts, tokenizer, options.max_length, kind_for_texts(model))
 
     texts = None if options.text_file is None else load_texts(options, seed)
     if texts is not None and options.only_texts:
@@ -59,7 +59,9 @@ def load_inputs(name: str, options: DataOptions, seed: int) -> Inputs:
         return Inputs(model, tokenizer, None, training, training, held_out)
     data = load_data(options, seed)
     check_head(model, data.task)
-    training, validation = encode(data.train), encode(data.validation)
+    training, validation = (
+        tokenize(part, tokenizer, options.max_length, data.task.kind) for part in (data.train, data.validation)
+    )
     calibration = training if texts is None else encode(texts[0])
     return Inputs(model, tokenizer, data.task, calibration, training, validation)
 

@@ -1,14 +1,15 @@
 """Where models and data named on the command line come from."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 
 from bertsurgeon.cli import options as opt
 from bertsurgeon.errors import DataError, ModelError, OptionError
 from bertsurgeon.recovery import TrainingOptions
-from bertsurgeon.tasks import TaskData, load_task, load_user_task, read_texts, shorten
+from bertsurgeon.tasks import QuestionAnswering, TaskData, get_kind, load_task, load_user_task, read_texts, shorten
 
 MINILM = "minilm"
 
@@ -21,11 +22,14 @@ class DataOptions:
     data_dir: opt.DataDir = None
     train_file: opt.TrainFile = None
     validation_file: opt.ValidationFile = None
-    text_column: opt.TextColumn = "text"
+    task_type: opt.TaskType = None
+    text_column: opt.TextColumn = None
     text_pair_column: opt.TextPairColumn = None
-    label_column: opt.LabelColumn = "label"
+    label_column: opt.LabelColumn = None
     text_file: opt.TextFile = None
-    max_length: opt.MaxLength = 128
+    max_length: opt.MaxLength = None
+    doc_stride: opt.DocStride = None
+    null_threshold: opt.NullThreshold = None
     max_train_samples: opt.MaxTrain = None
 
     @property
@@ -80,7 +84,7 @@ def load_texts(options: DataOptions, seed: int) -> tuple[Dataset, Dataset]:
         DataError: If the file cannot be read, or holds a single text.
     """
     assert options.text_file is not None
-    texts = read_texts(options.text_file, options.text_column, options.text_pair_column)
+    texts = read_texts(options.text_file, options.text_column or "text", options.text_pair_column)
     if len(texts) < 2:
         raise DataError(f"{options.text_file} holds a single text; at least two are needed.")
     parts = texts.train_test_split(test_size=min(1000, max(1, len(texts) // 10)), seed=seed)
@@ -96,7 +100,10 @@ def load_data(options: DataOptions, seed: int) -> TaskData:
     """
     if (options.task is None) == (options.train_file is None and options.validation_file is None):
         raise OptionError("Name a task (--task) or your own files (--train-file and --validation-file), one of them.")
+    kind = None if options.task_type is None else get_kind(options.task_type)
     if options.task is not None:
+        if kind is not None:
+            raise OptionError("A task has a type of its own; --task-type is for your own files.")
         data = load_task(options.task, options.data_dir, seed)
     elif options.train_file is None or options.validation_file is None:
         raise OptionError("Give both --train-file and --validation-file.")
@@ -107,5 +114,24 @@ def load_data(options: DataOptions, seed: int) -> TaskData:
             options.text_column,
             options.text_pair_column,
             options.label_column,
+            kind,
         )
-    return shorten(data, train=options.max_train_samples)
+    return shorten(_for_questions(data, options), train=options.max_train_samples)
+
+
+def _for_questions(data: TaskData, options: DataOptions) -> TaskData:
+    """With the options that question answering alone has.
+
+    Raises:
+        OptionError: If they are given for another task.
+    """
+    given = {"doc_stride": options.doc_stride, "null_threshold": options.null_threshold}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if not changes:
+        return data
+    kind = data.task.kind
+    if not isinstance(kind, QuestionAnswering):
+        raise OptionError("--doc-stride and --null-threshold are for question answering only.")
+    if "null_threshold" in changes and not kind.unanswerable:
+        raise OptionError("--null-threshold is for questions that may have no answer, and all of these have one.")
+    return replace(data, task=replace(data.task, kind=replace(kind, **changes)))

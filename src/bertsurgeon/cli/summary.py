@@ -63,7 +63,7 @@ def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
         table.add_column("", justify="right")
     first = rows[names[0]]
     for key, value in first.items():
-        title, unit, form = _FORMATS.get(key, (key, 1.0, "{:.1f} %"))
+        title, unit, form = _FORMATS.get(key, (key, 1.0, "{:.1f}" if key.endswith("_threshold") else "{:.1f} %"))
         cells = [form.format(rows[name][key] / unit) for name in names]
         if len(names) == 2:
             other = rows[names[1]][key]

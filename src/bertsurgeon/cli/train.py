@@ -19,7 +19,7 @@ from bertsurgeon.cli.sources import DataOptions, LossOptions, load_data, load_te
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import check_head, evaluate, measure_agreement
 from bertsurgeon.recovery import TrainingOptions, train
-from bertsurgeon.tasks import TaskData, tokenize
+from bertsurgeon.tasks import TaskData, kind_for_texts, tokenize
 
 
 @app.command()
@@ -115,11 +115,9 @@ def load_for_finetuning(
     name: str, data: TaskData, sparse: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A dense model, or also a ``sparse`` one, with a fresh (or its own, if it fits) head for the task."""
-    labels: dict[str, Any] = {}
-    if data.task.labels:
-        labels["id2label"] = dict(enumerate(data.task.labels))
-        labels["label2id"] = {label: code for code, label in enumerate(data.task.labels)}
-    network = load_model(name, num_labels=data.task.num_labels, ignore_mismatched_sizes=True, new_head=True, **labels)
+    kind = data.task.kind
+    options = kind.head_options(data.task.labels)
+    network = load_model(name, kind.auto_class, new_head=True, ignore_mismatched_sizes=True, **options)
     if get_plan(network) is not None or (is_sparse(network) and not sparse):
         raise ModelError(f"{name} is pruned; use 'bertsurgeon recover' to train it.")
     return network, load_tokenizer(name)
@@ -134,17 +132,18 @@ class Job:
     score: Callable[[PreTrainedModel], dict[str, float]]
 
 
-def labelled_job(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Job:
+def labelled_job(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Job:
     """A task with its metrics."""
-    training, validation = (tokenize(part, tokenizer, max_length) for part in (data.train, data.validation))
+    kind = data.task.kind
+    training, validation = (tokenize(part, tokenizer, max_length, kind) for part in (data.train, data.validation))
     return Job(data.task.name, training, lambda model: evaluate(model, validation, tokenizer, data.task))
 
 
 def unlabelled_job(
-    texts: tuple[Dataset, Dataset], tokenizer: PreTrainedTokenizerBase, max_length: int, teacher: PreTrainedModel
+    texts: tuple[Dataset, Dataset], tokenizer: PreTrainedTokenizerBase, max_length: int | None, teacher: PreTrainedModel
 ) -> Job:
     """Texts alone: the score is how often a model agrees with its teacher on the held-out ones."""
-    training, held_out = (tokenize(part, tokenizer, max_length) for part in texts)
+    training, held_out = (tokenize(part, tokenizer, max_length, kind_for_texts(teacher)) for part in texts)
     return Job(None, training, lambda model: {"agreement": measure_agreement(teacher, model, held_out, tokenizer)})
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, Moments, token_mask
 from bertsurgeon.plan import Role
+from bertsurgeon.tasks import model_inputs
 
 
 class _Reached(Exception):  # noqa: N818 - control flow, not an error
@@ -127,7 +128,7 @@ def first_states(model: PreTrainedModel, architecture: Architecture, batches: Se
 
     extra = {"use_cache": False} if architecture.decoder else {}
     for batch in batches:
-        batch = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+        batch = {name: value.to(model.device) for name, value in model_inputs(batch).items()}
         calls.clear()
         handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in asked]
         try:

@@ -22,6 +22,7 @@ from bertsurgeon.exporting.onnx_graph import OPSET, trace
 from bertsurgeon.exporting.sensitivity import encoder_matrices, rank_sub_layers
 from bertsurgeon.exporting.verify import TOLERANCES, Arrays, Check, answers_of, compare, demand, reference, to_arrays
 from bertsurgeon.runtime import MODEL_FILES, Manifest, Precision, Runtime, Session, open_session, require
+from bertsurgeon.tasks import class_names, find_head
 
 Quantization = Literal["static", "dynamic"]
 
@@ -188,7 +189,8 @@ class _Job:
 
     def check(self, session: Session) -> Check:
         """Compares a session with PyTorch."""
-        return compare(answers_of(session, self.checked, self.inputs), self.wanted, self.checked)
+        head = find_head(class_names(self.model), self.model.config)
+        return compare(answers_of(session, self.checked, self.inputs), self.wanted, self.checked, head)
 
     def quantize(self, model: Any, load: Callable[[Any], Session]) -> tuple[Any, tuple[str, ...]]:
         """INT8 everywhere or, where that differs too much, everywhere but in the sub-layers that it hurts most.
@@ -252,8 +254,9 @@ def _write_openvino(traced: Any, file: Path, job: _Job) -> tuple[str, ...]:
 
 
 def _stock_config(model: PreTrainedModel) -> PretrainedConfig:
-    """The configuration without the plan, which the graph has in it."""
+    """The configuration with the model's class, which tells its kind, and without the plan, which the graph has."""
     config: PretrainedConfig = deepcopy(model.config)
+    config.architectures = [type(model).__name__]
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     return config

@@ -11,6 +11,7 @@ from bertsurgeon.architectures import get_architecture
 from bertsurgeon.calibration import Batch
 from bertsurgeon.checkpoint import get_plan
 from bertsurgeon.exporting.verify import Arrays, compare, reference
+from bertsurgeon.tasks import class_names, find_head
 
 LEVELS = 255
 
@@ -42,12 +43,13 @@ def rank_sub_layers(
         Relative error of the outputs and names of the matrices, the worst first.
     """
     found = []
+    head = find_head(class_names(model), model.config)
     for names in encoder_matrices(model):
         with ExitStack() as stack:
             for name in names:
                 stack.enter_context(_quantized(model.get_submodule(name)))
             answers = reference(model, batches, tuple(wanted[0]))[1]
-        found.append((compare(answers, wanted, batches).relative_error, names))
+        found.append((compare(answers, wanted, batches, head).relative_error, names))
     return sorted(found, key=lambda pair: -pair[0])
 
 

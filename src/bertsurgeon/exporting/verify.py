@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from bertsurgeon.calibration import Batch, count_samples
 from bertsurgeon.errors import ExportError
 from bertsurgeon.runtime import Precision, Session
+from bertsurgeon.tasks import Head, model_inputs
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -26,7 +27,8 @@ class Check:
         texts: Number of texts that were compared.
         relative_error: Root mean square of the differences, as a share of the outputs' own deviation from their mean.
         largest_error: Of any single output.
-        agreement: Texts whose largest output is the same, in percent; None where outputs are not classes.
+        agreement: How often both say the same, in percent (:meth:`bertsurgeon.tasks.Head.agreement`); None for a model
+            without a head.
     """
 
     texts: int
@@ -55,7 +57,7 @@ def reference(
     """What PyTorch says to each batch, by name of the output, and which of ``outputs`` the model has."""
     answers: list[Arrays] = []
     for batch in batches:
-        found = model(**{name: value.to(model.device) for name, value in batch.items() if name != "labels"})
+        found = model(**{name: value.to(model.device) for name, value in model_inputs(batch).items()})
         answers.append({name: found[name].float().cpu().numpy() for name in outputs if name in found})
     return tuple(answers[0]), answers
 
@@ -65,15 +67,24 @@ def answers_of(session: Session, batches: Iterable[Batch], inputs: Sequence[str]
     return [session.run(to_arrays(batch, inputs)) for batch in batches]
 
 
-def compare(found: Sequence[Arrays], wanted: Sequence[Arrays], batches: Sequence[Batch]) -> Check:
-    """Compares outputs with those of PyTorch; padded tokens do not count."""
+def compare(
+    found: Sequence[Arrays], wanted: Sequence[Arrays], batches: Sequence[Batch], head: Head | None = None
+) -> Check:
+    """Compares outputs with those of PyTorch; padded tokens do not count.
+
+    Args:
+        found: By name, one for every batch.
+        wanted: Likewise.
+        batches: What was run.
+        head: Says what outputs mean; None for a model without one that is known.
+    """
     masks = [batch.get("attention_mask", torch.ones(count_samples(batch), 1)).bool().cpu().numpy() for batch in batches]
-    errors, largest, agreement = [], 0.0, None
+    errors, largest = [], 0.0
     for name in wanted[0]:
         left, right = (
             np.concatenate(
                 [
-                    answer[name][mask] if answer[name].shape[:2] == mask.shape else answer[name]
+                    answer[name][mask] if _of_tokens(name, answer[name], mask, head) else answer[name]
                     for answer, mask in zip(answers, masks, strict=True)
                 ]
             )
@@ -83,9 +94,20 @@ def compare(found: Sequence[Arrays], wanted: Sequence[Arrays], batches: Sequence
         spread = np.sqrt(np.mean((right - right.mean(0)) ** 2))
         errors.append(float(np.sqrt(np.mean(difference**2)) / max(spread, np.finfo(np.float32).tiny)))
         largest = max(largest, float(np.abs(difference).max()))
-        if name == "logits" and right.ndim == 2 and right.shape[1] > 1:
-            agreement = 100 * float((left.argmax(-1) == right.argmax(-1)).mean())
+    agreement = None if head is None else head.agreement(_tensors(found), _tensors(wanted), batches)
     return Check(sum(map(len, masks)), max(errors), largest, agreement)
+
+
+def _of_tokens(name: str, array: np.ndarray[Any, Any], mask: np.ndarray[Any, Any], head: Head | None) -> bool:
+    """Whether an output has an entry for every token."""
+    if head is not None and name in head.outputs:
+        return head.outputs[name]
+    same: bool = array.shape[:2] == mask.shape
+    return same
+
+
+def _tensors(answers: Sequence[Arrays]) -> list[dict[str, torch.Tensor]]:
+    return [{name: torch.from_numpy(array) for name, array in answer.items()} for answer in answers]
 
 
 def demand(check: Check, precision: Precision, limit: float) -> None:

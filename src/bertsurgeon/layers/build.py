@@ -145,7 +145,7 @@ def give_biases(architecture: Architecture, model: PreTrainedModel) -> None:
     for index in range(len(architecture.layers(model))):
         for role in architecture.roles:
             matrix = architecture.matrix(model, index, role)
-            if isinstance(matrix, nn.Linear) and matrix.bias is None:
+            if isinstance(matrix, nn.Linear) and matrix._parameters["bias"] is None:
                 matrix.bias = nn.Parameter(matrix.weight.new_zeros(matrix.out_features))
 
 

@@ -9,11 +9,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bertsurgeon.allocation import measure_curves
 from bertsurgeon.architectures import get_architecture, unfuse
 from bertsurgeon.benchmark import evaluating
-from bertsurgeon.calibration import Batch, collect_statistics, make_batches
+from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.pruning.calibration import Calibration, fingerprint
 from bertsurgeon.pruning.check import check_dense
 from bertsurgeon.pruning.report import timed
+from bertsurgeon.tasks import LABELS
 
 SETTINGS = ("samples", "batch_size", "metric", "token_weighting", "use_labels", "damping", "seed")
 """Options of :class:`bertsurgeon.PruneConfig` that a calibration is made with."""
@@ -41,7 +42,7 @@ def calibrate(
     architecture = get_architecture(model.config.model_type)
     batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed)
     if not config.use_labels:
-        batches = [_without_labels(batch) for batch in batches]
+        batches = [{name: value for name, value in batch.items() if name not in LABELS} for batch in batches]
     seconds: dict[str, float] = {}
     found = fingerprint(model)
     model = unfuse(model)
@@ -66,7 +67,3 @@ def calibrate(
         )
     settings = {name: getattr(config, name) for name in SETTINGS} | {"groups": groups}
     return Calibration(found, batches, statistics.curvature, statistics.token_weights, curves, settings, seconds)
-
-
-def _without_labels(batch: Batch) -> Batch:
-    return {name: value for name, value in batch.items() if name != "labels"}

@@ -18,6 +18,7 @@ from bertsurgeon.errors import OptionError
 from bertsurgeon.pruning.report import SparseReport, timed
 from bertsurgeon.recovery import distilled_loss
 from bertsurgeon.second_order import Pattern, Step, count_gradients, masks_of, prune_step, sparsity_of
+from bertsurgeon.tasks import has_labels
 
 OBERT_GRADIENTS = 1024
 """Gradients (m), where no number of samples is asked for; the paper's."""
@@ -44,7 +45,7 @@ def prune_obert(
     """
     assert config.sparsity is not None
     options = config.step_options()
-    if options.update == "woodtaylor" and teacher is None and any("labels" not in batch for batch in batches):
+    if options.update == "woodtaylor" and teacher is None and not all(map(has_labels, batches)):
         raise OptionError("The update woodtaylor needs the gradient of a loss: give labels, or a teacher.")
     if options.score != "magnitude":
         asked, found = -(-obert_samples(config) // options.batch_size), count_gradients(batches, options.batch_size)

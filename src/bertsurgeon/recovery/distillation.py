@@ -8,31 +8,45 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, Trainer
 
-TEACHER_LOGITS = "teacher_logits"
-"""Column with the teacher's logits."""
+from bertsurgeon.tasks import Distribution, Head, Outputs, default_distribution, head_of, model_inputs
+
+TEACHER = "teacher_"
+"""What the names of columns with the teacher's outputs begin with."""
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def distillation_loss(
+    student: Tensor, teacher: Tensor, temperature: float, distribution: Distribution | None = None
+) -> Tensor:
     """How far the student's logits are from the teacher's.
 
-    For classes ``T² · KL(teacher ‖ student)`` at temperature T (Hinton et al., 2015, arXiv 1503.02531), for a single
-    output (a regression) the mean squared difference.
+    For a class ``T² · KL(teacher ‖ student)`` at temperature T (Hinton et al., 2015, arXiv 1503.02531), for classes
+    that are predicted each on its own the mean of the same for each, for a regression the mean squared difference.
 
     Args:
-        student: Logits, shape (batch, labels).
-        teacher: Logits, shape (batch, labels).
+        student: Logits, shape (predictions, choices).
+        teacher: Likewise.
         temperature: Softens both distributions; ignored for a regression.
+        distribution: What the logits are the parameters of; None for a class, or a number where there is a single one.
     """
-    student, teacher = student.float(), teacher.float()
-    if student.shape[-1] == 1:
-        return F.mse_loss(student, teacher)
-    divergence = F.kl_div(
-        F.log_softmax(student / temperature, dim=-1),
-        F.log_softmax(teacher / temperature, dim=-1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return temperature**2 * divergence
+    family = distribution or default_distribution(student)
+    return family.divergence(student.float(), teacher.float(), temperature)
+
+
+def outputs_loss(
+    head: Head, student: Outputs, teacher: Outputs, batch: Mapping[str, Tensor], temperature: float
+) -> Tensor:
+    """:func:`distillation_loss` of all that two models predict about a batch, mean over the kinds of predictions.
+
+    Args:
+        head: Of both.
+        student: Its outputs by name.
+        teacher: Likewise.
+        batch: What both were called with; padding and words' further pieces do not count.
+        temperature: See :func:`distillation_loss`.
+    """
+    pairs = zip(head.predictions(student, batch), head.predictions(teacher, batch), strict=True)
+    losses = [distillation_loss(said.z, wanted.z, temperature, said.distribution) for said, wanted in pairs]
+    return torch.stack(losses).mean()
 
 
 def hidden_state_loss(
@@ -66,14 +80,14 @@ def distilled_loss(
     """
 
     def loss(model: PreTrainedModel, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
         with torch.no_grad():
-            wanted = teacher.eval()(**inputs).logits
-        outputs = model(**(batch if hardness < 1 else inputs))
-        loss = hardness * distillation_loss(outputs.logits, wanted, temperature)
+            wanted = teacher.eval()(**model_inputs(batch))
+        outputs = model(**model_inputs(batch, labels=hardness < 1))
+        head = head_of(model)
+        loss = hardness * outputs_loss(head, outputs, wanted, batch, temperature)
         if hardness < 1:
             loss = loss + (1 - hardness) * outputs.loss
-        return loss * len(wanted)
+        return loss * head.losses(batch)
 
     return loss
 
@@ -81,8 +95,8 @@ def distilled_loss(
 class DistillationTrainer(Trainer):
     """A Trainer whose loss is ``(1 - hardness) · task loss + hardness · distillation loss + weight · hidden loss``.
 
-    The teacher's logits come with the data, in the column ``TEACHER_LOGITS``: a teacher in evaluation mode says the
-    same in every epoch, so it is asked once. Its hidden states are too large to keep; where they are wanted, the
+    The teacher's outputs come with the data, in columns that begin with ``TEACHER``: a teacher in evaluation mode says
+    the same in every epoch, so it is asked once. Its hidden states are too large to keep; where they are wanted, the
     teacher runs beside the student.
 
     Args:
@@ -91,7 +105,7 @@ class DistillationTrainer(Trainer):
         hidden_weight: Weight of :func:`hidden_state_loss`.
         teacher: The dense model, if ``hidden_weight`` is not zero.
         compared: Which hidden states are compared.
-        **kwargs: As for :class:`transformers.Trainer`; ``label_names`` of the arguments must name ``TEACHER_LOGITS``.
+        **kwargs: As for :class:`transformers.Trainer`; ``label_names`` of the arguments must name those columns.
     """
 
     def __init__(
@@ -110,6 +124,7 @@ class DistillationTrainer(Trainer):
         self.hidden_weight = hidden_weight
         self.teacher = teacher
         self.compared = compared
+        self.head = head_of(self.model)
         # the loss below is a mean over the batch; the Trainer must divide it when it accumulates gradients
         self.model_accepts_loss_kwargs = False
 
@@ -122,17 +137,17 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The weighted sum of the losses (see the class)."""
         inputs = dict(inputs)
-        teacher_logits = inputs.pop(TEACHER_LOGITS)
         with_hidden = self.teacher is not None and self.hidden_weight > 0
-        outputs = model(**inputs, output_hidden_states=with_hidden)
-        logits = outputs.logits
-        loss = self.hardness * distillation_loss(logits, teacher_logits.to(logits.device), self.temperature)
+        said = {name: inputs.pop(TEACHER + name) for name in self.head.outputs}
+        outputs = model(**model_inputs(inputs, labels=True), output_hidden_states=with_hidden)
+        # each row's are flat, so that they can be columns of a dataset
+        wanted = {name: value.to(outputs[name].device).view_as(outputs[name]) for name, value in said.items()}
+        loss = self.hardness * outputs_loss(self.head, outputs, wanted, inputs, self.temperature)
         if self.hardness < 1:
             loss = loss + (1 - self.hardness) * outputs.loss
         if self.teacher is not None and with_hidden:
             with torch.no_grad():
-                seen = {name: value for name, value in inputs.items() if name != "labels"}
-                wanted = self.teacher(**seen, output_hidden_states=True).hidden_states
+                states = self.teacher(**model_inputs(inputs), output_hidden_states=True).hidden_states
             mask = inputs["attention_mask"]
-            loss = loss + self.hidden_weight * hidden_state_loss(outputs.hidden_states, wanted, mask, self.compared)
-        return (loss, {"logits": logits}) if return_outputs else loss
+            loss = loss + self.hidden_weight * hidden_state_loss(outputs.hidden_states, states, mask, self.compared)
+        return (loss, {name: outputs[name] for name in self.head.outputs}) if return_outputs else loss

@@ -191,7 +191,7 @@ def train_gradually(
 
     Args:
         model: Dense, or sparse: then its zeros stay.
-        dataset: Tokenized samples with ``labels``; without, if the teacher alone is heard.
+        dataset: Tokenized samples with labels; without, if the teacher alone is heard.
         tokenizer: Pads the batches.
         recipe: What to do when.
         work_dir: Where the Trainer keeps its checkpoints.

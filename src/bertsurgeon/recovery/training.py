@@ -1,16 +1,18 @@
 """Fine-tuning and recovery: one call into transformers' Trainer, with progress, checkpoints and resumption."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
-    DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -25,9 +27,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from bertsurgeon import progress
 from bertsurgeon.checkpoint import get_plan, is_sparse
 from bertsurgeon.errors import OptionError
-from bertsurgeon.prediction import predict
-from bertsurgeon.recovery.distillation import TEACHER_LOGITS, DistillationTrainer
+from bertsurgeon.prediction import predict_outputs
+from bertsurgeon.recovery.distillation import TEACHER, DistillationTrainer
 from bertsurgeon.recovery.masking import MaskCallback
+from bertsurgeon.tasks import LABELS, Collator, has_labels, head_of
+from bertsurgeon.tasks.collate import WORD_STARTS
 
 MIN_TO_HOLD_OUT = 20
 """Fewest samples of which a tenth can be held out."""
@@ -139,7 +143,7 @@ def train(
 
     Args:
         model: Any model with a ``loss`` in its outputs, pruned or dense.
-        dataset: Tokenized samples with ``labels``; without, if a teacher alone is heard (``hardness`` 1).
+        dataset: Tokenized samples with labels; without, if a teacher alone is heard (``hardness`` 1).
         tokenizer: Pads the batches.
         options: See :class:`TrainingOptions`.
         work_dir: Where the Trainer keeps its checkpoints (four an epoch, the last one stays).
@@ -149,12 +153,13 @@ def train(
         masking: Keeps the zeros, and may make more of them; None for those that a sparse model has.
         schedule: Factor of the learning rate by step, in place of the warm-up and the fall to zero.
     """
-    if "labels" not in dataset.column_names and (teacher is None or options.hardness < 1):
+    if not has_labels(dataset.column_names) and (teacher is None or options.hardness < 1):
         raise OptionError("Texts without labels need a teacher, and a hardness of 1: it alone is heard.")
     distil = teacher is not None and (options.hardness > 0 or options.hidden_weight > 0)
     if teacher is not None and distil:
-        logits = predict(teacher.eval(), dataset, tokenizer, options.batch_size, "Asking the teacher")
-        dataset = dataset.add_column(TEACHER_LOGITS, logits.tolist())
+        outputs = predict_outputs(teacher.eval(), dataset, tokenizer, options.batch_size, "Asking the teacher")
+        for name in head_of(teacher).outputs:
+            dataset = dataset.add_column(TEACHER + name, _flat([row[name] for row in outputs]))
     held_out = None
     if options.keep_best:
         if len(dataset) < MIN_TO_HOLD_OUT:
@@ -188,7 +193,7 @@ def train(
         load_best_model_at_end=held_out is not None,
         metric_for_best_model="eval_loss" if held_out is not None else None,
         report_to="none",
-        label_names=[name for name in ("labels", TEACHER_LOGITS) if name in dataset.column_names],
+        label_names=[name for name in dataset.column_names if _is_label(name, distil)],
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
@@ -197,7 +202,7 @@ def train(
         "args": arguments,
         "train_dataset": dataset,
         "eval_dataset": held_out,
-        "data_collator": DataCollatorWithPadding(tokenizer),
+        "data_collator": Collator(tokenizer),
         "processing_class": tokenizer,
     }
     trainer: Trainer
@@ -232,6 +237,17 @@ def train(
     if start is not None:
         start.restore_if_better(trainer, model)
     model.eval()
+
+
+def _flat(rows: Sequence[Tensor]) -> pa.Array:
+    """A column with the entries of each row: lists of Python's numbers would take several times the memory."""
+    ends = np.cumsum([0, *(row.numel() for row in rows)])
+    return pa.LargeListArray.from_arrays(pa.array(ends), pa.array(torch.cat([row.flatten() for row in rows]).numpy()))
+
+
+def _is_label(column: str, distil: bool) -> bool:
+    """Whether the Trainer is to hand a column on that no model is called with."""
+    return column in LABELS or (distil and (column == WORD_STARTS or column.startswith(TEACHER)))
 
 
 class _Start:

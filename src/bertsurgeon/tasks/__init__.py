@@ -1,18 +1,62 @@
-"""Tasks and metrics: labelled text by name, from local files or the user's own, and its published scores."""
+"""Tasks and metrics: labelled text by name, from local files or the user's own, and its published scores.
 
+A :class:`Kind` knows all that depends on the kind of a task, for every room above.
+"""
+
+from bertsurgeon.tasks.collate import LABELS, Collator, has_labels, model_inputs
 from bertsurgeon.tasks.data import TaskData, load_task, load_user_task, shorten, tokenize
+from bertsurgeon.tasks.distributions import CATEGORICAL, Distribution, default_distribution
 from bertsurgeon.tasks.files import read_texts
-from bertsurgeon.tasks.metrics import compute_metrics
+from bertsurgeon.tasks.kinds import (
+    KINDS,
+    Classification,
+    Head,
+    Kind,
+    MultiLabel,
+    Outputs,
+    Prediction,
+    QuestionAnswering,
+    Regression,
+    TokenClassification,
+    class_names,
+    find_head,
+    get_kind,
+    head_of,
+    kind_for_texts,
+    kind_of,
+)
 from bertsurgeon.tasks.table import TASKS, Task, get_task
 
 __all__ = [
+    "CATEGORICAL",
+    "KINDS",
+    "LABELS",
     "TASKS",
+    "Classification",
+    "Collator",
+    "Distribution",
+    "Head",
+    "Kind",
+    "MultiLabel",
+    "Outputs",
+    "Prediction",
+    "QuestionAnswering",
+    "Regression",
     "Task",
     "TaskData",
-    "compute_metrics",
+    "TokenClassification",
+    "class_names",
+    "default_distribution",
+    "find_head",
+    "get_kind",
     "get_task",
+    "has_labels",
+    "head_of",
+    "kind_for_texts",
+    "kind_of",
     "load_task",
     "load_user_task",
+    "model_inputs",
     "read_texts",
     "shorten",
     "tokenize",

@@ -1,6 +1,8 @@
 """From a task's name or the user's files to tokenized datasets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,19 @@ from transformers import PreTrainedTokenizerBase
 
 from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.tasks.docstrings import read_docstrings
-from bertsurgeon.tasks.files import read_glue, read_user_file
+from bertsurgeon.tasks.files import is_squad
+from bertsurgeon.tasks.kinds import CLASSIFICATION, KINDS, REGRESSION, Kind
+from bertsurgeon.tasks.kinds.sequence import is_real
+from bertsurgeon.tasks.local import read_task
 from bertsurgeon.tasks.table import Task, get_task
+
+CONLL = (".conll", ".iob", ".iob2", ".bio")
+"""Endings of files with CoNLL's columns."""
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task with its data: columns ``text``, ``text_pair`` (for pairs) and ``label``."""
+    """A task with its data, in the columns of its kind (of texts: ``text``, ``text_pair`` for pairs, and ``label``)."""
 
     task: Task
     train: Dataset
@@ -33,17 +41,19 @@ def load_task(name: str, data_dir: Path | None = None, seed: int = 0) -> TaskDat
     if task.name == "docstrings":
         return TaskData(task, *read_docstrings(seed=seed))
     if data_dir is not None:
-        return TaskData(task, *read_glue(task, data_dir))
+        return TaskData(task, *read_task(task, data_dir))
     try:
-        splits: Any = load_dataset("glue", task.name)
+        splits: Any = load_dataset(*task.hub)
     except Exception as error:  # the hub client raises a dozen unrelated types when there is no network
         raise DataError(
             f"Task {name!r} could not be loaded from the hub ({type(error).__name__}); "
-            "pass --data-dir with the local GLUE files."
+            "pass --data-dir with the local files."
         ) from error
-    roles = dict(zip(task.hub_columns, ("text", "text_pair"), strict=False))
+    columns = task.kind.columns
+    texts = dict(zip(task.hub_columns, (columns["text"], columns["text_pair"]), strict=False))
+    renamed = {name: own for name, own in texts.items() if name != own}
     train, validation = (
-        splits[split].rename_columns(roles).select_columns([*roles.values(), "label"])
+        splits[split].rename_columns(renamed).select_columns([*texts.values(), columns["label"]])
         for split in ("train", task.validation_split)
     )
     return TaskData(task, train, validation)
@@ -52,76 +62,79 @@ def load_task(name: str, data_dir: Path | None = None, seed: int = 0) -> TaskDat
 def load_user_task(
     train_file: Path,
     validation_file: Path,
-    text_column: str = "text",
+    text_column: str | None = None,
     text_pair_column: str | None = None,
-    label_column: str = "label",
+    label_column: str | None = None,
+    kind: Kind | None = None,
 ) -> TaskData:
-    """Loads the user's own labelled files; real-valued labels make a regression, all others a classification.
+    """Loads the user's own labelled files.
 
-    Class codes follow the sorted order of the labels in both files, integers 0…k-1 stay what they are.
+    Args:
+        train_file: CSV, TSV, JSONL or Parquet; for token classification also CoNLL's columns, for question answering
+            also SQuAD's JSON.
+        validation_file: Likewise.
+        text_column: Of the texts; None for the kind's own (:attr:`bertsurgeon.tasks.Kind.columns`).
+        text_pair_column: Of second texts; None for the kind's own, or for no pairs.
+        label_column: Of the labels.
+        kind: Of the task; None for what the files look like: CoNLL's by their ending and SQuAD's by their form, from
+            all others a regression where labels are real numbers, else a classification.
 
     Raises:
-        DataError: If a file cannot be read, or labels make neither a classification nor a regression.
+        DataError: If a file cannot be read, or does not make such a task.
     """
-    parts = [
-        read_user_file(path, text_column, text_pair_column, label_column) for path in (train_file, validation_file)
-    ]
-    values = [value for part in parts for value in part["label"]]
-    if any(isinstance(value, float) and not float(value).is_integer() for value in values):
-        task = Task("custom", ("spearman", "pearson"))
-        try:
-            numbers = [[float(value) for value in part["label"]] for part in parts]
-        except ValueError as error:
-            raise DataError(f"The label column {label_column!r} mixes real numbers and names ({error}).") from error
-        coded = [
-            part.remove_columns("label").add_column("label", column)
-            for part, column in zip(parts, numbers, strict=True)
-        ]
-        return TaskData(task, *coded)
-    names = sorted(
-        {_class_name(value) for value in values},
-        key=lambda n: (not n.isdigit(), int(n) if n.isdigit() else 0, n),
-    )
-    if len(names) < 2:
-        raise DataError(f"The label column {label_column!r} holds a single class; a classification needs two.")
-    if len(names) > max(1000, len(values) // 2):
-        raise DataError(f"The label column {label_column!r} holds {len(names)} classes; it does not look like labels.")
-    codes = {name: code for code, name in enumerate(names)}
-    coded = [
-        part.remove_columns("label").add_column("label", [codes[_class_name(v)] for v in part["label"]])
-        for part in parts
-    ]
-    return TaskData(Task("custom", ("accuracy", "f1"), tuple(names)), *coded)
+    files = (train_file, validation_file)
+    columns = {"text": text_column, "text_pair": text_pair_column, "label": label_column}
+    reader = kind or _guess(files)
+    parts = [reader.read(path, columns) for path in files]
+    if kind is None and reader is CLASSIFICATION and any(map(is_real, chain(*(part["label"] for part in parts)))):
+        reader = REGRESSION
+    found = reader.prepare(parts)
+    return TaskData(Task("custom", found.metrics, found.labels, kind=found.kind), *found.parts)
 
 
-def _class_name(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) else str(value)
+def _guess(files: Sequence[Path]) -> Kind:
+    """What files are for, if they tell."""
+    if any(path.suffix in CONLL for path in files):
+        return KINDS["token-classification"]
+    return KINDS["question-answering"] if any(map(is_squad, files)) else CLASSIFICATION
 
 
-def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> Dataset:
-    """Tokenizes ``text`` (and ``text_pair``), truncated, unpadded; ``label`` becomes ``labels``.
+def tokenize(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, kind: Kind = CLASSIFICATION
+) -> Dataset:
+    """Tokenizes a dataset, truncated (long passages of question answering: in windows), unpadded.
+
+    Args:
+        dataset: With the columns of the kind, or with ``text`` (and ``text_pair``) alone.
+        tokenizer: Of the model.
+        max_length: Most tokens of a row; None for the kind's own number.
+        kind: Of the task: :attr:`Task.kind`, or for texts alone :func:`kind_for_texts`.
+
+    Returns:
+        The model's inputs and, where there are any, its labels.
 
     Raises:
-        DataError: If the dataset is empty or has no ``text`` column.
+        DataError: If the dataset is empty or lacks a column.
         OptionError: If ``max_length`` leaves no room for text.
     """
     if len(dataset) == 0:
         raise DataError("The dataset is empty; at least one text is needed.")
-    if "text" not in dataset.column_names:
-        raise DataError(f"The dataset has no column 'text'; it has {', '.join(dataset.column_names)}.")
-    if max_length < 4:
-        raise OptionError(f"A maximum length of {max_length} tokens leaves no room for text; use at least 4.")
-    limit = min(max_length, tokenizer.model_max_length)
-    pair = "text_pair" in dataset.column_names
-
-    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        texts = (batch["text"], batch["text_pair"]) if pair else (batch["text"],)
-        encoded = dict(tokenizer(*texts, truncation=True, max_length=limit))
-        if "label" in batch:
-            encoded["labels"] = batch["label"]
-        return encoded
-
-    return dataset.map(encode, batched=True, remove_columns=dataset.column_names)
+    own = [kind.columns["text"], "text"]
+    if not set(own) & set(dataset.column_names):
+        raise DataError(
+            f"The dataset has no column {' or '.join(repr(name) for name in dict.fromkeys(own))}; it has "
+            f"{', '.join(dataset.column_names)}."
+        )
+    length = kind.max_length if max_length is None else max_length
+    if length < 4:
+        raise OptionError(f"A maximum length of {length} tokens leaves no room for text; use at least 4.")
+    limit = min(length, tokenizer.model_max_length)
+    return dataset.map(
+        lambda rows, indices: kind.encode(dict(rows), indices, tokenizer, limit),
+        batched=True,
+        with_indices=True,
+        remove_columns=dataset.column_names,
+    )
 
 
 def shorten(data: TaskData, train: int | None = None, validation: int | None = None) -> TaskData:

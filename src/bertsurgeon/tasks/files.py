@@ -1,111 +1,72 @@
-"""Reading labelled text from local files: GLUE's own files, and the user's CSV, JSONL or Parquet."""
+"""Reading the user's files: CSV, TSV, JSONL, Parquet, plain text, CoNLL's columns and SQuAD's JSON."""
 
-import csv
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from datasets import Dataset
 
 from bertsurgeon.errors import DataError
-from bertsurgeon.tasks.table import Layout, Task
+
+_SQUAD = re.compile(r'\s*\{\s*("version"\s*:\s*"[^"]*"\s*,\s*)?"data"\s*:\s*\[')
+_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".csv": pd.read_csv,
+    ".tsv": lambda file: pd.read_csv(file, sep="\t"),
+    ".jsonl": lambda file: pd.read_json(file, lines=True),
+    ".json": lambda file: pd.read_json(file, lines=True),
+    ".parquet": pd.read_parquet,
+}
 
 
-def read_glue(task: Task, data_dir: Path) -> tuple[Dataset, Dataset]:
-    """Reads a GLUE task's training and validation part from ``data_dir``.
+def read_frame(path: Path, columns: Mapping[str, str | None]) -> pd.DataFrame:
+    """Reads columns of the user's CSV, TSV, JSONL or Parquet file, complete rows only.
 
     Args:
-        task: A task with local layouts.
-        data_dir: The folder that holds the task's folder (``SST-2``, ``CoLA``, …), or that folder itself.
-
-    Raises:
-        DataError: If no known layout is there, or a file is empty or malformed.
-    """
-    if not data_dir.is_dir():
-        raise DataError(f"The data folder {data_dir} does not exist; pass the folder that holds the GLUE files.")
-    for layout in task.layouts:
-        for folder in (data_dir / layout.folder, data_dir):
-            if (folder / layout.train).is_file() and (folder / layout.validation).is_file():
-                return (
-                    _read_tsv(task, layout, folder / layout.train),
-                    _read_tsv(task, layout, folder / layout.validation),
-                )
-    known = " or ".join(f"{layout.folder}/{layout.train}" for layout in task.layouts)
-    raise DataError(
-        f"There are no files of task {task.name!r} below {data_dir}; expected {known} with its validation file, "
-        "or leave --data-dir out to load the task from the hub."
-    )
-
-
-def _read_tsv(task: Task, layout: Layout, path: Path) -> Dataset:
-    """GLUE's files quote nothing, may start with a byte-order mark, and may carry further columns."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    header = rows.pop(0) if layout.header and rows else []
-    if not rows:
-        raise DataError(f"{path} holds no rows; check that the file was downloaded completely.")
-    try:
-        positions = {
-            role: column if isinstance(column, int) else header.index(column) for role, column in layout.columns.items()
-        }
-        columns: dict[str, list[str]] = {
-            role: [row[position] for row in rows if len(row) > max(positions.values())]
-            for role, position in positions.items()
-        }
-    except ValueError:
-        expected = ", ".join(str(column) for column in layout.columns.values())
-        raise DataError(
-            f"{path} lacks a column of task {task.name!r}: expected {expected}, found {', '.join(header)}."
-        ) from None
-    if not columns["label"]:
-        raise DataError(f"{path} has too few columns for task {task.name!r}; it must be tab-separated.")
-    return Dataset.from_dict({**columns, "label": _encode_labels(task, columns["label"], path)})
-
-
-def read_user_file(path: Path, text_column: str, text_pair_column: str | None, label_column: str | None) -> Dataset:
-    """Reads the user's CSV, TSV, JSONL or Parquet file into columns ``text``, ``text_pair`` and ``label``.
-
-    Labels stay as they are in the file (``label`` is absent if ``label_column`` is None);
-    :func:`bertsurgeon.tasks.data.load_user_task` turns them into codes.
+        path: The file.
+        columns: Name of each column in the file, by the name it is given; None for those that are not wanted.
 
     Raises:
         DataError: If the file is missing, empty, unreadable, of unknown type, or lacks a column.
     """
-    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
-        ".csv": pd.read_csv,
-        ".tsv": lambda file: pd.read_csv(file, sep="\t"),
-        ".jsonl": lambda file: pd.read_json(file, lines=True),
-        ".json": lambda file: pd.read_json(file, lines=True),
-        ".parquet": pd.read_parquet,
-    }
     if not path.is_file():
         raise DataError(f"The data file {path} does not exist.")
-    if path.suffix not in readers:
-        raise DataError(f"{path} is of unknown type; use one of {', '.join(readers)}.")
+    if path.suffix not in _READERS:
+        raise DataError(f"{path} is of unknown type; use one of {', '.join(_READERS)}.")
     try:
-        frame = readers[path.suffix](path)
+        frame = _READERS[path.suffix](path)
     except (ValueError, OSError) as error:  # pandas' parser errors and pyarrow's ArrowInvalid are ValueErrors
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty.") from error
         raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {error}.") from error
     if frame.empty:
         raise DataError(f"{path} holds no rows.")
-    wanted = {"text": text_column, "text_pair": text_pair_column, "label": label_column}
-    columns = {role: column for role, column in wanted.items() if column is not None}
-    for role, column in columns.items():
+    wanted = {role: column for role, column in columns.items() if column is not None}
+    for role, column in wanted.items():
         if column not in frame.columns:
             found = ", ".join(map(str, frame.columns))
+            option = "label" if role not in ("text", "text_pair") else role.replace("_", "-")
             raise DataError(
-                f"{path} has no column {column!r}; it has {found}. "
-                f"Name the right one with --{role.replace('_', '-')}-column."
+                f"{path} has no column {column!r}; it has {found}. Name the right one with --{option}-column."
             )
-    frame = frame[list(columns.values())].dropna()
-    frame.columns = pd.Index(list(columns))
+    frame = frame[list(wanted.values())].dropna()
+    frame.columns = pd.Index(list(wanted))
+    if frame.empty:
+        raise DataError(f"{path} holds no complete rows; every row misses a text or a label.")
+    return frame
+
+
+def read_user_file(path: Path, text_column: str, text_pair_column: str | None, label_column: str | None) -> Dataset:
+    """Reads texts into columns ``text`` and ``text_pair``, and labels as they are in the file into ``label``.
+
+    Columns that are None are left out. Raises as :func:`read_frame` does.
+    """
+    frame = read_frame(path, {"text": text_column, "text_pair": text_pair_column, "label": label_column})
     for role in ("text", "text_pair"):
         if role in frame.columns:
             frame[role] = frame[role].astype(str)
-    if frame.empty:
-        raise DataError(f"{path} holds no complete rows; every row misses a text or a label.")
     return Dataset.from_pandas(frame, preserve_index=False)
 
 
@@ -129,18 +90,96 @@ def read_texts(path: Path, text_column: str = "text", text_pair_column: str | No
     return Dataset.from_dict({"text": texts})
 
 
-def _encode_labels(task: Task, labels: list[str], path: Path) -> list[int] | list[float]:
+def read_conll(path: Path, token_column: int = 0, tag_column: int = -1) -> Dataset:
+    """Reads the columns of the CoNLL shared tasks: a word in each line, an empty line after each sentence.
+
+    Columns are separated by tabs, or by spaces in files without a tab. Lines that begin with ``-DOCSTART-``, and in
+    files with tabs comments (``#``, no tab), are left out.
+
+    Args:
+        path: The file.
+        token_column: Position of the words; negative from the right.
+        tag_column: Position of their tags.
+
+    Returns:
+        Columns ``tokens`` and ``tags``, both lists of strings.
+
+    Raises:
+        DataError: If the file is missing, unreadable or empty, or a line has too few columns.
+    """
+    lines = _read_lines(path)
+    separator = "\t" if any("\t" in line for line in lines) else None
+    sentences: list[tuple[list[str], list[str]]] = [([], [])]
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            sentences.append(([], []))
+            continue
+        cells = line.split(separator)
+        if separator and len(cells) == 1 and line.startswith("#"):
+            continue
+        try:
+            token, tag = cells[token_column], cells[tag_column]
+        except IndexError:
+            token = tag = ""
+        if len(cells) < 2 or not token or not tag:
+            raise DataError(
+                f"Line {number} of {path} has {len(cells)} columns, and none at {token_column} or {tag_column}; name "
+                "the positions of words and tags with --text-column and --label-column."
+            )
+        sentences[-1][0].append(token)
+        sentences[-1][1].append(tag)
+    found = [sentence for sentence in sentences if sentence[0]]
+    if not found:
+        raise DataError(f"{path} holds no sentences.")
+    return Dataset.from_dict({"tokens": [tokens for tokens, _ in found], "tags": [tags for _, tags in found]})
+
+
+def is_squad(path: Path) -> bool:
+    """Whether a file is JSON in SQuAD's own nested format."""
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return _SQUAD.match(file.read(4096)) is not None
+
+
+def read_squad(path: Path) -> Dataset:
+    """Reads SQuAD's own format, version 1.1 or 2.0.
+
+    Returns:
+        Columns ``question``, ``context`` and ``answers``, a struct of lists ``text`` and ``answer_start``.
+
+    Raises:
+        DataError: If the file is missing or not of this format.
+    """
     try:
-        if task.regression:
-            return [float(label) for label in labels]
-        codes = {name: code for code, name in enumerate(task.labels)}
-        return [codes[label] if label in codes else _class_number(label, len(codes)) for label in labels]
-    except ValueError as error:
-        raise DataError(f"{path} holds a label that task {task.name!r} does not know: {error}.") from error
+        articles = json.loads("\n".join(_read_lines(path)))["data"]
+        rows = list(_questions(articles))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not in SQuAD's format ({type(error).__name__}: {error}).") from error
+    if not rows:
+        raise DataError(f"{path} holds no questions.")
+    return Dataset.from_list(rows)
 
 
-def _class_number(label: str, classes: int) -> int:
-    code = int(label)
-    if not 0 <= code < classes:
-        raise ValueError(f"class {code} of {classes}")
-    return code
+def _questions(articles: Any) -> Iterator[dict[str, Any]]:
+    for article in articles:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                answers = [] if question.get("is_impossible") else question["answers"]
+                yield {
+                    "question": question["question"],
+                    "context": paragraph["context"],
+                    "answers": {
+                        "text": [str(answer["text"]) for answer in answers],
+                        "answer_start": [int(answer["answer_start"]) for answer in answers],
+                    },
+                }
+
+
+def _read_lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise DataError(f"The data file {path} does not exist.")
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text: {error}.") from error

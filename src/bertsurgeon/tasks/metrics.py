@@ -1,45 +1,76 @@
-"""The published metrics of each task, by scikit-learn and scipy."""
+"""Metrics by name, by scikit-learn, scipy and seqeval; those of SQuAD are in :mod:`bertsurgeon.tasks.squad`."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
+from seqeval.metrics import f1_score as entity_f1
+from seqeval.metrics import precision_score as entity_precision
+from seqeval.metrics import recall_score as entity_recall
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
-from bertsurgeon.tasks.table import Metric, Task
 
 Array = NDArray[Any]
 
 
-def compute_metrics(task: Task, outputs: Array, labels: Array) -> dict[str, float]:
-    """The task's metrics, in percent.
+def sequence_metrics(metrics: Sequence[str], labels: Array, answers: Array, classes: int) -> dict[str, float]:
+    """Metrics of one answer per text, in percent.
 
     Args:
-        task: Says which metrics, and whether this is a regression.
-        outputs: The model's logits, shape (samples, labels), or (samples, 1) for a regression.
-        labels: Class codes or real numbers, shape (samples,).
+        metrics: ``accuracy`` (for several classes at once: of whole rows), ``f1`` (of the second of two classes, else
+            the mean over the classes), ``micro_f1`` and ``macro_f1``, ``matthews``, ``pearson``, ``spearman``.
+        labels: Class codes or real numbers, shape (texts,), or 0 and 1, shape (texts, classes).
+        answers: Likewise.
+        classes: How many there are.
     """
-    predictions = outputs.reshape(len(labels)) if task.regression else outputs.argmax(axis=-1)
-    return {name: 100.0 * _METRICS[name](task, labels, predictions) for name in task.metrics}
+    return {name: 100.0 * _SEQUENCE[name](labels, answers, classes) for name in metrics}
 
 
-def _correlation(function: Callable[[Array, Array], Any], labels: Array, predictions: Array) -> float:
-    if np.ptp(predictions) == 0:  # a constant has no correlation; scipy would answer nan and warn
+def tag_metrics(metrics: Sequence[str], tags: list[list[str]], answers: list[list[str]]) -> dict[str, float]:
+    """Metrics of tagged sentences, in percent.
+
+    Args:
+        metrics: ``f1``, ``precision`` and ``recall`` of entities (as the CoNLL script counts them, by seqeval);
+            ``accuracy`` and ``macro_f1`` of tags.
+        tags: What is right, for each word of each sentence.
+        answers: What the model says.
+    """
+    with warnings.catch_warnings():  # seqeval warns of tags without B- and I-, which it takes for an entity each
+        warnings.filterwarnings("ignore", module="seqeval")
+        return {name: 100.0 * float(_TAGS[name](tags, answers)) for name in metrics}
+
+
+def _correlation(function: Callable[[Array, Array], Any], labels: Array, answers: Array) -> float:
+    if np.ptp(answers) == 0:  # a constant has no correlation; scipy would answer nan and warn
         return 0.0
-    return float(function(labels, predictions).statistic)
+    return float(function(labels, answers).statistic)
 
 
-def _f1(task: Task, labels: Array, predictions: Array) -> float:
-    average = "binary" if task.num_labels == 2 else "macro"
-    return float(f1_score(labels, predictions, average=average, zero_division=0))
+def _flat(sentences: list[list[str]]) -> list[str]:
+    return list(chain.from_iterable(sentences))
 
 
-_METRICS: dict[Metric, Callable[[Task, Array, Array], float]] = {
-    "accuracy": lambda task, labels, predictions: float(accuracy_score(labels, predictions)),
-    "f1": _f1,
-    "matthews": lambda task, labels, predictions: float(matthews_corrcoef(labels, predictions)),
-    "pearson": lambda task, labels, predictions: _correlation(pearsonr, labels, predictions),
-    "spearman": lambda task, labels, predictions: _correlation(spearmanr, labels, predictions),
+def _f1(average: str) -> Callable[[Array, Array, int], float]:
+    return lambda labels, answers, _: float(f1_score(labels, answers, average=average, zero_division=0))
+
+
+_SEQUENCE: dict[str, Callable[[Array, Array, int], float]] = {
+    "accuracy": lambda labels, answers, _: float(accuracy_score(labels, answers)),
+    "f1": lambda labels, answers, classes: _f1("binary" if classes == 2 else "macro")(labels, answers, classes),
+    "micro_f1": _f1("micro"),
+    "macro_f1": _f1("macro"),
+    "matthews": lambda labels, answers, _: float(matthews_corrcoef(labels, answers)),
+    "pearson": lambda labels, answers, _: _correlation(pearsonr, labels, answers),
+    "spearman": lambda labels, answers, _: _correlation(spearmanr, labels, answers),
+}
+
+_TAGS: dict[str, Callable[[list[list[str]], list[list[str]]], Any]] = {
+    "f1": lambda tags, answers: entity_f1(tags, answers, zero_division=0),
+    "precision": lambda tags, answers: entity_precision(tags, answers, zero_division=0),
+    "recall": lambda tags, answers: entity_recall(tags, answers, zero_division=0),
+    "accuracy": lambda tags, answers: accuracy_score(_flat(tags), _flat(answers)),
+    "macro_f1": lambda tags, answers: f1_score(_flat(tags), _flat(answers), average="macro", zero_division=0),
 }

@@ -1,33 +1,35 @@
-"""The tasks known by name: which columns they read, how labels are coded, which metrics are published.
+"""The tasks known by name: of which kind they are, which columns they read, how labels are coded, what is published.
 
-GLUE (Wang et al., 2019, arXiv 1804.07461): names of hub columns and metrics as published there. ``docstrings`` is
-ours: text classification on data that every machine with Python has.
+GLUE (Wang et al., 2019, arXiv 1804.07461) and SQuAD (Rajpurkar et al., 2016, arXiv 1606.05250, and 2018, arXiv
+1806.03822): names of hub columns and metrics as published there. ``docstrings`` is ours: text classification on data
+that every machine with Python has.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+
+from datasets import Dataset
 
 from bertsurgeon.errors import OptionError
-
-Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+from bertsurgeon.tasks.kinds import CLASSIFICATION, REGRESSION, Kind, Outputs, QuestionAnswering
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a task's columns are in local tab-separated files.
+    """Where a task's columns are in local files, tab-separated or in SQuAD's JSON.
 
     Attributes:
         folder: Folder below the data directory; the data directory itself is tried too.
         train: File name of the training part.
         validation: File name of the validation part.
         columns: Column of ``text``, ``text_pair`` (if any) and ``label``: a name where the file has a header, a
-            position where it has none.
+            position where it has none. Empty for SQuAD's JSON, which has its own names.
     """
 
     folder: str
     train: str
     validation: str
-    columns: dict[str, str | int]
+    columns: dict[str, str | int] = field(default_factory=dict)
 
     @property
     def header(self) -> bool:
@@ -37,41 +39,65 @@ class Layout:
 
 @dataclass(frozen=True)
 class Task:
-    """A supervised task on one text or a pair of texts.
+    """A supervised task.
 
     Attributes:
         name: Name on the command line.
         metrics: Published metrics, the one that decides first.
-        labels: Names of the classes, in the order of their codes; empty for a regression.
-        hub_columns: Names of the text column(s) in the hub's ``glue`` dataset.
+        labels: Names of the classes or tags, in the order of their codes; empty where there are none.
+        hub: Dataset and configuration on the hub.
+        hub_columns: Names of the text column(s) there.
         layouts: Known local file layouts, tried in order.
         validation_split: Name of the hub's validation split.
+        kind: All that depends on the kind of the task.
     """
 
     name: str
-    metrics: tuple[Metric, ...]
+    metrics: tuple[str, ...]
     labels: tuple[str, ...] = ()
+    hub: tuple[str, ...] = ()
     hub_columns: tuple[str, ...] = ()
     layouts: tuple[Layout, ...] = field(default=(), repr=False)
     validation_split: str = "validation"
+    kind: Kind = CLASSIFICATION
 
-    @property
-    def regression(self) -> bool:
-        """Whether the label is a real number."""
-        return not self.labels
+    def score(self, outputs: Sequence[Outputs], dataset: Dataset) -> dict[str, float]:
+        """The metrics, see :meth:`bertsurgeon.tasks.Kind.score`."""
+        return self.kind.score(self.metrics, self.labels, outputs, dataset)
 
     @property
     def num_labels(self) -> int:
         """Outputs the model's head must have."""
-        return len(self.labels) or 1
+        return self.kind.outputs_for(self.labels)
 
     @property
-    def primary_metric(self) -> Metric:
+    def primary_metric(self) -> str:
         """The metric that ranks models."""
         return self.metrics[0]
 
 
 _ENTAILMENT = ("entailment", "not_entailment")
+
+
+def _mnli(name: str, genres: str) -> Task:
+    """MNLI, validated on texts of the training's genres (``matched``) or of others (``mismatched``)."""
+    return Task(
+        name,
+        ("accuracy",),
+        ("entailment", "neutral", "contradiction"),
+        ("glue", "mnli"),
+        ("premise", "hypothesis"),
+        (
+            Layout(
+                "MNLI",
+                "train.tsv",
+                f"dev_{genres}.tsv",
+                {"text": "sentence1", "text_pair": "sentence2", "label": "gold_label"},
+            ),
+        ),
+        validation_split=f"validation_{genres}",
+    )
+
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -80,6 +106,7 @@ TASKS: dict[str, Task] = {
             "sst2",
             ("accuracy",),
             ("negative", "positive"),
+            ("glue", "sst2"),
             ("sentence",),
             (Layout("SST-2", "train.tsv", "dev.tsv", {"text": "sentence", "label": "label"}),),
         ),
@@ -87,6 +114,7 @@ TASKS: dict[str, Task] = {
             "cola",
             ("matthews", "accuracy"),
             ("unacceptable", "acceptable"),
+            ("glue", "cola"),
             ("sentence",),
             (Layout("CoLA", "train.tsv", "dev.tsv", {"text": 3, "label": 1}),),
         ),
@@ -94,6 +122,7 @@ TASKS: dict[str, Task] = {
             "mrpc",
             ("f1", "accuracy"),
             ("not_equivalent", "equivalent"),
+            ("glue", "mrpc"),
             ("sentence1", "sentence2"),
             tuple(
                 Layout(
@@ -112,6 +141,7 @@ TASKS: dict[str, Task] = {
             "rte",
             ("accuracy",),
             _ENTAILMENT,
+            ("glue", "rte"),
             ("sentence1", "sentence2"),
             (
                 Layout(
@@ -126,6 +156,7 @@ TASKS: dict[str, Task] = {
             "stsb",
             ("spearman", "pearson"),
             (),
+            ("glue", "stsb"),
             ("sentence1", "sentence2"),
             (
                 Layout("STS-B", "sts-train.csv", "sts-dev.csv", {"text": 5, "text_pair": 6, "label": 4}),
@@ -136,11 +167,13 @@ TASKS: dict[str, Task] = {
                     {"text": "sentence1", "text_pair": "sentence2", "label": "score"},
                 ),
             ),
+            kind=REGRESSION,
         ),
         Task(
             "qnli",
             ("accuracy",),
             _ENTAILMENT,
+            ("glue", "qnli"),
             ("question", "sentence"),
             (
                 Layout(
@@ -155,6 +188,7 @@ TASKS: dict[str, Task] = {
             "qqp",
             ("f1", "accuracy"),
             ("not_duplicate", "duplicate"),
+            ("glue", "qqp"),
             ("question1", "question2"),
             (
                 Layout(
@@ -165,25 +199,13 @@ TASKS: dict[str, Task] = {
                 ),
             ),
         ),
-        Task(
-            "mnli",
-            ("accuracy",),
-            ("entailment", "neutral", "contradiction"),
-            ("premise", "hypothesis"),
-            (
-                Layout(
-                    "MNLI",
-                    "train.tsv",
-                    "dev_matched.tsv",
-                    {"text": "sentence1", "text_pair": "sentence2", "label": "gold_label"},
-                ),
-            ),
-            validation_split="validation_matched",
-        ),
+        _mnli("mnli", "matched"),
+        _mnli("mnli-mm", "mismatched"),
         Task(
             "wnli",
             ("accuracy",),
             ("not_entailment", "entailment"),
+            ("glue", "wnli"),
             ("sentence1", "sentence2"),
             (
                 Layout(
@@ -193,6 +215,22 @@ TASKS: dict[str, Task] = {
                     {"text": "sentence1", "text_pair": "sentence2", "label": "label"},
                 ),
             ),
+        ),
+        Task(
+            "squad",
+            QuestionAnswering().metrics,
+            hub=("squad",),
+            hub_columns=("question", "context"),
+            layouts=(Layout("squad", "train-v1.1.json", "dev-v1.1.json"),),
+            kind=QuestionAnswering(),
+        ),
+        Task(
+            "squad_v2",
+            QuestionAnswering(unanswerable=True).metrics,
+            hub=("squad_v2",),
+            hub_columns=("question", "context"),
+            layouts=(Layout("squad", "train-v2.0.json", "dev-v2.0.json"),),
+            kind=QuestionAnswering(unanswerable=True),
         ),
         Task("docstrings", ("accuracy", "f1"), ("python", "torch", "numpy", "transformers")),
     )

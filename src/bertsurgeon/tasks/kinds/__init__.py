@@ -1,0 +1,124 @@
+"""Kinds of tasks: one object each that knows all that depends on the kind."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from bertsurgeon.errors import ModelError, OptionError
+from bertsurgeon.tasks.kinds.base import Head, Kind, Outputs, Prediction
+from bertsurgeon.tasks.kinds.other import ImageClassification, LanguageModel
+from bertsurgeon.tasks.kinds.question import QuestionAnswering
+from bertsurgeon.tasks.kinds.sequence import Classification, MultiLabel, Regression
+from bertsurgeon.tasks.kinds.token import TokenClassification
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (MultiLabel(), Regression(), Classification(), TokenClassification(), QuestionAnswering())
+}
+"""By name; of those that share model classes, the first one that fits a configuration is taken."""
+
+CLASSIFICATION, REGRESSION = KINDS["classification"], KINDS["regression"]
+
+
+def get_kind(name: str) -> Kind:
+    """The kind called ``name``.
+
+    Raises:
+        OptionError: If there is none; the sentence lists those there are.
+    """
+    try:
+        return KINDS[name]
+    except KeyError:
+        raise OptionError(f"There is no task type {name!r}; choose one of {', '.join(sorted(KINDS))}.") from None
+
+
+HEADS: tuple[Head, ...] = (*KINDS.values(), ImageClassification(), LanguageModel())
+"""Of the kinds, and others that are no tasks of ours."""
+
+
+def class_names(model: Any) -> list[str]:
+    """What a model is, or was before it was exported."""
+    return [type(model).__name__, *(getattr(model.config, "architectures", None) or ())]
+
+
+def find_head(names: Iterable[str], config: Any) -> Head | None:
+    """The head of the first model class that has one; None if none has.
+
+    Args:
+        names: Of model classes.
+        config: Of a model.
+    """
+    for name in names:
+        for head in HEADS:
+            if name.endswith(head.class_endings) and head.fits(config):
+                return head
+    return None
+
+
+def head_of(model: Any) -> Head:
+    """What a model predicts.
+
+    Args:
+        model: Of transformers, or exported.
+
+    Raises:
+        ModelError: If it has no head that is known.
+    """
+    names = class_names(model)
+    head = find_head(names, model.config)
+    if head is None:
+        endings = dict.fromkeys(ending for one in HEADS for ending in one.class_endings)
+        raise ModelError(f"A {names[0]} has no head that is known; load a model whose class ends in {_any(endings)}.")
+    return head
+
+
+def kind_of(model: Any) -> Kind:
+    """The kind of task a model has a head for.
+
+    Args:
+        model: Of transformers, or exported.
+
+    Raises:
+        ModelError: If it has a head for none.
+    """
+    head = find_head(class_names(model), model.config)
+    if not isinstance(head, Kind):
+        endings = dict.fromkeys(ending for kind in KINDS.values() for ending in kind.class_endings)
+        raise ModelError(
+            f"A {type(model).__name__} has no head for a task; load a model whose class ends in {_any(endings)}."
+        )
+    return head
+
+
+def kind_for_texts(model: Any) -> Kind:
+    """Whose way it is to tokenize texts alone for a model: that of its kind, or of classification if it has none."""
+    head = find_head(class_names(model), model.config)
+    return head if isinstance(head, Kind) else CLASSIFICATION
+
+
+def _any(names: Iterable[str]) -> str:
+    return " or ".join(names)
+
+
+__all__ = [
+    "CLASSIFICATION",
+    "HEADS",
+    "KINDS",
+    "REGRESSION",
+    "Classification",
+    "Head",
+    "ImageClassification",
+    "Kind",
+    "LanguageModel",
+    "MultiLabel",
+    "Outputs",
+    "Prediction",
+    "QuestionAnswering",
+    "Regression",
+    "TokenClassification",
+    "class_names",
+    "find_head",
+    "get_kind",
+    "head_of",
+    "kind_for_texts",
+    "kind_of",
+]

@@ -1,0 +1,207 @@
+"""Every kind of task goes the whole way through the command line: fine-tuned, pruned by all methods, exported."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bertsurgeon
+from bertsurgeon.runtime import Manifest
+from bertsurgeon.tasks import KINDS, kind_of
+from cli_helpers import FILLER, WORDS, run, succeed, write_model
+
+TRAINING = ("--epochs", "16", "--batch-size", "16", "--learning-rate", "2e-3")
+
+
+def text(choose: random.Random, classes: list[str], times: int = 1) -> list[str]:
+    """Filler around some words of each class."""
+    words = choose.choices(FILLER, k=choose.randint(3, 8))
+    for name in classes * times:
+        words.insert(choose.randrange(len(words)), choose.choice(WORDS[name]))
+    return words
+
+
+def tag(words: list[str]) -> list[str]:
+    return [next((f"B-{name}" for name, known in WORDS.items() if word in known), "O") for word in words]
+
+
+def answer(words: list[str]) -> dict[str, Any]:
+    """The word of a class is the answer to every question."""
+    found = [place for place, mark in enumerate(tag(words)) if mark != "O"][:1]
+    starts = [len(" ".join([*words[:place], ""])) for place in found]
+    return {"text": [words[place] for place in found], "answer_start": starts}
+
+
+def multi_label(choose: random.Random, row: int) -> dict[str, Any]:
+    labels = [name for number, name in enumerate(WORDS) if (row >> number) % 2]
+    return {"text": " ".join(text(choose, labels, 3)), "label": labels}
+
+
+def token(choose: random.Random, row: int) -> dict[str, Any]:
+    words = text(choose, [("good", "bad")[row % 2]])
+    return {"tokens": words, "tags": tag(words)}
+
+
+def question(choose: random.Random, row: int) -> dict[str, Any]:
+    words = text(choose, [("good", "bad")[row % 2]] if row % 4 else [])
+    return {"question": "film the day", "context": " ".join(words), "answers": answer(words)}
+
+
+def regression(choose: random.Random, row: int) -> dict[str, Any]:
+    labels = [name for number, name in enumerate(WORDS) if (row >> number) % 2]
+    return {"text": " ".join(text(choose, labels, 3)), "label": 0.5 + ("good" in labels) - 2.0 * ("bad" in labels)}
+
+
+ROWS: dict[str, Callable[[random.Random, int], dict[str, Any]]] = {
+    "regression": regression,
+    "multi-label": multi_label,
+    "token-classification": token,
+    "question-answering": question,
+}
+FIRST = {"regression": "spearman", "multi-label": "micro_f1", "token-classification": "f1", "question-answering": "f1"}
+
+
+def write_rows(kind: str, path: Path, rows: int, seed: int) -> None:
+    choose = random.Random(seed)
+    lines = [json.dumps(ROWS[kind](choose, row)) for row in range(rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module", params=list(ROWS))
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of one kind, and a model fine-tuned on it."""
+    folder: Path = tmp_path_factory.mktemp("place") / request.param
+    write_model(folder / "raw")
+    write_rows(request.param, folder / "train.jsonl", 96, seed=1)
+    write_rows(request.param, folder / "validation.jsonl", 40, seed=2)
+    succeed("finetune", folder / "raw", "-o", folder / "dense", *data(folder), *TRAINING)
+    return folder
+
+
+def data(folder: Path) -> list[str]:
+    parts = [f"--{part}-file={folder / part}.jsonl" for part in ("train", "validation")]
+    return [*parts, "--task-type", folder.name, "--max-length", "64"]
+
+
+def metric(folder: Path, printed: str) -> float:
+    return float(json.loads(printed)["metrics"][FIRST[folder.name]])
+
+
+def test_it_is_learnt(place: Path) -> None:
+    model = bertsurgeon.load_model(place / "dense")
+    assert type(kind_of(model)) is type(KINDS[place.name])
+    assert metric(place, succeed("evaluate", place / "dense", *data(place), "--json").stdout) > 85
+
+
+def test_pruned_without_labels_recovered_and_exported(place: Path, tmp_path: Path) -> None:
+    """``auto`` keeps what the labels would have asked for, though it sees none."""
+    calibration = ("--calibration", tmp_path / "calibration")
+    succeed("calibrate", place / "dense", *data(place), "-o", tmp_path / "calibration")
+    options = ("--sparsity", "0.5", *calibration, "--json", *data(place))
+    pruned = json.loads(succeed("prune", place / "dense", "-o", tmp_path / "pruned", *options).stdout)
+    assert pruned["models"]["pruned"][FIRST[place.name]] > 75
+    assert kind_of(bertsurgeon.load_model(tmp_path / "pruned")) is kind_of(bertsurgeon.load_model(place / "dense"))
+    teacher = ("--teacher", place / "dense", "--epochs", "6", "--learning-rate", "1e-3", "--hidden-weight", "1")
+    recover = succeed("recover", tmp_path / "pruned", "-o", tmp_path / "out", *teacher, *data(place), "--json")
+    recovered = metric(place, recover.stdout)
+    assert recovered > 85
+    exported = ("export", tmp_path / "out", "-o", tmp_path / "onnx", "--to", "onnx", *data(place), "--json")
+    check = json.loads(succeed(*exported).stdout)["check"]
+    assert check["agreement"] == pytest.approx(100, abs=0.1)
+    assert set(KINDS[place.name].outputs) <= set(Manifest.load(tmp_path / "onnx").outputs)
+    found = metric(place, succeed("evaluate", tmp_path / "onnx", *data(place), "--json").stdout)
+    assert found == pytest.approx(recovered, abs=1e-3)
+    names = (place / "dense", tmp_path / "onnx")
+    bench = succeed("bench", *names, *data(place), "--batch-size", "2", "--runs", "1", "--no-memory", "--json").stdout
+    assert len(json.loads(bench)["models"]) == 2
+
+
+@pytest.mark.parametrize("method", ["pgb", "obert"])
+def test_pruned_with_the_labelled_loss(method: str, place: Path, tmp_path: Path) -> None:
+    options = ("--method", method, "--sparsity", "0.3", "--recover-epochs", "1", "--json", *data(place))
+    found = json.loads(succeed("prune", place / "dense", "-o", tmp_path / "out", *options).stdout)
+    assert found["models"]["pruned"][FIRST[place.name]] > 60
+    bertsurgeon.load_model(tmp_path / "out")
+
+
+def test_raw_text_is_enough(place: Path, tmp_path: Path) -> None:
+    choose = random.Random(3)
+    (tmp_path / "texts.txt").write_text("\n".join(" ".join(text(choose, ["bad"])) for _ in range(40)))
+    options = ("--text-file", tmp_path / "texts.txt", "--sparsity", "0.5", "--recover-epochs", "1", "--json")
+    found = json.loads(succeed("prune", place / "dense", "-o", tmp_path / "out", *options).stdout)
+    assert found["models"]["dense"]["agreement"] == 100
+    assert found["models"]["pruned"]["agreement"] > 50
+
+
+def test_pruned_while_it_is_trained(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        """
+epochs: 2
+batch_size: 16
+weight_decay: 0.0
+learning_rate: {start: 1.0e-3, end: 1.0e-4, rewinds: none}
+distillation: {hardness: 0.5, temperature: 2.0}
+pruning:
+  sparsity: 0.5
+  first_sparsity: 0.2
+  start: 0
+  end: 1
+  every: 1
+  pattern: unstructured
+  update: obert
+  block_size: 16
+  damping: 1.0e-6
+  gradients: 16
+  gradient_batch_size: 1
+"""
+    )
+    options = ("--recipe", tmp_path / "recipe.yaml", "--teacher", place / "dense", "--json", *data(place))
+    found = json.loads(succeed("gradual", place / "dense", "-o", tmp_path / "out", *options).stdout)
+    assert found["sparsity"] == pytest.approx(0.5, abs=0.01)
+    assert found["metrics"][FIRST[place.name]] > 60
+
+
+def test_heads_and_tasks_must_fit(place: Path, tmp_path: Path) -> None:
+    write_rows("regression", tmp_path / "other.jsonl", 8, seed=1)
+    other = "multi-label" if place.name == "regression" else "regression"
+    write_rows(other, tmp_path / "other.jsonl", 8, seed=1)
+    files = (f"--train-file={tmp_path}/other.jsonl", f"--validation-file={tmp_path}/other.jsonl", "--task-type", other)
+    result = run("evaluate", place / "dense", *files)
+    assert result.exit_code == 2
+    assert f"--task-type {place.name}" in " ".join(result.stderr.split())
+
+
+def test_options_of_questions_only(place: Path) -> None:
+    for option in (("--doc-stride", "16"), ("--null-threshold", "1.5")):
+        result = run("evaluate", place / "dense", *data(place), *option)
+        if place.name == "question-answering":
+            assert result.exit_code == 0
+        else:
+            assert result.exit_code == 2
+            assert "question answering only" in " ".join(result.stderr.split())
+    if place.name == "question-answering":
+        never = json.loads(
+            succeed("evaluate", place / "dense", *data(place), "--null-threshold", "-99", "--json").stdout
+        )["metrics"]
+        assert never["has_answer_f1"] == 0
+        assert never["no_answer_accuracy"] == 100
+        assert never["best_f1"] > 85
+    named = run("evaluate", place / "dense", "--task", "sst2", "--task-type", place.name)
+    assert "has a type of its own" in " ".join(named.stderr.split())
+
+
+def test_from_python(place: Path) -> None:
+    """The same without the command line."""
+    kind = KINDS[place.name]
+    found = bertsurgeon.tasks.load_user_task(place / "train.jsonl", place / "validation.jsonl", kind=kind)
+    model = bertsurgeon.load_model(place / "dense")
+    tokenizer = bertsurgeon.checkpoint.load_tokenizer(place / "dense")
+    train, validation = (
+        bertsurgeon.tasks.tokenize(part, tokenizer, 64, found.task.kind) for part in (found.train, found.validation)
+    )
+    pruned, report = bertsurgeon.prune(model, train, bertsurgeon.PruneConfig(sparsity=0.5), tokenizer)
+    assert report.sparsity == pytest.approx(0.5, abs=0.05)
+    assert bertsurgeon.evaluate(pruned, validation, tokenizer, found.task)[FIRST[place.name]] > 75
