@@ -189,15 +189,15 @@ def test_the_fisher_information_of_next_tokens() -> None:
     logits = torch.randn(2, 3, 5, generator=generator, requires_grad=True)
     mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
 
-    class Stub:
+    class StubForCausalLM:
         config = SimpleNamespace(model_type="llama")
 
-        def __call__(self, **_: Tensor) -> SimpleNamespace:
-            return SimpleNamespace(logits=logits)
+        def __call__(self, **_: Tensor) -> dict[str, Tensor]:
+            return {"logits": logits}
 
     batch = {"input_ids": torch.zeros(2, 3, dtype=torch.long), "attention_mask": mask}
     draws = [
-        torch.autograd.grad(summed_loss(Stub(), batch, generator), logits)[0].square()  # type: ignore[arg-type]
+        torch.autograd.grad(summed_loss(StubForCausalLM(), batch, generator), logits)[0].square()  # type: ignore[arg-type]
         for _ in range(3000)
     ]
     p = logits.detach().softmax(-1)

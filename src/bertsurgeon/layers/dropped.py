@@ -75,7 +75,7 @@ class DroppedFeedForward(nn.Module):
 
     def constant(self, hidden_states: Tensor) -> Tensor:
         """What is added to the residual stream: shape (hidden,), or a zero."""
-        bias = self.get_submodule(self._mark_path)._parameters["bias"]
+        bias: Tensor | None = self.get_submodule(self._mark_path).bias  # type: ignore[assignment]
         return hidden_states.new_zeros(()) if bias is None else bias.to(hidden_states.dtype)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
