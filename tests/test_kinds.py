@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
     AutoModel,
+    AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -211,6 +212,10 @@ def test_heads_without_a_task() -> None:
     [prediction] = head_of(language).predictions({"logits": logits}, batch)
     assert prediction.z.shape == (15, 100)
     assert head_of(language).losses(batch) == 12
+    masked = AutoModelForMaskedLM.from_config(make_config("bert")).eval()
+    [prediction] = head_of(masked).predictions(masked(**batch), batch)
+    assert prediction.z.shape == (15, 100)
+    assert torch.isfinite(summed_loss(masked, batch, torch.Generator().manual_seed(0)))
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     images = ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=3)).eval()
     pixels = {"pixel_values": torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))}

@@ -1,4 +1,4 @@
-"""Every kind of task goes the whole way through the command line: fine-tuned, pruned by all methods, exported."""
+"""Kinds of tasks go the whole way through the command line: fine-tuned, pruned by all methods, exported."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from bertsurgeon.runtime import Manifest
 from bertsurgeon.tasks import KINDS, kind_of
 from cli_helpers import FILLER, WORDS, run, succeed, write_model
 
-TRAINING = ("--epochs", "16", "--batch-size", "16", "--learning-rate", "2e-3")
+TRAINING = ("--epochs", "24", "--batch-size", "16", "--learning-rate", "2e-3")
 
 
 def text(choose: random.Random, classes: list[str], times: int = 1) -> list[str]:
@@ -50,18 +50,12 @@ def question(choose: random.Random, row: int) -> dict[str, Any]:
     return {"question": "film the day", "context": " ".join(words), "answers": answer(words)}
 
 
-def regression(choose: random.Random, row: int) -> dict[str, Any]:
-    labels = [name for number, name in enumerate(WORDS) if (row >> number) % 2]
-    return {"text": " ".join(text(choose, labels, 3)), "label": 0.5 + ("good" in labels) - 2.0 * ("bad" in labels)}
-
-
 ROWS: dict[str, Callable[[random.Random, int], dict[str, Any]]] = {
-    "regression": regression,
     "multi-label": multi_label,
     "token-classification": token,
     "question-answering": question,
 }
-FIRST = {"regression": "spearman", "multi-label": "micro_f1", "token-classification": "f1", "question-answering": "f1"}
+FIRST = {"multi-label": "micro_f1", "token-classification": "f1", "question-answering": "f1"}
 
 
 def write_rows(kind: str, path: Path, rows: int, seed: int) -> None:
@@ -102,12 +96,12 @@ def test_pruned_without_labels_recovered_and_exported(place: Path, tmp_path: Pat
     succeed("calibrate", place / "dense", *data(place), "-o", tmp_path / "calibration")
     options = ("--sparsity", "0.5", *calibration, "--json", *data(place))
     pruned = json.loads(succeed("prune", place / "dense", "-o", tmp_path / "pruned", *options).stdout)
-    assert pruned["models"]["pruned"][FIRST[place.name]] > 75
+    assert pruned["models"]["pruned"][FIRST[place.name]] > 85
     assert kind_of(bertsurgeon.load_model(tmp_path / "pruned")) is kind_of(bertsurgeon.load_model(place / "dense"))
-    teacher = ("--teacher", place / "dense", "--epochs", "6", "--learning-rate", "1e-3", "--hidden-weight", "1")
+    teacher = ("--teacher", place / "dense", "--epochs", "3", "--learning-rate", "1e-3", "--hidden-weight", "1")
     recover = succeed("recover", tmp_path / "pruned", "-o", tmp_path / "out", *teacher, *data(place), "--json")
     recovered = metric(place, recover.stdout)
-    assert recovered > 85
+    assert recovered > 90
     exported = ("export", tmp_path / "out", "-o", tmp_path / "onnx", "--to", "onnx", *data(place), "--json")
     check = json.loads(succeed(*exported).stdout)["check"]
     assert check["agreement"] == pytest.approx(100, abs=0.1)
@@ -123,7 +117,7 @@ def test_pruned_without_labels_recovered_and_exported(place: Path, tmp_path: Pat
 def test_pruned_with_the_labelled_loss(method: str, place: Path, tmp_path: Path) -> None:
     options = ("--method", method, "--sparsity", "0.3", "--recover-epochs", "1", "--json", *data(place))
     found = json.loads(succeed("prune", place / "dense", "-o", tmp_path / "out", *options).stdout)
-    assert found["models"]["pruned"][FIRST[place.name]] > 60
+    assert found["models"]["pruned"][FIRST[place.name]] > 80
     bertsurgeon.load_model(tmp_path / "out")
 
 
@@ -133,7 +127,7 @@ def test_raw_text_is_enough(place: Path, tmp_path: Path) -> None:
     options = ("--text-file", tmp_path / "texts.txt", "--sparsity", "0.5", "--recover-epochs", "1", "--json")
     found = json.loads(succeed("prune", place / "dense", "-o", tmp_path / "out", *options).stdout)
     assert found["models"]["dense"]["agreement"] == 100
-    assert found["models"]["pruned"]["agreement"] > 50
+    assert found["models"]["pruned"]["agreement"] > 60
 
 
 def test_pruned_while_it_is_trained(place: Path, tmp_path: Path) -> None:
@@ -161,12 +155,11 @@ pruning:
     options = ("--recipe", tmp_path / "recipe.yaml", "--teacher", place / "dense", "--json", *data(place))
     found = json.loads(succeed("gradual", place / "dense", "-o", tmp_path / "out", *options).stdout)
     assert found["sparsity"] == pytest.approx(0.5, abs=0.01)
-    assert found["metrics"][FIRST[place.name]] > 60
+    assert found["metrics"][FIRST[place.name]] > 80
 
 
 def test_heads_and_tasks_must_fit(place: Path, tmp_path: Path) -> None:
-    write_rows("regression", tmp_path / "other.jsonl", 8, seed=1)
-    other = "multi-label" if place.name == "regression" else "regression"
+    other = next(name for name in ROWS if name != place.name)
     write_rows(other, tmp_path / "other.jsonl", 8, seed=1)
     files = (f"--train-file={tmp_path}/other.jsonl", f"--validation-file={tmp_path}/other.jsonl", "--task-type", other)
     result = run("evaluate", place / "dense", *files)
@@ -191,17 +184,3 @@ def test_options_of_questions_only(place: Path) -> None:
         assert never["best_f1"] > 85
     named = run("evaluate", place / "dense", "--task", "sst2", "--task-type", place.name)
     assert "has a type of its own" in " ".join(named.stderr.split())
-
-
-def test_from_python(place: Path) -> None:
-    """The same without the command line."""
-    kind = KINDS[place.name]
-    found = bertsurgeon.tasks.load_user_task(place / "train.jsonl", place / "validation.jsonl", kind=kind)
-    model = bertsurgeon.load_model(place / "dense")
-    tokenizer = bertsurgeon.checkpoint.load_tokenizer(place / "dense")
-    train, validation = (
-        bertsurgeon.tasks.tokenize(part, tokenizer, 64, found.task.kind) for part in (found.train, found.validation)
-    )
-    pruned, report = bertsurgeon.prune(model, train, bertsurgeon.PruneConfig(sparsity=0.5), tokenizer)
-    assert report.sparsity == pytest.approx(0.5, abs=0.05)
-    assert bertsurgeon.evaluate(pruned, validation, tokenizer, found.task)[FIRST[place.name]] > 75

@@ -5,7 +5,7 @@ from typing import Any
 
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.tasks.kinds.base import Head, Kind, Outputs, Prediction
-from bertsurgeon.tasks.kinds.other import ImageClassification, LanguageModel
+from bertsurgeon.tasks.kinds.other import ImageClassification, LanguageModel, MaskedLanguageModel
 from bertsurgeon.tasks.kinds.question import QuestionAnswering
 from bertsurgeon.tasks.kinds.sequence import Classification, MultiLabel, Regression
 from bertsurgeon.tasks.kinds.token import TokenClassification
@@ -31,7 +31,7 @@ def get_kind(name: str) -> Kind:
         raise OptionError(f"There is no task type {name!r}; choose one of {', '.join(sorted(KINDS))}.") from None
 
 
-HEADS: tuple[Head, ...] = (*KINDS.values(), ImageClassification(), LanguageModel())
+HEADS: tuple[Head, ...] = (*KINDS.values(), ImageClassification(), LanguageModel(), MaskedLanguageModel())
 """Of the kinds, and others that are no tasks of ours."""
 
 
@@ -109,6 +109,7 @@ __all__ = [
     "ImageClassification",
     "Kind",
     "LanguageModel",
+    "MaskedLanguageModel",
     "MultiLabel",
     "Outputs",
     "Prediction",

@@ -38,3 +38,15 @@ class LanguageModel(Head):
         if "labels" in batch:
             return int((batch["labels"][:, 1:] != IGNORED).sum())
         return int(batch["attention_mask"][:, 1:].sum())
+
+
+@dataclass(frozen=True)
+class MaskedLanguageModel(Head):
+    """The token itself, at every token; with labels only where it was hidden, and a text's loss is their mean."""
+
+    class_endings: ClassVar[tuple[str, ...]] = ("ForMaskedLM",)
+    outputs: ClassVar[dict[str, bool]] = {"logits": True}
+
+    def predictions(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Prediction]:
+        """One at every real token."""
+        return [Prediction(outputs["logits"][batch["attention_mask"].bool()], CATEGORICAL)]
