@@ -204,22 +204,21 @@ def choices() -> str:
 
 
 def recovery() -> str:
-    """Metric and divergence after every learning rate, with and without the teacher's hidden states."""
+    """Metric and divergence after every learning rate, with and without dropout and the teacher's hidden states."""
     rows = []
+    rates = ("2e-05", "5e-05", "0.0001")
     for task, title in (("cola", "CoLA"), ("sst2", "SST-2")):
-        for share in ("0.25", "0.12"):
-            start = read(f"recovery/{task}/start-{share}")
-            if start is None:
-                continue
-            cells = [f"{start['divergence']:.3f} ({accuracy(start)})"]
-            for hidden in ("0", "1"):
-                for rate in ("2e-05", "5e-05", "0.0001"):
-                    result = read(f"recovery/{task}/rate-{rate}-hidden-{hidden}-{share}")
-                    cells.append("–" if result is None else f"{result['divergence']:.3f} ({accuracy(result)})")
-            rows.append([f"{title}, {float(share):.0%}", *cells])
-    rates = ("2e-5", "5e-5", "1e-4")
-    header = ["divergence (metric)", "start", *rates, *(f"{rate}, hidden states" for rate in rates)]
-    return table(header, rows)
+        start = read(f"recovery/{task}/start-0.12")
+        if start is None:
+            continue
+        rows.append([f"{title}, start", *(f"{start['divergence']:.3f} ({accuracy(start)})" for _ in rates)])
+        for dropout, how in (("0", "without dropout"), ("1", "with dropout")):
+            for hidden, heard in (("0", ""), ("1", ", hidden states")):
+                results = [read(f"recovery/{task}/rate-{r}-hidden-{hidden}-dropout-{dropout}-0.12") for r in rates]
+                if any(results):
+                    cells = ["–" if r is None else f"{r['divergence']:.3f} ({accuracy(r)})" for r in results]
+                    rows.append([f"{title}, {how}{heard}", *cells])
+    return table(["divergence (metric)", "2e-5", "5e-5", "1e-4"], rows)
 
 
 def structures() -> str:

@@ -2,7 +2,7 @@
 
     python experiments/recovery.py --model runs/cola-0 --task cola --data-dir ../shared/data/glue
 
-Every run has 400 steps of 32 sentences. Beside the metric each row has the divergence KL(dense ‖ recovered) of the
+Every run has 200 steps of 32 sentences. Beside the metric each row has the divergence KL(dense ‖ recovered) of the
 predictions on 512 training texts that neither calibration nor recovery has seen.
 """
 
@@ -17,10 +17,11 @@ from transformers import set_seed
 from bertsurgeon import PruneConfig, TrainingOptions, calibrate, prune, train
 from common import Probe, cached, parse_arguments
 
-STEPS = 400
+STEPS = 200
 SHARES = (0.12,)
 RATES = (2e-5, 5e-5, 1e-4)
 HIDDEN = (0.0, 1.0)
+DROPOUT = (False, True)
 
 
 def main() -> None:
@@ -28,13 +29,18 @@ def main() -> None:
     subject = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
     calibration = calibrate(subject.model, subject.rest, PruneConfig(sparsity=0.5), subject.tokenizer)
 
-    def run(share: float, rate: float | None, hidden: float) -> dict[str, Any]:
+    def run(share: float, rate: float | None, hidden: float, dropout: bool) -> dict[str, Any]:
         set_seed(arguments.seed)
         pruned, _ = prune(subject.model, calibration, PruneConfig(sparsity=1 - share), subject.tokenizer)
         result: dict[str, Any] = {}
         if rate is not None:
             options = TrainingOptions(
-                max_steps=STEPS, learning_rate=rate, hidden_weight=hidden, bf16=True, seed=arguments.seed
+                max_steps=STEPS,
+                learning_rate=rate,
+                hidden_weight=hidden,
+                bf16=True,
+                dropout=dropout,
+                seed=arguments.seed,
             )
             with TemporaryDirectory() as folder:
                 train(pruned, subject.rest, subject.tokenizer, options, Path(folder), teacher=subject.model)
@@ -44,10 +50,10 @@ def main() -> None:
         return result
 
     for share in SHARES:
-        cached(f"recovery/{arguments.task}/start-{share:g}", lambda k=share: run(k, None, 0.0))
-        for rate, hidden in product(RATES, HIDDEN):
-            name = f"recovery/{arguments.task}/rate-{rate:g}-hidden-{hidden:g}-{share:g}"
-            cached(name, lambda k=share, r=rate, h=hidden: run(k, r, h))
+        cached(f"recovery/{arguments.task}/start-{share:g}", lambda k=share: run(k, None, 0.0, False))
+        for rate, hidden, dropout in product(RATES, HIDDEN, DROPOUT):
+            name = f"recovery/{arguments.task}/rate-{rate:g}-hidden-{hidden:g}-dropout-{dropout:d}-{share:g}"
+            cached(name, lambda k=share, r=rate, h=hidden, d=dropout: run(k, r, h, d))
 
 
 if __name__ == "__main__":

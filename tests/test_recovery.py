@@ -74,6 +74,32 @@ def test_a_student_comes_closer_to_its_teacher(
     assert distillation_loss(after, wanted, 2.0) < 0.5 * distillation_loss(before, wanted, 2.0)
 
 
+@pytest.mark.parametrize("dropout", [None, True, False])
+@pytest.mark.parametrize("distilled", [True, False])
+def test_dropout_acts_only_without_a_teacher_unless_asked(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    tmp_path: Path,
+    dropout: bool | None,
+    distilled: bool,
+) -> None:
+    def trained(probability: float) -> torch.Tensor:
+        student = load_model(folder / "dense")
+        for module in student.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = probability
+        options = TrainingOptions(batch_size=16, max_steps=2, dropout=dropout)
+        train(student, dataset, tokenizer, options, tmp_path / str(probability), teacher=teacher)
+        assert not student.training
+        assert not student._forward_pre_hooks
+        return student.classifier.weight.detach()
+
+    teacher = load_model(folder / "dense") if distilled else None
+    acts = not torch.equal(trained(0.0), trained(0.5))
+    assert acts == (not distilled if dropout is None else dropout)
+
+
 def test_hidden_states_are_compared_as_a_share_of_their_variance() -> None:
     generator = torch.Generator().manual_seed(0)
     teacher = [3 * torch.randn(4, 6, 5, generator=generator) + 1 for _ in range(3)]

@@ -108,6 +108,15 @@ KeepBest = Annotated[
     bool,
     typer.Option("--keep-best", help="Hold texts out, end with the weights best on them.", rich_help_panel=_TRAINING),
 ]
+Dropout = Annotated[
+    bool | None,
+    typer.Option(
+        "--dropout/--no-dropout",
+        help="Whether the model's dropouts act in training. Default: only without a teacher.",
+        show_default=False,
+        rich_help_panel=_TRAINING,
+    ),
+]
 Bf16 = Annotated[
     bool,
     typer.Option(

@@ -54,6 +54,7 @@ class LossOptions:
     hidden_weight: opt.HiddenWeight = 0.0
     keep_best: opt.KeepBest = False
     bf16: opt.Bf16 = False
+    dropout: opt.Dropout = None
 
     def training(self, epochs: float, seed: int) -> TrainingOptions:
         """With the options that every command names itself."""

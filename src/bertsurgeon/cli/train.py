@@ -31,7 +31,7 @@ def finetune(
     output: opt.Output,
     data_options: Annotated[DataOptions, Without("text_file")],
     epochs: Annotated[float, typer.Option("--epochs", help="Passes over the training data.")] = 3.0,
-    loss_options: Annotated[LossOptions, Without("hardness", "temperature", "hidden_weight", "keep_best")],
+    loss_options: Annotated[LossOptions, Without("hardness", "temperature", "hidden_weight", "keep_best", "dropout")],
     resume: opt.Resume = False,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,

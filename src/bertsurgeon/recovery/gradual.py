@@ -244,6 +244,7 @@ def train_gradually(
         hardness=heard.hardness,
         temperature=heard.temperature,
         bf16=bf16,
+        dropout=True,
         seed=seed,
     )
     train(

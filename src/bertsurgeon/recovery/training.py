@@ -1,7 +1,8 @@
 """Fine-tuning and recovery: one call into transformers' Trainer, with progress, checkpoints and resumption."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,9 @@ class TrainingOptions:
         bf16: Multiply in bfloat16 (autocast), keep the weights in float32: half the time where the processor has
             bfloat16 instructions.
         max_steps: Ends earlier than ``epochs`` says, where positive.
+        dropout: Whether the model's dropouts act. None: only without a teacher. A pruned model that starts well loses
+            what dropout takes from it, and a teacher's answers are too rich to be learnt by heart
+            (``experiments/recovery.py``).
         seed: Fixes the order of the data and the dropout.
     """
 
@@ -70,6 +74,7 @@ class TrainingOptions:
     keep_best: bool = False
     bf16: bool = False
     max_steps: int = -1
+    dropout: bool | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -230,8 +235,10 @@ def train(
         trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), schedule)
     checkpoint = _last_checkpoint(work_dir) if resume else None
     start = None if held_out is None else _Start(trainer, model)
+    dropout = not distil if options.dropout is None else options.dropout
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with nullcontext() if dropout else _without_dropout(model):
+            trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         bar.close()
     if start is not None:
@@ -248,6 +255,16 @@ def _flat(rows: Sequence[Tensor]) -> pa.Array:
 def _is_label(column: str, distil: bool) -> bool:
     """Whether the Trainer is to hand a column on that no model is called with."""
     return column in LABELS or (distil and (column == WORD_STARTS or column.startswith(TEACHER)))
+
+
+@contextmanager
+def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
+    """Computes as in evaluation, whatever mode the Trainer sets: families keep their dropouts in too many ways."""
+    hook = model.register_forward_pre_hook(lambda module, _: module.eval() and None)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class _Start:
