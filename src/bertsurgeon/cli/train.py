@@ -114,13 +114,13 @@ def may_replace(output: Path, overwrite: bool, resume: bool) -> bool:
 def load_for_finetuning(
     name: str, data: TaskData, sparse: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A dense model, or also a ``sparse`` one, with a fresh (or its own, if it fits) head for the task."""
+    """A dense model with a fresh (or its own, if it fits) head for the task; with ``sparse`` any other model, too."""
     labels: dict[str, Any] = {}
     if data.task.labels:
         labels["id2label"] = dict(enumerate(data.task.labels))
         labels["label2id"] = {label: code for code, label in enumerate(data.task.labels)}
     network = load_model(name, num_labels=data.task.num_labels, ignore_mismatched_sizes=True, new_head=True, **labels)
-    if get_plan(network) is not None or (is_sparse(network) and not sparse):
+    if not sparse and (get_plan(network) is not None or is_sparse(network)):
         raise ModelError(f"{name} is pruned; use 'bertsurgeon recover' to train it.")
     return network, load_tokenizer(name)
 

@@ -16,7 +16,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     """How far the student's logits are from the teacher's.
 
     For classes ``T² · KL(teacher ‖ student)`` at temperature T (Hinton et al., 2015, arXiv 1503.02531), for a single
-    output (a regression) the mean squared difference.
+    output (a regression) the mean squared difference. Every row counts the same.
 
     Args:
         student: Logits, shape (batch, labels).
@@ -70,7 +70,7 @@ def distilled_loss(
         with torch.no_grad():
             wanted = teacher.eval()(**inputs).logits
         outputs = model(**(batch if hardness < 1 else inputs))
-        loss = hardness * distillation_loss(outputs.logits, wanted, temperature)
+        loss = hardness * distillation_loss(*real_rows(outputs.logits, wanted, batch), temperature)
         if hardness < 1:
             loss = loss + (1 - hardness) * outputs.loss
         return loss * len(wanted)
@@ -78,18 +78,32 @@ def distilled_loss(
     return loss
 
 
+def real_rows(student: Tensor, teacher: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The logits that are compared: those of real tokens, shape (tokens, vocabulary), where every token has its own.
+
+    Args:
+        student: Logits, shape (batch, labels) or (batch, tokens, vocabulary).
+        teacher: Likewise.
+        batch: With ``attention_mask``.
+    """
+    if student.dim() < 3:
+        return student, teacher
+    real = batch["attention_mask"].bool()
+    return student[real], teacher[real]
+
+
 class DistillationTrainer(Trainer):
     """A Trainer whose loss is ``(1 - hardness) · task loss + hardness · distillation loss + weight · hidden loss``.
 
     The teacher's logits come with the data, in the column ``TEACHER_LOGITS``: a teacher in evaluation mode says the
-    same in every epoch, so it is asked once. Its hidden states are too large to keep; where they are wanted, the
-    teacher runs beside the student.
+    same in every epoch, so it is asked once. Its hidden states are too large to keep, and what is masked anew in every
+    epoch gets new answers; there the teacher runs beside the student.
 
     Args:
         hardness: Weight of the teacher, between 0 (task loss only) and 1 (teacher only).
         temperature: See :func:`distillation_loss`.
         hidden_weight: Weight of :func:`hidden_state_loss`.
-        teacher: The dense model, if ``hidden_weight`` is not zero.
+        teacher: The dense model; asked if ``hidden_weight`` is not zero, or the data lacks its logits.
         compared: Which hidden states are compared.
         **kwargs: As for :class:`transformers.Trainer`; ``label_names`` of the arguments must name ``TEACHER_LOGITS``.
     """
@@ -122,17 +136,22 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The weighted sum of the losses (see the class)."""
         inputs = dict(inputs)
-        teacher_logits = inputs.pop(TEACHER_LOGITS)
-        with_hidden = self.teacher is not None and self.hidden_weight > 0
+        teacher_logits = inputs.pop(TEACHER_LOGITS, None)
+        with_hidden = self.hidden_weight > 0
         outputs = model(**inputs, output_hidden_states=with_hidden)
         logits = outputs.logits
-        loss = self.hardness * distillation_loss(logits, teacher_logits.to(logits.device), self.temperature)
-        if self.hardness < 1:
-            loss = loss + (1 - self.hardness) * outputs.loss
-        if self.teacher is not None and with_hidden:
+        if teacher_logits is None or with_hidden:
+            assert self.teacher is not None
             with torch.no_grad():
                 seen = {name: value for name, value in inputs.items() if name != "labels"}
-                wanted = self.teacher(**seen, output_hidden_states=True).hidden_states
-            mask = inputs["attention_mask"]
-            loss = loss + self.hidden_weight * hidden_state_loss(outputs.hidden_states, wanted, mask, self.compared)
+                wanted = self.teacher(**seen, output_hidden_states=with_hidden)
+        if teacher_logits is None:
+            teacher_logits = wanted.logits
+        rows = real_rows(logits, teacher_logits.to(logits.device), inputs)
+        loss = self.hardness * distillation_loss(*rows, self.temperature)
+        if self.hardness < 1:
+            loss = loss + (1 - self.hardness) * outputs.loss
+        if with_hidden:
+            mask, states = inputs["attention_mask"], wanted.hidden_states
+            loss = loss + self.hidden_weight * hidden_state_loss(outputs.hidden_states, states, mask, self.compared)
         return (loss, {"logits": logits}) if return_outputs else loss

@@ -12,6 +12,7 @@ from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, MatrixKey, backpropagate, backward_leaf, blocks_per_row, gradient_hooks
 from bertsurgeon.calibration.gradients import CHUNK_ELEMENTS
 from bertsurgeon.errors import OptionError
+from bertsurgeon.layers import PartKey, model_parts
 from bertsurgeon.second_order.inverse import AT_ONCE, InverseFisher
 from bertsurgeon.second_order.masks import Masks
 
@@ -23,13 +24,13 @@ Loss = Callable[[PreTrainedModel, Batch, torch.Generator], Tensor]
 class Piece:
     """Rows ``start`` … ``stop`` of a matrix."""
 
-    key: MatrixKey
+    key: PartKey
     start: int
     stop: int
 
 
 def plan_passes(
-    shapes: Mapping[MatrixKey, tuple[int, int]], block_size: int, dtype: torch.dtype, memory: int
+    shapes: Mapping[PartKey, tuple[int, int]], block_size: int, dtype: torch.dtype, memory: int
 ) -> list[list[Piece]]:
     """Which rows each pass over the data is for, so that their blocks fit into ``memory`` bytes.
 
@@ -100,21 +101,24 @@ def collect_inverses(
     """
     gradients = count_gradients(batches, batch_size)
     found: dict[Piece, InverseFisher] = {}
-    by_key: dict[MatrixKey, list[Piece]] = {}
+    by_matrix: dict[MatrixKey, dict[PartKey, list[Piece]]] = {}
     for piece in pieces:
         columns = masks[piece.key].shape[1]
         rows = piece.stop - piece.start
         found[piece] = InverseFisher(
             rows, columns, block_size, gradients, damping, dtype, torch.device(model.device), with_mean
         )
-        by_key.setdefault(piece.key, []).append(piece)
+        by_matrix.setdefault(piece.key[:2], {}).setdefault(piece.key, []).append(piece)
+    parts = model_parts(model, architecture)
 
-    def receive(key: MatrixKey, x: Tensor, delta: Tensor) -> None:
-        for inputs, outputs in _join_samples(x.float(), delta.float(), batch_size):
-            for piece in by_key[key]:
-                _add_rows(found[piece], inputs, outputs[..., piece.start : piece.stop], masks[key][piece.start :])
+    def receive(matrix: MatrixKey, x: Tensor, delta: Tensor) -> None:
+        x, delta = x.float(), delta.float()
+        for key, own in by_matrix[matrix].items():
+            for inputs, outputs in _join_samples(parts[key].inputs(x), parts[key].outputs(delta), batch_size):
+                for piece in own:
+                    _add_rows(found[piece], inputs, outputs[..., piece.start : piece.stop], masks[key][piece.start :])
 
-    matrices = {key: architecture.matrix(model, *key) for key in by_key}
+    matrices = {matrix: architecture.matrix(model, *matrix) for matrix in by_matrix}
     generator = torch.Generator().manual_seed(seed)
     training = model.training
     model.eval()

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from bertsurgeon import progress
 from bertsurgeon.architectures import Architecture
-from bertsurgeon.calibration import Batch, MatrixKey, join_rows, split_rows, summed_loss
+from bertsurgeon.calibration import Batch, join_rows, split_rows, summed_loss
 from bertsurgeon.errors import ModelError, OptionError
+from bertsurgeon.layers import PartKey
 from bertsurgeon.second_order.collect import Loss, Piece, collect_inverses, count_gradients, plan_passes
 from bertsurgeon.second_order.inverse import InverseFisher
 from bertsurgeon.second_order.masks import Masks, encoder_weights, masks_of, sparsity_of, unit_mask
@@ -93,13 +94,16 @@ def prune_step(
     masks: Masks | None = None,
     loss: Loss = summed_loss,
 ) -> Step:
-    """Prunes a model's six matrices per layer in place; nothing else is touched, and what is pruned stays pruned.
+    """Prunes a model's six matrices per layer, or what a plan left of them, in place.
+
+    Nothing else is touched, and what is pruned stays pruned.
 
     Args:
-        model: Dense or masked.
+        model: Dense or masked, or pruned by a plan.
         architecture: Its entry in the table.
         batches: Padded batches for ``loss``; unused for ``magnitude``.
-        sparsity: Share of the encoder's weights that is zero afterwards; exact to one unit, for N:M to one of M.
+        sparsity: Share of the encoder's weights that is zero afterwards, of those that it has; exact to one unit, for
+            N:M to one of M.
         options: How.
         masks: What is left so far; None for all that is not zero.
         loss: Whose gradients make up the Fisher information.
@@ -147,7 +151,7 @@ class _Run:
         options: StepOptions,
         masks: Masks,
         loss: Loss,
-        weights: dict[MatrixKey, Tensor],
+        weights: dict[PartKey, Tensor],
     ) -> None:
         self.model = model
         self.architecture = architecture
@@ -161,7 +165,7 @@ class _Run:
         self.passes = 0
         self._last: dict[Piece, InverseFisher] = {}
 
-    def score(self) -> dict[MatrixKey, Tensor]:
+    def score(self) -> dict[PartKey, Tensor]:
         """Scores by matrix, shape (out, units of a row), fp32."""
         width = self.options.pattern.width
         scores = {key: torch.empty(len(w), w.shape[1] // width, device=w.device) for key, w in self.weights.items()}
