@@ -43,7 +43,6 @@ from bertsurgeon.recovery import (
     Quantization,
     QuantizationAwareTraining,
     Recipe,
-    distillation_loss,
     load_recipe,
     packaged_recipes,
     train_gradually,
@@ -355,7 +354,7 @@ def test_what_cannot_be_trained_for_int8(
 def test_training_for_int8_loses_less(
     folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
 ) -> None:
-    """A model with one channel that dwarfs the others, as trained encoders have: the divergence of what INT8 says."""
+    """A model with one channel that dwarfs the others, as trained encoders have: the error of what INT8 says."""
     teacher = load_model(folder / "dense")
     architecture = get_architecture("bert")
     with torch.no_grad():
@@ -380,8 +379,8 @@ def test_training_for_int8_loses_less(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(QuantizationAwareTraining, "finish", ask)
             train_gradually(model, dataset, tokenizer, recipe, tmp_path / name, teacher=teacher)
-        lost[name] = float(distillation_loss(said[0], wanted, 1.0))
-    assert lost["only ranges"] > 1e-4
+        lost[name] = float((said[0] - wanted).square().mean() / wanted.var(0).mean())
+    assert lost["only ranges"] > 0.01
     assert lost["trained"] < 0.5 * lost["only ranges"]
 
 
@@ -406,15 +405,18 @@ def test_exports_compute_what_was_trained(
     graph = trace(Graph(lower(model), inputs, ("logits",)))
     assert quantize_as_trained(graph, model) == 3 * 4  # query, key and value are one product
     onnx_ir.save(graph, tmp_path / "model.onnx")
-    types = {value.const_value.dtype for value in graph.graph.initializers.values() if value.const_value.size > 2000}  # type: ignore[union-attr]
-    assert types == {onnx_ir.DataType.INT8}
+    tables = [value.const_value for value in graph.graph.initializers.values() if "layer" in str(value.name)]
+    assert (
+        sum(table is not None and table.dtype == onnx_ir.DataType.INT8 and table.size > 2000 for table in tables) == 12
+    )
+    assert not any(table is not None and table.dtype == onnx_ir.DataType.FLOAT and table.size > 200 for table in tables)
     for runtime in ("onnx", "openvino"):
         session = open_session(runtime, tmp_path / "model.onnx", "int8")  # type: ignore[arg-type]
         for batch, expected in zip(seen, wanted, strict=True):
             found = session.run(to_arrays(batch, inputs))["logits"]
             spread = np.sqrt(np.mean((expected - expected.mean(0)) ** 2))
-            # a sum that rounds otherwise puts an input on the other side of a half now and then
-            assert np.sqrt(np.mean((found - expected) ** 2)) < 0.03 * spread
+            # but for sums that round otherwise, which may put an input on the other side of a half
+            assert np.sqrt(np.mean((found - expected) ** 2)) < 0.01 * spread
 
 
 def test_the_command_line(folder: Path, tmp_path: Path) -> None:
@@ -429,9 +431,9 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
         shown = json.loads(succeed(*command, "-o", tmp_path / runtime).stdout)
         assert shown["quantization"] == "trained"
         assert shown["kept_float"] == []
-        other = json.loads(succeed(*command, "--quantization", "static", "-o", tmp_path / f"{runtime}-static").stdout)
-        assert other["quantization"] == "static"
         assert "accuracy" in succeed("evaluate", tmp_path / runtime, *files(folder)).stdout
+    other = succeed(*command[:3], "onnx", *command[4:], "--quantization", "dynamic", "-o", tmp_path / "other")
+    assert json.loads(other.stdout)["quantization"] == "dynamic"
     succeed("gradual", out, "--recipe", "int8", "--epochs", "1", *options, "-o", tmp_path / "again")
     assert get_ranges(load_model(tmp_path / "again")) is not None
     options = ["--to", "onnx", "--precision", "int8", "--quantization", "trained", "-o", tmp_path / "no"]

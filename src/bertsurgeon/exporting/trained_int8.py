@@ -4,6 +4,7 @@ Every matrix of the encoder multiplies bytes: its inputs are rounded by the rang
 the integers that training left. Embeddings are looked up as integers and scaled. What was not trained stays as it is.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def _quantize_lookup(traced: "ir.Model", node: "ir.Node") -> None:
     (s,) = _insert(traced, node, "Gather", [_constant(traced, f"{name}_scale", scales.unsqueeze(1).numpy()), ids])
     (x,) = _insert(traced, node, "Cast", [q], {"to": ir.DataType.FLOAT.value})
     (rows,) = _insert(traced, node, "Mul", [x, s])
-    rows.dtype, rows.shape = node.outputs[0].dtype, node.outputs[0].shape
+    rows.shape = node.outputs[0].shape
     ir.convenience.replace_all_uses_with(node.outputs[0], rows)
     traced.graph.remove(node, safe=True)
     _drop(traced, table)
@@ -93,7 +94,7 @@ def _insert(
     traced: "ir.Model",
     before: "ir.Node",
     op: str,
-    inputs: "list[ir.Value | None]",
+    inputs: "Sequence[ir.Value | None]",
     attributes: dict[str, Any] | None = None,
 ) -> "tuple[ir.Value, ...]":
     import onnx_ir as ir
@@ -109,12 +110,12 @@ def _constant(traced: "ir.Model", name: str, array: "np.ndarray[Any, Any] | np.g
     import onnx_ir as ir
 
     tensor = ir.tensor(np.asarray(array), name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(name=name, shape=ir.Shape(np.shape(array)), type=ir.TensorType(tensor.dtype), const_value=tensor)
     traced.graph.register_initializer(value)
     return value
 
 
 def _drop(traced: "ir.Model", value: "ir.Value") -> None:
     """Takes an initializer that nobody reads any more out of the file."""
-    if not value.uses() and value.name in traced.graph.initializers:
-        del traced.graph.initializers[value.name]
+    if not value.uses():
+        traced.graph.initializers.pop(str(value.name), None)

@@ -150,9 +150,10 @@ class QuantizationAwareTraining(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Begins to round, and to leave the ranges alone, when it is time."""
-        for module in (*self.matrices.values(), *self.embeddings):
-            module.rounds = state.global_step >= self.start
+        for embedding in self.embeddings:
+            embedding.rounds = state.global_step >= self.start
         for matrix in self.matrices.values():
+            matrix.rounds = state.global_step >= self.start
             matrix.inputs.enable_observer(state.global_step < self.freeze)
 
     @torch.no_grad()
@@ -161,8 +162,8 @@ class QuantizationAwareTraining(TrainerCallback):
         ranges: InputRanges = {}
         for key, matrix in self.matrices.items():
             ranges[key] = InputRange(float(matrix.inputs.scale), int(matrix.inputs.zero_point))
-        for module in (*self.matrices.values(), *self.embeddings):
-            module.weight.copy_(round_rows(module.weight))
+        for weight in [module.weight for modules in (self.matrices.values(), self.embeddings) for module in modules]:
+            weight.copy_(round_rows(weight))
         for name, source in self._sources.items():
             self.model.set_submodule(name, source.train(self.model.training))
         set_ranges(self.model, ranges)

@@ -35,10 +35,12 @@ class TokenMasking(DataCollatorForLanguageModeling):
         batch: dict[str, Any] = super().torch_call(examples)
         return batch
 
-    def torch_mask_tokens(self, inputs: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def torch_mask_tokens(
+        self, inputs: Any, special_tokens_mask: Any | None = None, offset_mapping: Any | None = None
+    ) -> tuple[Any, Any]:
         """Hides tokens; where chance hid none, the first one that may be."""
         whole = inputs.clone()
-        masked, labels = super().torch_mask_tokens(inputs, **kwargs)
+        masked, labels = super().torch_mask_tokens(inputs, special_tokens_mask, offset_mapping)
         if (labels == IGNORED).all():
             special = [
                 self.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True) for ids in whole.tolist()
