@@ -225,6 +225,7 @@ def test_a_killed_run_goes_on_the_same(
         patch.setattr(MaskCallback, "on_optimizer_step", stop)
         with pytest.raises(KeyboardInterrupt):
             go(models[1], "killed")
+    assert [type(module) for module in models[1].modules()] == [type(module) for module in models[2].modules()]
     go(models[2], "killed", resume=True)
     assert get_ranges(models[2]) == get_ranges(models[0])
     for key, value in models[0].state_dict().items():
@@ -266,6 +267,10 @@ def test_zeros_stay_and_files_hold_bytes(
         again.save_pretrained(tmp_path / load.__name__)
         for file in ("model.safetensors", "config.json"):
             assert (tmp_path / load.__name__ / file).read_bytes() == (tmp_path / "saved" / file).read_bytes()
+    half = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved", dtype=torch.bfloat16)
+    for key, parameter in half.named_parameters():
+        assert parameter.dtype == torch.bfloat16, key
+        torch.testing.assert_close(parameter.float(), model.get_parameter(key), rtol=2e-2, atol=1e-3, msg=key)
     twin = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in twin.parameters():

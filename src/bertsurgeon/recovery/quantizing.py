@@ -164,6 +164,10 @@ class QuantizationAwareTraining(TrainerCallback):
             ranges[key] = InputRange(float(matrix.inputs.scale), int(matrix.inputs.zero_point))
         for weight in [module.weight for modules in (self.matrices.values(), self.embeddings) for module in modules]:
             weight.copy_(round_rows(weight))
+        self.withdraw()
+        set_ranges(self.model, ranges)
+
+    def withdraw(self) -> None:
+        """Puts the model's own layers back, and nothing else."""
         for name, source in self._sources.items():
             self.model.set_submodule(name, source.train(self.model.training))
-        set_ranges(self.model, ranges)

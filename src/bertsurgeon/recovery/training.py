@@ -249,6 +249,10 @@ def train(
     start = None if held_out is None else _Start(trainer, model)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+    except BaseException:
+        if quantizing is not None:
+            quantizing.withdraw()
+        raise
     finally:
         bar.close()
     if start is not None:
