@@ -171,20 +171,21 @@ def restore_model(model: PreTrainedModel) -> None:
         CheckpointError: If values and bitmap of a matrix do not fit each other.
     """
     architecture = get_architecture(model.config.model_type)
+    dtype = architecture.preceding_norm(model, 0, "attention").weight.dtype
     for layer in range(len(architecture.layers(model))):
         for role in ROLES:
             module = find_matrix(model, architecture, layer, role)
             for tensor in BITMAPS:
                 shape = getattr(module, _shape_name(tensor), None)
                 if module is not None and shape is not None:
-                    restore_packed(module, tensor, shape, architecture.matrix_name(model, layer, role))
+                    restore_packed(module, tensor, shape, architecture.matrix_name(model, layer, role), dtype)
                     delattr(module, _shape_name(tensor))
     for _, embedding in _embeddings(model):
         scales = embedding._buffers.pop(SCALES["weight"], None)
         if scales is not None:
             integers = embedding._buffers.pop("weight")
             assert integers is not None
-            embedding.register_parameter("weight", nn.Parameter(dequantize_rows(integers, scales)))
+            embedding.register_parameter("weight", nn.Parameter(dequantize_rows(integers, scales).to(dtype)))
 
 
 def _shape_name(tensor: str) -> str:

@@ -96,8 +96,15 @@ def expect_packed(module: nn.Module, tensor: str, values: int, block: int, int8:
     module.register_buffer(BITMAPS[tensor], bitmap)
 
 
-def restore_packed(module: nn.Module, tensor: str, shape: tuple[int, int], name: str) -> None:
+def restore_packed(module: nn.Module, tensor: str, shape: tuple[int, int], name: str, dtype: torch.dtype) -> None:
     """Makes a parameter of what :func:`expect_packed` had loaded.
+
+    Args:
+        module: That holds it.
+        tensor: Its name there.
+        shape: Of the matrix.
+        name: Of the matrix, for errors.
+        dtype: Of what was stored in INT8.
 
     Raises:
         CheckpointError: If values and bitmap do not fit each other.
@@ -105,7 +112,7 @@ def restore_packed(module: nn.Module, tensor: str, shape: tuple[int, int], name:
     weight = unpack(getattr(module, tensor).detach(), module.get_buffer(BITMAPS[tensor]), shape, name)
     scales = module._buffers.pop(SCALES[tensor], None)
     if scales is not None:
-        weight = dequantize_rows(weight, scales)
+        weight = dequantize_rows(weight, scales).to(dtype)
     del module._buffers[BITMAPS[tensor]]
     module._parameters.pop(tensor, None)
     module._buffers.pop(tensor, None)

@@ -35,8 +35,8 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantize_rows(integers: Tensor, scales: Tensor) -> Tensor:
-    """The weights, of the scales' type."""
-    return (integers.float() * scales.float().unsqueeze(1)).to(scales.dtype)
+    """The weights, fp32."""
+    return integers.float() * scales.unsqueeze(1)
 
 
 def round_rows(weight: Tensor) -> Tensor:
