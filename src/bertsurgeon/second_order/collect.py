@@ -146,8 +146,9 @@ def _join_samples(x: Tensor, delta: Tensor, batch_size: int) -> Iterator[tuple[T
 
 def _add_rows(fisher: InverseFisher, x: Tensor, delta: Tensor, mask: Tensor) -> None:
     """Hands gradients on, some samples and some rows at a time."""
-    for first in range(0, len(x), AT_ONCE):
-        inputs, outputs = x[first : first + AT_ONCE], delta[first : first + AT_ONCE]
+    count = min(AT_ONCE, fisher.inverse.shape[-1])  # more than B of them cost more than they spare
+    for first in range(0, len(x), count):
+        inputs, outputs = x[first : first + count], delta[first : first + count]
         step = max(1, CHUNK_ELEMENTS // (len(inputs) * inputs.shape[-1]))
         for row in range(0, delta.shape[-1], step):
             g = torch.bmm(outputs[..., row : row + step].transpose(1, 2), inputs)
