@@ -84,7 +84,7 @@ def _quantize_lookup(traced: "ir.Model", node: "ir.Node") -> None:
     (s,) = _insert(traced, node, "Gather", [_constant(traced, f"{name}_scale", scales.unsqueeze(1).numpy()), ids])
     (x,) = _insert(traced, node, "Cast", [q], {"to": ir.DataType.FLOAT.value})
     (rows,) = _insert(traced, node, "Mul", [x, s])
-    rows.shape = node.outputs[0].shape
+    rows.shape, rows.dtype = node.outputs[0].shape, ir.DataType.FLOAT
     ir.convenience.replace_all_uses_with(node.outputs[0], rows)
     traced.graph.remove(node, safe=True)
     _drop(traced, table)
