@@ -1,4 +1,4 @@
-"""Writes the tables of the docs and the README from the experiments' JSON (and from the table of architectures).
+"""Writes the tables of the README and of ``docs`` from the experiments' JSON and from the table of architectures.
 
     python experiments/make_docs.py
 
@@ -302,6 +302,61 @@ def answered(result: dict[str, Any] | None) -> list[str]:
     return ["–", "–"] if result is None else [f"{result['metrics'][name]:.1f}" for name in names]
 
 
+def sizes() -> str:
+    """Per model: what a file and its encoder take, raw and compressed, after each step; ratios are to dense, raw."""
+    parts = []
+    for path in sorted((RESULTS / "sizes").glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        rows: list[list[str]] = []
+        before = dense = result["rows"]["dense"]
+        for name, found in result["rows"].items():
+            cells = [f"{found[part][kind] / 1e6:.1f}" for part in ("encoder", "file") for kind in ("raw", "zstd")]
+            smaller = dense["encoder"]["raw"] / found["encoder"]["zstd"], dense["file"]["raw"] / found["file"]["zstd"]
+            step = before["file"]["zstd"] / found["file"]["zstd"]
+            share = "–" if name == "dense" else f"{step:.2f}x"
+            title = f"{result['sparsity']:.0%} zeros, {result['pattern']}" if name == "zeros" else f"+ {name}"
+            title = "dense, fp32" if name == "dense" else title
+            rows.append([title, *cells[:2], f"{smaller[0]:.1f}x", *cells[2:], f"{smaller[1]:.1f}x", share])
+            before = found
+        header = [
+            f"{result['model']}, MB",
+            "encoder",
+            "zstd",
+            "smaller",
+            "whole file",
+            "zstd",
+            "smaller",
+            "this step, whole file",
+        ]
+        parts.append(table(header, rows))
+    return "\n\n".join(parts)
+
+
+def fisher_engine() -> str:
+    """Time and memory of one pruning by the size of a Fisher block, and what 1024 gradients would take."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS / "fisher_engine").glob("*.json")]
+    rows = []
+    for result in sorted(found, key=lambda one: (one["encoder_weights"], one["block_size"], one["memory_gb"])):
+        more = 1024 / result["gradients"] * result["collecting_seconds"] + result["solving_seconds"]
+        rows.append(
+            [
+                str(result["block_size"]),
+                f"{result['encoder_weights'] / 1e6:.0f} M",
+                f"{result['blocks_gib']:.1f}",
+                f"{result['memory_gb']:g}",
+                str(result["passes"]),
+                str(result["gradients"]),
+                f"{result['collecting_seconds']:.0f}",
+                f"{result['solving_seconds']:.0f}",
+                f"{more / 60:.0f}",
+                f"{result['peak_without_gib']:.1f}",
+                f"{result['peak_gib']:.1f}",
+            ]
+        )
+    header = ["B", "weights", "all blocks, GiB", "`--memory-gb`", "passes", "gradients", "collecting, s", "solving, s"]
+    return table([*header, "with 1024 gradients, min", "peak without, GiB", "peak, GiB"], rows)
+
+
 def fill(path: Path, **sections: str) -> None:
     text = path.read_text(encoding="utf-8")
     for name, content in sections.items():
@@ -335,6 +390,7 @@ def main() -> None:
         deployed=deployed(),
         merged_products=merged_products(),
     )
+    fill(ROOT / "docs" / "obert.md", sizes=sizes(), fisher_engine=fisher_engine())
 
 
 if __name__ == "__main__":

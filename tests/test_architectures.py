@@ -18,7 +18,18 @@ from transformers import (
 )
 
 from architecture_cases import CONFIGS, make_batches, make_model
-from bertsurgeon import ExportConfig, PruneConfig, export, get_plan, load_model, open_exported, prune, to_dense
+from bertsurgeon import (
+    ExportConfig,
+    PruneConfig,
+    drop_layers,
+    export,
+    get_plan,
+    load_model,
+    open_exported,
+    prune,
+    save_model,
+    to_dense,
+)
 from bertsurgeon.architectures import ARCHITECTURES, unfuse
 from bertsurgeon.calibration import summed_loss
 from bertsurgeon.checkpoint import attach_plan
@@ -29,6 +40,7 @@ from bertsurgeon.exporting.onnx_graph import trace
 from bertsurgeon.exporting.verify import to_arrays
 from bertsurgeon.plan import Dense, Dropped, LayerPlan, LowRank, ModelPlan, Structure, Units, dense_plan
 from bertsurgeon.runtime import open_session
+from bertsurgeon.second_order import encoder_weights
 
 CASES = [(name, version) for name, versions in CONFIGS.items() for version in range(len(versions))]
 DECODERS = [case for case in CASES if ARCHITECTURES[case[0]].decoder]
@@ -228,6 +240,32 @@ def test_parts_that_are_not_known_are_refused(name: str, entries: dict[str, Any]
     model = make_model(auto_class(name), name, 0, **entries)
     with pytest.raises(ModelError, match=said):
         prune(model, make_batches(name), PruneConfig(sparsity=0.5))
+
+
+@pytest.mark.parametrize(("name", "version"), CASES)
+def test_layers_are_dropped(name: str, version: int, tmp_path: Path) -> None:
+    model, batches = make_model(auto_class(name), name, version, num_hidden_layers=3), make_batches(name)
+    smaller, kept = drop_layers(model, 2)
+    assert kept == [0, 2]
+    assert len(ARCHITECTURES[name].layers(smaller)) == 2
+    smaller.save_pretrained(tmp_path)
+    again = auto_class(name).from_pretrained(tmp_path).eval()
+    assert_same(smaller, again, batches, 1e-6)
+    assert len(drop_layers(model, 1, "importance", batches)[1]) == 1
+
+
+@pytest.mark.parametrize(("name", "version"), CASES)
+def test_what_a_plan_left_becomes_sparse(name: str, version: int, tmp_path: Path) -> None:
+    batches = make_batches(name)
+    planned = apply_mixed(make(name, version), name, batches, compensation="none")
+    config = PruneConfig(method="obert", sparsity=0.5, samples=16, batch_size=8, fisher_damping=1e-4)
+    pruned, report = prune(planned, batches, config)
+    weights = encoder_weights(pruned, ARCHITECTURES[name])
+    assert report.kept == sum(int(weight.count_nonzero()) for weight in weights.values())
+    assert report.kept == pytest.approx(0.5 * sum(weight.numel() for weight in weights.values()), abs=1)
+    save_model(pruned, tmp_path / "saved")
+    for again in (load_model(tmp_path / "saved"), auto_class(name).from_pretrained(tmp_path / "saved")):
+        assert_same(pruned, again, batches, 1e-6)
 
 
 def test_biases_that_a_stock_model_has_no_place_for() -> None:

@@ -95,10 +95,10 @@ def sparse(folder: Path, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -
 def test_packaged_recipes(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.distillation.hardness == 1
-    assert (recipe.pruning is None) == (name == "sparse-transfer")
+    assert (recipe.pruning is None) == (name in ("sparse-transfer", "int8"))
     if recipe.pruning is not None:
         targets = list(pruning_targets(recipe, 1000).values())
-        assert (targets[0], targets[-1]) == (pytest.approx(0.7), 0.9)
+        assert (targets[0], targets[-1]) == (pytest.approx(0.7), 0.8 if name == "downstream-30-int8" else 0.9)
         assert 768 % recipe.pruning.block_size == 0
     halved = recipe.scaled(recipe.epochs / 2)
     assert pruning_targets(halved, 2000) == pytest.approx(pruning_targets(recipe, 1000))
@@ -393,9 +393,6 @@ def test_what_does_not_fit(
         train_gradually(dense, dataset, tokenizer, odd, tmp_path)
     with pytest.raises(OptionError, match="teacher"):
         train_gradually(dense, dataset.remove_columns("labels"), tokenizer, RECIPE, tmp_path)
-    grouped, _ = prune(load_model(folder / "dense"), dataset, PruneConfig(sparsity=0.3, samples=16), tokenizer)
-    with pytest.raises(ModelError, match="smaller matrices"):
-        train_gradually(grouped, dataset, tokenizer, RECIPE, tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["missing", "shorter"])

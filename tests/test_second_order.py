@@ -1,5 +1,6 @@
 """The engine: inverses, scores and updates against textbook algebra; masks, patterns, memory and precision."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -380,6 +381,24 @@ def test_several_passes_give_what_one_gives(update: str, tiny_model: Factory, ti
     assert [found.passes for found in steps] == [1, 5]
     for first, second in zip(weights(models[0]).values(), weights(models[1]).values(), strict=True):
         assert torch.equal(first, second)
+
+
+def test_blocks_of_one_pass_at_a_time(
+    tiny_model: Factory, tiny_batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing holds on to blocks when the next pass makes its own."""
+    alive: list[weakref.ref[Any]] = []
+
+    def collect(*arguments: Any, **options: Any) -> Any:
+        assert not any(reference() for reference in alive)
+        found = collect_inverses(*arguments, **options)
+        alive[:] = [weakref.ref(fisher) for fisher in found.values()]
+        return found
+
+    monkeypatch.setattr("bertsurgeon.second_order.step.collect_inverses", collect)
+    model = tiny_model("bert", num_hidden_layers=1)
+    assert step(model, tiny_batches, 0.5, update="greedy", memory=450_000, damping=1e-4).passes == 5
+    assert alive
 
 
 def test_passes_stay_within_the_memory() -> None:

@@ -16,7 +16,7 @@ from bertsurgeon.exporting import ExportConfig, export
 from bertsurgeon.layers import GroupedLinear, LowRankLinear, prepare_for_inference
 from bertsurgeon.layers import to_dense as _to_dense
 from bertsurgeon.plan import ModelPlan
-from bertsurgeon.pruning import Calibration, PruneReport, calibrate, prune
+from bertsurgeon.pruning import Calibration, PruneReport, calibrate, drop_layers, prune
 from bertsurgeon.recovery import TrainingOptions, train
 from bertsurgeon.runtime import open_exported
 
@@ -33,6 +33,7 @@ __all__ = [
     "PruneReport",
     "TrainingOptions",
     "calibrate",
+    "drop_layers",
     "evaluate",
     "export",
     "get_plan",
@@ -53,9 +54,9 @@ def to_dense(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         ModelError: If the model is not pruned.
     """
+    plan = get_plan(model)
+    if plan is not None:
+        return _to_dense(model, plan)
     if is_sparse(model):
         return detach_sparse(model)
-    plan = get_plan(model)
-    if plan is None:
-        raise ModelError("The model is dense already.")
-    return _to_dense(model, plan)
+    raise ModelError("The model is dense already.")

@@ -1,12 +1,16 @@
 """Quality of a model on a task."""
 
+import math
+
 import torch
 from datasets import Dataset
+from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bertsurgeon import progress
 from bertsurgeon.errors import DataError, ModelError
 from bertsurgeon.prediction import Predictor, predict_outputs
-from bertsurgeon.tasks import Task, has_labels, head_of, kind_of
+from bertsurgeon.tasks import IGNORED, Task, has_labels, head_of, kind_of, mask_tokens
 from bertsurgeon.tasks.collate import WORD_STARTS
 
 READ = ("attention_mask", WORD_STARTS, "labels")
@@ -53,6 +57,46 @@ def evaluate(
         raise DataError("Evaluation needs at least one labelled sequence.")
     model.eval()
     return task.score(predict_outputs(model, dataset, tokenizer, batch_size, "Evaluating"), dataset)
+
+
+@torch.inference_mode()
+def evaluate_masked_lm(
+    model: PreTrainedModel,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int = 16,
+    probability: float = 0.15,
+    seed: int = 0,
+) -> dict[str, float]:
+    """How well a model guesses hidden tokens: perplexity, and the share of them that it gets right, in percent.
+
+    Args:
+        model: With a masked-language-model head.
+        dataset: Tokenized texts.
+        tokenizer: Pads the batches, and hides tokens.
+        batch_size: Sequences per batch.
+        probability: Of a token to be hidden.
+        seed: Fixes which ones; the same for all models that are to be compared.
+
+    Raises:
+        DataError: If the dataset is empty.
+    """
+    if len(dataset) == 0:
+        raise DataError("Evaluation needs at least one text.")
+    model.eval()
+    names = [name for name in tokenizer.model_input_names if name in dataset.column_names]
+    rows = sorted(dataset.select_columns(names), key=lambda row: len(row["input_ids"]))
+    collate = mask_tokens(tokenizer, probability, seed)
+    loss, right, count = 0.0, 0, 0
+    for start in progress.track(range(0, len(rows), batch_size), "Evaluating"):
+        batch = collate(rows[start : start + batch_size])
+        labels = batch.pop("labels")
+        hidden = labels != IGNORED
+        logits = model(**{name: value.to(model.device) for name, value in batch.items()}).logits[hidden].float().cpu()
+        loss += float(F.cross_entropy(logits, labels[hidden], reduction="sum"))
+        right += int((logits.argmax(-1) == labels[hidden]).sum())
+        count += len(logits)
+    return {"perplexity": math.exp(loss / count), "masked_accuracy": 100 * right / count}
 
 
 def measure_agreement(

@@ -34,10 +34,10 @@ class Sizes:
 def measure_sizes(model: PreTrainedModel) -> Sizes:
     """Counts a dense, pruned or sparse model's weights."""
     plan = get_plan(model)
-    if plan is not None:
-        encoder = plan.kept
-    elif is_sparse(model):
+    if is_sparse(model):
         encoder = sum(sum(layer.values()) for layer in count_kept(model))
+    elif plan is not None:
+        encoder = plan.kept
     else:
         architecture = get_architecture(model.config.model_type)
         encoder = sum(rows * columns for layer in architecture.shapes(model) for rows, columns in layer.values())

@@ -1,6 +1,6 @@
 """From a dataset to padded calibration batches."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ def make_batches(
     samples: int | None,
     batch_size: int,
     seed: int,
+    collate: Callable[[list[Any]], Mapping[str, Tensor]] | None = None,
 ) -> list[Batch]:
     """The calibration set: ``samples`` sequences, sorted by length so that little is padded.
 
@@ -40,6 +41,7 @@ def make_batches(
             ``FEWEST`` and ``MOST``: what regressions need is tokens, and short texts have few.
         batch_size: Sequences per batch (ready batches keep theirs).
         seed: Fixes which sequences of a dataset are drawn.
+        collate: Makes a batch of a dataset's rows; None to pad them.
 
     Raises:
         DataError: If there is no data, or it is not tokenized.
@@ -48,7 +50,7 @@ def make_batches(
     if (samples is not None and samples < 1) or batch_size < 1:
         raise OptionError(f"Calibration needs at least one sample and one per batch, not {samples} and {batch_size}.")
     batches = (
-        _from_dataset(data, tokenizer, samples, batch_size, seed)
+        _from_dataset(data, tokenizer, samples, batch_size, seed, collate)
         if isinstance(data, Dataset)
         else _from_batches(data, samples)
     )
@@ -80,7 +82,12 @@ def token_mask(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 def _from_dataset(
-    data: Dataset, tokenizer: PreTrainedTokenizerBase | None, samples: int | None, batch_size: int, seed: int
+    data: Dataset,
+    tokenizer: PreTrainedTokenizerBase | None,
+    samples: int | None,
+    batch_size: int,
+    seed: int,
+    collate: Callable[[list[Any]], Mapping[str, Tensor]] | None,
 ) -> list[Batch]:
     if tokenizer is None:
         raise OptionError("Pass the tokenizer together with a dataset; it pads the batches.")
@@ -94,7 +101,7 @@ def _from_dataset(
     if samples is None:
         chosen = chosen.select(range(_enough([len(ids) for ids in chosen["input_ids"]])))
     rows = sorted(chosen, key=lambda row: len(row["input_ids"]))
-    collate = Collator(tokenizer)
+    collate = collate or Collator(tokenizer)
     return [dict(collate(rows[i : i + batch_size])) for i in range(0, len(rows), batch_size)]
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: plan and kept weights in stock files, registered with transformers."""
 
+from bertsurgeon.checkpoint.contents import Packing, count_kept, hook_packed
 from bertsurgeon.checkpoint.files import check_output, new_folder
 from bertsurgeon.checkpoint.quantization import (
     FORMAT_VERSION,
@@ -8,35 +9,52 @@ from bertsurgeon.checkpoint.quantization import (
     attach_plan,
     get_plan,
 )
+from bertsurgeon.checkpoint.ranges import InputRange, InputRanges, forget_ranges, get_ranges, set_ranges
 from bertsurgeon.checkpoint.sparse import (
     SPARSE_FORMAT_VERSION,
     SparseConfig,
     attach_sparse,
-    count_kept,
     detach_sparse,
     is_sparse,
     sparse_block,
 )
-from bertsurgeon.checkpoint.store import check_finite, load_model, load_tokenizer, read_config, save_model
+from bertsurgeon.checkpoint.store import (
+    check_finite,
+    check_masked_lm,
+    load_model,
+    load_own,
+    load_tokenizer,
+    read_config,
+    save_model,
+)
 
 __all__ = [
     "FORMAT_VERSION",
     "SPARSE_FORMAT_VERSION",
     "BertSurgeonConfig",
     "BertSurgeonQuantizer",
+    "InputRange",
+    "InputRanges",
+    "Packing",
     "SparseConfig",
     "attach_plan",
     "attach_sparse",
     "check_finite",
+    "check_masked_lm",
     "check_output",
     "count_kept",
     "detach_sparse",
+    "forget_ranges",
     "get_plan",
+    "get_ranges",
+    "hook_packed",
     "is_sparse",
     "load_model",
+    "load_own",
     "load_tokenizer",
     "new_folder",
     "read_config",
     "save_model",
+    "set_ranges",
     "sparse_block",
 ]

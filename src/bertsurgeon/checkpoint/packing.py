@@ -1,13 +1,17 @@
-"""Sparse matrices as a bitmap and the values that are left; specified in ``docs/format.md``."""
+"""Matrices with zeros as a bitmap and the values that are left; specified in ``docs/format.md``."""
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bertsurgeon.errors import CheckpointError
+from bertsurgeon.layers import dequantize_rows, is_on_grid, quantize_rows
 
-WEIGHT, BITMAP = "weight", "bitmap"
-"""Names of a packed matrix' tensors."""
+BITMAPS = {"weight": "bitmap", "up": "up_bitmap"}
+"""Names of the tensor with the bits, by that of the tensor with the values."""
+
+SCALES = {"weight": "scale", "up": "up_scale"}
+"""Likewise, of the rows' scales, where values are stored in INT8."""
 
 
 def bitmap_bytes(rows: int, columns: int, block: int) -> int:
@@ -29,11 +33,6 @@ def pack(weight: Tensor, block: int) -> tuple[Tensor, Tensor]:
     left = (blocks != 0).any(1)
     bitmap = np.packbits(left.cpu().numpy(), bitorder="little")
     return blocks[left].flatten(), torch.from_numpy(bitmap)
-
-
-def count_values(weight: Tensor, block: int) -> int:
-    """How many values :func:`pack` keeps."""
-    return block * int((weight.detach().reshape(-1, block) != 0).any(1).sum())
 
 
 def unpack(values: Tensor, bitmap: Tensor, shape: tuple[int, int], name: str) -> Tensor:
@@ -66,43 +65,74 @@ def unpack(values: Tensor, bitmap: Tensor, shape: tuple[int, int], name: str) ->
     return weight.reshape(shape)
 
 
-class PackedLinear(nn.Module):
-    """What stands in a linear layer's place while its packed tensors are loaded.
+def pack_tensor(state: dict[str, Tensor], module: str, tensor: str, block: int, int8: bool) -> int:
+    """Replaces one tensor of a state by what a file holds of it; returns the number of values.
 
     Args:
-        linear: The layer whose shapes it takes.
-        values: Number of values that are left.
+        state: Changed in place.
+        module: The module's name.
+        tensor: ``weight`` or ``up``.
         block: Weights of a block.
+        int8: Store integers and scales.
     """
+    weight = state[f"{module}.{tensor}"]
+    if int8:
+        weight, state[f"{module}.{SCALES[tensor]}"] = quantize_rows(weight)
+    values, bitmap = pack(weight, block)
+    state[f"{module}.{tensor}"], state[f"{module}.{BITMAPS[tensor]}"] = values, bitmap
+    return values.numel()
 
-    def __init__(self, linear: nn.Linear, values: int, block: int) -> None:
-        super().__init__()
-        self.shape = (linear.out_features, linear.in_features)
-        self.weight = nn.Parameter(linear.weight.new_empty(values))
-        bitmap = linear.weight.new_zeros(bitmap_bytes(*self.shape, block), dtype=torch.uint8)
-        self.register_buffer(BITMAP, bitmap)
-        self.bias = None if linear.bias is None else nn.Parameter(torch.empty_like(linear.bias))
 
-    def unpacked(self, name: str) -> nn.Linear:
-        """The linear layer.
+def expect_packed(module: nn.Module, tensor: str, values: int, block: int, int8: bool) -> None:
+    """Gives a module the tensors of the file in the place of one of its own, to be loaded into."""
+    old = module.get_parameter(tensor)
+    bitmap = old.new_zeros(bitmap_bytes(old.shape[0], old.shape[1], block), dtype=torch.uint8)
+    del module._parameters[tensor]
+    if int8:
+        module.register_buffer(tensor, old.new_zeros(values, dtype=torch.int8))
+        module.register_buffer(SCALES[tensor], old.new_zeros(len(old), dtype=torch.float32))
+    else:
+        module.register_parameter(tensor, nn.Parameter(old.new_empty(values)))
+    module.register_buffer(BITMAPS[tensor], bitmap)
 
-        Raises:
-            CheckpointError: If values and bitmap do not fit each other.
-        """
-        weight = unpack(self.weight.detach(), self.get_buffer(BITMAP), self.shape, name)
-        rows, columns = self.shape
-        linear: nn.Linear = nn.utils.skip_init(
-            nn.Linear, columns, rows, bias=self.bias is not None, device=weight.device
-        )
-        linear.weight = nn.Parameter(weight)
-        linear.bias = self.bias
-        return linear
+
+def restore_packed(module: nn.Module, tensor: str, shape: tuple[int, int], name: str, dtype: torch.dtype) -> None:
+    """Makes a parameter of what :func:`expect_packed` had loaded.
+
+    Args:
+        module: That holds it.
+        tensor: Its name there.
+        shape: Of the matrix.
+        name: Of the matrix, for errors.
+        dtype: Of what was stored in INT8.
+
+    Raises:
+        CheckpointError: If values and bitmap do not fit each other.
+    """
+    weight = unpack(getattr(module, tensor).detach(), module.get_buffer(BITMAPS[tensor]), shape, name)
+    scales = module._buffers.pop(SCALES[tensor], None)
+    if scales is not None:
+        weight = dequantize_rows(weight, scales).to(dtype)
+    del module._buffers[BITMAPS[tensor]]
+    module._parameters.pop(tensor, None)
+    module._buffers.pop(tensor, None)
+    module.register_parameter(tensor, nn.Parameter(weight))
 
 
 def unpack_on_load(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """A hook for ``load_state_dict``: linear layers take packed tensors too (the Trainer resumes that way)."""
-    values = state.get(prefix + WEIGHT)
-    if values is None or values.dim() != 1 or prefix + BITMAP not in state:
-        return
-    rows, columns = module.get_parameter(WEIGHT).shape
-    state[prefix + WEIGHT] = unpack(values, state.pop(prefix + BITMAP), (rows, columns), prefix.removesuffix("."))
+    """A hook for ``load_state_dict``: layers take packed tensors too (the Trainer resumes that way)."""
+    for tensor in BITMAPS:
+        name = prefix + tensor
+        values, bitmap, scales = (state.get(prefix + n) for n in (tensor, BITMAPS[tensor], SCALES[tensor]))
+        if values is not None and bitmap is not None:
+            rows, columns = module.get_parameter(tensor).shape
+            state[name] = unpack(values, bitmap, (rows, columns), prefix.removesuffix("."))
+            del state[prefix + BITMAPS[tensor]]
+        if values is not None and scales is not None:
+            state[name] = dequantize_rows(state[name], scales)
+            del state[prefix + SCALES[tensor]]
+
+
+def can_be_int8(weight: Tensor) -> bool:
+    """Whether integers and scales say the same as a weight of shape (rows, columns)."""
+    return weight.numel() > 0 and is_on_grid(weight)

@@ -24,10 +24,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import get_architecture, unfuse_in_place
+from bertsurgeon.checkpoint.contents import hook_packed, install_packed, restore_model
 from bertsurgeon.checkpoint.files import new_folder
 from bertsurgeon.checkpoint.quantization import METHOD, BertSurgeonConfig, attach_plan
-from bertsurgeon.checkpoint.sparse import SPARSE_METHOD, SparseConfig, attach_sparse, install_packed, unpack_model
+from bertsurgeon.checkpoint.sparse import SPARSE_METHOD, SparseConfig, attach_sparse
 from bertsurgeon.errors import CheckpointError, ModelError, PlanError, first_line
 from bertsurgeon.layers import install_plan, reset_indices
 from bertsurgeon.tasks import Kind, find_head
@@ -81,34 +82,64 @@ def load_model(
     """
     config = read_config(name)
     get_architecture(config.model_type)
-    entry = getattr(config, "quantization_config", None)
-    if isinstance(entry, dict) and (method := entry.get("quant_method")) in (METHOD, SPARSE_METHOD):
-        folder = Path(name) if Path(name).is_dir() else Path(snapshot_download(str(name)))
-        quantization = (BertSurgeonConfig if method == METHOD else SparseConfig)(**entry)
-        if method == METHOD or not new_head:
-            return _load_pruned(folder, config, quantization)
-    if Path(name).is_dir():
-        _check_header(Path(name))
+    quantization = _pruned_entry(config)
+    if quantization is not None and not (new_head and isinstance(quantization, SparseConfig)):
+        return _load_pruned(_folder_of(name), config, quantization)
     if head is None:
         known = find_head(config.architectures or (), config)
         head = known.auto_class if isinstance(known, Kind) else AutoModelForSequenceClassification
-    try:
-        loaded: dict[str, Any]
-        model: PreTrainedModel
-        model, loaded = head.from_pretrained(name, output_loading_info=True, **kwargs)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"The weights of {name} cannot be loaded: {first_line(error)}.") from error
-    if loaded["missing_keys"] and not new_head:
+    model, absent = _from_pretrained(name, head, **kwargs)
+    if absent["missing"] and not new_head:
         raise ModelError(
-            f"{name} has no trained task head ({min(loaded['missing_keys'])} is missing); fine-tune the model first."
+            f"{name} has no trained task head ({min(absent['missing'])} is missing); fine-tune the model first, or "
+            "name one that has it."
         )
     body = f"{model.base_model_prefix}."
-    absent = {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
-    broken = [key for key in sorted(absent) if key.startswith(body) and not key.startswith(f"{body}pooler.")]
+    broken = [
+        key
+        for key in sorted({*absent["missing"], *absent["mismatched"]})
+        if key.startswith(body) and not key.startswith(f"{body}pooler.")
+    ]
     if broken:
         raise CheckpointError(f"{name} does not fit its config.json: {broken[0]} is missing, or of another shape.")
     check_finite(model)
     return model
+
+
+def load_own(name: str | Path) -> PreTrainedModel:
+    """Loads a model with the head it was saved with, whatever that is, or none.
+
+    Args:
+        name: Folder or hub id.
+
+    Raises:
+        ModelError: If there is no such model, its architecture is not supported, or its weights are not finite.
+        CheckpointError: If its files are damaged or of a newer format.
+    """
+    config = read_config(name)
+    get_architecture(config.model_type)
+    quantization = _pruned_entry(config)
+    if quantization is not None:
+        return _load_pruned(_folder_of(name), config, quantization)
+    model, absent = _from_pretrained(name, _own_class(name, config))
+    broken = [key for key in sorted({*absent["missing"], *absent["mismatched"]}) if "pooler." not in key]
+    if broken:
+        raise CheckpointError(f"{name} does not fit its config.json: {broken[0]} is missing, or of another shape.")
+    check_finite(model)
+    return model
+
+
+def check_masked_lm(model: PreTrainedModel) -> None:
+    """Checks that a model guesses hidden tokens.
+
+    Raises:
+        ModelError: If its head is another one.
+    """
+    if model.get_output_embeddings() is None:
+        raise ModelError(
+            f"A {type(model).__name__} does not guess hidden words; name a model with a masked-language-model head, as "
+            "it comes from pre-training."
+        )
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
@@ -166,19 +197,24 @@ def check_finite(model: PreTrainedModel) -> None:
 
 
 def _install(model: PreTrainedModel, quantization: BertSurgeonConfig | SparseConfig) -> None:
-    if isinstance(quantization, SparseConfig):
-        install_packed(model, quantization)
-    else:
+    if isinstance(quantization, BertSurgeonConfig):
         install_plan(model, quantization.plan)
+    else:
+        unfuse_in_place(model)
+    if quantization.packing is not None:
+        install_packed(model, quantization.packing)
 
 
 def _finish(model: PreTrainedModel, quantization: BertSurgeonConfig | SparseConfig) -> None:
+    if quantization.packing is not None:
+        restore_model(model)
     if isinstance(quantization, SparseConfig):
-        unpack_model(model)
-        attach_sparse(model, quantization.block)
-    else:
-        reset_indices(model)
-        attach_plan(model, quantization.plan)
+        attach_sparse(model, quantization.packing.block)
+        return
+    reset_indices(model)
+    attach_plan(model, quantization.plan, quantization.packing)
+    if quantization.packing is not None:
+        hook_packed(model)
 
 
 def _load_pruned(
@@ -190,22 +226,17 @@ def _load_pruned(
         )
     _check_header(folder)
     state = load_file(folder / WEIGHTS)
-    architecture_class = getattr(transformers, (config.architectures or ["?"])[0], None)
-    if architecture_class is None:
-        raise CheckpointError(f"{folder / 'config.json'} names no model class that transformers knows.")
+    architecture_class = _own_class(folder, config)
     del config.quantization_config
     with torch.device("meta"):
         skeleton = architecture_class(config)
+        tied = set(skeleton.all_tied_weights_keys)  # written once, under the name of what they are tied to
         try:
             _install(skeleton, quantization)
         except PlanError as error:
             raise CheckpointError(f"{folder / 'config.json'} does not fit its model: {error}") from error
-    tied = skeleton.all_tied_weights_keys
-    for name, source in tied.items():  # stored once
-        if source in state:
-            state.setdefault(name, state[source])
-    expected = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items() if name not in tied}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items() if name not in tied}
     if expected != found:
         name = next(n for n in sorted({*expected, *found}) if expected.get(n) != found.get(n))
         raise CheckpointError(
@@ -215,11 +246,48 @@ def _load_pruned(
     dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
     model: PreTrainedModel = architecture_class(config).to(dtype)
     _install(model, quantization)
-    model.load_state_dict(state, strict=True)
+    model.load_state_dict(state, strict=not tied)
     _finish(model, quantization)
     check_finite(model)
     model.eval()
     return model
+
+
+def _pruned_entry(config: PretrainedConfig) -> BertSurgeonConfig | SparseConfig | None:
+    """How a model was pruned, as its configuration says; None for models that this library did not prune."""
+    entry = getattr(config, "quantization_config", None)
+    if not isinstance(entry, dict):
+        return None
+    if entry.get("quant_method") == METHOD:
+        return BertSurgeonConfig(**entry)
+    return SparseConfig(**entry) if entry.get("quant_method") == SPARSE_METHOD else None
+
+
+def _folder_of(name: str | Path) -> Path:
+    return Path(name) if Path(name).is_dir() else Path(snapshot_download(str(name)))
+
+
+def _own_class(name: str | Path, config: PretrainedConfig) -> type[Any]:
+    """The class a model was saved as."""
+    found = getattr(transformers, (config.architectures or ["?"])[0], None)
+    if found is None:
+        raise CheckpointError(f"The config.json of {name} names no model class that transformers knows.")
+    kind: type[Any] = found
+    return kind
+
+
+def _from_pretrained(name: str | Path, head: type[Any], **kwargs: Any) -> tuple[PreTrainedModel, dict[str, set[str]]]:
+    """A model, and the tensors that its file lacks or has in another shape."""
+    if Path(name).is_dir():
+        _check_header(Path(name))
+    try:
+        loaded: dict[str, Any]
+        model: PreTrainedModel
+        model, loaded = head.from_pretrained(name, output_loading_info=True, **kwargs)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"The weights of {name} cannot be loaded: {first_line(error)}.") from error
+    mismatched = {key for key, *_ in loaded["mismatched_keys"]}
+    return model, {"missing": set(loaded["missing_keys"]), "mismatched": mismatched}
 
 
 def _check_header(folder: Path) -> None:

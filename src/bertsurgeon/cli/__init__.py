@@ -1,6 +1,6 @@
-"""The command line: ``bertsurgeon finetune | prune | gradual | recover | evaluate | bench | export | …``."""
+"""The command line: ``bertsurgeon finetune | prune | drop-layers | gradual | recover | bench | export | …``."""
 
-from bertsurgeon.cli import bench, demo, export, gradual, measure, prune, train
+from bertsurgeon.cli import bench, demo, export, gradual, layers, measure, prune, train
 from bertsurgeon.cli.app import app, main
 
-__all__ = ["app", "bench", "demo", "export", "gradual", "main", "measure", "prune", "train"]
+__all__ = ["app", "bench", "demo", "export", "gradual", "layers", "main", "measure", "prune", "train"]

@@ -28,8 +28,13 @@ def export(
     to: Annotated[str, typer.Option("--to", help="Runtime: onnx or openvino.")],
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 (openvino) or int8.")] = "fp32",
     quantization: Annotated[
-        str, typer.Option("--quantization", help="For int8: static, or dynamic (onnx) without calibration.")
-    ] = "static",
+        str | None,
+        typer.Option(
+            "--quantization",
+            help="For int8: trained (default where the model was trained for it), static (default elsewhere), or "
+            "dynamic (onnx) without calibration.",
+        ),
+    ] = None,
     opset: Annotated[int, typer.Option("--opset", help="Version of the ONNX operators.")] = OPSET,
     tolerance: Annotated[
         float | None,
@@ -46,7 +51,13 @@ def export(
     Without data it is checked (and int8 calibrated) on docstrings of installed packages; name your own for int8.
     """
     config = ExportConfig(
-        cast(Runtime, to), cast(Precision, precision), opset, cast(Quantization, quantization), samples, tolerance, seed
+        cast(Runtime, to),
+        cast(Precision, precision),
+        opset,
+        cast(Quantization | None, quantization),
+        samples,
+        tolerance,
+        seed,
     )
     check_output(output, overwrite)
     network, tokenizer = load_model(resolve_model(model)), load_tokenizer(resolve_model(model))
@@ -59,6 +70,7 @@ def export(
         "output": str(output),
         "runtime": to,
         "precision": precision,
+        "quantization": manifest.quantization,
         "file_bytes": folder_size(output),
         "check": manifest.check,
         "kept_float": manifest.kept_float,

@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
 from bertsurgeon import progress
 from bertsurgeon.architectures import get_architecture
-from bertsurgeon.checkpoint import load_model, load_tokenizer
+from bertsurgeon.checkpoint import check_masked_lm, load_model, load_tokenizer
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import grouped
@@ -23,9 +29,10 @@ from bertsurgeon.cli.train import (
     unlabelled_job,
 )
 from bertsurgeon.errors import OptionError
-from bertsurgeon.evaluation import check_head
-from bertsurgeon.recovery import Recipe, load_recipe, train_gradually
+from bertsurgeon.evaluation import check_head, evaluate_masked_lm
+from bertsurgeon.recovery import MaskedLanguageModeling, Recipe, load_recipe, train_gradually
 from bertsurgeon.second_order import masks_of, sparsity_of
+from bertsurgeon.tasks import tokenize
 
 _RECIPE = "Recipe"
 
@@ -41,7 +48,7 @@ def gradual(
         str,
         typer.Option(
             "--recipe",
-            help="downstream-10, downstream-30, sparse-transfer, or a YAML file.",
+            help="downstream-10, downstream-30, upstream, sparse-transfer, or a YAML file.",
             rich_help_panel=_RECIPE,
         ),
     ],
@@ -76,16 +83,23 @@ def gradual(
 ) -> None:
     """Prunes a model while it learns a task, as a recipe says (oBERT), or trains a sparse one with its zeros fixed.
 
+    The recipe upstream learns no task, but to guess hidden words of raw texts: --text-file, or the texts of a --task.
     What --epochs, --sparsity, --first-sparsity and --pattern name replaces what the recipe says.
     """
     chosen = _adapt(load_recipe(recipe), epochs, sparsity, first_sparsity, pattern)
     may_overwrite = may_replace(output, overwrite, resume)
     set_seed(seed)
-    teacher_network = None if teacher is None else load_model(resolve_model(teacher))
+    head: type[Any] = AutoModelForMaskedLM if chosen.masked_lm else AutoModelForSequenceClassification
+    teacher_network = None if teacher is None else load_model(resolve_model(teacher), head)
     if teacher_network is None and chosen.distillation.hardness > 0:
-        progress.note("No --teacher is named: only the labels are learnt.")
-    network, tokenizer, job = _load(resolve_model(model), data_options, teacher_network, seed)
-    if job.name is None:
+        progress.note(f"No --teacher is named: only the {'hidden words' if chosen.masked_lm else 'labels'} are learnt.")
+    if chosen.masked_lm:
+        network, tokenizer, job = _load_masked_lm(
+            resolve_model(model), data_options, teacher_network, chosen.masked_lm, seed
+        )
+    else:
+        network, tokenizer, job = _load(resolve_model(model), data_options, teacher_network, seed)
+    if job.name is None and not chosen.masked_lm:
         chosen = replace(chosen, distillation=replace(chosen.distillation, hardness=1.0))  # only the teacher speaks
 
     def fit(work_dir: Path) -> None:
@@ -129,6 +143,39 @@ def _adapt(
             raise OptionError("The recipe prunes nothing; it takes no --sparsity, --first-sparsity or --pattern.")
         recipe = replace(recipe, pruning=replace(recipe.pruning, **changes))
     return recipe if epochs is None else recipe.scaled(epochs)
+
+
+def _load_masked_lm(
+    name: str,
+    options: DataOptions,
+    teacher: PreTrainedModel | None,
+    guessing: MaskedLanguageModeling,
+    seed: int,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Job]:
+    """The model, dense or sparse, and the texts that it guesses hidden words of.
+
+    Raises:
+        BertSurgeonError: If any of it is missing or broken, or does not fit together.
+    """
+    if (options.text_file is None) == options.only_texts:
+        raise OptionError(
+            "Name the texts to guess words of: --text-file, or a --task for the texts of it, one of them."
+        )
+    network, tokenizer = load_model(name, AutoModelForMaskedLM), load_tokenizer(name)
+    for one in (network, teacher):
+        if one is not None:
+            check_masked_lm(one)
+    if options.text_file is not None:
+        texts = load_texts(options, seed)
+    else:
+        data = load_data(options, seed)
+        texts = data.train.remove_columns("label"), data.validation.remove_columns("label")
+    training, held_out = (tokenize(part, tokenizer, options.max_length) for part in texts)
+
+    def score(model: PreTrainedModel) -> dict[str, float]:
+        return evaluate_masked_lm(model, held_out, tokenizer, probability=guessing.probability, seed=seed)
+
+    return network, tokenizer, Job(None, training, score)
 
 
 def _load(

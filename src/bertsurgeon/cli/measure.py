@@ -65,11 +65,11 @@ def inspect(model: opt.Model, as_json: opt.Json = False) -> None:
     def show(console: Console) -> None:
         if kept is not None and block is not None:
             architecture = get_architecture(network.config.model_type)
-            print_sparsity(kept, dense_plan(architecture.name, architecture.shapes(network)), block, console)
-        elif plan is None:
-            console.print("A dense model.")
-        else:
+            print_sparsity(kept, plan or dense_plan(architecture.name, architecture.shapes(network)), block, console)
+        if plan is not None:
             print_plan(plan, console)
+        elif kept is None:
+            console.print("A dense model.")
         line = f"{sizes.encoder_weights:,} encoder weights, {sizes.parameters:,} parameters"
         console.print(line + ("" if size is None else f", {size / 1e6:.1f} MB on disk"), highlight=False)
 

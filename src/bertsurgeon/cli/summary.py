@@ -99,7 +99,7 @@ def print_sparsity(kept: list[dict[str, int]], plan: ModelPlan, block: int, cons
 
     Args:
         kept: Weights that are left, by layer and role.
-        plan: The dense plan, for the shapes.
+        plan: The model's plan, or the dense one, for the shapes.
         block: Weights that were pruned together.
         console: Where to.
     """
@@ -112,7 +112,7 @@ def print_sparsity(kept: list[dict[str, int]], plan: ModelPlan, block: int, cons
     for role in plan.layers[0].matrices:
         table.add_column(role.replace("_", "\n"), justify="right")
     for index, (counts, layer) in enumerate(zip(kept, plan.layers, strict=True)):
-        shares = [f"{100 * counts[role] / matrix.size:.1f} %" for role, matrix in layer.matrices.items()]
+        shares = [f"{100 * counts.get(role, 0) / matrix.size:.1f} %" for role, matrix in layer.matrices.items()]
         table.add_row(str(index), *shares)
     console.print(table)
 

@@ -114,11 +114,11 @@ def may_replace(output: Path, overwrite: bool, resume: bool) -> bool:
 def load_for_finetuning(
     name: str, data: TaskData, sparse: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A dense model, or also a ``sparse`` one, with a fresh (or its own, if it fits) head for the task."""
+    """A dense model with a fresh (or its own, if it fits) head for the task; with ``sparse`` any other model, too."""
     kind = data.task.kind
     options = kind.head_options(data.task.labels)
     network = load_model(name, kind.auto_class, new_head=True, ignore_mismatched_sizes=True, **options)
-    if get_plan(network) is not None or (is_sparse(network) and not sparse):
+    if not sparse and (get_plan(network) is not None or is_sparse(network)):
         raise ModelError(f"{name} is pruned; use 'bertsurgeon recover' to train it.")
     return network, load_tokenizer(name)
 

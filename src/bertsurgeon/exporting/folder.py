@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -14,17 +14,18 @@ from bertsurgeon import progress
 from bertsurgeon.architectures import unfuse
 from bertsurgeon.benchmark import evaluating, measure_sizes, random_inputs, time_batches
 from bertsurgeon.calibration import PIXELS, Batch, make_batches
-from bertsurgeon.checkpoint import check_output, new_folder
+from bertsurgeon.checkpoint import check_output, get_ranges, new_folder
 from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting import int8
 from bertsurgeon.exporting.lowering import Graph, has_groups, lower
 from bertsurgeon.exporting.onnx_graph import OPSET, trace
 from bertsurgeon.exporting.sensitivity import encoder_matrices, rank_sub_layers
+from bertsurgeon.exporting.trained_int8 import quantize_as_trained
 from bertsurgeon.exporting.verify import TOLERANCES, Arrays, Check, answers_of, compare, demand, reference, to_arrays
 from bertsurgeon.runtime import MODEL_FILES, Manifest, Precision, Runtime, Session, open_session, require
 from bertsurgeon.tasks import class_names, find_head
 
-Quantization = Literal["static", "dynamic"]
+Quantization = Literal["static", "dynamic", "trained"]
 
 OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output")
 """Outputs of the models that can be exported; a graph has those that its model has."""
@@ -48,7 +49,8 @@ class ExportConfig:
         runtime: ``onnx`` (ONNX Runtime) or ``openvino``.
         precision: ``fp32``, ``bf16`` (OpenVINO) or ``int8``.
         opset: Of the ONNX operators.
-        quantization: INT8 with ranges of activations found beforehand (``static``) or at run time (``dynamic``, ONNX).
+        quantization: INT8 with the ranges a model was ``trained`` with, or with ranges found beforehand (``static``) or
+            at run time (``dynamic``, ONNX). None for trained ones where the model has them, else static.
         samples: Texts to calibrate INT8 on.
         tolerance: Largest relative error of the outputs; None for the precision's own.
         seed: Fixes the texts.
@@ -57,7 +59,7 @@ class ExportConfig:
     runtime: Runtime = "onnx"
     precision: Precision = "fp32"
     opset: int = OPSET
-    quantization: Quantization = "static"
+    quantization: Quantization | None = None
     samples: int = 256
     tolerance: float | None = None
     seed: int = 0
@@ -74,6 +76,8 @@ class ExportConfig:
             raise OptionError("ONNX Runtime has no bfloat16 products on a CPU; export to openvino, or use int8.")
         if self.quantization == "dynamic" and (self.runtime, self.precision) != ("onnx", "int8"):
             raise OptionError("Dynamic quantization is for onnx in int8.")
+        if self.quantization == "trained" and self.precision != "int8":
+            raise OptionError("Trained ranges are for int8.")
         if self.opset < 18:
             raise OptionError(f"The exporter needs an opset of at least 18, not {self.opset}.")
         if self.samples < 1 or (self.tolerance is not None and not self.tolerance > 0):
@@ -106,10 +110,12 @@ def export(
 
     Raises:
         ExportError: If the model cannot be traced, a package is missing, or the outputs differ too much.
+        OptionError: If trained ranges are asked for, and there are none.
         CheckpointError: If the folder exists or cannot be written.
         DataError: If there are no texts.
     """
     check_output(folder, overwrite)
+    config = _settle(config, model)
     require("onnxscript", "onnx")
     require("onnxruntime" if config.runtime == "onnx" else "openvino", config.runtime)
     pads = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
@@ -132,13 +138,36 @@ def export(
             demand(result, config.precision, config.limit)
             weights = measure_sizes(model).encoder_weights
             manifest = Manifest(
-                config.runtime, config.precision, inputs, outputs, weights, kept_float, result.to_dict()
+                config.runtime,
+                config.precision,
+                inputs,
+                outputs,
+                weights,
+                kept_float,
+                result.to_dict(),
+                config.quantization if config.precision == "int8" else None,
             )
             manifest.save(temporary)
             _stock_config(model).save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             advance()
     return manifest
+
+
+def _settle(config: ExportConfig, model: PreTrainedModel) -> ExportConfig:
+    """The options with the way to INT8 that suits the model.
+
+    Raises:
+        OptionError: If it shall be the trained one, and the model was not trained for it.
+    """
+    has_ranges = get_ranges(model) is not None
+    if config.quantization == "trained" and not has_ranges:
+        raise OptionError(
+            "The model was not trained for int8: train it by a recipe with the section quantization, or choose static."
+        )
+    if config.precision != "int8" or config.quantization is not None:
+        return config
+    return replace(config, quantization="trained" if has_ranges else "static")
 
 
 def _trace_fastest(
@@ -228,7 +257,9 @@ class _Job:
 
 def _write_onnx(traced: Any, file: Path, job: _Job) -> tuple[str, ...]:
     onnx_ir = require("onnx_ir", "onnx")
-    if job.config.precision == "fp32":
+    if job.config.quantization == "trained":
+        quantize_as_trained(traced, job.model)
+    if job.config.precision == "fp32" or job.config.quantization == "trained":
         onnx_ir.save(traced, file)
         return ()
     model = onnx_ir.serde.serialize_model(traced)
@@ -243,10 +274,12 @@ def _write_onnx(traced: Any, file: Path, job: _Job) -> tuple[str, ...]:
 def _write_openvino(traced: Any, file: Path, job: _Job) -> tuple[str, ...]:
     openvino, onnx_ir = require("openvino", "openvino"), require("onnx_ir", "onnx")
     kept: tuple[str, ...] = ()
+    if job.config.quantization == "trained":
+        quantize_as_trained(traced, job.model)
     with TemporaryDirectory() as folder:
         onnx_ir.save(traced, Path(folder) / "model.onnx")
         model = openvino.convert_model(Path(folder) / "model.onnx")
-        if job.config.precision == "int8":
+        if job.config.quantization == "static":
             model, kept = job.quantize(model, lambda one: open_session("openvino", one, "int8"))
         # weights of 16 bits lose nothing that products in bfloat16 would see
         openvino.save_model(model, file, compress_to_fp16=job.config.precision == "bf16")

@@ -14,21 +14,33 @@ from bertsurgeon.layers.build import (
 from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear
 from bertsurgeon.layers.heads import fit_heads
 from bertsurgeon.layers.inference import prepare_for_inference
+from bertsurgeon.layers.int8_grid import dequantize_rows, is_on_grid, quantize_rows, round_rows, row_scales
 from bertsurgeon.layers.low_rank import LowRankLinear
+from bertsurgeon.layers.parts import Part, PartKey, dense_parts, find_matrix, model_parts
 
 __all__ = [
     "DroppedLinear",
     "GroupedLinear",
     "LowRankLinear",
+    "Part",
+    "PartKey",
     "check_plan",
+    "dense_parts",
+    "dequantize_rows",
     "drop_sub_layer",
     "empty_linear",
+    "find_matrix",
     "fit_heads",
     "give_biases",
     "install_plan",
+    "is_on_grid",
     "make_linear",
+    "model_parts",
     "prepare_for_inference",
+    "quantize_rows",
     "replace_matrix",
     "reset_indices",
+    "round_rows",
+    "row_scales",
     "to_dense",
 ]

@@ -106,7 +106,7 @@ class GroupedLinear(nn.Module):
         """
         layer = cls(weight.shape[1], weight.shape[0], structure, bias is not None).to(weight.device, weight.dtype)
         with torch.no_grad():
-            for block, rows, columns in layer._blocks():
+            for block, rows, columns in layer.blocks():
                 block.copy_(weight[rows][:, columns])
             if layer.bias is not None and bias is not None:
                 layer.bias.copy_(bias)
@@ -115,11 +115,11 @@ class GroupedLinear(nn.Module):
     def dense_weight(self) -> Tensor:
         """The zero-filled dense twin of the weight, shape (out_features, in_features)."""
         dense = self.weight.new_zeros(self.out_features, self.in_features)
-        for block, rows, columns in self._blocks():
+        for block, rows, columns in self.blocks():
             dense[rows.unsqueeze(1), columns] = block.detach()
         return dense
 
-    def _blocks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def blocks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Per group: a view of its weights, its output channels, its input channels."""
         device = self.weight.device
         return [

@@ -13,20 +13,21 @@ def check_dense(model: PreTrainedModel) -> None:
     Raises:
         ModelError: If it is not.
     """
-    check_matrices(model)
+    if get_plan(model) is not None:
+        raise ModelError("The model is pruned already; start from the dense one, or prune on with the method obert.")
     if is_sparse(model):
         raise ModelError("The model is sparse already; only the method obert prunes it further.")
+    check_matrices(model)
 
 
 def check_matrices(model: PreTrainedModel) -> None:
-    """Checks that a model is supported and sound, and has all its matrices; these may hold zeros.
+    """Checks that a model is supported and sound; its matrices may hold zeros, or be what a plan left of them.
 
     Raises:
         ModelError: If it is not.
     """
     architecture = get_architecture(model.config.model_type)
     architecture.check_config(model.config)
-    if get_plan(model) is not None:
-        raise ModelError("The model is pruned already; start from the dense one.")
     check_finite(model)
-    architecture.shapes(model)
+    if get_plan(model) is None:
+        architecture.shapes(model)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bertsurgeon.architectures import get_architecture, unfuse
 from bertsurgeon.benchmark import evaluating
 from bertsurgeon.calibration import count_samples, make_batches, token_mask
-from bertsurgeon.checkpoint import attach_plan
+from bertsurgeon.checkpoint import attach_plan, forget_ranges, get_plan
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import OptionError
 from bertsurgeon.plan import dense_plan
@@ -33,7 +33,8 @@ def prune(
     """Prunes a fine-tuned model in one shot.
 
     Args:
-        model: A dense fine-tuned model of a supported architecture, for ``obert`` also a sparse one; left as it is.
+        model: A dense fine-tuned model of a supported architecture; for ``obert`` also one that is sparse, or was
+            pruned by another method, whose groups, ranks and kept units it thins out. Left as it is.
         data: Calibration data: a tokenized dataset, or an iterable of batches such as a ``DataLoader``. ``pgb`` and
             ``obert`` use labels where there are any, ``auto`` only if ``config.use_labels`` is set. For ``auto`` also a
             :class:`Calibration`, made once for several budgets.
@@ -82,7 +83,8 @@ def prune(
         batches = make_batches(data, tokenizer, obert_samples(config), size, config.seed)
         model = unfuse(model)
         pruned, sparse = prune_obert(model, architecture, batches, config, seconds, teacher)
-        plan = dense_plan(architecture.name, architecture.shapes(model))
+        plan = get_plan(model) or dense_plan(architecture.name, architecture.shapes(model))
+    forget_ranges(pruned)
     if sparse is None:
         attach_plan(pruned, plan)
     tokens = sum(int(token_mask(model, batch).sum()) for batch in batches)

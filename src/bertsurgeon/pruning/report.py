@@ -17,7 +17,7 @@ class SparseReport:
 
     Attributes:
         kept: Weights that are left, by layer and role.
-        sparsity: Share of the encoder's weights that is zero.
+        sparsity: Share of the weights that the encoder had that is zero.
         gradients: The Fisher information is the mean of this many.
         passes: Over the data, in all rounds.
         precision: Bits of the numbers the Fisher information was inverted in.
@@ -35,7 +35,7 @@ class PruneReport:
     """What pruning did.
 
     Attributes:
-        plan: What each matrix keeps; for ``obert`` the dense plan.
+        plan: What each matrix keeps; for ``obert`` what it was before, dense or pruned by another method.
         config: The options.
         samples: Calibration sequences used.
         tokens: Calibration tokens used, padding excluded.
@@ -53,7 +53,7 @@ class PruneReport:
     @property
     def sparsity(self) -> float:
         """Share of the encoder's weights that is gone."""
-        return self.plan.sparsity if self.sparse is None else self.sparse.sparsity
+        return 1 - self.kept / self.plan.size
 
     @property
     def kept(self) -> int:

@@ -3,7 +3,17 @@
 from bertsurgeon.recovery.distillation import DistillationTrainer, distillation_loss, distilled_loss, hidden_state_loss
 from bertsurgeon.recovery.gradual import GradualPruning, pruning_targets, rate_schedule, train_gradually
 from bertsurgeon.recovery.masking import MaskCallback
-from bertsurgeon.recovery.recipes import Distillation, LearningRate, Pruning, Recipe, load_recipe, packaged_recipes
+from bertsurgeon.recovery.quantizing import QuantizationAwareTraining
+from bertsurgeon.recovery.recipes import (
+    Distillation,
+    LearningRate,
+    MaskedLanguageModeling,
+    Pruning,
+    Quantization,
+    Recipe,
+    load_recipe,
+    packaged_recipes,
+)
 from bertsurgeon.recovery.training import TrainingOptions, train
 
 __all__ = [
@@ -12,7 +22,10 @@ __all__ = [
     "GradualPruning",
     "LearningRate",
     "MaskCallback",
+    "MaskedLanguageModeling",
     "Pruning",
+    "Quantization",
+    "QuantizationAwareTraining",
     "Recipe",
     "TrainingOptions",
     "distillation_loss",

@@ -21,6 +21,7 @@ def distillation_loss(
 
     For a class ``T² · KL(teacher ‖ student)`` at temperature T (Hinton et al., 2015, arXiv 1503.02531), for classes
     that are predicted each on its own the mean of the same for each, for a regression the mean squared difference.
+    Every prediction counts the same.
 
     Args:
         student: Logits, shape (predictions, choices).
@@ -92,18 +93,32 @@ def distilled_loss(
     return loss
 
 
+def real_rows(student: Tensor, teacher: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The logits that are compared: those of real tokens, shape (tokens, vocabulary), where every token has its own.
+
+    Args:
+        student: Logits, shape (batch, labels) or (batch, tokens, vocabulary).
+        teacher: Likewise.
+        batch: With ``attention_mask``.
+    """
+    if student.dim() < 3:
+        return student, teacher
+    real = batch["attention_mask"].bool()
+    return student[real], teacher[real]
+
+
 class DistillationTrainer(Trainer):
     """A Trainer whose loss is ``(1 - hardness) · task loss + hardness · distillation loss + weight · hidden loss``.
 
     The teacher's outputs come with the data, in columns that begin with ``TEACHER``: a teacher in evaluation mode says
-    the same in every epoch, so it is asked once. Its hidden states are too large to keep; where they are wanted, the
-    teacher runs beside the student.
+    the same in every epoch, so it is asked once. Its hidden states are too large to keep, and what is masked anew in
+    every epoch gets new answers; there the teacher runs beside the student.
 
     Args:
         hardness: Weight of the teacher, between 0 (task loss only) and 1 (teacher only).
         temperature: See :func:`distillation_loss`.
         hidden_weight: Weight of :func:`hidden_state_loss`.
-        teacher: The dense model, if ``hidden_weight`` is not zero.
+        teacher: The dense model; asked if ``hidden_weight`` is not zero, or the data lacks its logits.
         compared: Which hidden states are compared.
         **kwargs: As for :class:`transformers.Trainer`; ``label_names`` of the arguments must name those columns.
     """
@@ -137,17 +152,20 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The weighted sum of the losses (see the class)."""
         inputs = dict(inputs)
-        with_hidden = self.teacher is not None and self.hidden_weight > 0
-        said = {name: inputs.pop(TEACHER + name) for name in self.head.outputs}
+        said = {name: inputs.pop(TEACHER + name) for name in self.head.outputs if TEACHER + name in inputs}
+        with_hidden = self.hidden_weight > 0
         outputs = model(**model_inputs(inputs, labels=True), output_hidden_states=with_hidden)
         # each row's are flat, so that they can be columns of a dataset
         wanted = {name: value.to(outputs[name].device).view_as(outputs[name]) for name, value in said.items()}
+        if not said or with_hidden:
+            assert self.teacher is not None
+            with torch.no_grad():
+                answers = self.teacher(**model_inputs(inputs), output_hidden_states=with_hidden)
+            wanted = wanted or {name: answers[name] for name in self.head.outputs}
         loss = self.hardness * outputs_loss(self.head, outputs, wanted, inputs, self.temperature)
         if self.hardness < 1:
             loss = loss + (1 - self.hardness) * outputs.loss
-        if self.teacher is not None and with_hidden:
-            with torch.no_grad():
-                states = self.teacher(**model_inputs(inputs), output_hidden_states=True).hidden_states
-            mask = inputs["attention_mask"]
+        if with_hidden:
+            mask, states = inputs["attention_mask"], answers.hidden_states
             loss = loss + self.hidden_weight * hidden_state_loss(outputs.hidden_states, states, mask, self.compared)
         return (loss, {name: outputs[name] for name in self.head.outputs}) if return_outputs else loss

@@ -8,7 +8,7 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from transformers import (
 from bertsurgeon import progress
 from bertsurgeon.architectures import unfuse_in_place
 from bertsurgeon.calibration import make_batches, summed_loss
-from bertsurgeon.checkpoint import attach_sparse, get_plan, is_sparse
+from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, is_sparse
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.recovery.distillation import distilled_loss
 from bertsurgeon.recovery.masking import MaskCallback
+from bertsurgeon.recovery.quantizing import QuantizationAwareTraining, check_quantizable
 from bertsurgeon.recovery.recipes import Recipe
 from bertsurgeon.recovery.training import TrainingOptions, train
 from bertsurgeon.second_order import (
@@ -40,6 +41,7 @@ from bertsurgeon.second_order import (
     sparsity_of,
     unit_mask,
 )
+from bertsurgeon.tasks import TokenMasking, mask_tokens
 
 TEXTS_AT_ONCE = 32
 """Calibration texts in a batch."""
@@ -61,6 +63,7 @@ class GradualPruning(MaskCallback):
         loss: Whose gradients.
         seed: Fixes, together with the step, which samples are drawn.
         teacher: The model that ``loss`` asks, which goes where the trained one is.
+        guessing: For masked language modelling: hides tokens of the samples.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class GradualPruning(MaskCallback):
         loss: Loss = summed_loss,
         seed: int = 0,
         teacher: PreTrainedModel | None = None,
+        guessing: TokenMasking | None = None,
     ) -> None:
         super().__init__(model)
         self.dataset = dataset
@@ -84,6 +88,7 @@ class GradualPruning(MaskCallback):
         self.loss = loss
         self.seed = seed
         self.teacher = teacher
+        self.guessing = guessing
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -116,6 +121,7 @@ class GradualPruning(MaskCallback):
             self.gradients * joined,
             max(1, TEXTS_AT_ONCE // joined) * joined,
             self.seed + state.global_step,
+            None if self.guessing is None else replace(self.guessing, epoch=state.global_step),
         )
         step = prune_step(self.model, self.architecture, batches, target, self.options, self.masks, self.loss)
         self.masks = step.masks
@@ -190,8 +196,8 @@ def train_gradually(
     Gradients for the pruning are those of what training minimises: with a teacher of the distillation loss.
 
     Args:
-        model: Dense, or sparse: then its zeros stay.
-        dataset: Tokenized samples with labels; without, if the teacher alone is heard.
+        model: Dense, or sparse: then its zeros stay. What another method left of its matrices is pruned like them.
+        dataset: Tokenized samples with labels; without, if the teacher alone is heard, or hidden tokens guessed.
         tokenizer: Pads the batches.
         recipe: What to do when.
         work_dir: Where the Trainer keeps its checkpoints.
@@ -205,18 +211,23 @@ def train_gradually(
     Raises:
         OptionError: If the model is as sparse already as the recipe shall make it, an option does not fit, or the run
             that is resumed was begun by another recipe.
-        ModelError: If matrices were removed from the model, or there are neither zeros nor a pruning to keep.
+        ModelError: If there are neither zeros nor a pruning to keep.
     """
-    if get_plan(model) is not None:
-        raise ModelError("The model is pruned already, with smaller matrices; start from the dense one.")
     if not 0 < memory_gb < float("inf"):
         raise OptionError(f"The memory for Fisher blocks must be greater than 0, not {memory_gb:g}.")
     unfuse_in_place(model)
     steps_per_epoch = -(-len(dataset) // recipe.batch_size)
     heard = recipe.distillation
+    guessing: TokenMasking | None = None
+    if recipe.masked_lm is not None:
+        check_masked_lm(model)
+        guessing = mask_tokens(tokenizer, recipe.masked_lm.probability, seed)
+        dataset = dataset.select_columns([n for n in dataset.column_names if n in tokenizer.model_input_names])
+    if recipe.quantization is not None:
+        check_quantizable(model)
     masking = MaskCallback(model)
     if (pruning := recipe.pruning) is None:
-        if not is_sparse(model):
+        if not is_sparse(model) and recipe.quantization is None:
             raise ModelError("The recipe keeps the zeros of a sparse model, and this one is dense; prune it first.")
     else:
         options = pruning.step_options(int(memory_gb * 1e9), seed)
@@ -231,13 +242,26 @@ def train_gradually(
         loss = distilled_loss(teacher, heard.temperature, heard.hardness) if teacher and distils else summed_loss
         targets = pruning_targets(recipe, steps_per_epoch)
         masking = GradualPruning(
-            model, dataset, tokenizer, targets, options, pruning.gradients, loss, seed, teacher if distils else None
+            model,
+            dataset,
+            tokenizer,
+            targets,
+            options,
+            pruning.gradients,
+            loss,
+            seed,
+            teacher if distils else None,
+            guessing,
         )
         attach_sparse(model, options.pattern.width)
     _check_resumed(work_dir, {**asdict(recipe), "seed": seed}, resume)
+    quantizing: QuantizationAwareTraining | None = None
+    if recipe.quantization is not None:
+        quantizing = QuantizationAwareTraining(model, *quantization_steps(recipe, steps_per_epoch))
     training = TrainingOptions(
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
+        at_once=recipe.at_once,
         learning_rate=recipe.learning_rate.start,
         warmup=0.0,
         weight_decay=recipe.weight_decay,
@@ -258,7 +282,21 @@ def train_gradually(
         description=description,
         masking=masking,
         schedule=rate_schedule(recipe, steps_per_epoch),
+        guessing=guessing,
+        quantizing=quantizing,
     )
+
+
+def quantization_steps(recipe: Recipe, steps_per_epoch: int) -> tuple[int, int]:
+    """The steps from which on a model is rounded, and the ranges of its inputs stay.
+
+    At least one step finds ranges, however short the recipe is.
+    """
+    assert recipe.quantization is not None
+    total = _total_steps(recipe, steps_per_epoch)
+    start, freeze = recipe.quantization.start, recipe.quantization.freeze
+    begin = min(round(start * steps_per_epoch), total - 1)
+    return begin, total if freeze is None else max(begin + 1, round(freeze * steps_per_epoch))
 
 
 def _check_resumed(work_dir: Path, settings: dict[str, Any], resume: bool) -> None:

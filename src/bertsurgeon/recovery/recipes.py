@@ -157,6 +157,51 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class MaskedLanguageModeling:
+    """What is learnt where there is no task: to guess tokens that are hidden, others in every epoch.
+
+    Attributes:
+        probability: Of a token to be hidden. As for BERT (Devlin et al., 2018, arXiv 1810.04805), 80 % of these become
+            the mask token, 10 % another token, and 10 % stay.
+    """
+
+    probability: float = 0.15
+
+    def __post_init__(self) -> None:
+        """Checks the range.
+
+        Raises:
+            OptionError: If the value makes no sense.
+        """
+        if not 0 < self.probability < 1:
+            raise OptionError(f"masked_lm.probability must lie strictly between 0 and 1, not {self.probability:g}.")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """When a model learns to live with INT8 (quantization-aware training). Times are in epochs.
+
+    Attributes:
+        start: From when on the weights of the encoder's matrices, their inputs and the embeddings are rounded.
+        freeze: From when on the ranges of the inputs stay as they are; None for the end of the training.
+    """
+
+    start: float
+    freeze: float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the ranges.
+
+        Raises:
+            OptionError: If a value makes no sense.
+        """
+        if not 0 <= self.start < float("inf"):
+            raise OptionError(f"quantization.start must be at least 0, not {self.start:g}.")
+        if self.freeze is not None and not self.start <= self.freeze < float("inf"):
+            raise OptionError(f"quantization.freeze must not come before quantization.start, as {self.freeze:g} does.")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole training.
 
@@ -166,7 +211,10 @@ class Recipe:
         learning_rate: See :class:`LearningRate`.
         distillation: See :class:`Distillation`.
         pruning: See :class:`Pruning`; without it the zeros of a sparse model stay where they are.
+        quantization: See :class:`Quantization`; without it nothing is rounded.
+        masked_lm: See :class:`MaskedLanguageModeling`; without it a task is learnt.
         weight_decay: AdamW's.
+        at_once: Texts that go through the model together, see :class:`bertsurgeon.TrainingOptions`.
     """
 
     epochs: float
@@ -174,7 +222,10 @@ class Recipe:
     learning_rate: LearningRate
     distillation: Distillation = Distillation()
     pruning: Pruning | None = None
+    quantization: Quantization | None = None
+    masked_lm: MaskedLanguageModeling | None = None
     weight_decay: float = 0.0
+    at_once: int | None = None
 
     def __post_init__(self) -> None:
         """Checks what belongs together.
@@ -186,6 +237,8 @@ class Recipe:
             raise OptionError(f"epochs must be greater than 0, not {self.epochs:g}.")
         if self.batch_size < 1:
             raise OptionError(f"batch_size must be at least 1, not {self.batch_size}.")
+        if self.at_once is not None and (self.at_once < 1 or self.batch_size % self.at_once):
+            raise OptionError(f"at_once must divide batch_size, {self.batch_size}, which {self.at_once} does not.")
         if not 0 <= self.weight_decay < float("inf"):
             raise OptionError(f"weight_decay must be at least 0, not {self.weight_decay:g}.")
         if self.pruning is not None and self.pruning.end >= self.epochs:
@@ -193,6 +246,8 @@ class Recipe:
                 f"pruning.end must come before the end of the training, at {self.epochs:g} epochs, not at "
                 f"{self.pruning.end:g}: what is left has to recover."
             )
+        if self.quantization is not None:
+            self._check_quantization(self.quantization)
         rewinds = self.learning_rate.rewinds
         if rewinds == "pruning" and self.pruning is None:
             raise OptionError("learning_rate.rewinds cannot be 'pruning' in a recipe without the section pruning.")
@@ -200,6 +255,18 @@ class Recipe:
             raise OptionError(
                 f"learning_rate.rewinds must come before the end of the training, at {self.epochs:g} epochs, not at "
                 f"{max(rewinds):g}."
+            )
+
+    def _check_quantization(self, quantization: Quantization) -> None:
+        if quantization.start >= self.epochs:
+            raise OptionError(
+                f"quantization.start must come before the end of the training, at {self.epochs:g} epochs, not at "
+                f"{quantization.start:g}."
+            )
+        if self.pruning is not None and quantization.start < self.pruning.end:
+            raise OptionError(
+                f"quantization.start must not come before pruning.end, at {self.pruning.end:g} epochs, but is at "
+                f"{quantization.start:g}: what is rounded is what is left."
             )
 
     def scaled(self, epochs: float) -> "Recipe":
@@ -211,7 +278,7 @@ class Recipe:
         if not 0 < epochs < float("inf"):
             raise OptionError(f"epochs must be greater than 0, not {epochs:g}.")
         factor = epochs / self.epochs
-        rate, pruning = self.learning_rate, self.pruning
+        rate, pruning, quantization = self.learning_rate, self.pruning, self.quantization
         if isinstance(rate.rewinds, float):
             rate = replace(rate, rewinds=rate.rewinds * factor)
         elif isinstance(rate.rewinds, tuple):
@@ -219,7 +286,10 @@ class Recipe:
         if pruning is not None:
             times = {name: getattr(pruning, name) * factor for name in ("start", "end", "every")}
             pruning = replace(pruning, **times)
-        return replace(self, epochs=epochs, learning_rate=rate, pruning=pruning)
+        if quantization is not None:
+            freeze = None if quantization.freeze is None else quantization.freeze * factor
+            quantization = replace(quantization, start=quantization.start * factor, freeze=freeze)
+        return replace(self, epochs=epochs, learning_rate=rate, pruning=pruning, quantization=quantization)
 
 
 def packaged_recipes() -> list[str]:
@@ -272,7 +342,7 @@ def _read_value(hint: Any, value: object, key: str) -> Any:
     """One value of the type its key asks for."""
     if hint == Rewinds:
         return _read_rewinds(value, key)
-    if get_origin(hint) in (types.UnionType, Union):  # a section that may be left out
+    if get_origin(hint) in (types.UnionType, Union):  # a section or a value that may be left out
         hint = get_args(hint)[0]
     if is_dataclass(hint):
         assert isinstance(hint, type)

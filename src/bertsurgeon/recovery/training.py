@@ -26,12 +26,13 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from bertsurgeon import progress
-from bertsurgeon.checkpoint import get_plan, is_sparse
+from bertsurgeon.checkpoint import forget_ranges, get_plan, is_sparse
 from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import predict_outputs
 from bertsurgeon.recovery.distillation import TEACHER, DistillationTrainer
 from bertsurgeon.recovery.masking import MaskCallback
-from bertsurgeon.tasks import LABELS, Collator, has_labels, head_of
+from bertsurgeon.recovery.quantizing import QuantizationAwareTraining
+from bertsurgeon.tasks import LABELS, Collator, TokenMasking, has_labels, head_of
 from bertsurgeon.tasks.collate import WORD_STARTS
 
 MIN_TO_HOLD_OUT = 20
@@ -45,6 +46,8 @@ class TrainingOptions:
     Attributes:
         epochs: Passes over the training data (3, as the paper's re-finetuning).
         batch_size: Samples per step.
+        at_once: Samples that go through the model together, where memory does not hold a whole step; divides
+            ``batch_size``. None for all of them.
         learning_rate: Peak of AdamW's learning rate, reached after the warm-up, falling linearly to zero.
         warmup: Share of the steps in which the learning rate rises.
         weight_decay: AdamW's.
@@ -65,6 +68,7 @@ class TrainingOptions:
 
     epochs: float = 3.0
     batch_size: int = 32
+    at_once: int | None = None
     learning_rate: float = 5e-5
     warmup: float = 0.06
     weight_decay: float = 0.01
@@ -85,6 +89,10 @@ class TrainingOptions:
         """
         if self.epochs <= 0 or self.batch_size < 1:
             raise OptionError("Training needs more than 0 epochs and a batch of at least 1.")
+        if self.at_once is not None and (self.at_once < 1 or self.batch_size % self.at_once):
+            raise OptionError(
+                f"The samples at once must divide the batch size, {self.batch_size}; {self.at_once} do not."
+            )
         if self.learning_rate <= 0 or self.temperature <= 0:
             raise OptionError("The learning rate and the temperature must be greater than 0.")
         if not 0 <= self.hardness <= 1:
@@ -94,18 +102,23 @@ class TrainingOptions:
 
 
 class _DataOrder(TrainerCallback):
-    """Draws each epoch's order from the seed and the epoch alone.
+    """Draws each epoch's order, and what is masked in it, from the seed and the epoch alone.
 
     The Trainer draws it from the global random numbers, and restores those only after it has drawn the order of an
     epoch that it resumes: a resumed run would see some samples of that epoch twice and others never.
     """
 
+    def __init__(self, masking: TokenMasking | None) -> None:
+        self.masking = masking
+
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         loader = kwargs["train_dataloader"]
-        epoch = state.global_step // len(loader)
+        epoch = state.global_step // -(-len(loader) // args.gradient_accumulation_steps)
         loader.batch_sampler.sampler.generator = torch.Generator().manual_seed(args.seed + epoch)
+        if self.masking is not None:
+            self.masking.epoch = epoch
 
 
 class _ProgressBar(TrainerCallback):
@@ -143,6 +156,8 @@ def train(
     description: str = "Training",
     masking: MaskCallback | None = None,
     schedule: Callable[[int], float] | None = None,
+    guessing: TokenMasking | None = None,
+    quantizing: QuantizationAwareTraining | None = None,
 ) -> None:
     """Trains ``model`` in place; the zeros of a sparse one stay.
 
@@ -157,11 +172,13 @@ def train(
         description: Shown beside the progress bar.
         masking: Keeps the zeros, and may make more of them; None for those that a sparse model has.
         schedule: Factor of the learning rate by step, in place of the warm-up and the fall to zero.
+        guessing: For masked language modelling: hides tokens, which the model guesses in place of ``labels``.
+        quantizing: Rounds weights and inputs to INT8 meanwhile, and is finished afterwards.
     """
-    if not has_labels(dataset.column_names) and (teacher is None or options.hardness < 1):
+    if guessing is None and not has_labels(dataset.column_names) and (teacher is None or options.hardness < 1):
         raise OptionError("Texts without labels need a teacher, and a hardness of 1: it alone is heard.")
     distil = teacher is not None and (options.hardness > 0 or options.hidden_weight > 0)
-    if teacher is not None and distil:
+    if teacher is not None and distil and guessing is None:
         outputs = predict_outputs(teacher.eval(), dataset, tokenizer, options.batch_size, "Asking the teacher")
         for name in head_of(teacher).outputs:
             dataset = dataset.add_column(TEACHER + name, _flat([row[name] for row in outputs]))
@@ -179,7 +196,8 @@ def train(
         output_dir=str(work_dir),
         num_train_epochs=options.epochs,
         max_steps=options.max_steps,
-        per_device_train_batch_size=options.batch_size,
+        per_device_train_batch_size=options.at_once or options.batch_size,
+        gradient_accumulation_steps=options.batch_size // (options.at_once or options.batch_size),
         learning_rate=options.learning_rate,
         warmup_steps=options.warmup,
         weight_decay=options.weight_decay,
@@ -198,7 +216,7 @@ def train(
         load_best_model_at_end=held_out is not None,
         metric_for_best_model="eval_loss" if held_out is not None else None,
         report_to="none",
-        label_names=[name for name in dataset.column_names if _is_label(name, distil)],
+        label_names=["labels"] if guessing else [name for name in dataset.column_names if _is_label(name, distil)],
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
@@ -207,7 +225,7 @@ def train(
         "args": arguments,
         "train_dataset": dataset,
         "eval_dataset": held_out,
-        "data_collator": Collator(tokenizer),
+        "data_collator": guessing or Collator(tokenizer),
         "processing_class": tokenizer,
     }
     trainer: Trainer
@@ -217,20 +235,23 @@ def train(
             hardness=options.hardness,
             temperature=options.temperature,
             hidden_weight=options.hidden_weight,
-            teacher=teacher.to(arguments.device),  # type: ignore[arg-type]  # transformers wraps Module.to
+            teacher=teacher.eval().to(arguments.device),
             compared=_compared(model),
             **common,
         )
     else:
         trainer = Trainer(**common)
+        trainer.model_accepts_loss_kwargs = False  # encoders' losses are means; the Trainer must divide them itself
     trainer.remove_callback(PrinterCallback)
     bar = _ProgressBar(description)
     trainer.add_callback(bar)
-    trainer.add_callback(_DataOrder())
+    trainer.add_callback(_DataOrder(guessing))
     if masking is None and is_sparse(model):
         masking = MaskCallback(model)
-    if masking is not None:
-        trainer.add_callback(masking)
+    for callback in (masking, quantizing):
+        if callback is not None:
+            trainer.add_callback(callback)
+    forget_ranges(model)
     if schedule is not None:
         trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), schedule)
     checkpoint = _last_checkpoint(work_dir) if resume else None
@@ -239,10 +260,16 @@ def train(
     try:
         with nullcontext() if dropout else _without_dropout(model):
             trainer.train(resume_from_checkpoint=checkpoint)
+    except BaseException:
+        if quantizing is not None:
+            quantizing.withdraw()
+        raise
     finally:
         bar.close()
     if start is not None:
         start.restore_if_better(trainer, model)
+    if quantizing is not None:
+        quantizing.finish()
     model.eval()
 
 

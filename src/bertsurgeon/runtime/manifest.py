@@ -29,6 +29,7 @@ class Manifest:
         encoder_weights: Weights of the encoder's matrices.
         kept_float: Products an INT8 model leaves in floating point.
         check: How its outputs compare with PyTorch's.
+        quantization: Where the ranges of an INT8 model come from: ``trained``, ``static`` or ``dynamic``.
     """
 
     runtime: Runtime
@@ -38,6 +39,7 @@ class Manifest:
     encoder_weights: int
     kept_float: tuple[str, ...] = ()
     check: dict[str, Any] = field(default_factory=dict)
+    quantization: str | None = None
 
     @property
     def file(self) -> str:

@@ -21,6 +21,7 @@ from bertsurgeon.calibration import (
 )
 from bertsurgeon.calibration.gradients import CHUNK_ELEMENTS
 from bertsurgeon.errors import OptionError
+from bertsurgeon.layers import PartKey, model_parts
 from bertsurgeon.second_order.inverse import AT_ONCE, InverseFisher
 from bertsurgeon.second_order.masks import Masks
 
@@ -32,13 +33,13 @@ Loss = Callable[[PreTrainedModel, Batch, torch.Generator], Tensor]
 class Piece:
     """Rows ``start`` … ``stop`` of a matrix."""
 
-    key: MatrixKey
+    key: PartKey
     start: int
     stop: int
 
 
 def plan_passes(
-    shapes: Mapping[MatrixKey, tuple[int, int]], block_size: int, dtype: torch.dtype, memory: int
+    shapes: Mapping[PartKey, tuple[int, int]], block_size: int, dtype: torch.dtype, memory: int
 ) -> list[list[Piece]]:
     """Which rows each pass over the data is for, so that their blocks fit into ``memory`` bytes.
 
@@ -109,24 +110,27 @@ def collect_inverses(
     """
     gradients = count_gradients(batches, batch_size)
     found: dict[Piece, InverseFisher] = {}
-    by_key: dict[MatrixKey, list[Piece]] = {}
+    by_matrix: dict[MatrixKey, dict[PartKey, list[Piece]]] = {}
     for piece in pieces:
         columns = masks[piece.key].shape[1]
         rows = piece.stop - piece.start
         found[piece] = InverseFisher(
             rows, columns, block_size, gradients, damping, dtype, torch.device(model.device), with_mean
         )
-        by_key.setdefault(piece.key, []).append(piece)
+        by_matrix.setdefault(piece.key[:2], {}).setdefault(piece.key, []).append(piece)
+    parts = model_parts(model, architecture)
 
-    def receive(key: MatrixKey, x: Tensor, delta: Tensor) -> None:
+    def receive(matrix: MatrixKey, x: Tensor, delta: Tensor) -> None:
         if x.shape[:2] != mask.shape:  # positions, which some matrices read, too, are no sample's own
             return
-        for inputs, outputs in _join_samples(x.float(), delta.float(), batch_size):
-            for piece in by_key[key]:
-                _add_rows(found[piece], inputs, outputs[..., piece.start : piece.stop], masks[key][piece.start :])
+        x, delta = x.float(), delta.float()
+        for key, own in by_matrix[matrix].items():
+            for inputs, outputs in _join_samples(parts[key].inputs(x), parts[key].outputs(delta), batch_size):
+                for piece in own:
+                    _add_rows(found[piece], inputs, outputs[..., piece.start : piece.stop], masks[key][piece.start :])
 
     mask = torch.empty(0)  # of the batch at hand
-    matrices = {key: architecture.matrix(model, *key) for key in by_key}
+    matrices = {matrix: architecture.matrix(model, *matrix) for matrix in by_matrix}
     generator = torch.Generator().manual_seed(seed)
     training = model.training
     model.eval()
@@ -155,8 +159,9 @@ def _join_samples(x: Tensor, delta: Tensor, batch_size: int) -> Iterator[tuple[T
 
 def _add_rows(fisher: InverseFisher, x: Tensor, delta: Tensor, mask: Tensor) -> None:
     """Hands gradients on, some samples and some rows at a time."""
-    for first in range(0, len(x), AT_ONCE):
-        inputs, outputs = x[first : first + AT_ONCE], delta[first : first + AT_ONCE]
+    count = min(AT_ONCE, fisher.inverse.shape[-1])  # more than B of them cost more than they spare
+    for first in range(0, len(x), count):
+        inputs, outputs = x[first : first + count], delta[first : first + count]
         step = max(1, CHUNK_ELEMENTS // (len(inputs) * inputs.shape[-1]))
         for row in range(0, delta.shape[-1], step):
             g = torch.bmm(outputs[..., row : row + step].transpose(1, 2), inputs)

@@ -5,19 +5,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import Architecture
-from bertsurgeon.calibration import MatrixKey
+from bertsurgeon.layers import PartKey, model_parts
 
-Masks = dict[MatrixKey, Tensor]
-"""By (layer, role): True for weights that are left, shape (out, in)."""
+Masks = dict[PartKey, Tensor]
+"""By (layer, role, part): True for weights that are left, shape (out, in)."""
 
 
-def encoder_weights(model: PreTrainedModel, architecture: Architecture) -> dict[MatrixKey, Tensor]:
-    """The weights of the matrices of every layer, by (layer, role), shape (out, in)."""
-    return {
-        (layer, role): architecture.matrix(model, layer, role).get_parameter("weight")
-        for layer in range(len(architecture.layers(model)))
-        for role in architecture.roles
-    }
+def encoder_weights(model: PreTrainedModel, architecture: Architecture) -> dict[PartKey, Tensor]:
+    """The weights of the matrices of every layer, by (layer, role, part), shape (out, in).
+
+    A matrix of a dense model is one part; where a plan has changed it, see :func:`bertsurgeon.layers.dense_parts`.
+    """
+    return {key: part.weight for key, part in model_parts(model, architecture).items()}
 
 
 def masks_of(model: PreTrainedModel, architecture: Architecture) -> Masks:

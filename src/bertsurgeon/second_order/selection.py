@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bertsurgeon.calibration import MatrixKey
 from bertsurgeon.errors import ModelError, OptionError
+from bertsurgeon.layers import PartKey
 from bertsurgeon.second_order.patterns import Pattern
 
 Scope = Literal["global", "matrix"]
@@ -35,8 +35,8 @@ def keep_highest(scores: Tensor, pruned: int) -> Tensor:
 
 
 def select_units(
-    scores: dict[MatrixKey, Tensor], kept: dict[MatrixKey, Tensor], sparsity: float, pattern: Pattern, scope: Scope
-) -> dict[MatrixKey, Tensor]:
+    scores: dict[PartKey, Tensor], kept: dict[PartKey, Tensor], sparsity: float, pattern: Pattern, scope: Scope
+) -> dict[PartKey, Tensor]:
     """The units that are left at a sparsity; what was pruned stays pruned.
 
     Args:

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from bertsurgeon import progress
 from bertsurgeon.architectures import Architecture
-from bertsurgeon.calibration import Batch, MatrixKey, join_rows, split_rows, summed_loss
+from bertsurgeon.calibration import Batch, join_rows, split_rows, summed_loss
 from bertsurgeon.errors import ModelError, OptionError
+from bertsurgeon.layers import PartKey
 from bertsurgeon.second_order.collect import Loss, Piece, collect_inverses, count_gradients, plan_passes
 from bertsurgeon.second_order.inverse import InverseFisher
 from bertsurgeon.second_order.masks import Masks, encoder_weights, masks_of, sparsity_of, unit_mask
@@ -93,13 +94,16 @@ def prune_step(
     masks: Masks | None = None,
     loss: Loss = summed_loss,
 ) -> Step:
-    """Prunes the matrices of a model's layers in place; nothing else is touched, and what is pruned stays pruned.
+    """Prunes the matrices of a model's layers, or what a plan left of them, in place.
+
+    Nothing else is touched, and what is pruned stays pruned.
 
     Args:
-        model: Dense or masked.
+        model: Dense or masked, or pruned by a plan.
         architecture: Its entry in the table.
         batches: Padded batches for ``loss``; unused for ``magnitude``.
-        sparsity: Share of the encoder's weights that is zero afterwards; exact to one unit, for N:M to one of M.
+        sparsity: Share of the encoder's weights that is zero afterwards, of those that it has; exact to one unit, for
+            N:M to one of M.
         options: How.
         masks: What is left so far; None for all that is not zero.
         loss: Whose gradients make up the Fisher information.
@@ -147,7 +151,7 @@ class _Run:
         options: StepOptions,
         masks: Masks,
         loss: Loss,
-        weights: dict[MatrixKey, Tensor],
+        weights: dict[PartKey, Tensor],
     ) -> None:
         self.model = model
         self.architecture = architecture
@@ -161,17 +165,17 @@ class _Run:
         self.passes = 0
         self._last: dict[Piece, InverseFisher] = {}
 
-    def score(self) -> dict[MatrixKey, Tensor]:
+    def score(self) -> dict[PartKey, Tensor]:
         """Scores by matrix, shape (out, units of a row), fp32."""
         width = self.options.pattern.width
         scores = {key: torch.empty(len(w), w.shape[1] // width, device=w.device) for key, w in self.weights.items()}
         for self.dtype in (torch.float32, torch.float64):
-            self._last = {}
-            for found in self._collect():
-                if any(fisher.is_lost for fisher in found.values()):
+            self._last.clear()
+            for pieces in self._collect():
+                if any(fisher.is_lost for fisher in self._last.values()):
                     break
-                for piece, fisher in found.items():
-                    scores[piece.key][piece.start : piece.stop] = self._score_piece(piece, fisher)
+                for piece in pieces:
+                    scores[piece.key][piece.start : piece.stop] = self._score_piece(piece, self._last[piece])
             else:
                 return scores
             if self.dtype == torch.float32:
@@ -182,22 +186,23 @@ class _Run:
         """Moves the weights that are left, all at the end: every pass sees the model as it was."""
         moved = {key: weight.clone() for key, weight in self.weights.items()}
         # the blocks of the last pass are there still: begin with them
-        for found in self._collect(backwards=True):
-            for piece, fisher in found.items():
+        for pieces in self._collect(backwards=True):
+            for piece in pieces:
                 rows = slice(piece.start, piece.stop)
-                moved[piece.key][rows] = self._update_piece(piece, fisher, after[piece.key][rows])
+                moved[piece.key][rows] = self._update_piece(piece, self._last[piece], after[piece.key][rows])
         for key, weight in self.weights.items():
             if not torch.isfinite(moved[key]).all():
                 raise ModelError("The updated weights are not finite; raise the damping of the Fisher information.")
             weight.copy_(moved[key])
 
-    def _collect(self, backwards: bool = False) -> Iterator[dict[Piece, InverseFisher]]:
+    def _collect(self, backwards: bool = False) -> Iterator[list[Piece]]:
+        """The pieces of each pass. Their blocks are in ``_last`` alone, as two passes' would not fit the memory."""
         options = self.options
         shapes = {key: (w.shape[0], w.shape[1]) for key, w in self.weights.items()}
         passes = plan_passes(shapes, options.block_size, self.dtype, options.memory)
         for pieces in reversed(passes) if backwards else passes:
             if list(self._last) != pieces:
-                self._last = {}  # frees the memory before the next blocks take it
+                self._last.clear()  # frees the memory before the next blocks take it
                 with torch.enable_grad():
                     self._last = collect_inverses(
                         self.model,
@@ -214,7 +219,7 @@ class _Run:
                         seed=options.seed,
                     )
                 self.passes += 1
-            yield self._last
+            yield pieces
 
     def _score_piece(self, piece: Piece, fisher: InverseFisher) -> Tensor:
         width, size = self.options.pattern.width, self.options.block_size

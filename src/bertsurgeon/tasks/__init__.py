@@ -3,7 +3,7 @@
 A :class:`Kind` knows all that depends on the kind of a task, for every room above.
 """
 
-from bertsurgeon.tasks.collate import LABELS, Collator, has_labels, model_inputs
+from bertsurgeon.tasks.collate import IGNORED, LABELS, Collator, has_labels, model_inputs
 from bertsurgeon.tasks.data import TaskData, load_task, load_user_task, shorten, tokenize
 from bertsurgeon.tasks.distributions import CATEGORICAL, Distribution, default_distribution
 from bertsurgeon.tasks.files import read_texts
@@ -25,10 +25,12 @@ from bertsurgeon.tasks.kinds import (
     kind_for_texts,
     kind_of,
 )
+from bertsurgeon.tasks.masking import TokenMasking, mask_tokens
 from bertsurgeon.tasks.table import TASKS, Task, get_task
 
 __all__ = [
     "CATEGORICAL",
+    "IGNORED",
     "KINDS",
     "LABELS",
     "TASKS",
@@ -45,6 +47,7 @@ __all__ = [
     "Task",
     "TaskData",
     "TokenClassification",
+    "TokenMasking",
     "class_names",
     "default_distribution",
     "find_head",
@@ -56,6 +59,7 @@ __all__ = [
     "kind_of",
     "load_task",
     "load_user_task",
+    "mask_tokens",
     "model_inputs",
     "read_texts",
     "shorten",

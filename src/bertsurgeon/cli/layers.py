@@ -1,0 +1,99 @@
+"""``bertsurgeon drop-layers``."""
+
+from typing import Annotated, Any, cast
+
+import typer
+from datasets import Dataset
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from bertsurgeon.architectures import get_architecture
+from bertsurgeon.benchmark import measure_sizes
+from bertsurgeon.checkpoint import check_output, load_own, load_tokenizer, save_model
+from bertsurgeon.cli import options as opt
+from bertsurgeon.cli.app import app, emit, guarded
+from bertsurgeon.cli.groups import Without, grouped
+from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
+from bertsurgeon.errors import OptionError
+from bertsurgeon.pruning import Strategy
+from bertsurgeon.pruning import drop_layers as drop_layers_of
+from bertsurgeon.tasks import tokenize
+
+
+@app.command()
+@guarded
+@grouped
+def drop_layers(
+    *,
+    model: opt.Model,
+    output: opt.Output,
+    keep: Annotated[int | None, typer.Option("--keep", help="How many layers stay.")] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", help="Which ones stay, instead, counted from 0: 0,2,4.")
+    ] = None,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            "--strategy",
+            help="For --keep: alternate, first, last, symmetric (the middle goes), or importance (measured on texts).",
+        ),
+    ] = "alternate",
+    samples: Annotated[int, typer.Option("--samples", help="Texts for importance.")] = 256,
+    data_options: Annotated[DataOptions, Without("max_train_samples")],
+    seed: opt.Seed = 0,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Takes whole layers out of a model, with any head or none; train what is left, or prune it further.
+
+    The result is a stock model. Data is for --strategy importance; labels are not needed.
+    """
+    kept = _parse(keep, layers)
+    check_output(output, overwrite)
+    network, tokenizer = load_own(resolve_model(model)), load_tokenizer(resolve_model(model))
+    total = len(get_architecture(network.config.model_type).layers(network))
+    data = _texts(data_options, tokenizer, seed) if data_options.are_given else None
+    smaller, chosen = drop_layers_of(
+        network, kept, cast(Strategy, strategy), data, tokenizer, samples=samples, seed=seed
+    )
+    before, after = (measure_sizes(one).encoder_weights for one in (network, smaller))
+    result: dict[str, Any] = {
+        "output": str(output),
+        "layers": chosen,
+        "of": total,
+        "encoder_weights": {"before": before, "after": after},
+    }
+    report = {name: value for name, value in result.items() if name != "output"}
+    save_model(smaller, output, tokenizer, {"layer_drop.json": report}, overwrite=overwrite)
+
+    def show(console: Console) -> None:
+        names = ", ".join(map(str, chosen))
+        console.print(
+            f"Saved {output}: layers {names} of {total}, {after:,} of {before:,} encoder weights. It needs training.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    emit(result, as_json, show)
+
+
+def _parse(keep: int | None, layers: str | None) -> int | list[int]:
+    """How many layers stay, or which.
+
+    Raises:
+        OptionError: If neither or both are said, or something that is no number.
+    """
+    if (keep is None) == (layers is None):
+        raise OptionError("Say how many layers stay (--keep 6) or which (--layers 0,2,4), one of them.")
+    if layers is None:
+        assert keep is not None
+        return keep
+    try:
+        return [int(layer) for layer in layers.split(",")]
+    except ValueError:
+        raise OptionError(f"--layers must be numbers such as 0,2,4, not {layers!r}.") from None
+
+
+def _texts(options: DataOptions, tokenizer: PreTrainedTokenizerBase, seed: int) -> Dataset:
+    texts = load_texts(options, seed)[0] if options.text_file is not None else load_data(options, seed).train
+    return tokenize(texts, tokenizer, options.max_length)

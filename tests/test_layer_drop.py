@@ -1,0 +1,198 @@
+"""Layer drop: which layers stay, and that what is left is a stock model made of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
+
+from bertsurgeon import PruneConfig, drop_layers, is_sparse, load_model, prune
+from bertsurgeon.architectures import get_architecture
+from bertsurgeon.checkpoint import load_own
+from bertsurgeon.errors import CheckpointError, ModelError, OptionError
+from bertsurgeon.pruning.layer_drop import choose_layers
+from bertsurgeon.second_order import masks_of
+from cli_helpers import files, run, succeed, write_data, write_model
+from conftest import make_config
+
+NAMES = ["bert", "distilbert", "roberta"]
+HEADS = (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+Batches = list[dict[str, Tensor]]
+Factory = Callable[..., PreTrainedModel]
+
+
+def seen(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in batch.items() if name != "labels"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "total", "keep", "layers"),
+    [
+        ("alternate", 12, 6, [0, 2, 4, 7, 9, 11]),
+        ("alternate", 12, 3, [0, 6, 11]),
+        ("alternate", 6, 3, [0, 2, 5]),
+        ("alternate", 3, 1, [0]),
+        ("first", 12, 3, [0, 1, 2]),
+        ("last", 12, 3, [9, 10, 11]),
+        ("symmetric", 12, 6, [0, 1, 2, 9, 10, 11]),
+        ("symmetric", 6, 3, [0, 1, 5]),
+    ],
+)
+def test_strategies(strategy: str, total: int, keep: int, layers: list[int]) -> None:
+    assert choose_layers(total, keep, strategy) == layers  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_result_is_a_stock_model_made_of_the_layers(
+    name: str, head: Any, tiny_batches: Batches, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = head.from_config(make_config(name)).eval()
+    smaller, kept = drop_layers(model, 2)
+    assert kept == [0, 2]
+    assert type(smaller) is type(model)
+    assert smaller.config.num_hidden_layers == 2
+    assert model.config.num_hidden_layers == 3
+    smaller.save_pretrained(tmp_path)
+    architecture = get_architecture(name)
+    architecture.base_model(model).get_submodule(architecture.encoder).pop(1)  # type: ignore[operator]
+    for again in (type(model).from_pretrained(tmp_path), load_own(tmp_path)):
+        assert type(again) is type(model)
+        for batch in tiny_batches:
+            with torch.no_grad():
+                wanted, found = (one(**seen(batch))[0] for one in (model, again.eval()))
+            assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_that_do_little_are_not_important(name: str, tiny_model: Factory, tiny_batches: Batches) -> None:
+    """All but one layer are made to do next to nothing; the other one stays, wherever it is."""
+    for busy in range(3):
+        model = tiny_model(name)
+        architecture = get_architecture(name)
+        with torch.no_grad():
+            for layer in {0, 1, 2} - {busy}:
+                for role in ("attention_output", "output"):
+                    matrix = architecture.matrix(model, layer, role)  # type: ignore[arg-type]
+                    for parameter in matrix.parameters():
+                        parameter.mul_(1e-3)
+                for norm in architecture.norms.values():
+                    architecture.layers(model)[layer].get_submodule(norm).weight.fill_(1)
+                    architecture.layers(model)[layer].get_submodule(norm).bias.zero_()
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        assert drop_layers(model, 1, "importance", tiny_batches)[1] == [busy]
+        assert drop_layers(model.base_model, 1, "importance", tiny_batches)[1] == [busy]
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        assert model.config.num_hidden_layers == len(architecture.layers(model)) == 3
+
+
+def test_importance_asks_token_classifiers_too(tiny_batches: Batches) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForTokenClassification.from_config(make_config("bert", num_labels=4)).eval()
+    assert len(drop_layers(model, 2, "importance", tiny_batches)[1]) == 2
+
+
+def test_then_pruned(tiny_model: Factory, tiny_batches: Batches) -> None:
+    for method in ("auto", "pgb", "obert"):
+        smaller, _ = drop_layers(tiny_model("bert"), 2)
+        pruned, report = prune(smaller, tiny_batches, PruneConfig(method=method, sparsity=0.5, samples=24))
+        assert len(report.plan.layers) == 2
+        assert pruned.config.num_hidden_layers == 2
+
+
+def test_sparse_models_stay_sparse(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
+    config = PruneConfig(method="obert", sparsity=0.5, score="magnitude", pattern="1x4")
+    sparse, _ = prune(tiny_model("bert"), tiny_batches, config)
+    smaller, _ = drop_layers(sparse, [1, 2])
+    smaller.save_pretrained(tmp_path)
+    again = load_model(tmp_path)
+    assert is_sparse(again)
+    masks = [masks_of(model, get_architecture("bert")) for model in (sparse, again)]
+    assert all(torch.equal(mask, masks[0][key[0] + 1, *key[1:]]) for key, mask in masks[1].items())
+
+
+def test_what_cannot_be_dropped(tiny_model: Factory, tiny_batches: Batches) -> None:
+    model = tiny_model("bert")
+    for keep in (0, 3, [], [0, 0], [2, 1], [0, 3], [0, 1, 2]):
+        with pytest.raises(OptionError, match=r"layers"):
+            drop_layers(model, keep)
+    with pytest.raises(OptionError, match="one of alternate, first"):
+        drop_layers(model, 2, "best")  # type: ignore[arg-type]
+    for options in ((2, "importance"), (2, "first", tiny_batches), ([0], "importance", tiny_batches)):
+        with pytest.raises(OptionError, match="needs texts"):
+            drop_layers(model, *options)  # type: ignore[arg-type]
+    pruned, _ = prune(model, tiny_batches, PruneConfig(method="pgb", sparsity=0.5, samples=24))
+    with pytest.raises(ModelError, match="first drop layers"):
+        drop_layers(pruned, 2)
+
+
+# the command line
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("layers")
+    write_model(folder / "dense")
+    write_data(folder / "train.csv", 64, seed=1)
+    write_data(folder / "validation.csv", 32, seed=2)
+    return folder
+
+
+def test_the_command_line(folder: Path, tmp_path: Path) -> None:
+    for number, options in enumerate((["--keep", "1"], ["--layers", "0"], ["--keep", "1", "--strategy", "first"])):
+        out = tmp_path / str(number)
+        shown = succeed("drop-layers", folder / "dense", *options, "-o", out).stdout
+        assert "layers 0 of 2, 8,192 of 16,384 encoder weights" in shown
+        model = load_model(out)
+        assert type(model).from_pretrained(out).num_parameters() == model.num_parameters()
+        assert json.loads((out / "layer_drop.json").read_text())["layers"] == [0]
+    texts = ["--strategy", "importance", *files(folder), "--samples", "20", "--json"]
+    found = json.loads(succeed("drop-layers", folder / "dense", "--keep", "1", *texts, "-o", tmp_path / "texts").stdout)
+    assert found["of"] == 2
+    assert found["layers"] in ([0], [1])
+    options = ["--recipe", "downstream-10", "--epochs", "1", *files(folder)]
+    succeed("gradual", tmp_path / "texts", "-o", tmp_path / "gradual", *options)
+    assert load_model(tmp_path / "gradual").config.num_hidden_layers == 1
+
+
+def test_bad_options_on_the_command_line(folder: Path, tmp_path: Path) -> None:
+    for options, words in (
+        ([], "--keep 6"),
+        (["--keep", "1", "--layers", "0"], "one of them"),
+        (["--layers", "first"], "--layers must be numbers"),
+        (["--keep", "2"], "1 to 1 can be kept"),
+        (["--keep", "1", *files(folder)], "needs texts"),
+        (["--keep", "1", "--strategy", "importance"], "needs texts"),
+    ):
+        result = run("drop-layers", folder / "dense", *options, "-o", tmp_path / "no")
+        assert result.exit_code == 2, result.output
+        assert words in result.stderr
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_lacks_a_tensor(folder: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "broken")
+    state = load_file(tmp_path / "broken" / "model.safetensors")
+    del state["bert.encoder.layer.0.output.dense.bias"]
+    save_file(state, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"output\.dense\.bias is missing"):
+        load_own(tmp_path / "broken")

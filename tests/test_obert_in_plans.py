@@ -1,0 +1,227 @@
+"""oBERT inside what other methods left: groups, low ranks and kept units are thinned out further."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from bertsurgeon import PruneConfig, get_plan, is_sparse, load_model, prune, save_model, to_dense
+from bertsurgeon.architectures import ARCHITECTURES, get_architecture
+from bertsurgeon.benchmark import measure_sizes
+from bertsurgeon.calibration import split_rows
+from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, count_kept
+from bertsurgeon.compensation import apply_plan
+from bertsurgeon.errors import CheckpointError, ModelError, OptionError
+from bertsurgeon.layers import GroupedLinear, dense_parts, find_matrix
+from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Units
+from bertsurgeon.recovery import Distillation, LearningRate, MaskCallback, Pruning, Recipe, train_gradually
+from bertsurgeon.second_order import collect_inverses, encoder_weights, masks_of, plan_passes, sparsity_of
+from cli_helpers import files, succeed, tokenized_texts, write_data, write_model
+
+NAMES = ["bert", "distilbert", "roberta"]
+Batches = list[dict[str, Tensor]]
+Factory = Callable[..., PreTrainedModel]
+LogitsOf = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]
+
+
+def planned(model: PreTrainedModel) -> PreTrainedModel:
+    """Every structure there is: uneven groups, low ranks, kept units, a dropped matrix and dropped sub-layers."""
+    architecture = get_architecture(model.config.model_type)
+    shapes = architecture.shapes(model)
+    uneven = (tuple(range(0, 40, 2)), tuple(range(1, 40, 2))), (tuple(range(12)), tuple(range(12, 44)))
+    first: dict[Any, Any] = {role: LowRank(8) for role in ROLES} | {"value": Dense(), "query": Grouped(*uneven)}
+    units = {"feed_forward": Units((tuple(range(0, 96, 2)),), 96, 1)}
+    only: dict[Any, Any] = {role: Dense() if role in ("intermediate", "output") else Dropped() for role in ROLES}
+    constant: dict[Any, Any] = {role: Dense() for role in ROLES} | {"query": Dropped(), "key": Dropped()}
+    layers = (
+        LayerPlan.build(shapes[0], first, units),  # type: ignore[arg-type]
+        LayerPlan.build(shapes[1], constant),
+        LayerPlan.build(shapes[2], only),
+    )
+    plan = ModelPlan(architecture.name, layers)
+    pruned = apply_plan(model, architecture, plan, "none")
+    attach_plan(pruned, plan)
+    return pruned.eval()
+
+
+def config(**options: Any) -> PruneConfig:
+    return PruneConfig(**{"method": "obert", "sparsity": 0.5, "fisher_damping": 1e-4, **options})
+
+
+def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
+    return masks_of(model, get_architecture(model.config.model_type))
+
+
+def parameters_of(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for name, parameter in module.named_parameters() if name in ("weight", "up")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_collected_inverses(name: str, tiny_model: Factory, tiny_batches: Batches) -> None:
+    """The Fisher blocks of parts are those of the gradients of the parameters they lie in."""
+    model, architecture = planned(tiny_model(name)), ARCHITECTURES[name]
+    modules = {(layer, role): find_matrix(model, architecture, layer, role) for layer in range(3) for role in ROLES}
+    gradients: dict[Any, list[Tensor]] = {}
+    count = 0
+    for batch in tiny_batches:
+        for first in range(len(batch["input_ids"])):
+            sample = {key: value[first : first + 1] for key, value in batch.items()}
+            loss = model(**sample).loss
+            count += 1
+            for place, module in modules.items():
+                if module is None or not (parameters := parameters_of(module)):
+                    continue
+                g = torch.autograd.grad(loss, parameters, retain_graph=True)
+                twin = copy.deepcopy(module)
+                for parameter, value in zip(parameters_of(twin), g, strict=True):
+                    parameter.data = value
+                for number, part in enumerate(dense_parts(twin)):
+                    gradients.setdefault((*place, number), []).append(part.weight.detach())
+    found_masks = masks(model)
+    shapes = {key: (len(mask), mask.shape[1]) for key, mask in found_masks.items()}
+    (pieces,) = plan_passes(shapes, 12, torch.float64, 10**9)
+    found = collect_inverses(
+        model, architecture, tiny_batches, found_masks, pieces, lambda m, b, _: m(**b).loss * len(b["input_ids"]),
+        block_size=12, damping=1e-2, dtype=torch.float64,
+    )  # fmt: skip
+    assert {piece.key for piece in found} == set(gradients)
+    for piece, fisher in found.items():
+        g = split_rows(torch.stack(gradients[piece.key]).double(), 12).transpose(0, 1)
+        expected = torch.linalg.inv(g.transpose(1, 2) @ g / count + 1e-2 * torch.eye(12, dtype=torch.float64))
+        torch.testing.assert_close(fisher.inverse, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "1x4"])
+@pytest.mark.parametrize("name", NAMES)
+def test_round_trip(
+    name: str, pattern: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf, tmp_path: Path
+) -> None:
+    model = planned(tiny_model(name))
+    plan = get_plan(model)
+    assert plan is not None
+    save_model(model, tmp_path / "before")
+    pruned, report = prune(model, tiny_batches, config(pattern=pattern, sparsity=0.75, recomputations=2))
+    assert sparsity_of(masks(pruned)) == pytest.approx(0.75, abs=1e-3)
+    assert report.plan == get_plan(pruned) == plan
+    assert (
+        report.kept == measure_sizes(pruned).encoder_weights == sum(int(mask.sum()) for mask in masks(pruned).values())
+    )
+    assert report.sparsity == pytest.approx(1 - 0.25 * plan.kept / plan.size, abs=1e-3)
+    assert not is_sparse(model)
+    encoder = {weight.data_ptr() for weight in encoder_weights(pruned, ARCHITECTURES[name]).values()}
+    for key, value in pruned.named_parameters():
+        assert torch.equal(value, dict(model.named_parameters())[key]) == (value.data_ptr() not in encoder)
+    if pattern == "1x4":
+        assert all((mask.reshape(-1, 4).sum(1) % 4 == 0).all() for mask in masks(pruned).values())
+    save_model(pruned, tmp_path / "first")
+    assert json.loads((tmp_path / "first" / "config.json").read_text())["quantization_config"]["format_version"] == 2
+    for load in (load_model, AutoModelForSequenceClassification.from_pretrained):
+        again = load(tmp_path / "first")
+        assert is_sparse(again)
+        assert get_plan(again) == plan
+        assert [type(module) for module in again.modules()] == [type(module) for module in pruned.modules()]
+        for key, value in pruned.state_dict().items():
+            assert torch.equal(again.state_dict()[key], value), key
+        assert torch.equal(logits_of(again, tiny_batches[0]), logits_of(pruned, tiny_batches[0]))
+        again.save_pretrained(tmp_path / load.__name__)
+        for file in ("model.safetensors", "config.json"):
+            assert (tmp_path / load.__name__ / file).read_bytes() == (tmp_path / "first" / file).read_bytes()
+        assert count_kept(again) == count_kept(pruned)
+    sizes = [(tmp_path / folder / "model.safetensors").stat().st_size for folder in ("before", "first")]
+    assert sizes[0] - sizes[1] > 0.7 * 0.75 * 4 * plan.kept  # bits, and the names of more tensors, take some of it
+    torch.testing.assert_close(logits_of(to_dense(pruned), tiny_batches[0]), logits_of(pruned, tiny_batches[0]))
+
+
+def test_groups_that_runs_do_not_fit(tiny_model: Factory, tiny_batches: Batches) -> None:
+    model = tiny_model("bert")
+    pruned, _ = prune(model, tiny_batches, PruneConfig(method="pgb", groups=5, samples=24))
+    assert prune(pruned, tiny_batches, config())[1].sparsity == pytest.approx(0.9, abs=0.01)
+    with pytest.raises(OptionError, match="runs of 4"):
+        prune(pruned, tiny_batches, config(pattern="1x4"))
+    for method in ("pgb", "auto"):
+        with pytest.raises(ModelError, match="prune on with the method obert"):
+            prune(pruned, tiny_batches, PruneConfig(method=method, sparsity=0.5))
+
+
+def test_damaged_entries(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
+    pruned, _ = prune(planned(tiny_model("bert")), tiny_batches, config())
+    pruned.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    sparse = content["quantization_config"]["sparse"]
+    layer = sparse["values"][0]
+    assert {"key", "key.up", "value", "query"} <= set(layer)
+    for damage in (
+        {"sparse": {**sparse, "block": 5}},
+        {"sparse": {**sparse, "values": sparse["values"][:2]}},
+        {"sparse": {**sparse, "values": [{**layer, "value": 10**6}, *sparse["values"][1:]]}},
+        {"sparse": {**sparse, "values": [{"value": layer["value"]}, *sparse["values"][1:]]}},
+        {"sparse": {**sparse, "embeddings": ["nowhere"]}},
+        {"format_version": FORMAT_VERSION + 1},
+    ):
+        damaged = {**content, "quantization_config": {**content["quantization_config"], **damage}}
+        (tmp_path / "config.json").write_text(json.dumps(damaged))
+        for load in (load_model, AutoModelForSequenceClassification.from_pretrained):
+            with pytest.raises(CheckpointError) as error:
+                load(tmp_path)
+            assert "\n" not in str(error.value)
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    state = load_file(tmp_path / "model.safetensors")
+    state["bert.encoder.layer.0.attention.self.key.up_bitmap"][0] ^= 1
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"attention\.self\.key"):
+        load_model(tmp_path)
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    write_model(tmp_path / "dense")
+    write_data(tmp_path / "train.csv", 64, seed=1)
+    write_data(tmp_path / "validation.csv", 32, seed=2)
+    folder, out = tmp_path / "grouped", tmp_path / "sparse"
+    succeed("prune", tmp_path / "dense", "--method", "pgb", "--groups", "2", *files(tmp_path), "-o", folder)
+    shown = succeed("prune", folder, "--method", "obert", "--sparsity", "0.5", *files(tmp_path), "-o", out)
+    assert "25.0 % of 16,384 encoder weights kept" in shown.stdout
+    assert "G = 2" in succeed("inspect", out).stdout
+    before = masks(load_model(out))
+    for command in ("recover", "gradual"):
+        options = ["--epochs", "1", "--teacher", tmp_path / "dense", *files(tmp_path)]
+        options += ["--recipe", "sparse-transfer"] if command == "gradual" else []
+        succeed(command, out, "-o", tmp_path / command, *options)
+        after = load_model(tmp_path / command)
+        assert all(torch.equal(mask, before[key]) for key, mask in masks(after).items())
+        assert not torch.equal(after.classifier.weight, load_model(out).classifier.weight)  # type: ignore[union-attr]
+        assert any(isinstance(module, GroupedLinear) for module in after.modules())
+
+
+def test_gradually(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after a pruning and resumed, with groups: the same weights as without."""
+    tokenizer = AutoTokenizer.from_pretrained(write_model(tmp_path / "dense"))
+    dataset = tokenized_texts(tokenizer, 64)
+    grouped, _ = prune(
+        load_model(tmp_path / "dense"), dataset, PruneConfig(method="pgb", groups=2, samples=16), tokenizer
+    )
+    pruning = Pruning(0.6, 0.3, 0.5, 1.5, 0.5, block_size=16, damping=1e-4, gradients=8, gradient_batch_size=4)
+    recipe = Recipe(2, 8, LearningRate(1e-3, 1e-4), Distillation(), pruning)
+    models = [copy.deepcopy(grouped) for _ in range(3)]
+    train_gradually(models[0], dataset, tokenizer, recipe, tmp_path / "whole")
+    original = MaskCallback.on_optimizer_step
+
+    def kill(callback: MaskCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        original(callback, args, state, control, **kwargs)
+        if state.global_step == 11:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskCallback, "on_optimizer_step", kill)
+        with pytest.raises(KeyboardInterrupt):
+            train_gradually(models[1], dataset, tokenizer, recipe, tmp_path / "killed")
+    train_gradually(models[2], dataset, tokenizer, recipe, tmp_path / "killed", resume=True)
+    assert sparsity_of(masks(models[0])) == pytest.approx(0.6, abs=1e-3)
+    for key, value in models[0].state_dict().items():
+        assert torch.equal(models[2].state_dict()[key], value), key

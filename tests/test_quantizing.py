@@ -1,0 +1,490 @@
+"""Training for INT8: what is rounded, that zeros stay, what is stored, and that exports compute what was trained."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerControl,
+    TrainerState,
+    set_seed,
+)
+
+from bertsurgeon import (
+    PruneConfig,
+    TrainingOptions,
+    drop_layers,
+    is_sparse,
+    load_model,
+    prune,
+    save_model,
+    train,
+)
+from bertsurgeon.architectures import get_architecture
+from bertsurgeon.checkpoint import attach_sparse, get_ranges
+from bertsurgeon.errors import CheckpointError, ModelError, OptionError
+from bertsurgeon.exporting.lowering import Graph, lower
+from bertsurgeon.exporting.onnx_graph import trace
+from bertsurgeon.exporting.trained_int8 import quantize_as_trained
+from bertsurgeon.exporting.verify import to_arrays
+from bertsurgeon.layers import dequantize_rows, is_on_grid, quantize_rows, round_rows, row_scales
+from bertsurgeon.prediction import predict
+from bertsurgeon.recovery import (
+    Distillation,
+    LearningRate,
+    MaskCallback,
+    Pruning,
+    Quantization,
+    QuantizationAwareTraining,
+    Recipe,
+    distillation_loss,
+    load_recipe,
+    packaged_recipes,
+    train_gradually,
+)
+from bertsurgeon.recovery.gradual import quantization_steps
+from bertsurgeon.runtime import open_session
+from bertsurgeon.second_order import encoder_weights, masks_of, sparsity_of
+from bertsurgeon.tasks import load_user_task, tokenize
+from cli_helpers import files, run, succeed, tokenized_texts, write_data, write_model
+from conftest import make_config
+
+Batches = list[dict[str, Tensor]]
+Factory = Callable[..., PreTrainedModel]
+NAMES = ["bert", "distilbert", "roberta"]
+
+RECIPE = Recipe(
+    epochs=3,
+    batch_size=8,
+    learning_rate=LearningRate(1e-3, 1e-4),
+    distillation=Distillation(1.0, 2.0),
+    pruning=Pruning(0.75, 0.5, 0.25, 1, 0.5, "1x4", block_size=16, damping=1e-4, gradients=8, gradient_batch_size=4),
+    quantization=Quantization(1.5, 2.5),
+)
+
+
+def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
+    return masks_of(model, get_architecture(model.config.model_type))
+
+
+def matrices(model: PreTrainedModel) -> list[Tensor]:
+    return list(encoder_weights(model, get_architecture(model.config.model_type)).values())
+
+
+def begin(model: PreTrainedModel, step: int = 0, start: int = 0, freeze: int = 10) -> QuantizationAwareTraining:
+    arguments: Any = None
+    callback = QuantizationAwareTraining(model, start, freeze)
+    callback.on_step_begin(arguments, TrainerState(global_step=step), TrainerControl())
+    return callback
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantizing")
+    write_model(folder / "dense")
+    write_data(folder / "train.csv", 64, seed=1)
+    write_data(folder / "validation.csv", 32, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder / "dense")
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    return tokenized_texts(tokenizer, 64)
+
+
+@pytest.fixture(scope="module")
+def sparse(folder: Path, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    config = PruneConfig(method="obert", sparsity=0.5, score="magnitude")
+    return prune(load_model(folder / "dense"), dataset, config, tokenizer)[0]
+
+
+# the grid
+
+
+def test_the_grid() -> None:
+    weight = torch.randn(7, 40, generator=torch.Generator().manual_seed(0))
+    weight[2] = 0
+    weight[3, ::2] = 0
+    integers, scales = quantize_rows(weight)
+    assert integers.dtype == torch.int8
+    assert integers.abs().amax(1).tolist() == [127, 127, 0, 127, 127, 127, 127]
+    assert (weight - dequantize_rows(integers, scales)).abs().max() <= 0.5 * scales.max()
+    assert torch.allclose(scales, weight.abs().amax(1) / 127, rtol=2**-15)
+    rounded = round_rows(weight)
+    assert (rounded[weight == 0] == 0).all()
+    assert is_on_grid(rounded)
+    assert not is_on_grid(weight)
+    assert not is_on_grid(rounded.bfloat16())
+    assert torch.equal(row_scales(rounded), scales)  # to the last bit, however often
+    assert torch.equal(quantize_rows(rounded)[0], integers)
+
+
+def test_gradients_pass_as_if_nothing_were_rounded() -> None:
+    weight = torch.randn(3, 8, requires_grad=True)
+    round_rows(weight).mul(torch.arange(8.0)).sum().backward()
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, torch.arange(8.0).expand(3, -1))
+
+
+# rounding while training
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_rounded(name: str, tiny_model: Factory, tiny_batches: Batches) -> None:
+    """From the start on: weights by row, inputs in 256 steps, rows of embeddings; and nothing before."""
+    model, batch = tiny_model(name), {k: v for k, v in tiny_batches[0].items() if k != "labels"}
+    before, kinds = copy.deepcopy(model), [type(module) for module in model.modules()]
+    callback = begin(model, step=4, start=5)
+    assert torch.equal(model(**batch).logits, before(**batch).logits)
+    arguments: Any = None
+    callback.on_step_begin(arguments, TrainerState(global_step=5), TrainerControl())
+    seen: list[Tensor] = []
+    query = get_architecture(name).matrix(model, 0, "query")
+    assert isinstance(query.inputs, nn.Module)
+    query.inputs.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    found = model(**batch).logits
+    assert not torch.equal(found, before(**batch).logits)
+    assert len(seen[0].unique()) <= 256
+    callback.finish()
+    assert [type(module) for module in model.modules()] == kinds
+    assert model.state_dict().keys() == before.state_dict().keys()
+    assert all(is_on_grid(weight) for weight in matrices(model))
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    assert all(is_on_grid(module.weight) for module in embeddings)
+    rest = {id(weight) for weight in (*matrices(model), *(module.weight for module in embeddings))}
+    for key, value in model.named_parameters():
+        assert torch.equal(value, before.get_parameter(key)) == (id(value) not in rest)
+    ranges = get_ranges(model)
+    assert ranges is not None
+    assert len(ranges) == 3 * 6
+    assert ranges[0, "query"] == ranges[0, "key"] == ranges[0, "value"]  # they read the same
+
+
+def test_ranges_follow_until_they_are_frozen(tiny_model: Factory, tiny_batches: Batches) -> None:
+    model = tiny_model("bert")
+    callback = begin(model, start=0, freeze=2)
+    arguments: Any = None
+    scales = []
+    for step, batch in enumerate(tiny_batches):
+        callback.on_step_begin(arguments, TrainerState(global_step=step), TrainerControl())
+        model(**batch)
+        scales.append(float(callback.matrices[1, "output"].inputs.scale))
+    assert scales[0] != scales[1]
+    assert scales[1] == scales[2] == scales[3]
+
+
+def test_when_it_begins() -> None:
+    assert quantization_steps(RECIPE, 8) == (12, 20)
+    assert quantization_steps(replace(RECIPE, quantization=Quantization(1.5)), 8) == (12, 24)
+    assert quantization_steps(RECIPE.scaled(1.5), 8) == (6, 10)
+    short = RECIPE.scaled(0.125)  # one step: it is rounded, and finds ranges
+    assert quantization_steps(short, 8) == (0, 1)
+
+
+@pytest.mark.parametrize("killed_at", [14, 22])
+def test_a_killed_run_goes_on_the_same(
+    killed_at: int,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While ranges are found, and when they are frozen."""
+    teacher = load_model(folder / "dense")
+    models = [load_model(folder / "dense") for _ in range(3)]
+
+    def go(model: PreTrainedModel, name: str, resume: bool = False) -> None:
+        set_seed(0)
+        train_gradually(model, dataset, tokenizer, RECIPE, tmp_path / name, teacher=teacher, resume=resume)
+
+    go(models[0], "whole")
+    step = MaskCallback.on_optimizer_step
+
+    def stop(callback: MaskCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step(callback, args, state, control, **kwargs)
+        if state.global_step == killed_at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskCallback, "on_optimizer_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            go(models[1], "killed")
+    assert [type(module) for module in models[1].modules()] == [type(module) for module in models[2].modules()]
+    go(models[2], "killed", resume=True)
+    assert get_ranges(models[2]) == get_ranges(models[0])
+    for key, value in models[0].state_dict().items():
+        assert torch.equal(models[2].state_dict()[key], value), key
+
+
+def test_zeros_stay_and_files_hold_bytes(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(folder / "dense")
+    kept: list[dict[Any, Tensor]] = []
+    step = MaskCallback.on_optimizer_step
+
+    def look(callback: MaskCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step(callback, args, state, control, **kwargs)
+        kept.append(callback.masks)
+
+    monkeypatch.setattr(MaskCallback, "on_optimizer_step", look)
+    train_gradually(model, dataset, tokenizer, RECIPE, tmp_path / "work", teacher=load_model(folder / "dense"))
+    assert sparsity_of(kept[-1]) == 0.75
+    for key, mask in masks(model).items():
+        assert not (mask & ~kept[-1][key]).any()
+    assert sparsity_of(masks(model)) == pytest.approx(0.75, abs=0.01)  # rounding made a few more
+    save_model(model, tmp_path / "saved")
+    state = load_file(tmp_path / "saved" / "model.safetensors")
+    entry = json.loads((tmp_path / "saved" / "config.json").read_text())["quantization_config"]
+    assert (entry["format_version"], entry["int8"], len(entry["embeddings"])) == (2, True, 3)
+    for name in ("bert.encoder.layer.0.output.dense", "bert.embeddings.word_embeddings"):
+        assert state[f"{name}.weight"].dtype == torch.int8
+        assert state[f"{name}.scale"].dtype == torch.float32
+    for load in (load_model, AutoModelForSequenceClassification.from_pretrained):
+        again = load(tmp_path / "saved")
+        assert is_sparse(again)
+        assert get_ranges(again) == get_ranges(model)
+        for key, value in model.state_dict().items():
+            assert torch.equal(again.state_dict()[key], value), key
+            assert again.state_dict()[key].dtype == value.dtype
+        assert all(parameter.requires_grad for parameter in again.parameters())
+        again.save_pretrained(tmp_path / load.__name__)
+        for file in ("model.safetensors", "config.json"):
+            assert (tmp_path / load.__name__ / file).read_bytes() == (tmp_path / "saved" / file).read_bytes()
+    half = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved", dtype=torch.bfloat16)
+    for key, parameter in half.named_parameters():
+        assert parameter.dtype == torch.bfloat16, key
+        torch.testing.assert_close(parameter.float(), model.get_parameter(key), rtol=2e-2, atol=1e-3, msg=key)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    twin.load_state_dict(state)  # what a Trainer does that resumes
+    for key, value in model.state_dict().items():
+        assert torch.equal(twin.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("kind", ["matrix", "embedding", "neither"])
+def test_bytes_only_where_nothing_is_lost(kind: str, tiny_model: Factory, tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    begin(model).finish()
+    if kind == "matrix":  # one weight off its grid: all matrices are stored as they are
+        with torch.no_grad():
+            matrices(model)[4][0, 0] += 1e-4
+    elif kind == "embedding":
+        with torch.no_grad():
+            model.get_input_embeddings().weight[3, 3] += 1e-4  # type: ignore[index,operator]
+    attach_sparse(model, 1)
+    model.save_pretrained(tmp_path)
+    entry = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    names = ["embeddings.position_embeddings", "embeddings.token_type_embeddings"]
+    assert entry["int8"] == (kind != "matrix")
+    assert entry["embeddings"] == (names if kind == "embedding" else ["embeddings.word_embeddings", *names])
+    again = load_model(tmp_path)
+    for key, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+def test_embeddings_that_are_a_head_too_are_left_alone(tiny_batches: Batches, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(make_config("bert"))
+    before = model.get_input_embeddings().weight.detach().clone()
+    callback = begin(model)
+    assert len(callback.embeddings) == 2
+    model(**{k: v for k, v in tiny_batches[0].items() if k != "labels"})
+    callback.finish()
+    assert torch.equal(model.get_input_embeddings().weight, before)
+    attach_sparse(model, 1)
+    model.save_pretrained(tmp_path)
+    again = load_model(tmp_path)
+    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight  # type: ignore[union-attr]
+    for key, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+def test_ranges_are_forgotten_where_weights_change(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
+    model = load_model(folder / "dense")
+    begin(model).finish()
+    assert get_ranges(model) is not None
+    assert get_ranges(drop_layers(model, 1)[0]) is None
+    config = PruneConfig(method="obert", score="magnitude", sparsity=0.5)
+    sparse, _ = prune(model, dataset, config, tokenizer)
+    assert get_ranges(sparse) is None
+    recipe = replace(RECIPE, epochs=1, pruning=None, quantization=None, distillation=Distillation(0.0))
+    attach_sparse(model, 1)
+    train_gradually(model, dataset, tokenizer, recipe, tmp_path)
+    assert get_ranges(model) is None
+
+
+def test_damaged_ranges(tiny_model: Factory) -> None:
+    model = tiny_model("bert")
+    begin(model).finish()
+    good = model.config.int8_input_ranges
+    for bad in (good[:2], [*good[:2], {}], [*good[:2], {**good[2], "query": [0.0, 3]}], [1, 2, 3]):
+        model.config.int8_input_ranges = bad
+        with pytest.raises(CheckpointError, match="int8_input_ranges"):
+            get_ranges(model)
+
+
+def test_what_cannot_be_trained_for_int8(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
+    grouped, _ = prune(
+        load_model(folder / "dense"), dataset, PruneConfig(method="pgb", groups=2, samples=16), tokenizer
+    )
+    recipe = replace(RECIPE, pruning=None)
+    with pytest.raises(ModelError, match="no whole matrix"):
+        train_gradually(grouped, dataset, tokenizer, recipe, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    for bad, words in (
+        (lambda: replace(RECIPE, quantization=Quantization(3)), "quantization.start must come before the end"),
+        (lambda: replace(RECIPE, quantization=Quantization(0.75)), "must not come before pruning.end"),
+        (lambda: Quantization(-1), "quantization.start must be at least 0"),
+        (lambda: Quantization(2, 1), "quantization.freeze must not come before"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            bad()
+
+
+# what it is worth
+
+
+def test_training_for_int8_loses_less(tmp_path: Path) -> None:
+    """A fine-tuned model in which one channel dwarfs the others: how far INT8 is from it, with and without training."""
+    write_model(tmp_path / "dense", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "dense")
+    data = load_user_task(write_data(tmp_path / "train.csv", 96, 1), write_data(tmp_path / "validation.csv", 64, 2))
+    dataset, held_out = (tokenize(part, tokenizer) for part in (data.train, data.validation))
+    teacher = load_model(tmp_path / "dense")
+    train(
+        teacher, dataset, tokenizer, TrainingOptions(epochs=4, batch_size=8, learning_rate=2e-3), tmp_path / "teacher"
+    )
+    before = predict(teacher, held_out, tokenizer, 64, "")
+    with torch.no_grad():
+        for layer in range(2):  # the same function in other units, which INT8 minds
+            value, output = (
+                get_architecture("bert").matrix(teacher, layer, role) for role in ("value", "attention_output")
+            )
+            for parameter in (value.get_parameter("weight"), value.get_parameter("bias")):
+                parameter[0] *= 300
+            output.get_parameter("weight")[:, 0] /= 300
+    wanted = predict(teacher, held_out, tokenizer, 64, "")
+    torch.testing.assert_close(wanted, before, rtol=1e-3, atol=1e-4)
+    lost = {}
+    finish = QuantizationAwareTraining.finish
+    for name, rate in (("trained", 2e-3), ("only ranges", 1e-12)):
+        model = copy.deepcopy(teacher)
+        recipe = Recipe(6, 8, LearningRate(rate, rate / 10), quantization=Quantization(0, 4.5))
+        said: list[Tensor] = []
+
+        def ask(callback: QuantizationAwareTraining, said: list[Tensor] = said) -> None:
+            said.append(predict(callback.model.eval(), held_out, tokenizer, 64, ""))
+            finish(callback)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(QuantizationAwareTraining, "finish", ask)
+            train_gradually(model, dataset, tokenizer, recipe, tmp_path / name, teacher=teacher)
+        lost[name] = float(distillation_loss(said[0], wanted, 1.0))
+    assert lost["only ranges"] > 0.1
+    assert lost["trained"] < 0.2 * lost["only ranges"]
+
+
+# exports
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert"])
+def test_exports_compute_what_was_trained(
+    name: str, tiny_model: Factory, tiny_batches: Batches, tmp_path: Path
+) -> None:
+    """The graph's outputs are those of the rounded model in training, in both runtimes, at any shape."""
+    model = tiny_model(name)
+    callback = begin(model, start=0, freeze=10)
+    with torch.no_grad():
+        for batch in tiny_batches:
+            model(**batch)
+        callback.on_step_begin(None, TrainerState(global_step=10), TrainerControl())  # type: ignore[arg-type]
+        seen = [{k: v for k, v in batch.items() if k != "labels"} for batch in tiny_batches]
+        wanted = [model(**batch).logits.numpy() for batch in seen]
+    callback.finish()
+    inputs = ("input_ids", "attention_mask")
+    graph = trace(Graph(lower(model), inputs, ("logits",)))
+    assert quantize_as_trained(graph, model) == 3 * 4  # query, key and value are one product
+    onnx_ir.save(graph, tmp_path / "model.onnx")
+    tables = [value.const_value for value in graph.graph.initializers.values() if "layer" in str(value.name)]
+    assert (
+        sum(table is not None and table.dtype == onnx_ir.DataType.INT8 and table.size > 2000 for table in tables) == 12
+    )
+    assert not any(table is not None and table.dtype == onnx_ir.DataType.FLOAT and table.size > 200 for table in tables)
+    spread = np.concatenate(wanted).std(0).mean()
+    for runtime in ("onnx", "openvino"):
+        session = open_session(runtime, tmp_path / "model.onnx", "int8")  # type: ignore[arg-type]
+        found = [session.run(to_arrays(batch, inputs))["logits"] for batch in seen]
+        errors = np.abs(np.concatenate(found) - np.concatenate(wanted)) / spread
+        # sums that round otherwise put an input on the other side of a half now and then
+        assert np.median(errors) < 1e-4
+        assert errors.max() < 0.1
+
+
+def test_the_command_line(folder: Path, tmp_path: Path) -> None:
+    """Layers dropped, pruned in blocks, trained for INT8 and exported, each step from the files of the one before."""
+    small, out = tmp_path / "small", tmp_path / "pruned"
+    succeed("drop-layers", folder / "dense", "--keep", "1", "-o", small)
+    options = ["--teacher", folder / "dense", *files(folder)]
+    succeed("gradual", small, "--recipe", "downstream-30-int8", "--epochs", "3", *options, "-o", out)
+    assert sparsity_of(masks(load_model(out))) == pytest.approx(0.8, abs=0.01)
+    command = ["export", out, "--to", "onnx", "--precision", "int8", *files(folder), "--json"]
+    for more, quantization in (([], "trained"), (["--quantization", "dynamic"], "dynamic")):
+        shown = json.loads(succeed(*command, *more, "-o", tmp_path / quantization).stdout)
+        assert shown["quantization"] == quantization
+        assert shown["kept_float"] == []
+    assert "accuracy" in succeed("evaluate", tmp_path / "trained", *files(folder)).stdout
+    options = ["--to", "onnx", "--precision", "int8", "--quantization", "trained", "-o", tmp_path / "no"]
+    refused = run("export", folder / "dense", *options)
+    assert refused.exit_code == 2
+    assert "was not trained for int8" in refused.stderr
+    assert not (tmp_path / "no").exists()
+
+
+def test_int8_alone(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, sparse: PreTrainedModel, tmp_path: Path
+) -> None:
+    """Of a dense model, and of a sparse one, whose zeros stay."""
+    recipe = replace(load_recipe("int8").scaled(1), batch_size=16)
+    for number, model in enumerate((load_model(folder / "dense"), copy.deepcopy(sparse))):
+        before = masks(model)
+        train_gradually(model, dataset, tokenizer, recipe, tmp_path / str(number), teacher=load_model(folder / "dense"))
+        assert get_ranges(model) is not None
+        assert is_sparse(model) == bool(number)
+        assert all(not (mask & ~before[key]).any() for key, mask in masks(model).items())
+
+
+def test_packaged_recipes() -> None:
+    assert {"int8", "downstream-30-int8"} <= set(packaged_recipes())
+    recipe = load_recipe("downstream-30-int8")
+    assert recipe.pruning is not None
+    assert (recipe.pruning.pattern, recipe.quantization) == ("1x4", Quantization(28, 29))
+    assert load_recipe("int8").pruning is None
