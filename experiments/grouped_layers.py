@@ -19,6 +19,8 @@ from bertsurgeon.cli.app import quieten_libraries
 from common import cached
 
 HIDDEN = 768
+CHUNK = 32
+"""Neighbouring channels that go to the same group."""
 RUNS = 60
 
 Way = Callable[[Tensor], tuple[Tensor, ...]]
@@ -34,7 +36,8 @@ def ways(groups: int) -> dict[str, Way]:
     fused = [torch.cat([weights[g] for weights in blocks]) for g in range(groups)]
     fused_bias = [torch.cat([bias[g * width : (g + 1) * width] for bias in biases]) for g in range(groups)]
     stacked = [torch.stack(weights).transpose(1, 2).contiguous() for weights in blocks]
-    order = torch.randperm(HIDDEN, generator=generator)
+    chunks = torch.randperm(HIDDEN // CHUNK, generator=generator)
+    order = (CHUNK * chunks.unsqueeze(1) + torch.arange(CHUNK)).flatten()
 
     def gathered(x: Tensor) -> Tensor:
         return x.gather(-1, order.expand(*x.shape[:-1], -1))
@@ -62,9 +65,13 @@ def ways(groups: int) -> dict[str, Way]:
         ]
         return tuple(torch.cat([product[i] for product in products], -1) for i in range(3))
 
-    def written_in_place(x: Tensor) -> tuple[Tensor, ...]:
+    def chunked(x: Tensor) -> Tensor:
+        """The same, copied in pieces of neighbouring channels."""
+        return x.view(*x.shape[:-1], -1, CHUNK).index_select(-2, chunks).flatten(-2)
+
+    def written_in_place(x: Tensor, gather: Callable[[Tensor], Tensor] = gathered) -> tuple[Tensor, ...]:
         """Each product is written where it belongs: no concatenation."""
-        flat = gathered(x).reshape(-1, HIDDEN)
+        flat = gather(x).reshape(-1, HIDDEN)
         found = []
         for weights, bias in zip(blocks, biases, strict=True):
             out = x.new_empty(len(flat), HIDDEN)
@@ -93,6 +100,7 @@ def ways(groups: int) -> dict[str, Way]:
         "one gather": one_gather,
         "one product per group": one_product,
         "written in place": written_in_place,
+        "written in place, neighbours copied together": lambda x: written_in_place(x, chunked),
         "batched": batched,
         "one product per group, compiled": torch.compile(one_product, dynamic=True),
         "one gather, compiled": torch.compile(one_gather, dynamic=True),

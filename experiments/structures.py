@@ -110,7 +110,7 @@ class Subject(Probe):
         self.statistics: Statistics = collect_statistics(
             self.model, self.architecture, batches, gradients=False, curvature=True, moments=True, seed=seed
         )
-        self.curves = measure_curves(self.model, self.architecture, self.statistics, DAMPING, groups=True)
+        self.curves = measure_curves(self.model, self.architecture, self.statistics, DAMPING, chunk=1)
 
     def weight(self, layer: int, role: Role) -> Tensor:
         """One dense matrix, fp64."""

@@ -301,6 +301,22 @@ def test_aligned_groups(seed: int, groups: int, steps: int) -> None:
         assert kept_energy(reads, writes, more) >= kept_energy(reads, writes, found) - 1e-9
 
 
+def test_groups_of_neighbouring_channels(tiny_model: Callable[..., PreTrainedModel], tiny_batches: Batches) -> None:
+    options = {"structures": ("groups",), "samples": 24}
+    _, report = prune(tiny_model("bert"), tiny_batches, PruneConfig(sparsity=0.5, group_chunk=4, **options))
+    found = 0
+    for layer in report.plan.layers:
+        for role, own in (("query", "column_groups"), ("intermediate", "column_groups"), ("output", "row_groups")):
+            structure = layer.matrices[role].structure
+            if isinstance(structure, Grouped):
+                found += 1
+                for group in getattr(structure, own):
+                    assert all(channel // 4 * 4 + i in group for channel in group for i in range(4))
+    assert found
+    with pytest.raises(OptionError, match="do not divide"):
+        prune(tiny_model("bert"), tiny_batches, PruneConfig(sparsity=0.5, group_chunk=5, **options))
+
+
 def test_hidden_groups_are_found() -> None:
     """A sub-layer that is grouped already, its channels shuffled."""
     generator = np.random.default_rng(0)

@@ -23,7 +23,7 @@ LEVELS = 16
 
 
 def measure_curves(
-    model: PreTrainedModel, architecture: Architecture, statistics: Statistics, damping: float, groups: bool = False
+    model: PreTrainedModel, architecture: Architecture, statistics: Statistics, damping: float, chunk: int | None = None
 ) -> list[SubLayerCurve]:
     """The curves of every sub-layer, from statistics of the dense model (``moments`` and ``curvature``).
 
@@ -32,12 +32,15 @@ def measure_curves(
         architecture: Its entry in the table.
         statistics: With ``moments``; without ``curvature`` all errors of the outputs weigh the same.
         damping: Relative λ of the regressions.
-        groups: Also try aligned groups.
+        chunk: Also try aligned groups, which read and write so many neighbouring channels together.
+
+    Raises:
+        OptionError: If the model's width is no multiple of ``chunk``.
     """
     layers = range(len(architecture.layers(model)))
     names = [(layer, sub_layer) for layer in layers for sub_layer in architecture.sub_layers]
     return [
-        _measure(model, architecture, statistics, layer, sub_layer, damping, groups)
+        _measure(model, architecture, statistics, layer, sub_layer, damping, chunk)
         for layer, sub_layer in progress.track(names, "Measuring what each part is worth")
     ]
 
@@ -49,7 +52,7 @@ def _measure(
     layer: int,
     sub_layer: SubLayerName,
     damping: float,
-    groups: bool,
+    chunk: int | None,
 ) -> SubLayerCurve:
     roles = architecture.sub_layers[sub_layer]
     *first, last = roles
@@ -79,7 +82,7 @@ def _measure(
         left = count * width
         shapes[last], tails[last] = (len(weighed), left), output.tail(total - count, left)
         options.append(Option((units,), float(errors[total - count]), shapes, tails))
-    grouped = group_options(weights, roots, inputs, covariance, width, damping) if groups else []
+    grouped = [] if chunk is None else group_options(weights, roots, inputs, covariance, width, damping, chunk)
     return SubLayerCurve(layer, sub_layer, total, width, float(errors[-1]), tuple(reversed(options)), tuple(grouped))
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bertsurgeon.allocation.options import Option
 from bertsurgeon.compensation import ridge, solve_damped, times
+from bertsurgeon.errors import OptionError
 from bertsurgeon.grouping import align_groups
 from bertsurgeon.plan import Channels, Grouped, Role, unit_channels
 
@@ -21,6 +22,7 @@ def group_options(
     covariance: Tensor,
     width: int,
     damping: float,
+    chunk: int = 1,
 ) -> list[Option]:
     """The options of a sub-layer that keeps all its units, in groups.
 
@@ -31,7 +33,13 @@ def group_options(
         covariance: Covariance of the units' channels.
         width: Channels per unit.
         damping: Relative λ of the regressions.
+        chunk: Neighbouring inputs (and outputs) that belong to the same group.
+
+    Raises:
+        OptionError: If inputs or outputs cannot be divided into chunks.
     """
+    if len(inputs) % chunk or len(weights[[*weights][-1]]) % chunk:
+        raise OptionError(f"Chunks of {chunk} channels do not divide the model's width, {len(inputs)}.")
     *first, last = weights
     units = len(covariance) // width
     reads = torch.zeros(units, len(inputs), dtype=torch.float64)
@@ -40,14 +48,16 @@ def group_options(
         reads += weighed.reshape(units, len(weighed) // units, -1).sum(1)
     writes = weights[last].square() * _diagonal(roots[last]).unsqueeze(1) * covariance.diagonal()
     writes = writes.reshape(len(writes), units, width).sum(2)
+    reads = reads.unflatten(1, (-1, chunk)).sum(2)
+    writes = writes.unflatten(0, (-1, chunk)).sum(1)
     options = []
     for count in COUNTS:
-        if count > min(units, len(inputs), len(writes)):
+        if count > min(units, reads.shape[1], len(writes)):
             break
         found = align_groups(reads.numpy(), writes.numpy(), count)
         kept = [unit_channels(group.tolist(), width) for group in found.units]
         ranges = _ranges([len(group) for group in kept])
-        after = Grouped(tuple(tuple(group.tolist()) for group in found.outputs), ranges)
+        after = Grouped(tuple(unit_channels(group.tolist(), chunk) for group in found.outputs), ranges)
         order = torch.tensor([channel for group in kept for channel in group])
         seen = covariance[order][:, order]
         error = group_error(weights[last][:, order], roots[last], seen, after, damping)
@@ -55,7 +65,7 @@ def group_options(
         for role in first:
             own = len(weights[role]) // units  # narrower where several queries share a key and a value
             ranges = _ranges([len(group) * own for group in found.units])
-            before = Grouped(ranges, tuple(tuple(group.tolist()) for group in found.inputs))
+            before = Grouped(ranges, tuple(unit_channels(group.tolist(), chunk) for group in found.inputs))
             order = torch.tensor([c for group in found.units for c in unit_channels(group.tolist(), own)])
             root = roots[role][order] if roots[role].dim() == 1 else roots[role][:, order]
             error += group_error(weights[role][order], root, inputs, before, damping)

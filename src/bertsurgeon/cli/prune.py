@@ -36,6 +36,12 @@ MetricName = Annotated[
 StructureNames = Annotated[
     str, typer.Option("--structures", help="What may be used: removal,low_rank,groups", rich_help_panel=_AUTO)
 ]
+GroupChunk = Annotated[
+    int,
+    typer.Option(
+        "--group-chunk", help="Neighbouring channels that groups take together; 32 is faster.", rich_help_panel=_AUTO
+    ),
+]
 TokenWeighting = Annotated[
     float,
     typer.Option(
@@ -95,6 +101,7 @@ def prune(
         typer.Option("--calibration", help="What 'bertsurgeon calibrate' wrote.", rich_help_panel=_AUTO),
     ] = None,
     structures: StructureNames = "removal,low_rank",
+    group_chunk: GroupChunk = 1,
     metric: MetricName = "fisher",
     token_weighting: TokenWeighting = 0.5,
     use_labels: UseLabels = False,
@@ -186,6 +193,7 @@ def prune(
             groups=groups,
             method=cast(Method, method),
             structures=cast(tuple[Structures, ...], tuple(structures.split(","))),
+            group_chunk=group_chunk,
             metric=cast(Metric, metric),
             token_weighting=token_weighting,
             use_labels=use_labels,
@@ -251,6 +259,7 @@ def calibrate(
     output: opt.Output,
     data_options: Annotated[DataOptions, Without("max_train_samples")],
     structures: StructureNames = "removal,low_rank",
+    group_chunk: GroupChunk = 1,
     metric: MetricName = "fisher",
     token_weighting: TokenWeighting = 0.5,
     use_labels: UseLabels = False,
@@ -266,6 +275,7 @@ def calibrate(
     config = PruneConfig(
         sparsity=0.5,
         structures=cast(tuple[Structures, ...], tuple(structures.split(","))),
+        group_chunk=group_chunk,
         metric=cast(Metric, metric),
         token_weighting=token_weighting,
         use_labels=use_labels,

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import get_plan
-from bertsurgeon.layers import GroupedLinear, make_linear, replace_matrix
+from bertsurgeon.layers import GroupedLinear, chunk_of, gather_channels, make_linear, replace_matrix
 from bertsurgeon.plan import Dense, sub_layer_of
 
 MASKED = float(torch.finfo(torch.bfloat16).min)
@@ -42,6 +43,7 @@ class SlicedLinear(nn.Module):
         self.input_order = [channel for _, columns in groups for channel in columns]
         self.output_order = [channel for rows, _ in groups for channel in rows]
         self.output_order[len(groups[0][0]) : len(groups[0][0])] = constant
+        self.in_features = source.in_features
         self.widths = [len(columns) for _, columns in groups]
         products = []
         for number, (rows, columns) in enumerate(groups):
@@ -60,14 +62,29 @@ class SlicedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, in_features) to (…, out_features)."""
-        if self.gathers:
+        chunk = self._input_chunk() if self.gathers else 1
+        if self.gathers and chunk == 1:
             x = x.index_select(-1, self.columns)
         start, outputs = 0, []
         for product, width in zip(self.products, self.widths, strict=True):
-            outputs.append(product(x[..., start : start + width]))
+            if chunk > 1:  # each group copies what it reads, once
+                part = gather_channels(x, self.columns[start : start + width], chunk)
+            else:
+                part = x[..., start : start + width]
+            outputs.append(product(part))
             start += width
         output = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
-        return output.index_select(-1, self.rows) if self.scatters else output
+        if not self.scatters:
+            return output
+        chunk = chunk_of(np.argsort(self.output_order), len(self.output_order))
+        return gather_channels(output, self.rows, chunk) if chunk > 1 else output.index_select(-1, self.rows)
+
+    def _input_chunk(self) -> int:
+        """Neighbouring inputs that stay together and go to one group."""
+        chunk = chunk_of(self.input_order, self.in_features)
+        while any(width % chunk for width in self.widths):
+            chunk //= 2
+        return chunk
 
 
 def has_groups(model: PreTrainedModel) -> bool:
@@ -110,8 +127,8 @@ def _join(first: SlicedLinear, second: SlicedLinear) -> None:
     """Makes two permutations one: back from the first layer's groups, and into the second one's."""
     order = first.rows[second.columns]
     first.scatters = False
-    second.columns = order
-    second.gathers = order.tolist() != list(range(len(order)))
+    second.columns, second.input_order = order, order.tolist()
+    second.gathers = second.input_order != list(range(len(order)))
 
 
 class Graph(nn.Module):

@@ -11,7 +11,7 @@ from bertsurgeon.layers.build import (
     reset_indices,
     to_dense,
 )
-from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear
+from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear, chunk_of, gather_channels
 from bertsurgeon.layers.heads import fit_heads
 from bertsurgeon.layers.inference import prepare_for_inference
 from bertsurgeon.layers.int8_grid import dequantize_rows, is_on_grid, quantize_rows, round_rows, row_scales
@@ -25,12 +25,14 @@ __all__ = [
     "Part",
     "PartKey",
     "check_plan",
+    "chunk_of",
     "dense_parts",
     "dequantize_rows",
     "drop_sub_layer",
     "empty_linear",
     "find_matrix",
     "fit_heads",
+    "gather_channels",
     "give_biases",
     "install_plan",
     "is_on_grid",

@@ -4,8 +4,10 @@ Both layers keep the parameter name ``weight`` with a shape that no dense layer 
 this library fails on the shape instead of silently starting from random weights.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,19 +20,42 @@ class _Permute(torch.autograd.Function):
     """Reorders channels by a permutation; the gradient is reordered back instead of scattered and added."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, chunk: int) -> Tensor:
         ctx.save_for_backward(inverse)
-        return gather_channels(x, index)
+        ctx.chunk = chunk
+        return gather_channels(x, index, chunk)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (inverse,) = ctx.saved_tensors
-        return gather_channels(gradients[0], inverse), None, None
+        return gather_channels(gradients[0], inverse, ctx.chunk), None, None, None
 
 
-def gather_channels(x: Tensor, index: Tensor) -> Tensor:
-    """Channels ``index`` of the last axis; on a CPU ``gather`` is several times faster than ``index_select`` here."""
+def gather_channels(x: Tensor, index: Tensor, chunk: int = 1) -> Tensor:
+    """Channels ``index`` of the last axis; where whole chunks of them stay together, these are copied in one piece.
+
+    On a CPU ``gather`` is several times faster than ``index_select`` for single channels.
+    """
+    if chunk > 1:
+        parts = x.view(*x.shape[:-1], x.shape[-1] // chunk, chunk)
+        return parts.index_select(-2, index[::chunk] // chunk).flatten(-2)
     return x.gather(-1, index.expand(*x.shape[:-1], -1))
+
+
+def chunk_of(index: Sequence[int] | np.ndarray[Any, Any], size: int) -> int:
+    """The largest power of two such that ``index`` names whole chunks of that many neighbouring channels.
+
+    Args:
+        index: Channels.
+        size: How many there are to choose from.
+    """
+    order, chunk = np.asarray(index), 1
+    while size % (2 * chunk) == 0 and len(order) % (2 * chunk) == 0:
+        rows = order.reshape(-1, 2 * chunk)
+        if (rows[:, 0] % (2 * chunk)).any() or (rows != rows[:, :1] + np.arange(2 * chunk)).any():
+            break
+        chunk *= 2
+    return chunk
 
 
 class GroupedLinear(nn.Module):
@@ -81,10 +106,10 @@ class GroupedLinear(nn.Module):
         device = None if self.weight.is_meta else self.weight.device
         columns = [channel for group in self.structure.column_groups for channel in group]
         rows = [channel for group in self.structure.row_groups for channel in group]
-        position = torch.full((self.out_features,), len(rows), dtype=torch.long, device=device)
-        position[torch.tensor(rows, device=device)] = torch.arange(len(rows), device=device)
+        position = np.full(self.out_features, len(rows))  # a channel in no group is the one behind all groups'
+        position[rows] = np.arange(len(rows))
         self.column_index = torch.tensor(columns, device=device)
-        self.row_index = position
+        self.row_index = torch.tensor(position, device=device)
         # inverse permutations, for gradients; empty where channels were removed
         nothing = torch.empty(0, dtype=torch.long, device=device)
         self.column_inverse = self.column_index.argsort() if len(columns) == self.in_features else nothing
@@ -92,6 +117,8 @@ class GroupedLinear(nn.Module):
         tiles = make_tiles(self.row_sizes, self.column_sizes)
         self.tiles = torch.tensor(tiles, dtype=torch.int32, device=device)
         self.row_order = torch.tensor(rows, device=device)
+        self.column_chunk = chunk_of(columns, self.in_features)
+        self.row_chunk = chunk_of(position, len(rows) + (len(rows) < self.out_features))
         self.gathers = columns != list(range(self.in_features))
         self.scatters = rows != list(range(self.out_features))
 
@@ -141,10 +168,10 @@ class GroupedLinear(nn.Module):
         for_inference = self._is_inference(x)
         if for_inference and can_run(x):
             return self._run_kernel(x)
-        gathered = self._permute(x, self.column_index, self.column_inverse) if self.gathers else x
+        gathered = self._permute(x, self.column_index, self.column_inverse, self.column_chunk) if self.gathers else x
         output = self._multiply_in_place(gathered) if for_inference else self._multiply(gathered)
         if self.scatters:
-            output = self._permute(output, self.row_index, self.row_inverse)
+            output = self._permute(output, self.row_index, self.row_inverse, self.row_chunk)
         output = output if self.bias is None else output + self.bias
         return F.gelu(output) if self.activation == "gelu" else output
 
@@ -211,11 +238,11 @@ class GroupedLinear(nn.Module):
         return output.view(*x.shape[:-1], output.shape[-1])
 
     @staticmethod
-    def _permute(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    def _permute(x: Tensor, index: Tensor, inverse: Tensor, chunk: int) -> Tensor:
         if len(inverse) and x.requires_grad and torch.is_grad_enabled():
-            permuted: Tensor = _Permute.apply(x, index, inverse)  # type: ignore[no-untyped-call]
+            permuted: Tensor = _Permute.apply(x, index, inverse, chunk)  # type: ignore[no-untyped-call]
             return permuted
-        return gather_channels(x, index)
+        return gather_channels(x, index, chunk)
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""

@@ -49,11 +49,11 @@ def _share_gather(architecture: Architecture, layer: nn.Module) -> None:
     if not all(torch.equal(query.column_index, matrix.column_index) for matrix in others):
         return
     parent = layer.get_submodule(architecture.matrices["query"].rpartition(".")[0])
-    index = query.column_index
+    index, chunk = query.column_index, query.column_chunk
 
     def gather(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-        gathered = gather_channels(hidden, index.to(hidden.device))
+        gathered = gather_channels(hidden, index.to(hidden.device), chunk)
         return ((gathered, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": gathered})
 
     parent.register_forward_pre_hook(gather, with_kwargs=True)

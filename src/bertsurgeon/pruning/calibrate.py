@@ -16,7 +16,7 @@ from bertsurgeon.pruning.check import check_dense
 from bertsurgeon.pruning.report import timed
 from bertsurgeon.tasks import LABELS
 
-SETTINGS = ("samples", "batch_size", "metric", "token_weighting", "use_labels", "damping", "seed")
+SETTINGS = ("samples", "group_chunk", "batch_size", "metric", "token_weighting", "use_labels", "damping", "seed")
 """Options of :class:`bertsurgeon.PruneConfig` that a calibration is made with."""
 
 
@@ -62,8 +62,9 @@ def calibrate(
             ),
         )
         groups = "groups" in config.structures
+        chunk = config.group_chunk if groups else None
         curves = timed(
-            seconds, "curves", lambda: measure_curves(model, architecture, statistics, config.damping, groups)
+            seconds, "curves", lambda: measure_curves(model, architecture, statistics, config.damping, chunk)
         )
     settings = {name: getattr(config, name) for name in SETTINGS} | {"groups": groups}
     return Calibration(found, batches, statistics.curvature, statistics.token_weights, curves, settings, seconds)

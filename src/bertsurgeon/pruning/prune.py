@@ -97,7 +97,7 @@ def _check_calibration(calibration: Calibration, model: PreTrainedModel, config:
     if "groups" in config.structures and not calibration.settings["groups"]:
         raise OptionError("The calibration knows nothing of groups; calibrate again with them among the structures.")
     for name in SETTINGS:
-        if calibration.settings[name] != getattr(config, name):
+        if calibration.settings.get(name, getattr(PruneConfig, name)) != getattr(config, name):
             raise OptionError(
                 f"The calibration was made with {name}={calibration.settings[name]}, not {getattr(config, name)}; "
                 "use the same options, or calibrate again."
