@@ -227,7 +227,7 @@ def test_curvature_is_that_of_the_jacobian(folder: Path) -> None:
     """E[δδᵀ] over random signs is what JᵀJ gives, J being the Jacobian of the embedding."""
     model, tokenizer = bertsurgeon.load_model(folder / "dense"), load_tokenizer(folder / "dense")
     rows = tokenize(Dataset.from_dict({"text": ["the film was fine"] * 1500}), tokenizer, kind=Embedding())
-    batches = make_batches(rows, tokenizer, None, 500, 0)
+    batches = make_batches(rows, tokenizer, 1500, 500, 0)
     architecture = get_architecture("bert")
     found = collect_statistics(model, architecture, batches, gradients=False, curvature=True)
     kept: dict[str, Tensor] = {}
@@ -237,7 +237,7 @@ def test_curvature_is_that_of_the_jacobian(folder: Path) -> None:
     embedding = model(**one).sentence_embedding[0]
     jacobian = torch.stack([torch.autograd.grad(entry, kept["z"], retain_graph=True)[0][0] for entry in embedding])
     wanted = torch.einsum("vti,vtj->ij", jacobian, jacobian).double()
-    assert float((found.curvature[1, "output"] - wanted).norm() / wanted.norm()) < 0.1
+    assert float((found.curvature[1, "output"] - wanted).norm() / wanted.norm()) < 0.15
 
 
 def test_the_loss_against_oneself() -> None:

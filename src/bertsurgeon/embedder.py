@@ -139,7 +139,7 @@ class Embedder(PreTrainedModel):
 
     def stock(self, config: PretrainedConfig) -> "Embedder":
         """An embedder of the same kind around a fresh encoder, untrained."""
-        shell = deepcopy(self.sentence_model, {id(self.auto_model): None})
+        shell = deepcopy(self.sentence_model, {id(self.auto_model): nn.Identity()})  # all but the encoder
         return Embedder(type(self.auto_model)(config), shell)
 
 
