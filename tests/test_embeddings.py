@@ -55,6 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     whole = sentence_transformers.SentenceTransformer(modules=parts, device="cpu", prompts={"query": "the query"})
     whole.save(str(place / "dense"), create_model_card=False)
+    settings = json.loads((place / "dense" / "sentence_bert_config.json").read_text())
+    (place / "dense" / "sentence_bert_config.json").write_text(json.dumps({**settings, "max_seq_length": 20}))
     (place / "texts.txt").write_text("\n".join(sentences(80)), encoding="utf-8")
     (place / "held-out.txt").write_text("\n".join(sentences(40, seed=1)), encoding="utf-8")
     for part in ("train", "validation"):
@@ -106,6 +108,7 @@ def test_pruned_and_recovered_without_labels(method: str, folder: Path, tmp_path
     assert np.abs(own - encode(folder / "dense", texts)).max() > 1e-3
     whole = sentence_transformers.SentenceTransformer(str(tmp_path / "pruned"), device="cpu")
     assert whole.prompts["query"] == "the query"
+    assert whole.max_seq_length == 20  # the tokenizer alone would take 128
     assert [type(part).__name__ for part in whole] == ["Transformer", "Pooling", "Dense", "Normalize"]
     options = ("--teacher", folder / "dense", "--epochs", "8", "--learning-rate", "1e-3", "--json", *data)
     recovered = succeed("recover", tmp_path / "pruned", "-o", tmp_path / "recovered", *options)

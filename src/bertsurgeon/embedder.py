@@ -122,6 +122,11 @@ class Embedder(PreTrainedModel):
             features = module(features)
         return EmbedderOutput(features[EMBEDDING], found.hidden_states)
 
+    @property
+    def longest_text(self) -> int:
+        """Tokens at which ``SentenceTransformer`` cuts a text."""
+        return int(self.sentence_model.max_seq_length)
+
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Writes a folder that ``SentenceTransformer`` loads (a pruned one after ``import bertsurgeon``).
 

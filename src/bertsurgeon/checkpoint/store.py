@@ -7,6 +7,7 @@ fault with one sentence.
 
 import json
 import re
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ def save_model(
     with new_folder(folder, overwrite) as temporary:
         model.save_pretrained(temporary)
         if tokenizer is not None:
+            if isinstance(model, Embedder):  # whose own tokenizer may cut texts earlier
+                tokenizer = deepcopy(tokenizer)
+                tokenizer.model_max_length = model.longest_text
             tokenizer.save_pretrained(temporary)
         for name, content in getattr(model, COMPANIONS, {}).items():
             (temporary / name).write_text(content, encoding="utf-8")
