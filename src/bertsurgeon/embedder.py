@@ -5,6 +5,7 @@ optional package, so that whatever it keeps beside the weights (pooling, prompts
 """
 
 import json
+import os
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ class Embedder(PreTrainedModel):
 
     base_model_prefix = "auto_model"
     main_input_name = "input_ids"
+    sentence_model: Any
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -127,12 +129,13 @@ class Embedder(PreTrainedModel):
         """Tokens at which ``SentenceTransformer`` cuts a text."""
         return int(self.sentence_model.max_seq_length)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Writes a folder that ``SentenceTransformer`` loads (a pruned one after ``import bertsurgeon``).
 
         Args:
             save_directory: The folder.
-            **kwargs: What transformers' models take besides; of no use here.
+            *args: What transformers' models take besides; of no use here.
+            **kwargs: Likewise.
         """
         for name in _MARKS:
             if name in vars(self):

@@ -50,7 +50,7 @@ def evaluate(
     network = _open(model, data_options)
     tokenizer = load_tokenizer(resolve_model(model))
     metrics: dict[str, float] = {}
-    name = None
+    name: str | None = None
     if data_options.text_file is not None:
         rows = tokenize(read_all_texts(data_options), tokenizer, data_options.max_length, kind_for_texts(network))
     else:

@@ -131,7 +131,7 @@ class Kind(Head):
 
     def outputs_of(self, config: PretrainedConfig) -> int:
         """Outputs the head of a model with this configuration has."""
-        return config.num_labels or 0
+        return int(config.num_labels or 0)
 
     def is_labelled(self, columns: Sequence[str]) -> bool:
         """Whether the columns of a dataset that :meth:`encode` made hold what :meth:`score` compares with."""
