@@ -85,9 +85,10 @@ class Embedder(PreTrainedModel):
         for name in _MARKS:
             if name in vars(encoder):
                 setattr(self, name, vars(encoder)[name])
-        self.post_init()
-        self.register_load_state_dict_pre_hook(_take_encoder_file)
-        self.eval()
+        whole: Any = self  # torch and transformers have no types for these
+        whole.post_init()
+        whole.register_load_state_dict_pre_hook(_take_encoder_file)
+        whole.eval()
 
     def init_weights(self) -> None:
         """Nothing: all parts are there already."""
