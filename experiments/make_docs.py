@@ -302,6 +302,41 @@ def answered(result: dict[str, Any] | None) -> list[str]:
     return ["–", "–"] if result is None else [f"{result['metrics'][name]:.1f}" for name in names]
 
 
+EMBEDDER = {
+    "dense": ("dense", "dense", "pytorch", "fp32"),
+    "dense-int8": ("dense, INT8", "dense", "int8", "int8"),
+    "auto-0.5": ("**auto**, one-shot", "auto-0.5", "pytorch", "fp32"),
+    "auto-0.5-recovered": ("**auto**, recovered", "auto-0.5", "pytorch", "fp32"),
+    "auto-0.5-int8": ("**auto**, one-shot, INT8", "auto-0.5", "int8", "int8"),
+    "auto-0.25": ("**auto**, one-shot", "auto-0.25", "pytorch", "fp32"),
+    "auto-0.25-recovered": ("**auto**, recovered", "auto-0.25", "pytorch", "fp32"),
+    "auto-0.25-int8": ("**auto**, one-shot, INT8", "auto-0.25", "int8", "int8"),
+}
+"""Title, and the rows that have the size and the speeds; recovery changes neither."""
+
+
+def embedder() -> str:
+    """Quality and speed of the embedder at every share."""
+    rows = []
+    for name, (title, size, where, precision) in EMBEDDER.items():
+        result, sized = read(f"embedder/{name}"), read(f"embedder/{size}")
+        if result is not None:
+            metrics = ("stsb_dev", "stsb_test", "recall_at_10", "rank_overlap")
+            speeds = [
+                (read(f"embedder/speed-{size}-{runtime}") or {}).get("speedup", {}).get(shape)
+                for runtime in (where, precision)
+                for shape in ("1x128", "8x128")
+            ]
+            kept = "–" if sized is None else f"{100 * sized['kept_share']:.0f} %"
+            cells = [f"{result['metrics'][metric]:.1f}" for metric in metrics]
+            pytorch = ["–", "–"] if where == "int8" else [ratio(speed) for speed in speeds[:2]]
+            rows.append([title, kept, *cells, *pytorch, *(ratio(speed) for speed in speeds[2:])])
+    if not rows:
+        return "_No results yet: `python experiments/embedder.py`._"
+    header = ["all-MiniLM-L6-v2, no labels", "encoder weights", "STS-B dev, Spearman", "test", "recall@10"]
+    return table([*header, "rank overlap", "PyTorch 1×128", "8×128", "ONNX Runtime 1×128", "8×128"], rows)
+
+
 def sizes() -> str:
     """Per model: what a file and its encoder take, raw and compressed, after each step; ratios are to dense, raw."""
     parts = []
@@ -369,6 +404,7 @@ def fill(path: Path, **sections: str) -> None:
 def main() -> None:
     fill(ROOT / "README.md", headline=headline())
     fill(ROOT / "docs" / "tasks.md", squad=squad())
+    fill(ROOT / "docs" / "embeddings.md", embedder=embedder())
     fill(
         ROOT / "docs" / "results.md",
         study=study(),

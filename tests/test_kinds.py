@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
     AutoModel,
@@ -23,6 +23,7 @@ from transformers import (
 
 from bertsurgeon.calibration import summed_loss
 from bertsurgeon.calibration.gradients import fisher_surrogate
+from bertsurgeon.embedder import Embedder
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.recovery import distillation_loss
 from bertsurgeon.recovery.distillation import outputs_loss
@@ -41,13 +42,21 @@ HEADS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "token-classification": (AutoModelForTokenClassification, {"num_labels": 5}),
     "question-answering": (AutoModelForQuestionAnswering, {}),
+    "embedding": (AutoModel, {}),
 }
+
+
+class Transformer(nn.Module):
+    """Stands where sentence-transformers has the encoder and its tokenizer."""
 
 
 def make(name: str, architecture: str = "bert", seed: int = 0) -> PreTrainedModel:
     head, options = HEADS[name]
     torch.manual_seed(seed)
     model: PreTrainedModel = head.from_config(make_config(architecture, **options))
+    if name == "embedding":
+        modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+        model = Embedder(model, nn.Sequential(Transformer(), modules.Pooling(48), modules.Normalize()))
     return model.eval()
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bertsurgeon import progress
 from bertsurgeon.errors import DataError, ModelError
 from bertsurgeon.prediction import Predictor, predict_outputs
-from bertsurgeon.tasks import IGNORED, Task, has_labels, head_of, kind_of, mask_tokens
+from bertsurgeon.tasks import IGNORED, Task, head_of, kind_of, mask_tokens
 from bertsurgeon.tasks.collate import WORD_STARTS
 
 READ = ("attention_mask", WORD_STARTS, "labels")
@@ -23,7 +23,8 @@ def check_head(model: Predictor, task: Task) -> None:
     Raises:
         ModelError: If it is for another kind of task, or the number of outputs differs from the task's.
     """
-    kind, outputs = kind_of(model), model.config.num_labels or 0
+    kind = kind_of(model)
+    outputs = kind.outputs_of(model.config)
     if type(kind) is not type(task.kind) or outputs != task.num_labels:
         raise ModelError(
             f"The model has a head for {kind.describe(outputs)}, but task {task.name!r} is "
@@ -53,7 +54,7 @@ def evaluate(
         ModelError: If the head does not fit the task.
     """
     check_head(model, task)
-    if len(dataset) == 0 or not has_labels(dataset.column_names):
+    if len(dataset) == 0 or not task.kind.is_labelled(dataset.column_names):
         raise DataError("Evaluation needs at least one labelled sequence.")
     model.eval()
     return task.score(predict_outputs(model, dataset, tokenizer, batch_size, "Evaluating"), dataset)
@@ -99,24 +100,35 @@ def evaluate_masked_lm(
     return {"perplexity": math.exp(loss / count), "masked_accuracy": 100 * right / count}
 
 
-def measure_agreement(
-    dense: PreTrainedModel,
-    pruned: PreTrainedModel,
+def compare(
+    dense: Predictor,
+    pruned: Predictor,
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int = 64,
-) -> float:
-    """How often both models say the same, in percent; of numbers, 100 times Pearson's correlation.
+) -> dict[str, float]:
+    """How far two models say the same, in percent, without labels.
 
-    What they say are a class, each of several classes, the class of each word, or both ends of an answer.
+    ``agreement`` is how often they do; of numbers, 100 times Pearson's correlation. What they say are a class, each of
+    several classes, the class of each word, or both ends of an answer. Embedders are compared by the neighbours they
+    find: ``recall_at_10``, ``rank_overlap`` and ``cosine`` (:func:`bertsurgeon.tasks.neighbours.neighbour_metrics`).
 
     Args:
         dense: The dense model.
-        pruned: The model pruned from it.
+        pruned: The model pruned from it, or exported.
         dataset: Tokenized texts, labels not needed.
         tokenizer: Pads the batches.
         batch_size: Sequences per batch.
+
+    Raises:
+        DataError: If the dataset is empty.
+        ModelError: If the models have heads of different kinds.
     """
+    if len(dataset) == 0:
+        raise DataError("A comparison needs at least one text.")
+    head = head_of(dense)
+    if type(head_of(pruned)) is not type(head):
+        raise ModelError("The models have heads of different kinds; name the dense model that the other was made of.")
     first, second = (
         [{name: value.unsqueeze(0) for name, value in row.items()} for row in rows]
         for rows in (
@@ -125,4 +137,4 @@ def measure_agreement(
     )
     columns = [name for name in READ if name in dataset.column_names]
     rows = [{name: torch.tensor([row[name]]) for name in columns} for row in dataset.select_columns(columns)]
-    return head_of(dense).agreement(first, second, rows)
+    return head.comparison(first, second, rows)

@@ -21,6 +21,7 @@ from bertsurgeon.checkpoint.sparse import (
 from bertsurgeon.checkpoint.store import (
     check_finite,
     check_masked_lm,
+    load_embedder,
     load_model,
     load_own,
     load_tokenizer,
@@ -49,6 +50,7 @@ __all__ = [
     "get_ranges",
     "hook_packed",
     "is_sparse",
+    "load_embedder",
     "load_model",
     "load_own",
     "load_tokenizer",

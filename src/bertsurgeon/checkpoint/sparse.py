@@ -16,6 +16,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from bertsurgeon.architectures import fuse_in_place, unfuse_in_place
 from bertsurgeon.checkpoint.contents import DAMAGED, Packing, hook_packed, install_packed, restore_model
 from bertsurgeon.checkpoint.quantization import NAMES, BertSurgeonQuantizer, attach_plan, get_plan, mark
+from bertsurgeon.embedder import make_stock
 from bertsurgeon.errors import CheckpointError
 from bertsurgeon.plan import ALL_ROLES, ROLES
 
@@ -107,7 +108,7 @@ def detach_sparse(model: PreTrainedModel) -> PreTrainedModel:
     quantizer.remove_quantization_config(copy)
     setattr(copy, NAMES, None)
     with torch.device("meta"):
-        stock = type(copy)(copy.config)
+        stock = make_stock(copy, copy.config)
     fuse_in_place(copy, stock)
     return copy
 

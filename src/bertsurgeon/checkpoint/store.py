@@ -7,6 +7,7 @@ fault with one sentence.
 
 import json
 import re
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
@@ -29,6 +31,14 @@ from bertsurgeon.checkpoint.contents import hook_packed, install_packed, restore
 from bertsurgeon.checkpoint.files import new_folder
 from bertsurgeon.checkpoint.quantization import METHOD, BertSurgeonConfig, attach_plan
 from bertsurgeon.checkpoint.sparse import SPARSE_METHOD, SparseConfig, attach_sparse
+from bertsurgeon.embedder import (
+    COMPANIONS,
+    Embedder,
+    encoder_folder,
+    is_embedder,
+    open_sentence_model,
+    read_companions,
+)
 from bertsurgeon.errors import CheckpointError, ModelError, PlanError, first_line
 from bertsurgeon.layers import install_plan, reset_indices
 from bertsurgeon.tasks import Kind, find_head
@@ -59,7 +69,12 @@ def save_model(
     with new_folder(folder, overwrite) as temporary:
         model.save_pretrained(temporary)
         if tokenizer is not None:
+            if isinstance(model, Embedder):  # whose own tokenizer may cut texts earlier
+                tokenizer = deepcopy(tokenizer)
+                tokenizer.model_max_length = model.longest_text
             tokenizer.save_pretrained(temporary)
+        for name, content in getattr(model, COMPANIONS, {}).items():
+            (temporary / name).write_text(content, encoding="utf-8")
         for name, content in (reports or {}).items():
             (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -72,7 +87,8 @@ def load_model(
     Args:
         name: Folder or hub id.
         head: The Auto class for a dense model; None for the one that its configuration names, or a sequence
-            classifier. A pruned model knows its own class.
+            classifier. A pruned model knows its own class. A sentence embedder, dense or pruned, is loaded as such
+            where this is None, and gives its encoder where a class is named.
         new_head: Accept a model without a trained head, to be fine-tuned; a sparse one is given the class ``head``.
         **kwargs: For ``from_pretrained`` of a dense model, or for a new head, for instance ``num_labels``.
 
@@ -80,11 +96,16 @@ def load_model(
         ModelError: If there is no such model, its architecture is not supported, or its weights are not finite.
         CheckpointError: If its files are damaged or of a newer format.
     """
+    if head is None and _holds_embedder(name):
+        return load_embedder(name)
     config = read_config(name)
     get_architecture(config.model_type)
     quantization = _pruned_entry(config)
+    companions = read_companions(name) if head is None else {}
     if quantization is not None and not (new_head and isinstance(quantization, SparseConfig)):
-        return _load_pruned(_folder_of(name), config, quantization)
+        model = _load_pruned(_folder_of(name), config, quantization)
+        setattr(model, COMPANIONS, companions)
+        return model
     if head is None:
         known = find_head(config.architectures or (), config)
         head = known.auto_class if isinstance(known, Kind) else AutoModelForSequenceClassification
@@ -103,6 +124,7 @@ def load_model(
     if broken:
         raise CheckpointError(f"{name} does not fit its config.json: {broken[0]} is missing, or of another shape.")
     check_finite(model)
+    setattr(model, COMPANIONS, companions)
     return model
 
 
@@ -116,17 +138,25 @@ def load_own(name: str | Path) -> PreTrainedModel:
         ModelError: If there is no such model, its architecture is not supported, or its weights are not finite.
         CheckpointError: If its files are damaged or of a newer format.
     """
-    config = read_config(name)
-    get_architecture(config.model_type)
-    quantization = _pruned_entry(config)
-    if quantization is not None:
-        return _load_pruned(_folder_of(name), config, quantization)
-    model, absent = _from_pretrained(name, _own_class(name, config))
-    broken = [key for key in sorted({*absent["missing"], *absent["mismatched"]}) if "pooler." not in key]
-    if broken:
-        raise CheckpointError(f"{name} does not fit its config.json: {broken[0]} is missing, or of another shape.")
-    check_finite(model)
-    return model
+    return load_embedder(name) if _holds_embedder(name) else _load_as(name, None)
+
+
+def load_embedder(name: str | Path) -> PreTrainedModel:
+    """Loads a sentence embedder, dense or pruned, or makes one of a plain encoder by mean pooling.
+
+    Args:
+        name: Folder or hub id, with the ``modules.json`` of sentence-transformers or without.
+
+    Raises:
+        ModelError: If there is no such model, its architecture or one of its modules is not supported, its weights are
+            not finite, or sentence-transformers is not installed.
+        CheckpointError: If its files are damaged or of a newer format.
+    """
+    if not Path(name).is_dir():
+        read_config(name)  # says so if there is no such model
+    folder = _folder_of(name)
+    encoder = _load_as(encoder_folder(folder), AutoModel)
+    return Embedder(encoder, open_sentence_model(folder))
 
 
 def check_masked_lm(model: PreTrainedModel) -> None:
@@ -148,8 +178,9 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: If there is none.
     """
+    place = encoder_folder(name) if Path(name).is_dir() else name
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError) as error:
         raise ModelError(f"There is no tokenizer in {name}; save one beside the model.") from error
     return tokenizer
@@ -194,6 +225,27 @@ def check_finite(model: PreTrainedModel) -> None:
             raise ModelError(
                 f"The weights of {name} are not finite (NaN or infinity); the model is broken, train it anew."
             )
+
+
+def _holds_embedder(name: str | Path) -> bool:
+    if not Path(name).is_dir():
+        read_config(name)  # says so if there is no such model
+    return is_embedder(name)
+
+
+def _load_as(name: str | Path, head: type[Any] | None) -> PreTrainedModel:
+    """A model of a class, for None of its own; no part of it may be missing. A pruned model knows its own."""
+    config = read_config(name)
+    get_architecture(config.model_type)
+    quantization = _pruned_entry(config)
+    if quantization is not None:
+        return _load_pruned(_folder_of(name), config, quantization)
+    model, absent = _from_pretrained(name, head or _own_class(name, config))
+    broken = [key for key in sorted({*absent["missing"], *absent["mismatched"]}) if "pooler." not in key]
+    if broken:
+        raise CheckpointError(f"{name} does not fit its config.json: {broken[0]} is missing, or of another shape.")
+    check_finite(model)
+    return model
 
 
 def _install(model: PreTrainedModel, quantization: BertSurgeonConfig | SparseConfig) -> None:

@@ -6,11 +6,11 @@ import typer
 from rich.console import Console
 
 from bertsurgeon.benchmark import environment, folder_size
-from bertsurgeon.checkpoint import check_output, load_model, load_tokenizer
+from bertsurgeon.checkpoint import check_output, load_tokenizer
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
-from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
+from bertsurgeon.cli.sources import DataOptions, load_data, load_network, load_texts, resolve_model
 from bertsurgeon.exporting import OPSET, ExportConfig
 from bertsurgeon.exporting import export as export_model
 from bertsurgeon.exporting.folder import Quantization
@@ -60,7 +60,7 @@ def export(
         seed,
     )
     check_output(output, overwrite)
-    network, tokenizer = load_model(resolve_model(model)), load_tokenizer(resolve_model(model))
+    network, tokenizer = load_network(model, data_options), load_tokenizer(resolve_model(model))
     if not data_options.are_given:
         data_options = DataOptions("docstrings", max_length=data_options.max_length)
     texts = load_texts(data_options, seed)[0] if data_options.text_file else load_data(data_options, seed).train

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.benchmark import measure_sizes
-from bertsurgeon.checkpoint import check_output, load_own, load_tokenizer, save_model
+from bertsurgeon.checkpoint import check_output, load_embedder, load_own, load_tokenizer, save_model
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
@@ -17,7 +17,7 @@ from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_
 from bertsurgeon.errors import OptionError
 from bertsurgeon.pruning import Strategy
 from bertsurgeon.pruning import drop_layers as drop_layers_of
-from bertsurgeon.tasks import tokenize
+from bertsurgeon.tasks import Embedding, Kind, kind_for_texts, tokenize
 
 
 @app.command()
@@ -50,9 +50,10 @@ def drop_layers(
     """
     kept = _parse(keep, layers)
     check_output(output, overwrite)
-    network, tokenizer = load_own(resolve_model(model)), load_tokenizer(resolve_model(model))
+    load = load_embedder if data_options.task_type == Embedding.name else load_own
+    network, tokenizer = load(resolve_model(model)), load_tokenizer(resolve_model(model))
     total = len(get_architecture(network.config.model_type).layers(network))
-    data = _texts(data_options, tokenizer, seed) if data_options.are_given else None
+    data = _texts(data_options, tokenizer, kind_for_texts(network), seed) if data_options.are_given else None
     smaller, chosen = drop_layers_of(
         network, kept, cast(Strategy, strategy), data, tokenizer, samples=samples, seed=seed
     )
@@ -94,6 +95,6 @@ def _parse(keep: int | None, layers: str | None) -> int | list[int]:
         raise OptionError(f"--layers must be numbers such as 0,2,4, not {layers!r}.") from None
 
 
-def _texts(options: DataOptions, tokenizer: PreTrainedTokenizerBase, seed: int) -> Dataset:
+def _texts(options: DataOptions, tokenizer: PreTrainedTokenizerBase, kind: Kind, seed: int) -> Dataset:
     texts = load_texts(options, seed)[0] if options.text_file is not None else load_data(options, seed).train
-    return tokenize(texts, tokenizer, options.max_length)
+    return tokenize(texts, tokenizer, options.max_length, kind)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import typer
 from rich.console import Console
 
 from bertsurgeon.architectures import get_architecture
@@ -11,14 +12,16 @@ from bertsurgeon.checkpoint import count_kept, get_plan, load_model, load_tokeni
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
-from bertsurgeon.cli.sources import DataOptions, load_data, resolve_model
+from bertsurgeon.cli.sources import DataOptions, load_data, load_network, read_all_texts, resolve_model
 from bertsurgeon.cli.summary import print_plan, print_sparsity
 from bertsurgeon.cli.train import show_metrics
-from bertsurgeon.evaluation import check_head
+from bertsurgeon.errors import OptionError
+from bertsurgeon.evaluation import check_head, compare
 from bertsurgeon.evaluation import evaluate as evaluate_model
 from bertsurgeon.plan import dense_plan
+from bertsurgeon.prediction import Predictor
 from bertsurgeon.runtime import is_exported, open_exported
-from bertsurgeon.tasks import tokenize
+from bertsurgeon.tasks import for_model, kind_for_texts, tokenize
 
 
 @app.command()
@@ -27,19 +30,41 @@ from bertsurgeon.tasks import tokenize
 def evaluate(
     *,
     model: opt.Model,
-    data_options: Annotated[DataOptions, Without("max_train_samples", "text_file")],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            help="Also compare with this model, for instance the dense one; enough with --text-file, without labels.",
+        ),
+    ] = None,
+    data_options: Annotated[DataOptions, Without("max_train_samples")],
     seed: opt.Seed = 0,
     as_json: opt.Json = False,
 ) -> None:
-    """Scores a dense, pruned or exported model on a task's validation data."""
-    network = open_exported(model) if is_exported(model) else load_model(resolve_model(model))
-    data = load_data(data_options, seed)
-    check_head(network, data.task)
+    """Scores a dense, pruned or exported model on a task's validation data, or by what another model says.
+
+    Texts of --text-file should be ones that nothing was pruned or recovered with; all of them are compared.
+    """
+    if data_options.text_file is not None and (reference is None or not data_options.only_texts):
+        raise OptionError("--text-file evaluates without labels: name a --reference with it, and no other data.")
+    network = _open(model, data_options)
     tokenizer = load_tokenizer(resolve_model(model))
-    metrics = evaluate_model(
-        network, tokenize(data.validation, tokenizer, data_options.max_length, data.task.kind), tokenizer, data.task
-    )
-    show_metrics({"model": model, "task": data.task.name, "metrics": metrics}, as_json)
+    metrics: dict[str, float] = {}
+    name: str | None = None
+    if data_options.text_file is not None:
+        rows = tokenize(read_all_texts(data_options), tokenizer, data_options.max_length, kind_for_texts(network))
+    else:
+        data = for_model(load_data(data_options, seed), network)
+        check_head(network, data.task)
+        rows = tokenize(data.validation, tokenizer, data_options.max_length, data.task.kind)
+        metrics, name = evaluate_model(network, rows, tokenizer, data.task), data.task.name
+    if reference is not None:
+        metrics |= compare(_open(reference, data_options), network, rows, tokenizer)
+    show_metrics({"model": model, "task": name, "metrics": metrics}, as_json)
+
+
+def _open(name: str, options: DataOptions) -> Predictor:
+    return open_exported(name) if is_exported(name) else load_network(name, options)
 
 
 @app.command()

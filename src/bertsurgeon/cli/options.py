@@ -65,8 +65,8 @@ TaskType = Annotated[
     str | None,
     typer.Option(
         "--task-type",
-        help="Of your own files, if they do not tell: classification, regression, multi-label, token-classification or "
-        "question-answering.",
+        help="Of your own files, if they do not tell: classification, regression, multi-label, token-classification, "
+        "question-answering or embedding (then plain encoders are loaded as embedders with mean pooling).",
         rich_help_panel=_DATA,
     ),
 ]

@@ -10,14 +10,14 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon.benchmark import environment
-from bertsurgeon.checkpoint import load_model, load_tokenizer, save_model
-from bertsurgeon.cli.sources import DataOptions, load_data, load_texts
+from bertsurgeon.checkpoint import load_tokenizer, save_model
+from bertsurgeon.cli.sources import DataOptions, load_data, load_network, load_texts
 from bertsurgeon.cli.summary import summarise
 from bertsurgeon.config import PruneConfig
-from bertsurgeon.evaluation import check_head, evaluate, measure_agreement
+from bertsurgeon.evaluation import check_head, compare, evaluate
 from bertsurgeon.pruning import Calibration, PruneReport, calibrate, prune
 from bertsurgeon.recovery import TrainingOptions, train
-from bertsurgeon.tasks import Task, kind_for_texts, tokenize
+from bertsurgeon.tasks import Task, for_model, kind_for_texts, tokenize
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def load_inputs(name: str, options: DataOptions, seed: int) -> Inputs:
         BertSurgeonError: If any of it is missing or broken, or head and task do not fit.
     """
     set_seed(seed)
-    model, tokenizer = load_model(name), load_tokenizer(name)
+    model, tokenizer = load_network(name, options), load_tokenizer(name)
 
     def encode(texts: Dataset) -> Dataset:
         return tokenize(texts, tokenizer, options.max_length, kind_for_texts(model))
@@ -57,7 +57,7 @@ def load_inputs(name: str, options: DataOptions, seed: int) -> Inputs:
     if texts is not None and options.only_texts:
         training, held_out = (encode(part) for part in texts)
         return Inputs(model, tokenizer, None, training, training, held_out)
-    data = load_data(options, seed)
+    data = for_model(load_data(options, seed), model)
     check_head(model, data.task)
     training, validation = (
         tokenize(part, tokenizer, options.max_length, data.task.kind) for part in (data.train, data.validation)
@@ -89,13 +89,14 @@ def run_prune(
     data: Dataset | Calibration = inputs.calibration
     if first.method == "auto":
         data = calibration or calibrate(dense, inputs.calibration, first, tokenizer)
-    reference = _score(inputs, dense)
+    reference = None if inputs.task is None else _score(inputs, dense)
     results = []
     for config, folder in outputs:
         pruned, report = prune(dense, data, config, tokenizer, teacher)
         if training is not None:
             _recover(pruned, inputs, training)
-        metrics = {"dense": reference, "pruned": _score(inputs, pruned)}
+        found = _score(inputs, pruned)
+        metrics = {"dense": reference or dict.fromkeys(found, 100.0), "pruned": found}
         result: dict[str, Any] = {
             "task": None if inputs.task is None else inputs.task.name,
             "pruning": report.to_dict(),
@@ -109,17 +110,15 @@ def run_prune(
 
 
 def _score(inputs: Inputs, model: PreTrainedModel) -> dict[str, float]:
-    """The task's metrics; without a task, how often a model agrees with the dense one on held-out texts."""
+    """The task's metrics; without a task, how far a model says what the dense one says on held-out texts."""
     if inputs.task is not None:
         return evaluate(model, inputs.validation, inputs.tokenizer, inputs.task)
-    if model is inputs.model:
-        return {"agreement": 100.0}
-    return {"agreement": measure_agreement(inputs.model, model, inputs.validation, inputs.tokenizer)}
+    return compare(inputs.model, model, inputs.validation, inputs.tokenizer)
 
 
 def _recover(pruned: PreTrainedModel, inputs: Inputs, training: TrainingOptions) -> None:
     """Re-finetunes in a temporary folder (``bertsurgeon recover`` is the one that can be resumed)."""
-    if inputs.task is None:
+    if inputs.task is None or not inputs.task.kind.learns_from_labels:
         training = replace(training, hardness=1.0)  # without labels only the teacher speaks
     with tempfile.TemporaryDirectory() as work_dir:
         train(

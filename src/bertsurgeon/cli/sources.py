@@ -5,11 +5,22 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import PreTrainedModel
 
+from bertsurgeon.checkpoint import load_embedder, load_model
 from bertsurgeon.cli import options as opt
 from bertsurgeon.errors import DataError, ModelError, OptionError
 from bertsurgeon.recovery import TrainingOptions
-from bertsurgeon.tasks import QuestionAnswering, TaskData, get_kind, load_task, load_user_task, read_texts, shorten
+from bertsurgeon.tasks import (
+    Embedding,
+    QuestionAnswering,
+    TaskData,
+    get_kind,
+    load_task,
+    load_user_task,
+    read_texts,
+    shorten,
+)
 
 MINILM = "minilm"
 
@@ -78,18 +89,37 @@ def resolve_model(name: str) -> str:
     return str(get_model_path())
 
 
+def load_network(name: str, options: DataOptions) -> PreTrainedModel:
+    """A dense or pruned model; a plain encoder as an embedder, where that is the type of the task.
+
+    Raises:
+        BertSurgeonError: If there is no such model, or it is broken.
+    """
+    folder = resolve_model(name)
+    return load_embedder(folder) if options.task_type == Embedding.name else load_model(folder)
+
+
 def load_texts(options: DataOptions, seed: int) -> tuple[Dataset, Dataset]:
     """Unlabelled texts, and a tenth of them (at most 1000) that is held out.
 
     Raises:
         DataError: If the file cannot be read, or holds a single text.
     """
-    assert options.text_file is not None
-    texts = read_texts(options.text_file, options.text_column or "text", options.text_pair_column)
+    texts = read_all_texts(options)
     if len(texts) < 2:
         raise DataError(f"{options.text_file} holds a single text; at least two are needed.")
     parts = texts.train_test_split(test_size=min(1000, max(1, len(texts) // 10)), seed=seed)
     return parts["train"], parts["test"]
+
+
+def read_all_texts(options: DataOptions) -> Dataset:
+    """All unlabelled texts.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+    assert options.text_file is not None
+    return read_texts(options.text_file, options.text_column or "text", options.text_pair_column)
 
 
 def load_data(options: DataOptions, seed: int) -> TaskData:
@@ -103,7 +133,7 @@ def load_data(options: DataOptions, seed: int) -> TaskData:
         raise OptionError("Name a task (--task) or your own files (--train-file and --validation-file), one of them.")
     kind = None if options.task_type is None else get_kind(options.task_type)
     if options.task is not None:
-        if kind is not None:
+        if kind is not None and not isinstance(kind, Embedding):  # of which the model may be
             raise OptionError("A task has a type of its own; --task-type is for your own files.")
         data = load_task(options.task, options.data_dir, seed)
     elif options.train_file is None or options.validation_file is None:

@@ -15,11 +15,11 @@ from bertsurgeon.checkpoint import check_output, get_plan, is_sparse, load_model
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
-from bertsurgeon.cli.sources import DataOptions, LossOptions, load_data, load_texts, resolve_model
+from bertsurgeon.cli.sources import DataOptions, LossOptions, load_data, load_network, load_texts, resolve_model
 from bertsurgeon.errors import ModelError, OptionError
-from bertsurgeon.evaluation import check_head, evaluate, measure_agreement
+from bertsurgeon.evaluation import check_head, compare, evaluate
 from bertsurgeon.recovery import TrainingOptions, train
-from bertsurgeon.tasks import TaskData, kind_for_texts, tokenize
+from bertsurgeon.tasks import TaskData, for_model, kind_for_texts, tokenize
 
 
 @app.command()
@@ -73,17 +73,19 @@ def recover(
     network, tokenizer = load_model(model), load_tokenizer(model)
     if get_plan(network) is None and not is_sparse(network):
         raise ModelError(f"{model} is a dense model; prune it first, or use 'bertsurgeon finetune'.")
-    teacher_network = None if teacher is None else load_model(resolve_model(teacher))
+    teacher_network = None if teacher is None else load_network(teacher, data_options)
     if data_options.text_file is not None:
         if not data_options.only_texts or teacher_network is None:
             raise OptionError("--text-file recovers without labels: name a --teacher with it, and no other data.")
         training = replace(training, hardness=1.0)  # without labels only the teacher speaks
         job = unlabelled_job(load_texts(data_options, seed), tokenizer, data_options.max_length, teacher_network)
     else:
-        data = load_data(data_options, seed)
+        data = for_model(load_data(data_options, seed), network)
         check_head(network, data.task)
         if teacher_network is not None:
             check_head(teacher_network, data.task)
+        if not data.task.kind.learns_from_labels:
+            training = replace(training, hardness=1.0)
         job = labelled_job(data, tokenizer, data_options.max_length)
     metrics = run_training(
         network, tokenizer, job, training, output, resume, may_overwrite, "Recovering", teacher_network
@@ -116,6 +118,10 @@ def load_for_finetuning(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A dense model with a fresh (or its own, if it fits) head for the task; with ``sparse`` any other model, too."""
     kind = data.task.kind
+    if not kind.learns_from_labels:
+        raise OptionError(
+            "Embedders are trained by a teacher only; fine-tune the dense one with sentence-transformers first."
+        )
     options = kind.head_options(data.task.labels)
     network = load_model(name, kind.auto_class, new_head=True, ignore_mismatched_sizes=True, **options)
     if not sparse and (get_plan(network) is not None or is_sparse(network)):
@@ -142,9 +148,9 @@ def labelled_job(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length:
 def unlabelled_job(
     texts: tuple[Dataset, Dataset], tokenizer: PreTrainedTokenizerBase, max_length: int | None, teacher: PreTrainedModel
 ) -> Job:
-    """Texts alone: the score is how often a model agrees with its teacher on the held-out ones."""
+    """Texts alone: the score is how far a model says what its teacher says of the held-out ones."""
     training, held_out = (tokenize(part, tokenizer, max_length, kind_for_texts(teacher)) for part in texts)
-    return Job(None, training, lambda model: {"agreement": measure_agreement(teacher, model, held_out, tokenizer)})
+    return Job(None, training, lambda model: compare(teacher, model, held_out, tokenizer))
 
 
 def run_training(

@@ -24,10 +24,11 @@ from bertsurgeon.exporting.trained_int8 import quantize_as_trained
 from bertsurgeon.exporting.verify import TOLERANCES, Arrays, Check, answers_of, compare, demand, reference, to_arrays
 from bertsurgeon.runtime import MODEL_FILES, Manifest, Precision, Runtime, Session, open_session, require
 from bertsurgeon.tasks import class_names, find_head
+from bertsurgeon.tasks.kinds.embedding import EMBEDDING
 
 Quantization = Literal["static", "dynamic", "trained"]
 
-OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output")
+OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output", EMBEDDING)
 """Outputs of the models that can be exported; a graph has those that its model has."""
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", PIXELS)

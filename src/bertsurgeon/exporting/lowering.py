@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import get_plan
+from bertsurgeon.embedder import Embedder
 from bertsurgeon.layers import GroupedLinear, chunk_of, gather_channels, make_linear, replace_matrix
 from bertsurgeon.plan import Dense, sub_layer_of
 
@@ -147,12 +148,15 @@ class Graph(nn.Module):
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self.decoder = architecture.decoder
+        self.pools = isinstance(model, Embedder)
         self.makes_mask = architecture.masks == "additive" and "attention_mask" in inputs
         self.extra = {"use_cache": False} if architecture.decoder else {}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The outputs for inputs of shape (batch, tokens), or for images."""
         named: dict[str, Any] = dict(zip(self.inputs, tensors, strict=True))
+        if self.pools:
+            named["token_mask"] = named["attention_mask"]
         if self.makes_mask:
             named["attention_mask"] = additive_masks(named["attention_mask"], self.model.config, self.decoder)
         found = self.model(**named, **self.extra, return_dict=True)

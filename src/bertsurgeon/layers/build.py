@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import Architecture, fuse_in_place, get_architecture, unfuse, unfuse_in_place
+from bertsurgeon.embedder import make_stock
 from bertsurgeon.errors import ModelError, PlanError
 from bertsurgeon.layers.dropped import (
     DroppedAttention,
@@ -232,7 +233,7 @@ def to_dense(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
         del config.quantization_config
     for option in architecture.bias_options:
         setattr(config, option, True)
-    stock: PreTrainedModel = type(model)(config)
+    stock = make_stock(model, config)
     stock.to(dtype=model.dtype).to(torch.device(model.device))  # type: ignore[call-arg]  # transformers wraps Module.to
     stock.train(model.training)
     twin = unfuse(stock)

@@ -22,6 +22,8 @@ from bertsurgeon.calibration import Batch, make_batches, token_mask
 from bertsurgeon.checkpoint import check_finite, forget_ranges, get_plan
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.recovery import distillation_loss, hidden_state_loss
+from bertsurgeon.tasks.distributions import EMBEDDINGS
+from bertsurgeon.tasks.kinds.embedding import EMBEDDING
 
 Strategy = Literal["alternate", "first", "last", "symmetric", "importance"]
 
@@ -49,7 +51,7 @@ def drop_layers(
     - ``last``: the K nearest to the output;
     - ``symmetric``: the outer ones, so that the middle goes;
     - ``importance``: one layer goes after the other, each time the one without which the model's answers on ``data``
-      change least (divergence of the logits; of a model without logits, change of the last hidden states).
+      change least (divergence of the logits; of embedders their loss; else change of the last hidden states).
 
     Args:
         model: Dense or sparse, with any head or none; left as it is.
@@ -107,14 +109,20 @@ def choose_layers(total: int, keep: int, strategy: Strategy) -> list[int]:
 def rank_layers(model: PreTrainedModel, architecture: Architecture, batches: Sequence[Batch]) -> list[int]:
     """All layers, the one that would be kept longest first; takes N(N+1)/2 passes over the batches for N layers."""
     inputs = [{name: value.to(model.device) for name, value in b.items() if name != "labels"} for b in batches]
-    has_logits = "logits" in model(**inputs[0])
+    said = model(**inputs[0])
+    has_logits, embeds = "logits" in said, EMBEDDING in said
 
     def ask(batch: Batch) -> Tensor:
-        answer: Tensor = model(**batch).logits if has_logits else model.base_model(**batch).last_hidden_state
-        return answer
+        if embeds or has_logits:
+            answer: Tensor = model(**batch)[EMBEDDING if embeds else "logits"]
+            return answer
+        state: Tensor = model.base_model(**batch).last_hidden_state
+        return state
 
     def change(answer: Tensor, wanted: Tensor, batch: Batch) -> float:
         mask = token_mask(model, batch)
+        if embeds:
+            return float(distillation_loss(answer, wanted, 1.0, EMBEDDINGS)) * len(mask)
         if not has_logits:
             return float(hidden_state_loss([answer], [wanted], mask, [0])) * len(answer)
         if answer.dim() == 3:  # an answer for every token

@@ -4,12 +4,13 @@ A :class:`Kind` knows all that depends on the kind of a task, for every room abo
 """
 
 from bertsurgeon.tasks.collate import IGNORED, LABELS, Collator, has_labels, model_inputs
-from bertsurgeon.tasks.data import TaskData, load_task, load_user_task, shorten, tokenize
+from bertsurgeon.tasks.data import TaskData, for_model, load_task, load_user_task, shorten, tokenize
 from bertsurgeon.tasks.distributions import CATEGORICAL, Distribution, default_distribution
 from bertsurgeon.tasks.files import read_texts
 from bertsurgeon.tasks.kinds import (
     KINDS,
     Classification,
+    Embedding,
     Head,
     Kind,
     MultiLabel,
@@ -37,6 +38,7 @@ __all__ = [
     "Classification",
     "Collator",
     "Distribution",
+    "Embedding",
     "Head",
     "Kind",
     "MultiLabel",
@@ -51,6 +53,7 @@ __all__ = [
     "class_names",
     "default_distribution",
     "find_head",
+    "for_model",
     "get_kind",
     "get_task",
     "has_labels",

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.tasks.docstrings import read_docstrings
 from bertsurgeon.tasks.files import is_squad
-from bertsurgeon.tasks.kinds import CLASSIFICATION, KINDS, REGRESSION, Kind
+from bertsurgeon.tasks.kinds import CLASSIFICATION, KINDS, REGRESSION, Embedding, Kind, class_names, find_head
 from bertsurgeon.tasks.kinds.sequence import is_real
 from bertsurgeon.tasks.local import read_task
 from bertsurgeon.tasks.table import Task, get_task
@@ -135,6 +135,19 @@ def tokenize(
         with_indices=True,
         remove_columns=dataset.column_names,
     )
+
+
+def for_model(data: TaskData, model: Any) -> TaskData:
+    """A task as a model takes it: pairs of texts with numbers are for regressions and, as scores, for embedders.
+
+    Args:
+        data: The task.
+        model: Of transformers, or exported.
+    """
+    head = find_head(class_names(model), model.config)
+    if data.task.kind is REGRESSION and isinstance(head, Embedding) and "text_pair" in data.train.column_names:
+        return replace(data, task=replace(data.task, kind=head))
+    return data
 
 
 def shorten(data: TaskData, train: int | None = None, validation: int | None = None) -> TaskData:

@@ -94,7 +94,33 @@ class Normal(Distribution):
         return 100 * float(torch.corrcoef(torch.stack((first, second)).double())[0, 1])
 
 
-CATEGORICAL, BERNOULLI, NORMAL = Categorical(), Bernoulli(), Normal()
+class Embeddings(Normal):
+    """Vectors with unit variance in each direction, z their means; what counts in use is the angles between them."""
+
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """The squared distance as a share of the teacher's squared length, and that of the cosines within the batch.
+
+        The first part is the regression of Reimers and Gurevych (2020, arXiv 2004.09813), the second one the
+        similarity-preserving distillation of Tung and Mori (2019, arXiv 1907.09682), on cosines. The temperature does
+        not matter.
+        """
+        distance = (student - teacher).square().sum() / teacher.square().sum()
+        if len(student) == 1:
+            return distance
+        left, right = (F.normalize(z, dim=-1) @ F.normalize(z, dim=-1).T for z in (student, teacher))
+        count = len(student)
+        return distance + (left - right).fill_diagonal_(0).square().sum() / (count * (count - 1))
+
+    def answers(self, z: Tensor) -> Tensor:
+        """The directions, shape (answers, width)."""
+        return F.normalize(z, dim=-1)
+
+    def agreement(self, first: Tensor, second: Tensor) -> float:
+        """100 times the mean cosine of both embeddings of a text."""
+        return 100 * float((first * second).sum(-1).mean())
+
+
+CATEGORICAL, BERNOULLI, NORMAL, EMBEDDINGS = Categorical(), Bernoulli(), Normal(), Embeddings()
 
 
 def default_distribution(logits: Tensor) -> Distribution:

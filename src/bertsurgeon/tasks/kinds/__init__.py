@@ -5,6 +5,7 @@ from typing import Any
 
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.tasks.kinds.base import Head, Kind, Outputs, Prediction
+from bertsurgeon.tasks.kinds.embedding import Embedding
 from bertsurgeon.tasks.kinds.other import ImageClassification, LanguageModel, MaskedLanguageModel
 from bertsurgeon.tasks.kinds.question import QuestionAnswering
 from bertsurgeon.tasks.kinds.sequence import Classification, MultiLabel, Regression
@@ -12,7 +13,7 @@ from bertsurgeon.tasks.kinds.token import TokenClassification
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
-    for kind in (MultiLabel(), Regression(), Classification(), TokenClassification(), QuestionAnswering())
+    for kind in (MultiLabel(), Regression(), Classification(), TokenClassification(), QuestionAnswering(), Embedding())
 }
 """By name; of those that share model classes, the first one that fits a configuration is taken."""
 
@@ -105,6 +106,7 @@ __all__ = [
     "KINDS",
     "REGRESSION",
     "Classification",
+    "Embedding",
     "Head",
     "ImageClassification",
     "Kind",

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import BatchEncoding, PretrainedConfig, PreTrainedTokenizerBase
 
 from bertsurgeon.errors import ModelError
+from bertsurgeon.tasks.collate import has_labels
 from bertsurgeon.tasks.distributions import Distribution
 
 Outputs = Mapping[str, Tensor]
@@ -70,6 +71,12 @@ class Head(ABC):
         left, right = (torch.cat([p.distribution.answers(p.z) for part in found for p in part]) for found in answers)
         return answers[0][0][0].distribution.agreement(left, right)
 
+    def comparison(
+        self, first: Sequence[Outputs], second: Sequence[Outputs], batches: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, float]:
+        """How far a second model says what the first one says, by name of the measure, in percent; no labels."""
+        return {"agreement": self.agreement(first, second, batches)}
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -111,6 +118,9 @@ class Kind(Head):
     max_length: ClassVar[int] = 128
     """Tokens of a text, where nothing else is asked for."""
 
+    learns_from_labels: ClassVar[bool] = True
+    """Whether its models compute a loss from labels; where not, only a teacher can train them."""
+
     @abstractmethod
     def describe(self, outputs: int) -> str:
         """The task in words, for instance "a classification into 3 classes"."""
@@ -118,6 +128,14 @@ class Kind(Head):
     def outputs_for(self, labels: Sequence[str]) -> int:
         """Outputs a head must have for these labels."""
         return len(labels)
+
+    def outputs_of(self, config: PretrainedConfig) -> int:
+        """Outputs the head of a model with this configuration has."""
+        return int(config.num_labels or 0)
+
+    def is_labelled(self, columns: Sequence[str]) -> bool:
+        """Whether the columns of a dataset that :meth:`encode` made hold what :meth:`score` compares with."""
+        return has_labels(columns)
 
     def head_options(self, labels: Sequence[str]) -> dict[str, Any]:
         """What ``from_pretrained`` is told to make a head for these labels."""

@@ -1,0 +1,238 @@
+"""all-MiniLM-L6-v2 as an embedder: pruned without labels, recovered on raw text, beside dense INT8.
+
+    python experiments/embedder.py --data-dir ../shared/data/glue
+
+Texts are sentences of SST-2, CoLA, MRPC and RTE, without their labels: of the training parts to calibrate and recover
+with, of the development parts to compare neighbours on. STS-B is for the metric alone; none of its texts is used. Rows
+that are finished are kept as JSON and not run again; ``--only auto-0.5 auto-0.25`` asks for some alone. Speeds have
+rows of their own.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from bertsurgeon import (
+    Calibration,
+    ExportConfig,
+    PruneConfig,
+    TrainingOptions,
+    calibrate,
+    evaluate,
+    export,
+    load_model,
+    open_exported,
+    progress,
+    prune,
+    save_model,
+    train,
+)
+from bertsurgeon.benchmark import compare_latency, count_flops, measure_sizes, open_contender
+from bertsurgeon.checkpoint import load_tokenizer
+from bertsurgeon.cli.app import quieten_libraries
+from bertsurgeon.cli.sources import resolve_model
+from bertsurgeon.evaluation import compare
+from bertsurgeon.prediction import Predictor
+from bertsurgeon.tasks import Task, TaskData, for_model, get_task, kind_of, load_task, tokenize
+from bertsurgeon.tasks.local import read_task
+from bertsurgeon.tasks.table import Layout
+from common import cached
+
+RUNS = Path(__file__).parent.parent / "runs"
+SOURCES = ("sst2", "cola", "mrpc", "rte")
+SHARES = (0.5, 0.25)
+SHAPES = ((1, 128), (8, 128))
+INT8 = ("dense", "auto-0.5", "auto-0.25")
+"""Rows that are also exported to ONNX Runtime, in fp32 and INT8."""
+
+
+@dataclass
+class Subject:
+    """The dense embedder and its data.
+
+    Attributes:
+        dense: The model.
+        tokenizer: Its tokenizer.
+        texts: Tokenized, to calibrate and recover with.
+        held_out: Tokenized, to compare neighbours on.
+        pairs: Scored pairs by name, tokenized.
+        task: What their score is.
+        folder: Where models are kept.
+        options: Of recovery.
+    """
+
+    dense: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    texts: Dataset
+    held_out: Dataset
+    pairs: dict[str, Dataset]
+    task: Task
+    folder: Path
+    options: TrainingOptions
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """What is known of the dense model, once for all shares."""
+        return calibrate(self.dense, self.texts, self.config(SHARES[0]), self.tokenizer)
+
+    def config(self, share: float) -> PruneConfig:
+        """Keeps this share of the encoder's weights."""
+        return PruneConfig(sparsity=1 - share, seed=self.options.seed)
+
+    def pruned(self, share: float) -> PreTrainedModel:
+        """One-shot, without labels; kept on disk."""
+        folder = self.folder / f"auto-{share:g}"
+        if not folder.is_dir():
+            save_model(
+                prune(self.dense, self.calibration, self.config(share), self.tokenizer)[0], folder, self.tokenizer
+            )
+        return load_model(folder)
+
+    def recovered(self, share: float) -> PreTrainedModel:
+        """The same, recovered on the texts."""
+        set_seed(self.options.seed)
+        model = self.pruned(share)
+        with TemporaryDirectory() as work:
+            train(
+                model,
+                self.texts,
+                self.tokenizer,
+                self.options,
+                Path(work),
+                teacher=self.dense,
+                description="Recovering",
+            )
+        return model
+
+    def exported(self, name: str, precision: str) -> Path:
+        """In ONNX Runtime; kept on disk."""
+        folder = self.folder / f"{name}-onnx-{precision}"
+        if not folder.is_dir():
+            model = self.dense if name == "dense" else self.pruned(float(name.removeprefix("auto-")))
+            export(model, folder, ExportConfig("onnx", precision), self.texts, self.tokenizer)  # type: ignore[arg-type]
+        return folder
+
+    def quality(self, model: Predictor) -> dict[str, float]:
+        """Spearman's correlation on both parts of STS-B, and what of the dense model's neighbours is found."""
+        found = {
+            f"stsb_{name}": evaluate(model, rows, self.tokenizer, self.task)["spearman"]
+            for name, rows in self.pairs.items()
+        }
+        return found | compare(self.dense, model, self.held_out, self.tokenizer)
+
+    def describe(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Quality and size."""
+        return {
+            "metrics": self.quality(model),
+            "kept_share": measure_sizes(model).encoder_weights / measure_sizes(self.dense).encoder_weights,
+            "flops_share": count_flops(model, 1, 128) / count_flops(self.dense, 1, 128),
+        }
+
+    def speed(self, name: str, where: str) -> dict[str, Any]:
+        """Times faster than the dense model in PyTorch, by shape, measured side by side."""
+        path = self.folder / name if where == "pytorch" else self.exported(name, where)
+        model = self.dense if (name, where) == ("dense", "pytorch") else open_contender(str(path)).model
+        speeds = {}
+        for shape in SHAPES:
+            latency = compare_latency({"dense": self.dense, "this": model}, *shape, runs=20)
+            speeds[f"{shape[0]}x{shape[1]}"] = latency["dense"].p50_ms / latency["this"].p50_ms
+        return {"speedup": speeds}
+
+
+def sentences(parts: Iterable[Dataset], count: int, seed: int) -> Dataset:
+    """As many different sentences of each part, without labels, mixed."""
+    chosen = []
+    for part in parts:
+        found = dict.fromkeys(
+            text for name in ("text", "text_pair") if name in part.column_names for text in part[name]
+        )
+        whole = Dataset.from_dict({"text": list(found)}).shuffle(seed=seed)
+        chosen.append(whole.select(range(min(count, len(whole)))))
+    return concatenate_datasets(chosen).shuffle(seed=seed)
+
+
+def scored_pairs(data_dir: Path) -> dict[str, TaskData]:
+    """STS-B's development and test part."""
+    columns: dict[str, str | int] = {"text": 5, "text_pair": 6, "label": 4}
+    task = get_task("stsb")
+    test = replace(task, layouts=(Layout("STS-B", "sts-train.csv", "sts-test.csv", columns),))
+    return {"dev": load_task("stsb", data_dir), "test": TaskData(task, *read_task(test, data_dir))}
+
+
+def load(arguments: argparse.Namespace) -> Subject:
+    name = resolve_model("minilm")
+    dense, tokenizer = load_model(name), load_tokenizer(name)
+    sources = [load_task(source, arguments.data_dir) for source in SOURCES]
+    parts = {name: for_model(data, dense) for name, data in scored_pairs(arguments.data_dir).items()}
+    kind = kind_of(dense)
+
+    def encode(rows: Dataset) -> Dataset:
+        return tokenize(rows, tokenizer, kind=kind)
+
+    return Subject(
+        dense,
+        tokenizer,
+        encode(sentences((data.train for data in sources), arguments.texts // len(SOURCES), arguments.seed)),
+        encode(sentences((data.validation for data in sources), arguments.held_out // len(SOURCES), arguments.seed)),
+        {
+            name: encode(data.validation.select(range(min(arguments.pairs, len(data.validation)))))
+            for name, data in parts.items()
+        },
+        parts["dev"].task,
+        RUNS / arguments.name,
+        TrainingOptions(
+            epochs=arguments.epochs,
+            batch_size=64,
+            learning_rate=arguments.learning_rate,
+            hardness=1.0,
+            max_steps=arguments.steps,
+            seed=arguments.seed,
+        ),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--texts", type=int, default=24_000, help="to calibrate and recover with")
+    parser.add_argument("--held-out", type=int, default=2_000, help="to compare neighbours on")
+    parser.add_argument("--pairs", type=int, default=10_000, help="scored pairs, at most, of either part")
+    parser.add_argument("--epochs", type=float, default=3, help="of recovery")
+    parser.add_argument("--steps", type=int, default=-1, help="of recovery, instead")
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", help="rows to run (default: all)")
+    parser.add_argument("--name", default="embedder", help="folder of the results")
+    arguments = parser.parse_args()
+    quieten_libraries()
+    progress.show()
+    subject = load(arguments)
+    settings = {"texts": len(subject.texts), "held_out": len(subject.held_out)}
+    rows: dict[str, Callable[[], dict[str, Any]]] = {"dense": lambda: subject.describe(subject.dense)}
+    for share in SHARES:
+        rows[f"auto-{share:g}"] = lambda s=share: subject.describe(subject.pruned(s))  # type: ignore[misc]
+    for share in SHARES:
+        rows[f"auto-{share:g}-recovered"] = lambda s=share: {  # type: ignore[misc]
+            "training": asdict(subject.options),
+            **subject.describe(subject.recovered(s)),
+        }
+    for name in INT8:
+        rows[f"{name}-int8"] = lambda n=name: {  # type: ignore[misc]
+            "metrics": subject.quality(open_exported(subject.exported(n, "int8")))
+        }
+    for name in INT8:
+        for where in ("pytorch", "fp32", "int8"):
+            rows[f"speed-{name}-{where}"] = lambda n=name, w=where: subject.speed(n, w)  # type: ignore[misc]
+    for name in arguments.only or rows:
+        cached(f"{arguments.name}/{name}", lambda n=name: {**rows[n](), **settings})  # type: ignore[misc]
+
+
+if __name__ == "__main__":
+    main()
