@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from bertsurgeon import processes
 from bertsurgeon.architectures import get_architecture, unfuse_in_place
 from bertsurgeon.checkpoint.contents import hook_packed, install_packed, restore_model
 from bertsurgeon.checkpoint.files import new_folder
@@ -46,6 +47,8 @@ def save_model(
 ) -> None:
     """Saves a model with its tokenizer; the folder is there completely or not at all.
 
+    Of several processes the first one writes; all have to call this.
+
     Args:
         model: Pruned or dense.
         folder: Where to.
@@ -56,12 +59,16 @@ def save_model(
     Raises:
         CheckpointError: If the folder exists or cannot be written.
     """
-    with new_folder(folder, overwrite) as temporary:
-        model.save_pretrained(temporary)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
-        for name, content in (reports or {}).items():
-            (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    def write() -> None:
+        with new_folder(folder, overwrite) as temporary:
+            model.save_pretrained(temporary)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(temporary)
+            for name, content in (reports or {}).items():
+                (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    processes.on_main(write)
 
 
 def load_model(

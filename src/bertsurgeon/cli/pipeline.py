@@ -3,12 +3,14 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from bertsurgeon import processes
 from bertsurgeon.benchmark import environment
 from bertsurgeon.checkpoint import load_model, load_tokenizer, save_model
 from bertsurgeon.cli.sources import DataOptions, load_data, load_texts
@@ -100,7 +102,7 @@ def run_prune(
             "task": None if inputs.task is None else inputs.task.name,
             "pruning": report.to_dict(),
             "recovery": None if training is None else asdict(training),
-            "models": _compare({"dense": dense, "pruned": pruned}, metrics),
+            "models": processes.on_main(partial(_compare, {"dense": dense, "pruned": pruned}, metrics)),
             "environment": environment(),
         }
         save_model(pruned, folder, tokenizer, {"report.json": result}, overwrite=overwrite)
@@ -121,13 +123,13 @@ def _recover(pruned: PreTrainedModel, inputs: Inputs, training: TrainingOptions)
     """Re-finetunes in a temporary folder (``bertsurgeon recover`` is the one that can be resumed)."""
     if inputs.task is None:
         training = replace(training, hardness=1.0)  # without labels only the teacher speaks
-    with tempfile.TemporaryDirectory() as work_dir:
+    with processes.temporary_folder() as work_dir:
         train(
             pruned,
             inputs.training,
             inputs.tokenizer,
             training,
-            Path(work_dir),
+            work_dir,
             teacher=inputs.model,
             description="Recovering",
         )

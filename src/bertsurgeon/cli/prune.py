@@ -7,7 +7,7 @@ import typer
 
 from bertsurgeon.checkpoint import check_output, load_model
 from bertsurgeon.cli import options as opt
-from bertsurgeon.cli.app import app, emit, guarded
+from bertsurgeon.cli.app import app, emit, guarded_together
 from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.pipeline import load_inputs, run_prune
 from bertsurgeon.cli.sources import DataOptions, LossOptions, resolve_model
@@ -49,7 +49,7 @@ UseLabels = Annotated[
 
 
 @app.command()
-@guarded
+@guarded_together
 @grouped
 def prune(
     *,
@@ -243,7 +243,7 @@ def prune(
 
 
 @app.command()
-@guarded
+@guarded_together
 @grouped
 def calibrate(
     *,

@@ -48,6 +48,7 @@ class LossOptions:
     """The training options of a command, likewise."""
 
     batch_size: opt.BatchSize = 32
+    at_once: opt.AtOnce = None
     learning_rate: opt.LearningRate = 5e-5
     hardness: opt.Hardness = 0.9
     temperature: opt.Temperature = 2.0

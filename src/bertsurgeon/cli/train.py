@@ -10,10 +10,10 @@ import typer
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from bertsurgeon import progress
+from bertsurgeon import processes, progress
 from bertsurgeon.checkpoint import check_output, get_plan, is_sparse, load_model, load_tokenizer, save_model
 from bertsurgeon.cli import options as opt
-from bertsurgeon.cli.app import app, emit, guarded
+from bertsurgeon.cli.app import app, emit, guarded_together
 from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.sources import DataOptions, LossOptions, load_data, load_texts, resolve_model
 from bertsurgeon.errors import ModelError, OptionError
@@ -23,7 +23,7 @@ from bertsurgeon.tasks import TaskData, kind_for_texts, tokenize
 
 
 @app.command()
-@guarded
+@guarded_together
 @grouped
 def finetune(
     *,
@@ -49,7 +49,7 @@ def finetune(
 
 
 @app.command()
-@guarded
+@guarded_together
 @grouped
 def recover(
     *,
@@ -104,7 +104,7 @@ def may_replace(output: Path, overwrite: bool, resume: bool) -> bool:
         OptionError: If there is an unfinished run and nobody said what to do with it.
     """
     work_dir = training_folder(output)
-    unfinished = work_dir.exists()
+    unfinished = processes.on_main(work_dir.exists)
     check_output(output, overwrite or (resume and unfinished))
     if unfinished and not resume and not overwrite:
         raise OptionError(f"{work_dir} holds an unfinished run; pass --resume to go on or --overwrite to start anew.")
@@ -181,12 +181,12 @@ def fit_and_save(
     """Trains a model by ``fit``, which is given the folder for checkpoints; scores it, and saves it with a report."""
     work_dir = training_folder(output)
     if not resume:
-        shutil.rmtree(work_dir, ignore_errors=True)
+        processes.on_main(lambda: shutil.rmtree(work_dir, ignore_errors=True))
     fit(work_dir)
     metrics = job.score(model)
     report = {"task": job.name, **settings, "metrics": metrics}
     save_model(model, output, tokenizer, {"training_report.json": report}, overwrite=overwrite)
-    shutil.rmtree(work_dir, ignore_errors=True)
+    processes.on_main(lambda: shutil.rmtree(work_dir, ignore_errors=True))
     progress.note(f"Saved {output}")
     return metrics
 
