@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
-from bertsurgeon import get_plan, processes
+from bertsurgeon import get_plan, processes, train
 from bertsurgeon.calibration import Moments
 from bertsurgeon.checkpoint import load_model
-from cli_helpers import files, write_data, write_model
+from bertsurgeon.prediction import predict
+from cli_helpers import files, tokenized_texts, write_data, write_model
+from two_processes import TRAINING
 
 HERE = Path(__file__).parent
 
@@ -37,6 +40,14 @@ def folder(tmp_path: Path) -> Path:
 def test_two_processes_find_what_one_finds(folder: Path) -> None:
     result = launch(HERE / "two_processes.py", folder / "dense")
     assert result.returncode == 0, result.stderr
+    # what they trained together, trained by this one
+    dense, tokenizer = load_model(folder / "dense"), AutoTokenizer.from_pretrained(folder / "dense")
+    dataset = tokenized_texts(tokenizer, 72)
+    start, shared, alone = (load_model(folder / "dense" / name) for name in ("pruned", "recovered", "pruned"))
+    train(alone, dataset, tokenizer, TRAINING, folder / "work", teacher=dense)
+    before, wanted, found = (predict(model, dataset, tokenizer, 24, "") for model in (start, alone, shared))
+    moved = (wanted - before).abs().max()
+    assert (found - wanted).abs().max() < 1e-3 * moved
 
 
 def test_the_command_line_writes_one_folder_and_prints_one_result(folder: Path) -> None:

@@ -4,6 +4,7 @@ With arguments it is the command line, of which the second process gets the argu
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,14 @@ from bertsurgeon.architectures import get_architecture
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import CheckpointError, OptionError
+from bertsurgeon.prediction import predict
 from bertsurgeon.tasks import KINDS, Task
 from cli_helpers import tokenized_texts
 
 TOLERANCE = 1e-5
+
+TRAINING = TrainingOptions(epochs=2, batch_size=24, at_once=6, learning_rate=1e-3)
+"""Three steps an epoch, with nothing left over, from rows that are 72."""
 
 
 def close(first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -69,18 +74,18 @@ def compare(folder: Path) -> None:
             wanted_model, wanted_report = prune(dense, dataset, config, tokenizer)
         assert report.plan == wanted_report.plan
         assert (report.samples, report.tokens) == (wanted_report.samples, wanted_report.tokens)
-        found_weights, wanted_weights = weights(pruned), weights(wanted_model)
         if config.method == "obert":
-            assert torch.equal(found_weights, wanted_weights)
-        else:
-            assert (found_weights - wanted_weights).abs().max() < 1e-3 * wanted_weights.abs().max()
+            assert torch.equal(weights(pruned), weights(wanted_model))
+        # weights of low ranks may differ in their signs, as those of singular vectors do
+        first, second = (predict(model, dataset, tokenizer, 24, "") for model in (pruned, wanted_model))
+        assert (first - second).abs().max() <= 1e-4 * second.abs().max(), (config, first - second)
 
-    training = TrainingOptions(epochs=2, batch_size=24, at_once=6, keep_best=True, learning_rate=1e-3, dropout=False)
     student, _ = prune(dense, dataset, PruneConfig(method="pgb", sparsity=0.5, samples=64, batch_size=8), tokenizer)
-    before = weights(student)
+    save_model(student, folder / "pruned", tokenizer)
     with together.temporary_folder() as work_dir:
-        train(student, dataset, tokenizer, training, work_dir, teacher=dense)
-    assert not torch.equal(weights(student), before)
+        train(student, dataset, tokenizer, replace(TRAINING, keep_best=True, max_steps=2), work_dir / "best")
+        student = load_model(folder / "pruned")
+        train(student, dataset, tokenizer, TRAINING, work_dir / "recovered", teacher=dense)
     both = together.gather([weights(student)])
     assert torch.equal(both[0], both[1])
     task = Task("custom", ("accuracy",), ("0", "1"), kind=KINDS["classification"])
