@@ -1,4 +1,4 @@
-"""A classifier, its tokenizer and some labelled sentences, small enough for examples: nothing is fetched or trained long."""
+"""A classifier, its tokenizer and some labelled sentences, small enough for examples: nothing is fetched."""
 
 import random
 

@@ -1,5 +1,6 @@
 """Where models and data named on the command line come from."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,21 @@ from datasets import Dataset
 from bertsurgeon.cli import options as opt
 from bertsurgeon.errors import DataError, ModelError, OptionError
 from bertsurgeon.recovery import TrainingOptions
-from bertsurgeon.tasks import QuestionAnswering, TaskData, get_kind, load_task, load_user_task, read_texts, shorten
+from bertsurgeon.tasks import (
+    KINDS,
+    QuestionAnswering,
+    TaskData,
+    get_kind,
+    load_task,
+    load_user_task,
+    read_texts,
+    shorten,
+)
 
 MINILM = "minilm"
+
+TEXT_COLUMNS = {name for kind in KINDS.values() for role, name in kind.columns.items() if role != "label"}
+"""What columns with texts are called, before they are tokenized."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,22 @@ def load_texts(options: DataOptions, seed: int) -> tuple[Dataset, Dataset]:
         raise DataError(f"{options.text_file} holds a single text; at least two are needed.")
     parts = texts.train_test_split(test_size=min(1000, max(1, len(texts) // 10)), seed=seed)
     return parts["train"], parts["test"]
+
+
+def raw_texts(parts: Iterable[Dataset]) -> list[str | list[str]]:
+    """All texts of datasets before they are tokenized, whatever their columns are called; lists of words as lists.
+
+    Raises:
+        DataError: If some are texts and others lists of words.
+    """
+    found: list[str | list[str]] = []
+    for part in parts:
+        for column in part.column_names:
+            if column in TEXT_COLUMNS:
+                found += part[column]
+    if len({type(text) for text in found}) > 1:
+        raise DataError("Some texts are split into words and others are not; name files of one kind.")
+    return found
 
 
 def load_data(options: DataOptions, seed: int) -> TaskData:

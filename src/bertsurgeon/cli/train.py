@@ -19,6 +19,7 @@ from bertsurgeon.cli.sources import DataOptions, LossOptions, load_data, load_te
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import check_head, evaluate, measure_agreement
 from bertsurgeon.recovery import TrainingOptions, train
+from bertsurgeon.recovery import recover as recover_model
 from bertsurgeon.tasks import TaskData, kind_for_texts, tokenize
 
 
@@ -85,9 +86,11 @@ def recover(
         if teacher_network is not None:
             check_head(teacher_network, data.task)
         job = labelled_job(data, tokenizer, data_options.max_length)
-    metrics = run_training(
-        network, tokenizer, job, training, output, resume, may_overwrite, "Recovering", teacher_network
-    )
+
+    def fit(work_dir: Path) -> None:
+        recover_model(network, job.training, tokenizer, training, teacher_network, work_dir=work_dir, resume=resume)
+
+    metrics = fit_and_save(network, tokenizer, job, fit, {"training": asdict(training)}, output, resume, may_overwrite)
     show_metrics({"output": str(output), "metrics": metrics}, as_json)
 
 
@@ -156,14 +159,11 @@ def run_training(
     resume: bool,
     overwrite: bool,
     description: str,
-    teacher: PreTrainedModel | None = None,
 ) -> dict[str, float]:
     """Trains, scores and saves a model; what a killed run left is found by ``--resume``."""
 
     def fit(work_dir: Path) -> None:
-        train(
-            model, job.training, tokenizer, training, work_dir, teacher=teacher, resume=resume, description=description
-        )
+        train(model, job.training, tokenizer, training, work_dir, resume=resume, description=description)
 
     return fit_and_save(model, tokenizer, job, fit, {"training": asdict(training)}, output, resume, overwrite)
 

@@ -91,7 +91,7 @@ def trim_vocabulary(
     kept = _kept_ids(model, data, _whole_texts(data), texts)
     if kept[-1] >= rows:
         raise ModelError(
-            f"The tokenizer knows more tokens than the model ({rows}): they do not belong together; load the model's own."
+            f"The tokenizer knows more tokens than the {rows} of the model; they do not belong together, load its own."
         )
     smaller_data = keep_pieces(data, kept)
     new_ids = {old: new for new, old in enumerate(kept)}
@@ -211,9 +211,11 @@ def _map_config(model: PreTrainedModel, new_ids: dict[int, int]) -> None:
 
 def _config_ids(model: PreTrainedModel) -> set[int]:
     found: set[int] = set()
-    _for_config_ids(
-        model, lambda _, __, value: found.update([value] if isinstance(value, int) else filter(None.__ne__, value or ()))
-    )
+
+    def keep(config: Any, name: str, value: Any) -> None:
+        found.update(entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, int))
+
+    _for_config_ids(model, keep)
     padding = model.get_input_embeddings().padding_idx
     return found if padding is None else found | {padding}
 
