@@ -26,7 +26,7 @@ def test_examples_run(module: str, name: str) -> None:
     found = importlib.import_module(module)
     shown = getattr(importlib.import_module("bertsurgeon"), name)
     assert shown is getattr(found, name)
-    [example] = [test for test in doctest.DocTestFinder(recurse=False).find(shown, name, module=found, globs={})]
+    [example] = doctest.DocTestFinder(recurse=False).find(shown, name, module=found, globs={})
     assert example.examples
     report: list[str] = []
     result = doctest.DocTestRunner(verbose=False).run(example, out=report.append)
