@@ -26,7 +26,7 @@ test: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n logical --dist loadfile  # a thread each: more would wait for each other
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n logical --dist loadfile --no-loadscope-reorder  # a thread each: more would wait for each other
 
 # Another VENV than the default is its owner's to remove.
 clean:

@@ -94,7 +94,8 @@ def made_matrices(trained: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[
         inputs = basis * values @ basis.T
         made[f"random, inputs as of {name}"] = normal(SIZE, SIZE), inputs
         spectrum = stretched(torch.linalg.svdvals(weight @ matrix_roots(covariance, 1e-6)[0]))
-        inverse = basis / values.sqrt() @ basis.T
+        safe = values.clamp_min(1e-3 * float(values.mean()))  # weights along what inputs never do would be huge
+        inverse = basis / safe.sqrt() @ basis.T
         made[f"spectra of {name}"] = (rotation() * spectrum @ rotation()) @ inverse, inputs
     return made
 

@@ -27,6 +27,15 @@ PADDING = 1
 """The id RoBERTa counts its positions without; to the others it is a token like any other."""
 
 
+LONG = ("test_readme.py", "test_real_model.py", "test_export.py")
+"""Files that take minutes: where several processes share the tests, these must not begin last."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 def make_config(name: str, **overrides: Any) -> PretrainedConfig:
     sizes = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
     if name == "distilbert":

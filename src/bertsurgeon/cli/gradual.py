@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 from transformers import (
     AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
@@ -89,7 +88,7 @@ def gradual(
     chosen = _adapt(load_recipe(recipe), epochs, sparsity, first_sparsity, pattern)
     may_overwrite = may_replace(output, overwrite, resume)
     set_seed(seed)
-    head: type[Any] = AutoModelForMaskedLM if chosen.masked_lm else AutoModelForSequenceClassification
+    head = AutoModelForMaskedLM if chosen.masked_lm else None
     teacher_network = None if teacher is None else load_model(resolve_model(teacher), head)
     if teacher_network is None and chosen.distillation.hardness > 0:
         progress.note(f"No --teacher is named: only the {'hidden words' if chosen.masked_lm else 'labels'} are learnt.")
