@@ -44,9 +44,16 @@ def toy_classifier(texts: int = 64, seed: int = 0) -> tuple[PreTrainedModel, Pre
     names = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **names)
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     model = BertForSequenceClassification(
-        BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, initializer_range=0.2, **sizes)
+        BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            initializer_range=0.2,
+        )
     )
     choose = random.Random(seed)
     rows: dict[str, list[str | int]] = {"text": [], "label": []}

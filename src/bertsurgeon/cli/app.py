@@ -41,7 +41,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     def single(*args: P.args, **kwargs: P.kwargs) -> R:
         if processes.launched() > 1:
             processes.join()
-            name = command.__name__.replace("_", "-")
+            name = getattr(command, "__name__", "this command").replace("_", "-")
             raise OptionError(f"'{name}' runs in a single process; start it without torchrun or accelerate launch.")
         return command(*args, **kwargs)
 

@@ -83,11 +83,8 @@ def trim_vocabulary(
         )
     if not texts:
         raise DataError("The corpus is empty; trimming needs the texts that the model is for.")
-    embedding = model.get_input_embeddings()
-    if not isinstance(embedding, nn.Embedding):
-        raise ModelError(f"A {type(model).__name__} has no vocabulary that could be trimmed.")
+    rows = _embedding(model).num_embeddings
     data: Json = json.loads(backend.to_str())
-    rows = embedding.num_embeddings
     kept = _kept_ids(model, data, _whole_texts(data), texts)
     if kept[-1] >= rows:
         raise ModelError(
@@ -101,6 +98,13 @@ def trim_vocabulary(
     _map_config(smaller, new_ids)
     before, after = (sum(p.numel() for p in one.parameters()) for one in (model, smaller))
     return smaller, _rebuild(tokenizer, smaller_data), TrimReport(len(texts), len(kept), rows, (before, after))
+
+
+def _embedding(model: PreTrainedModel) -> nn.Embedding:
+    embedding = model.get_input_embeddings()
+    if not isinstance(embedding, nn.Embedding):
+        raise ModelError(f"A {type(model).__name__} has no vocabulary that could be trimmed.")
+    return embedding
 
 
 def _whole_texts(data: Json) -> Tokenizer:
@@ -134,9 +138,9 @@ def _kept_ids(model: PreTrainedModel, data: Json, tokenizer: Tokenizer, texts: S
     found |= {number for number in _config_ids(model) if number in pieces}
     # models that count positions from the id of the padding keep what comes before it
     counted = [
-        module.padding_idx
+        padding
         for module in model.modules()
-        if not isinstance(module, nn.Embedding) and isinstance(getattr(module, "padding_idx", None), int)
+        if not isinstance(module, nn.Embedding) and isinstance(padding := getattr(module, "padding_idx", None), int)
     ]
     return sorted(found.union(*(range(number + 1) for number in counted)))
 
@@ -174,9 +178,8 @@ def _cut_rows(model: PreTrainedModel, kept: list[int]) -> None:
     transformers' ``resize_token_embeddings`` cuts at the end only, and leaves biases that a head shares as they are.
     """
     head = model.get_output_embeddings()
-    whole = [model.get_input_embeddings().weight]
-    if head is not None:
-        whole += [value for value in (head.weight, getattr(head, "bias", None)) if isinstance(value, nn.Parameter)]
+    of_head = [getattr(head, name, None) for name in ("weight", "bias")]
+    whole = [_embedding(model).weight, *(value for value in of_head if isinstance(value, nn.Parameter))]
     index = torch.tensor(kept, device=model.device)
     cut: dict[int, nn.Parameter] = {}
     for value in whole:
@@ -192,7 +195,7 @@ def _cut_rows(model: PreTrainedModel, kept: list[int]) -> None:
                         setattr(module, size, len(kept))
     model.config.vocab_size = len(kept)
     if hasattr(model, "vocab_size"):
-        model.vocab_size = len(kept)
+        setattr(model, "vocab_size", len(kept))  # noqa: B010  # a plain number, where modules hold tensors
 
 
 def _map_config(model: PreTrainedModel, new_ids: dict[int, int]) -> None:
@@ -204,7 +207,7 @@ def _map_config(model: PreTrainedModel, new_ids: dict[int, int]) -> None:
         return new_ids.get(value) if isinstance(value, int) else value
 
     _for_config_ids(model, lambda config, name, value: setattr(config, name, change(value)))
-    embedding = model.get_input_embeddings()
+    embedding = _embedding(model)
     if embedding.padding_idx is not None:
         embedding.padding_idx = new_ids.get(embedding.padding_idx)
 
@@ -216,7 +219,7 @@ def _config_ids(model: PreTrainedModel) -> set[int]:
         found.update(entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, int))
 
     _for_config_ids(model, keep)
-    padding = model.get_input_embeddings().padding_idx
+    padding = _embedding(model).padding_idx
     return found if padding is None else found | {padding}
 
 
