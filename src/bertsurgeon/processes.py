@@ -25,7 +25,7 @@ T = TypeVar("T")
 TIMEOUT = timedelta(hours=2)
 """How long processes wait for each other; the first one may plan, measure and write meanwhile."""
 
-_store: dist.Store | None = None
+_store: Any = None  # torch's Store, in which processes leave notes
 _alone = 0
 
 
@@ -39,8 +39,8 @@ def join() -> None:
     global _store
     if launched() == 1 or dist.is_initialized():
         return
-    store, rank, size = next(dist.rendezvous("env://"))
-    _store = dist.PrefixStore("bertsurgeon", store)
+    store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]  # public, but not in __all__
+    _store = dist.PrefixStore("bertsurgeon", store)  # type: ignore[attr-defined]
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
