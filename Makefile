@@ -31,4 +31,4 @@ test: setup
 # Another VENV than the default is its owner's to remove.
 clean:
 	rm -rf .venv demo-output dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find src tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests experiments examples -name __pycache__ -type d -prune -exec rm -rf {} +

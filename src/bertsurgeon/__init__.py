@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from transformers import PreTrainedModel
 
+from bertsurgeon.benchmark import bench
 from bertsurgeon.checkpoint import detach_sparse, get_plan, is_sparse, load_model, save_model
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import BertSurgeonError, ModelError
@@ -17,8 +18,9 @@ from bertsurgeon.layers import GroupedLinear, LowRankLinear, prepare_for_inferen
 from bertsurgeon.layers import to_dense as _to_dense
 from bertsurgeon.plan import ModelPlan
 from bertsurgeon.pruning import Calibration, PruneReport, calibrate, drop_layers, prune
-from bertsurgeon.recovery import TrainingOptions, train
+from bertsurgeon.recovery import TrainingOptions, recover, train
 from bertsurgeon.runtime import open_exported
+from bertsurgeon.vocabulary import TrimReport, trim_vocabulary
 
 __version__ = version("bertsurgeon")
 
@@ -32,6 +34,8 @@ __all__ = [
     "PruneConfig",
     "PruneReport",
     "TrainingOptions",
+    "TrimReport",
+    "bench",
     "calibrate",
     "drop_layers",
     "evaluate",
@@ -42,9 +46,11 @@ __all__ = [
     "open_exported",
     "prepare_for_inference",
     "prune",
+    "recover",
     "save_model",
     "to_dense",
     "train",
+    "trim_vocabulary",
 ]
 
 

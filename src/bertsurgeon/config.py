@@ -102,6 +102,14 @@ class PruneConfig:
             enough tokens (``auto``, see :func:`bertsurgeon.calibration.make_batches`).
         batch_size: Calibration sequences per batch.
         seed: Fixes every random choice.
+
+    Example:
+        >>> from bertsurgeon import PruneConfig
+        >>> PruneConfig(speedup=2).method
+        'auto'
+        >>> PruneConfig(sparsity=0.5, threshold=1e-5)
+        Traceback (most recent call last):
+        bertsurgeon.errors.OptionError: Give exactly one of sparsity, flops, speedup, threshold and groups.
     """
 
     sparsity: float | None = None

@@ -52,6 +52,15 @@ def evaluate(
     Raises:
         DataError: If the dataset is empty or has no labels.
         ModelError: If the head does not fit the task.
+
+    Example:
+        >>> from bertsurgeon import evaluate
+        >>> from bertsurgeon.tasks import Task, tokenize
+        >>> from bertsurgeon.toy import toy_classifier
+        >>> model, tokenizer, texts = toy_classifier()
+        >>> task = Task("toy", metrics=("accuracy",), labels=("bad", "good"))
+        >>> 0 <= evaluate(model, tokenize(texts, tokenizer), tokenizer, task)["accuracy"] <= 100
+        True
     """
     check_head(model, task)
     if len(dataset) == 0 or not task.kind.is_labelled(dataset.column_names):

@@ -1,5 +1,6 @@
 """A model's outputs for a whole dataset."""
 
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,7 +9,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from bertsurgeon import progress
+from bertsurgeon import processes, progress
 from bertsurgeon.tasks import Collator, head_of
 
 
@@ -38,6 +39,7 @@ def predict_outputs(
 
     A plain loop instead of a Trainer: the Trainer wants an output folder and prints its own tables for what is, batch
     by batch, one forward pass. Texts of like length share a batch, so that little is padded.
+    Several processes take a part of the batches each; all of them have to call this.
 
     Args:
         model: In evaluation mode.
@@ -54,19 +56,22 @@ def predict_outputs(
     order = np.argsort([len(ids) for ids in dataset["input_ids"]], kind="stable")
     ordered = dataset.select_columns(names).select(order)
     collate = Collator(tokenizer)
-    rows: list[dict[str, Tensor]] = []
-    for start in progress.track(range(0, len(dataset), batch_size), description):
+    parts: list[list[dict[str, Tensor]]] = []
+    for start in progress.track(processes.part(range(0, len(dataset), batch_size)), description):
         batch = collate(list(ordered.select(range(start, min(start + batch_size, len(dataset))))))
         inputs = {name: value.to(model.device) for name, value in batch.items()}
         outputs = model(**inputs)
         found = {name: outputs[name].float().cpu() for name in head.outputs}
-        for row, mask in enumerate(batch["attention_mask"].bool()):
-            rows.append(
+        parts.append(
+            [
                 {
                     name: found[name][row][mask] if of_tokens else found[name][row]
                     for name, of_tokens in head.outputs.items()
                 }
-            )
+                for row, mask in enumerate(batch["attention_mask"].bool())
+            ]
+        )
+    rows = list(chain.from_iterable(processes.gather(parts)))
     return [rows[place] for place in np.argsort(order)]
 
 

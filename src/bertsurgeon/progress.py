@@ -37,6 +37,11 @@ def show(enabled: bool = True) -> None:
     _enabled = enabled
 
 
+def is_shown() -> bool:
+    """Whether bars are shown."""
+    return _enabled
+
+
 def note(message: str) -> None:
     """Prints one line of progress when bars are shown."""
     if _enabled:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon import progress
+from bertsurgeon import processes, progress
 from bertsurgeon.allocation.groups import group_options
 from bertsurgeon.allocation.options import Option, SubLayerCurve
 from bertsurgeon.architectures import Architecture
@@ -27,6 +27,8 @@ def measure_curves(
 ) -> list[SubLayerCurve]:
     """The curves of every sub-layer, from statistics of the dense model (``moments`` and ``curvature``).
 
+    Several processes measure a part of the sub-layers each.
+
     Args:
         model: The dense model.
         architecture: Its entry in the table.
@@ -39,10 +41,12 @@ def measure_curves(
     """
     layers = range(len(architecture.layers(model)))
     names = [(layer, sub_layer) for layer in layers for sub_layer in architecture.sub_layers]
-    return [
-        _measure(model, architecture, statistics, layer, sub_layer, damping, chunk)
-        for layer, sub_layer in progress.track(names, "Measuring what each part is worth")
-    ]
+    return processes.gather(
+        [
+            _measure(model, architecture, statistics, layer, sub_layer, damping, chunk)
+            for layer, sub_layer in progress.track(processes.part(names), "Measuring what each part is worth")
+        ]
+    )
 
 
 def _measure(

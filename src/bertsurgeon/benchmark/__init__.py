@@ -1,5 +1,6 @@
 """Measuring models: size on disk, memory, floating-point operations, latency, and what they were measured on."""
 
+from bertsurgeon.benchmark.bench import bench
 from bertsurgeon.benchmark.contenders import Contender, open_contender
 from bertsurgeon.benchmark.environment import environment
 from bertsurgeon.benchmark.flops import count_flops, evaluating, random_inputs
@@ -11,6 +12,7 @@ __all__ = [
     "Contender",
     "Latency",
     "Sizes",
+    "bench",
     "compare_latency",
     "count_flops",
     "environment",

@@ -1,11 +1,14 @@
 """Who takes part in a comparison: models in PyTorch, in the precision asked for, and exported folders."""
 
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from bertsurgeon.benchmark.flops import count_flops
 from bertsurgeon.benchmark.size import folder_size, measure_sizes
@@ -59,7 +62,15 @@ def open_contender(name: str, threads: int | None = None) -> Contender:
         return Contender(
             name, exported, runtime, exported.manifest.precision, size, exported.manifest.encoder_weights, None
         )
-    model: Any = load_model(path).eval()
+    return _prepared(name, load_model(path).eval(), modes, size)
+
+
+def in_pytorch(name: str, model: PreTrainedModel) -> Contender:
+    """A copy of a model at hand, ready to run: some layers change for it."""
+    return _prepared(name, deepcopy(model).eval(), (), None)
+
+
+def _prepared(name: str, model: Any, modes: Sequence[str], size: int | None) -> Contender:
     weights = measure_sizes(model).encoder_weights
     prepare_for_inference(model)
     length = min(128, getattr(model.config, "max_position_embeddings", None) or 128)

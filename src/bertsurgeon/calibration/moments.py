@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from bertsurgeon import processes
 from bertsurgeon.plan import Channels
 
 
@@ -54,6 +55,7 @@ class Moments:
             drift: Dense minus pruned residual stream of the same tokens, shape (tokens, drift width).
             weights: How much each token counts, shape (tokens,); 1 where None.
         """
+        weights = None if weights is None else weights.to(x.device)
         if self.count == 0:
             self._origin = x.mean(0)
             self._pruned_origin = self._origin if pruned is None else pruned.mean(0)
@@ -70,6 +72,32 @@ class Moments:
         if drift is not None:
             self._drift_sum += _total(drift, weights)
             self._drift_cross += (drift.T @ weighed).double().cpu()
+
+    def reduce(self) -> None:
+        """Adds up what all processes saw, each its part of the tokens; relative to the middle of their origins."""
+        if processes.count() == 1:
+            return
+        origins = [self._origin.double().cpu(), self._pruned_origin.double().cpu()]
+        shifts = []
+        for origin in origins:
+            middle = origin / processes.count()
+            processes.add_up(middle)
+            shifts.append(origin - middle)
+        self._origin, self._pruned_origin = (origin - shift for origin, shift in zip(origins, shifts, strict=True))
+        shift, pruned_shift = shifts
+        n, seen = self.count, self._pruned_sum
+        self._second += torch.outer(pruned_shift, seen) + torch.outer(seen + n * pruned_shift, pruned_shift)
+        totals = [self._second, self._sum]
+        if self.paired:
+            self._cross += torch.outer(shift, seen) + torch.outer(self._sum + n * shift, pruned_shift)
+            self._drift_cross += torch.outer(self._drift_sum, pruned_shift)
+            self._pruned_sum = seen + n * pruned_shift
+            totals += [self._cross, self._pruned_sum, self._drift_sum, self._drift_cross]
+        self._sum += n * shift
+        tokens = torch.tensor(n, dtype=torch.float64)
+        for total in (*totals, tokens):
+            processes.add_up(total)
+        self.count = float(tokens)
 
     def keep(self, channels: Channels) -> "Moments":
         """Moments in which x̂ is what remains of x: these channels, in this order. For moments that are not paired."""

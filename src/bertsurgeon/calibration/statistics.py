@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon import progress
+from bertsurgeon import processes, progress
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration.batches import Batch, token_mask
 from bertsurgeon.calibration.blocks import split_rows
@@ -68,7 +68,7 @@ def collect_statistics(
     token_weighting: float = 0.0,
     seed: int = 0,
 ) -> Statistics:
-    """Runs the dense model over the calibration data once.
+    """Runs the dense model over the calibration data once; several processes take a part of the batches each.
 
     Memory beyond the model and its activations: see :class:`Statistics`, plus 32 MiB of gradients at a time.
 
@@ -87,13 +87,14 @@ def collect_statistics(
     Raises:
         ModelError: If the model's outputs or gradients are not finite.
     """
+    processes.check_enough(batches, "batches of calibration data")
     statistics = Statistics()
     matrices: dict[MatrixKey, nn.Module] = {
         (layer, role): architecture.matrix(model, layer, role)
         for layer in range(len(architecture.layers(model)))
         for role in architecture.roles
     }
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator()
     mask = torch.empty(0, dtype=torch.bool)  # of the batch at hand
 
     weighs = curvature and token_weighting > 0
@@ -130,7 +131,8 @@ def collect_statistics(
             backward_leaf(model, architecture) as leaf,
             gradient_hooks(matrices, receive) if backward else torch.no_grad(),
         ):
-            for batch in progress.track(batches, "Calibrating"):
+            for number, batch in progress.track(processes.part(list(enumerate(batches))), "Calibrating"):
+                generator.manual_seed(seed + number)  # whoever takes the batch draws the same
                 batch = {name: value.to(model.device) for name, value in batch.items()}
                 mask = token_mask(model, batch)
                 statistics.samples += len(mask)
@@ -142,6 +144,7 @@ def collect_statistics(
     finally:
         for handle in handles:
             handle.remove()
+    _reduce(statistics)
     for layer, role in matrices:
         if moments and role in SHARED_INPUT:
             statistics.moments[layer, role] = statistics.moments[layer, SHARED_INPUT[role]]
@@ -152,6 +155,20 @@ def collect_statistics(
     ):
         total.div_(statistics.samples)
     return statistics
+
+
+def _reduce(statistics: Statistics) -> None:
+    """Brings together what all processes gathered."""
+    counts = torch.tensor([statistics.samples, statistics.tokens])
+    processes.add_up(counts)
+    statistics.samples, statistics.tokens = map(int, counts)
+    for totals in (statistics.squared_gradients, statistics.block_fisher, statistics.curvature):
+        for key in sorted(totals):
+            processes.add_up(totals[key])
+    for key in sorted(statistics.moments):
+        statistics.moments[key].reduce()
+    for key in sorted(statistics.token_weights):
+        statistics.token_weights[key] = processes.gather(statistics.token_weights[key])
 
 
 def weigh_tokens(delta: Tensor, mask: Tensor, share: float) -> Tensor:

@@ -9,15 +9,20 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from bertsurgeon import processes
 from bertsurgeon.errors import CheckpointError
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
-    """Checks, before any work is done, that ``folder`` can be written.
+    """Checks, before any work is done, that ``folder`` can be written (by the first process, for all of them).
 
     Raises:
         CheckpointError: If it exists and ``overwrite`` is not set, or cannot be written.
     """
+    processes.on_main(lambda: _check_output(folder, overwrite))
+
+
+def _check_output(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; choose another output folder.")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:

@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from bertsurgeon import processes
 from bertsurgeon.architectures import get_architecture, unfuse_in_place
 from bertsurgeon.checkpoint.contents import hook_packed, install_packed, restore_model
 from bertsurgeon.checkpoint.files import new_folder
@@ -56,6 +57,8 @@ def save_model(
 ) -> None:
     """Saves a model with its tokenizer; the folder is there completely or not at all.
 
+    Of several processes the first one writes; all have to call this.
+
     Args:
         model: Pruned or dense.
         folder: Where to.
@@ -66,17 +69,22 @@ def save_model(
     Raises:
         CheckpointError: If the folder exists or cannot be written.
     """
-    with new_folder(folder, overwrite) as temporary:
-        model.save_pretrained(temporary)
-        if tokenizer is not None:
-            if isinstance(model, Embedder):  # whose own tokenizer may cut texts earlier
-                tokenizer = deepcopy(tokenizer)
-                tokenizer.model_max_length = model.longest_text
-            tokenizer.save_pretrained(temporary)
-        for name, content in getattr(model, COMPANIONS, {}).items():
-            (temporary / name).write_text(content, encoding="utf-8")
-        for name, content in (reports or {}).items():
-            (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    def write() -> None:
+        with new_folder(folder, overwrite) as temporary:
+            model.save_pretrained(temporary)
+            if tokenizer is not None:
+                own = tokenizer
+                if isinstance(model, Embedder):  # whose own tokenizer may cut texts earlier
+                    own = deepcopy(tokenizer)
+                    own.model_max_length = model.longest_text
+                own.save_pretrained(temporary)
+            for name, content in getattr(model, COMPANIONS, {}).items():
+                (temporary / name).write_text(content, encoding="utf-8")
+            for name, content in (reports or {}).items():
+                (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    processes.on_main(write)
 
 
 def load_model(

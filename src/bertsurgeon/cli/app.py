@@ -12,8 +12,8 @@ from typing import Any, ParamSpec, TypeVar
 import typer
 from rich.console import Console
 
-from bertsurgeon import progress
-from bertsurgeon.errors import BertSurgeonError
+from bertsurgeon import processes, progress
+from bertsurgeon.errors import BertSurgeonError, OptionError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,31 +33,69 @@ INTERRUPTED = 130
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Turns the library's errors into one sentence on standard error and exit code 2; an interrupt into 130."""
+    """Turns the library's errors into one sentence on standard error and exit code 2; an interrupt into 130.
 
+    The command runs in a single process; several are refused.
+    """
+
+    def single(*args: P.args, **kwargs: P.kwargs) -> R:
+        if processes.launched() > 1:
+            processes.join()
+            name = getattr(command, "__name__", "this command").replace("_", "-")
+            raise OptionError(f"'{name}' runs in a single process; start it without torchrun or accelerate launch.")
+        return command(*args, **kwargs)
+
+    return _guarded(functools.wraps(command)(single))
+
+
+def guarded_together(command: Callable[P, R]) -> Callable[P, R]:
+    """Likewise, for a command that several processes run together (``torchrun``, ``accelerate launch``)."""
+
+    def together(*args: P.args, **kwargs: P.kwargs) -> R:
+        processes.join()
+        progress.show(progress.is_shown() and processes.is_main())
+        result = command(*args, **kwargs)
+        processes.leave()
+        return result
+
+    return _guarded(functools.wraps(command)(together))
+
+
+def _guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
         except BertSurgeonError as error:
-            progress.console.print(f"[bold red]Error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+            _say(f"[bold red]Error:[/] {_escape(str(error))}")
             raise typer.Exit(BAD_INPUT) from error
         except KeyboardInterrupt as error:
-            progress.console.print(
-                "Interrupted; no output was written. Training goes on where it stopped with --resume.", highlight=False
-            )
+            _say("Interrupted; no output was written. Training goes on where it stopped with --resume.")
             raise typer.Exit(INTERRUPTED) from error
         except OSError as error:
             if error.errno != errno.ENOSPC:
+                processes.is_first_to_fail()
                 raise
-            progress.console.print("[bold red]Error:[/] The disk is full; free some space and run again.")
+            _say("[bold red]Error:[/] The disk is full; free some space and run again.")
             raise typer.Exit(BAD_INPUT) from error
+        except Exception as error:
+            if processes.is_first_to_fail():
+                raise
+            raise typer.Exit(1) from error  # another process failed before, and says why
 
     return run
 
 
+def _say(message: str) -> None:
+    """Prints a last line, unless another process ended all of them and says why."""
+    if processes.is_first_to_fail():
+        progress.console.print(message, highlight=False, soft_wrap=True)
+
+
 def emit(result: dict[str, Any], as_json: bool, show: Callable[[Console], None]) -> None:
-    """Prints a command's result: JSON on standard output, or whatever ``show`` prints."""
+    """Prints a command's result: JSON on standard output, or whatever ``show`` prints; in the first process only."""
+    if not processes.is_main():
+        return
     if as_json:
         typer.echo(json.dumps(result, indent=1))
     else:

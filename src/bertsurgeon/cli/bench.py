@@ -1,5 +1,6 @@
 """``bertsurgeon bench``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,15 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bertsurgeon.benchmark import (
-    Contender,
-    Latency,
-    environment,
-    measure_memory,
-    open_contender,
-    random_inputs,
-    time_batches,
-)
+from bertsurgeon.benchmark import bench as compare
 from bertsurgeon.calibration import Batch, make_batches
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.cli import options as opt
@@ -74,21 +67,22 @@ def bench(
             raise OptionError(f"At least one thread is needed, not {threads}.")
         torch.set_num_threads(threads)
     names = list(dict.fromkeys(models))
-    resolved = {name: resolve_model(name) for name in names}
-    contenders = {name: open_contender(resolved[name], threads) for name in names}
-    running = {name: contender.model for name, contender in contenders.items()}
-    latencies = {
-        size: time_batches(running, _batches(data_options, contenders, size, length, seed), runs, seconds=seconds)
-        for size in sizes
-    }
-    memory = {name: measure_memory(resolved[name], sizes[0], length) if with_memory else None for name in names}
-    result = {
-        "environment": environment(),
-        "batch_sizes": sizes,
-        "length": latencies[sizes[0]][names[0]].length,
-        "drawn_from_data": data_options.are_given,
-        "models": {name: _row(name, names[0], contenders[name], latencies, memory[name]) for name in names},
-    }
+
+    def draw(size: int, running: Sequence[Any]) -> list[Batch]:
+        return _batches(data_options, names[0], running, size, seed)
+
+    result = compare(
+        {name: resolve_model(name) for name in names},
+        sizes,
+        length,
+        runs=runs,
+        seconds=seconds,
+        threads=threads,
+        memory=with_memory,
+        draw=draw if data_options.are_given else None,
+        seed=seed,
+    )
+    result["drawn_from_data"] = data_options.are_given
     if chart is not None:
         _draw(result, chart)
     emit(result, as_json, lambda console: _show(result, console))
@@ -104,11 +98,8 @@ def _parse_sizes(text: str) -> list[int]:
     return sizes
 
 
-def _batches(data: DataOptions, contenders: dict[str, Contender], size: int, length: int, seed: int) -> list[Batch]:
-    models = [contender.model for contender in contenders.values()]
-    if not data.are_given:
-        return [random_inputs(models, size, length, seed)]
-    tokenizer = load_tokenizer(next(iter(contenders)).split("@")[0])
+def _batches(data: DataOptions, first: str, models: Sequence[Any], size: int, seed: int) -> list[Batch]:
+    tokenizer = load_tokenizer(resolve_model(first.split("@")[0]))
     texts = load_data(data, seed).train if data.text_file is None else load_texts(data, seed)[0]
     rows = tokenize(texts, tokenizer, data.max_length, kind_for_texts(models[0])).shuffle(seed=seed)
     # drawn batch by batch: texts of one batch are as mixed as those that arrive together
@@ -116,31 +107,6 @@ def _batches(data: DataOptions, contenders: dict[str, Contender], size: int, len
         model_inputs(make_batches(rows.select(range(start, start + size)), tokenizer, size, size, 0)[0])
         for start in range(0, min(DRAWN * size, len(rows) - size + 1), size)
     ]
-
-
-def _row(
-    name: str, first: str, contender: Contender, latencies: dict[int, dict[str, Latency]], memory: int | None
-) -> dict[str, Any]:
-    smallest = next(iter(latencies.values()))
-
-    def throughput(of: str) -> float:
-        return max(found[of].throughput for found in latencies.values())
-
-    return {
-        "runtime": contender.runtime,
-        "precision": contender.precision,
-        "speedup": smallest[first].p50_ms / smallest[name].p50_ms,
-        "throughput_ratio": throughput(name) / throughput(first),
-        "p50_ms": smallest[name].p50_ms,
-        "p95_ms": smallest[name].p95_ms,
-        "texts_per_second": throughput(name),
-        "best_batch_size": max(latencies, key=lambda size: latencies[size][name].throughput),
-        "batches": {size: vars(found[name]) for size, found in latencies.items()},
-        "encoder_weights": contender.encoder_weights,
-        "flops": contender.flops,
-        "memory_bytes": memory,
-        "file_bytes": contender.file_bytes,
-    }
 
 
 def _show(result: dict[str, Any], console: Console) -> None:

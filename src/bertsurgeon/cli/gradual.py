@@ -16,7 +16,7 @@ from bertsurgeon import progress
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import check_masked_lm, load_model, load_tokenizer
 from bertsurgeon.cli import options as opt
-from bertsurgeon.cli.app import app, emit, guarded
+from bertsurgeon.cli.app import app, emit, guarded_together
 from bertsurgeon.cli.groups import grouped
 from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
 from bertsurgeon.cli.train import (
@@ -37,7 +37,7 @@ _RECIPE = "Recipe"
 
 
 @app.command()
-@guarded
+@guarded_together
 @grouped
 def gradual(
     *,

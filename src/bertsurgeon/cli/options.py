@@ -90,6 +90,14 @@ MaxTrain = Annotated[
 ]
 
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Texts per training step.", rich_help_panel=_TRAINING)]
+AtOnce = Annotated[
+    int | None,
+    typer.Option(
+        "--at-once",
+        help="Texts that go through the model together, in each process; gradients of a step's parts are added up.",
+        rich_help_panel=_TRAINING,
+    ),
+]
 LearningRate = Annotated[
     float, typer.Option("--learning-rate", help="Peak learning rate of AdamW.", rich_help_panel=_TRAINING)
 ]

@@ -3,21 +3,24 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from bertsurgeon import processes
 from bertsurgeon.benchmark import environment
 from bertsurgeon.checkpoint import load_tokenizer, save_model
-from bertsurgeon.cli.sources import DataOptions, load_data, load_network, load_texts
+from bertsurgeon.cli.sources import DataOptions, load_data, load_network, load_texts, raw_texts
 from bertsurgeon.cli.summary import summarise
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.evaluation import check_head, compare, evaluate
 from bertsurgeon.pruning import Calibration, PruneReport, calibrate, prune
-from bertsurgeon.recovery import TrainingOptions, train
+from bertsurgeon.recovery import TrainingOptions, recover
 from bertsurgeon.tasks import Task, for_model, kind_for_texts, tokenize
+from bertsurgeon.vocabulary import trim_vocabulary
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Inputs:
         calibration: Tokenized texts to calibrate with.
         training: Tokenized texts to recover with, labelled if there is a task.
         validation: Tokenized texts to compare with, likewise.
+        raw: All of them as they were read.
     """
 
     model: PreTrainedModel
@@ -39,6 +43,7 @@ class Inputs:
     calibration: Dataset
     training: Dataset
     validation: Dataset
+    raw: tuple[Dataset, ...]
 
 
 def load_inputs(name: str, options: DataOptions, seed: int) -> Inputs:
@@ -56,14 +61,15 @@ def load_inputs(name: str, options: DataOptions, seed: int) -> Inputs:
     texts = None if options.text_file is None else load_texts(options, seed)
     if texts is not None and options.only_texts:
         training, held_out = (encode(part) for part in texts)
-        return Inputs(model, tokenizer, None, training, training, held_out)
+        return Inputs(model, tokenizer, None, training, training, held_out, texts)
     data = for_model(load_data(options, seed), model)
     check_head(model, data.task)
     training, validation = (
         tokenize(part, tokenizer, options.max_length, data.task.kind) for part in (data.train, data.validation)
     )
     calibration = training if texts is None else encode(texts[0])
-    return Inputs(model, tokenizer, data.task, calibration, training, validation)
+    raw = (data.train, data.validation, *(texts or ()))
+    return Inputs(model, tokenizer, data.task, calibration, training, validation, raw)
 
 
 def run_prune(
@@ -73,6 +79,7 @@ def run_prune(
     overwrite: bool,
     calibration: Calibration | None = None,
     teacher: PreTrainedModel | None = None,
+    trim: bool = False,
 ) -> list[tuple[dict[str, Any], PruneReport]]:
     """Prunes to every budget from one calibration; returns what each ``report.json`` holds, and the reports.
 
@@ -83,6 +90,7 @@ def run_prune(
         overwrite: Replace existing folders.
         calibration: Made before; None to make one.
         teacher: Whose distillation gradients ``obert`` takes; None for those of the task's loss.
+        trim: Drop the embeddings of tokens that the data never uses.
     """
     dense, tokenizer = inputs.model, inputs.tokenizer
     first = outputs[0][0]
@@ -97,14 +105,18 @@ def run_prune(
             _recover(pruned, inputs, training)
         found = _score(inputs, pruned)
         metrics = {"dense": reference or dict.fromkeys(found, 100.0), "pruned": found}
+        own_tokenizer, trimmed = tokenizer, None
+        if trim:
+            pruned, own_tokenizer, trimmed = trim_vocabulary(pruned, tokenizer, raw_texts(inputs.raw))
         result: dict[str, Any] = {
             "task": None if inputs.task is None else inputs.task.name,
             "pruning": report.to_dict(),
             "recovery": None if training is None else asdict(training),
-            "models": _compare({"dense": dense, "pruned": pruned}, metrics),
+            "vocabulary": None if trimmed is None else trimmed.to_dict(),
+            "models": processes.on_main(partial(_compare, {"dense": dense, "pruned": pruned}, metrics)),
             "environment": environment(),
         }
-        save_model(pruned, folder, tokenizer, {"report.json": result}, overwrite=overwrite)
+        save_model(pruned, folder, own_tokenizer, {"report.json": result}, overwrite=overwrite)
         results.append((result, report))
     return results
 
@@ -120,16 +132,7 @@ def _recover(pruned: PreTrainedModel, inputs: Inputs, training: TrainingOptions)
     """Re-finetunes in a temporary folder (``bertsurgeon recover`` is the one that can be resumed)."""
     if inputs.task is None or not inputs.task.kind.learns_from_labels:
         training = replace(training, hardness=1.0)  # without labels only the teacher speaks
-    with tempfile.TemporaryDirectory() as work_dir:
-        train(
-            pruned,
-            inputs.training,
-            inputs.tokenizer,
-            training,
-            Path(work_dir),
-            teacher=inputs.model,
-            description="Recovering",
-        )
+    recover(pruned, inputs.training, inputs.tokenizer, training, inputs.model)
 
 
 def _compare(models: dict[str, PreTrainedModel], metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:

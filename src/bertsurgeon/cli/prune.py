@@ -7,7 +7,7 @@ import typer
 
 from bertsurgeon.checkpoint import check_output, load_model
 from bertsurgeon.cli import options as opt
-from bertsurgeon.cli.app import app, emit, guarded
+from bertsurgeon.cli.app import app, emit, guarded_together
 from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.pipeline import load_inputs, run_prune
 from bertsurgeon.cli.sources import DataOptions, LossOptions, resolve_model
@@ -55,7 +55,7 @@ UseLabels = Annotated[
 
 
 @app.command()
-@guarded
+@guarded_together
 @grouped
 def prune(
     *,
@@ -176,6 +176,10 @@ def prune(
         float, typer.Option("--recover-epochs", help="Epochs of re-finetuning; 0 stays one-shot (the paper: 3).")
     ] = 0.0,
     loss_options: LossOptions,
+    trim_vocabulary: Annotated[
+        bool,
+        typer.Option("--trim-vocabulary", help="Drop embeddings of tokens that the data never uses (trim-vocabulary)."),
+    ] = False,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
     as_json: opt.Json = False,
@@ -234,7 +238,7 @@ def prune(
     inputs = load_inputs(resolve_model(model), data_options, seed)
     teacher_network = None if teacher is None else load_model(resolve_model(teacher))
     jobs = list(zip(configs, folders, strict=True))
-    results = run_prune(inputs, jobs, training, overwrite, known, teacher_network)
+    results = run_prune(inputs, jobs, training, overwrite, known, teacher_network, trim_vocabulary)
 
     def show(console: Any) -> None:
         for (result, report), folder in zip(results, folders, strict=True):
@@ -251,7 +255,7 @@ def prune(
 
 
 @app.command()
-@guarded
+@guarded_together
 @grouped
 def calibrate(
     *,

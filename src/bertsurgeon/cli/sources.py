@@ -1,5 +1,6 @@
 """Where models and data named on the command line come from."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from bertsurgeon.cli import options as opt
 from bertsurgeon.errors import DataError, ModelError, OptionError
 from bertsurgeon.recovery import TrainingOptions
 from bertsurgeon.tasks import (
+    KINDS,
     Embedding,
     QuestionAnswering,
     TaskData,
@@ -23,6 +25,9 @@ from bertsurgeon.tasks import (
 )
 
 MINILM = "minilm"
+
+TEXT_COLUMNS = {name for kind in KINDS.values() for role, name in kind.columns.items() if role != "label"}
+"""What columns with texts are called, before they are tokenized."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class LossOptions:
     """The training options of a command, likewise."""
 
     batch_size: opt.BatchSize = 32
+    at_once: opt.AtOnce = None
     learning_rate: opt.LearningRate = 5e-5
     hardness: opt.Hardness = 0.9
     temperature: opt.Temperature = 2.0
@@ -120,6 +126,22 @@ def read_all_texts(options: DataOptions) -> Dataset:
     """
     assert options.text_file is not None
     return read_texts(options.text_file, options.text_column or "text", options.text_pair_column)
+
+
+def raw_texts(parts: Iterable[Dataset]) -> list[str | list[str]]:
+    """All texts of datasets before they are tokenized, whatever their columns are called; lists of words as lists.
+
+    Raises:
+        DataError: If some are texts and others lists of words.
+    """
+    found: list[str | list[str]] = []
+    for part in parts:
+        for column in part.column_names:
+            if column in TEXT_COLUMNS:
+                found += part[column]
+    if len({type(text) for text in found}) > 1:
+        raise DataError("Some texts are split into words and others are not; name files of one kind.")
+    return found
 
 
 def load_data(options: DataOptions, seed: int) -> TaskData:

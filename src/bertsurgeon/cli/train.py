@@ -10,20 +10,21 @@ import typer
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from bertsurgeon import progress
+from bertsurgeon import processes, progress
 from bertsurgeon.checkpoint import check_output, get_plan, is_sparse, load_model, load_tokenizer, save_model
 from bertsurgeon.cli import options as opt
-from bertsurgeon.cli.app import app, emit, guarded
+from bertsurgeon.cli.app import app, emit, guarded_together
 from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.sources import DataOptions, LossOptions, load_data, load_network, load_texts, resolve_model
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import check_head, compare, evaluate
 from bertsurgeon.recovery import TrainingOptions, train
+from bertsurgeon.recovery import recover as recover_model
 from bertsurgeon.tasks import TaskData, for_model, kind_for_texts, tokenize
 
 
 @app.command()
-@guarded
+@guarded_together
 @grouped
 def finetune(
     *,
@@ -49,7 +50,7 @@ def finetune(
 
 
 @app.command()
-@guarded
+@guarded_together
 @grouped
 def recover(
     *,
@@ -87,9 +88,11 @@ def recover(
         if not data.task.kind.learns_from_labels:
             training = replace(training, hardness=1.0)
         job = labelled_job(data, tokenizer, data_options.max_length)
-    metrics = run_training(
-        network, tokenizer, job, training, output, resume, may_overwrite, "Recovering", teacher_network
-    )
+
+    def fit(work_dir: Path) -> None:
+        recover_model(network, job.training, tokenizer, training, teacher_network, work_dir=work_dir, resume=resume)
+
+    metrics = fit_and_save(network, tokenizer, job, fit, {"training": asdict(training)}, output, resume, may_overwrite)
     show_metrics({"output": str(output), "metrics": metrics}, as_json)
 
 
@@ -106,7 +109,7 @@ def may_replace(output: Path, overwrite: bool, resume: bool) -> bool:
         OptionError: If there is an unfinished run and nobody said what to do with it.
     """
     work_dir = training_folder(output)
-    unfinished = work_dir.exists()
+    unfinished = processes.on_main(work_dir.exists)
     check_output(output, overwrite or (resume and unfinished))
     if unfinished and not resume and not overwrite:
         raise OptionError(f"{work_dir} holds an unfinished run; pass --resume to go on or --overwrite to start anew.")
@@ -162,14 +165,11 @@ def run_training(
     resume: bool,
     overwrite: bool,
     description: str,
-    teacher: PreTrainedModel | None = None,
 ) -> dict[str, float]:
     """Trains, scores and saves a model; what a killed run left is found by ``--resume``."""
 
     def fit(work_dir: Path) -> None:
-        train(
-            model, job.training, tokenizer, training, work_dir, teacher=teacher, resume=resume, description=description
-        )
+        train(model, job.training, tokenizer, training, work_dir, resume=resume, description=description)
 
     return fit_and_save(model, tokenizer, job, fit, {"training": asdict(training)}, output, resume, overwrite)
 
@@ -187,12 +187,12 @@ def fit_and_save(
     """Trains a model by ``fit``, which is given the folder for checkpoints; scores it, and saves it with a report."""
     work_dir = training_folder(output)
     if not resume:
-        shutil.rmtree(work_dir, ignore_errors=True)
+        processes.on_main(lambda: shutil.rmtree(work_dir, ignore_errors=True))
     fit(work_dir)
     metrics = job.score(model)
     report = {"task": job.name, **settings, "metrics": metrics}
     save_model(model, output, tokenizer, {"training_report.json": report}, overwrite=overwrite)
-    shutil.rmtree(work_dir, ignore_errors=True)
+    processes.on_main(lambda: shutil.rmtree(work_dir, ignore_errors=True))
     progress.note(f"Saved {output}")
     return metrics
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon import progress
+from bertsurgeon import processes, progress
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, MatrixKey, Moments
 from bertsurgeon.compensation.solve import compensate
@@ -46,7 +46,7 @@ def apply_plan(
         compensation: ``sequential`` refits every matrix in turn, from the input to the output, to the dense model's
             pre-activations from what the pruned model will really feed it; ``independent`` refits each on the dense
             model's own inputs; ``none`` keeps the weights (a dropped sub-layer then contributes its last bias).
-        batches: The calibration set, for ``sequential``.
+        batches: The calibration set, for ``sequential``; several processes take a part of it each.
         moments: Of every matrix's dense inputs, for ``independent``.
         damping: See :func:`bertsurgeon.compensation.solve.compensate`.
         curvature: Metrics that weigh the errors of low ranks, by matrix.
@@ -104,7 +104,9 @@ def _apply_sequentially(
     target: Target,
     token_weights: TokenWeights,
 ) -> None:
-    states = list(first_states(model, architecture, batches))
+    processes.check_enough(batches, "batches of calibration data")
+    states = list(first_states(model, architecture, processes.part(batches)))
+    token_weights = {key: processes.part(weights) for key, weights in token_weights.items()}
     layers = zip(architecture.layers(model), architecture.layers(pruned), plan.layers, strict=True)
     changed = False
     for index, (dense_layer, pruned_layer, layer_plan) in progress.track(

@@ -162,7 +162,7 @@ def input_moments(
     """Moments of the inputs of the matrix at ``path`` in a layer of both models.
 
     Args:
-        states: Before that layer.
+        states: Before that layer; of several processes, each has its own.
         dense: The dense model's layer.
         pruned: The pruned model's layer, its earlier matrices replaced already.
         path: Path from the layer to the matrix.
@@ -197,6 +197,7 @@ def input_moments(
         read = None if positions is None else state.calls[state.layer][1].get(positions)
         if read is not None:
             moments.update(read, read)
+    moments.reduce()
     return moments
 
 

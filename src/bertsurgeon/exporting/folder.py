@@ -114,6 +114,19 @@ def export(
         OptionError: If trained ranges are asked for, and there are none.
         CheckpointError: If the folder exists or cannot be written.
         DataError: If there are no texts.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from bertsurgeon import ExportConfig, export, open_exported
+        >>> from bertsurgeon.tasks import tokenize
+        >>> from bertsurgeon.toy import toy_classifier
+        >>> model, tokenizer, texts = toy_classifier()
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = export(model, Path(folder) / "onnx", ExportConfig(), tokenize(texts, tokenizer), tokenizer)
+        ...     logits = open_exported(Path(folder) / "onnx")(**tokenizer("a warm film", return_tensors="pt")).logits
+        >>> logits.shape
+        torch.Size([1, 2])
     """
     check_output(folder, overwrite)
     config = _settle(config, model)

@@ -2,6 +2,7 @@
 
 from transformers import PreTrainedModel
 
+from bertsurgeon import processes
 from bertsurgeon.allocation import Cost, Flops, Weights, allocate, full_cost, make_allocated_plan
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.compensation import apply_plan
@@ -21,7 +22,11 @@ def prune_auto(
 ) -> tuple[PreTrainedModel, ModelPlan]:
     """The pruned model and its plan; the time of each step is written to ``seconds``."""
     seconds.update(calibration.seconds)
-    plan = timed(seconds, "allocation", lambda: plan_auto(model, architecture, calibration, config))
+    plan = timed(
+        seconds,
+        "allocation",
+        lambda: processes.on_main(lambda: plan_auto(model, architecture, calibration, config)),
+    )
     pruned = timed(
         seconds,
         "compensation",

@@ -37,6 +37,15 @@ def calibrate(
     Raises:
         ModelError: If the model is not supported, already pruned, or has broken weights.
         DataError: If the calibration data is empty or not tokenized.
+
+    Example:
+        >>> from bertsurgeon import PruneConfig, calibrate, prune
+        >>> from bertsurgeon.tasks import tokenize
+        >>> from bertsurgeon.toy import toy_classifier
+        >>> model, tokenizer, texts = toy_classifier()
+        >>> known = calibrate(model, tokenize(texts, tokenizer), PruneConfig(sparsity=0.5), tokenizer)
+        >>> [f"{prune(model, known, PruneConfig(sparsity=share))[1].sparsity:.1f}" for share in (0.5, 0.7)]
+        ['0.5', '0.7']
     """
     check_dense(model)
     architecture = get_architecture(model.config.model_type)

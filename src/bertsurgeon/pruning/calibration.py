@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bertsurgeon import processes
 from bertsurgeon.allocation import Option, SubLayerCurve
 from bertsurgeon.calibration import Batch, MatrixKey
 from bertsurgeon.checkpoint import new_folder
@@ -58,6 +59,8 @@ class Calibration:
     def save(self, folder: Path, overwrite: bool = False) -> None:
         """Writes ``calibration.json`` and ``calibration.safetensors``; the folder is there completely or not at all.
 
+        Of several processes the first one writes; all have to call this.
+
         Raises:
             CheckpointError: If the folder exists or cannot be written.
         """
@@ -100,9 +103,13 @@ class Calibration:
             "batches": len(self.batches),
             "curves": curves,
         }
-        with new_folder(folder, overwrite) as temporary:
-            save_file(tensors, temporary / _TENSORS)
-            (temporary / _DATA).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+        def write() -> None:
+            with new_folder(folder, overwrite) as temporary:
+                save_file(tensors, temporary / _TENSORS)
+                (temporary / _DATA).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+        processes.on_main(write)
 
     @classmethod
     def load(cls, folder: Path) -> "Calibration":

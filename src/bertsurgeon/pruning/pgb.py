@@ -3,6 +3,7 @@
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bertsurgeon import processes
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.budget import GroupCounts, counts_by_sparsity, counts_by_threshold, counts_uniform
 from bertsurgeon.calibration import Batch, MatrixKey, Statistics, collect_statistics
@@ -31,7 +32,7 @@ def prune_pgb(
         "importance",
         lambda: score_matrices(model, architecture, statistics, config.importance, config.obs_damping),
     )
-    plan = timed(seconds, "plan", lambda: make_plan(architecture, scores, config))
+    plan = timed(seconds, "plan", lambda: processes.on_main(lambda: make_plan(architecture, scores, config)))
     pruned = timed(
         seconds,
         "compensation",

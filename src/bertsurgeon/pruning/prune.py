@@ -49,6 +49,15 @@ def prune(
         ModelError: If the model is not supported, already pruned, or has broken weights.
         DataError: If the calibration data is empty or not tokenized.
         OptionError: If options are impossible for this model, or a calibration was made with others.
+
+    Example:
+        >>> from bertsurgeon import PruneConfig, prune
+        >>> from bertsurgeon.tasks import tokenize
+        >>> from bertsurgeon.toy import toy_classifier
+        >>> model, tokenizer, texts = toy_classifier()
+        >>> pruned, report = prune(model, tokenize(texts, tokenizer), PruneConfig(sparsity=0.5), tokenizer)
+        >>> f"{report.sparsity:.1f}"
+        '0.5'
     """
     if config.method == "obert":
         check_matrices(model)

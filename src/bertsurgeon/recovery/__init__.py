@@ -14,6 +14,7 @@ from bertsurgeon.recovery.recipes import (
     load_recipe,
     packaged_recipes,
 )
+from bertsurgeon.recovery.recover import recover
 from bertsurgeon.recovery.training import TrainingOptions, train
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "packaged_recipes",
     "pruning_targets",
     "rate_schedule",
+    "recover",
     "train",
     "train_gradually",
 ]

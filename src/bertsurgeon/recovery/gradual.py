@@ -21,7 +21,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from bertsurgeon import progress
+from bertsurgeon import processes, progress
 from bertsurgeon.architectures import unfuse_in_place
 from bertsurgeon.calibration import make_batches, summed_loss
 from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, is_sparse
@@ -101,7 +101,7 @@ class GradualPruning(MaskCallback):
         if (last := max(self.targets, default=0)) >= state.max_steps:
             raise OptionError(
                 f"The last pruning comes at step {last}, but the training ends after {state.max_steps} steps; train "
-                "longer, and on a single device, as several take a share of the steps each."
+                "longer, and with one device for each process."
             )
         self.masks = masks_of(self.model, self.architecture)
         if self.teacher is not None:
@@ -254,7 +254,7 @@ def train_gradually(
             guessing,
         )
         attach_sparse(model, options.pattern.width)
-    _check_resumed(work_dir, {**asdict(recipe), "seed": seed}, resume)
+    processes.on_main(lambda: _check_resumed(work_dir, {**asdict(recipe), "seed": seed}, resume))
     quantizing: QuantizationAwareTraining | None = None
     if recipe.quantization is not None:
         quantizing = QuantizationAwareTraining(model, *quantization_steps(recipe, steps_per_epoch))

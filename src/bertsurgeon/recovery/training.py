@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from bertsurgeon import progress
+from bertsurgeon import processes, progress
 from bertsurgeon.checkpoint import forget_ranges, get_plan, is_sparse
 from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import predict_outputs
@@ -47,7 +47,7 @@ class TrainingOptions:
         epochs: Passes over the training data (3, as the paper's re-finetuning).
         batch_size: Samples per step.
         at_once: Samples that go through the model together, where memory does not hold a whole step; divides
-            ``batch_size``. None for all of them.
+            ``batch_size``. None for all of them. Several processes share a step: each takes that many at a time.
         learning_rate: Peak of AdamW's learning rate, reached after the warm-up, falling linearly to zero.
         warmup: Share of the steps in which the learning rate rises.
         weight_decay: AdamW's.
@@ -116,7 +116,11 @@ class _DataOrder(TrainerCallback):
     ) -> None:
         loader = kwargs["train_dataloader"]
         epoch = state.global_step // -(-len(loader) // args.gradient_accumulation_steps)
-        loader.batch_sampler.sampler.generator = torch.Generator().manual_seed(args.seed + epoch)
+        batches = loader.batch_sampler
+        sampler = getattr(batches, "batch_sampler", batches).sampler  # of several processes, behind their shares
+        sampler.generator = torch.Generator().manual_seed(args.seed + epoch)
+        # lengths are grouped by whole steps, whoever takes part in them
+        sampler.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         if self.masking is not None:
             self.masking.epoch = epoch
 
@@ -159,14 +163,14 @@ def train(
     guessing: TokenMasking | None = None,
     quantizing: QuantizationAwareTraining | None = None,
 ) -> None:
-    """Trains ``model`` in place; the zeros of a sparse one stay.
+    """Trains ``model`` in place; the zeros of a sparse one stay. Several processes share every step (DDP).
 
     Args:
         model: Any model with a ``loss`` in its outputs, pruned or dense.
         dataset: Tokenized samples with labels; without, if a teacher alone is heard (``hardness`` 1).
         tokenizer: Pads the batches.
         options: See :class:`TrainingOptions`.
-        work_dir: Where the Trainer keeps its checkpoints (four an epoch, the last one stays).
+        work_dir: Where the Trainer keeps its checkpoints (four an epoch, the last one stays); one for all processes.
         teacher: The dense model to distil from, or None.
         resume: Go on from the last checkpoint in ``work_dir``; without one, training starts from the beginning.
         description: Shown beside the progress bar.
@@ -175,6 +179,7 @@ def train(
         guessing: For masked language modelling: hides tokens, which the model guesses in place of ``labels``.
         quantizing: Rounds weights and inputs to INT8 meanwhile, and is finished afterwards.
     """
+    together = _samples_together(options)
     if guessing is None and not has_labels(dataset.column_names) and (teacher is None or options.hardness < 1):
         raise OptionError("Texts without labels need a teacher, and a hardness of 1: it alone is heard.")
     distil = teacher is not None and (options.hardness > 0 or options.hidden_weight > 0)
@@ -196,8 +201,8 @@ def train(
         output_dir=str(work_dir),
         num_train_epochs=options.epochs,
         max_steps=options.max_steps,
-        per_device_train_batch_size=options.at_once or options.batch_size,
-        gradient_accumulation_steps=options.batch_size // (options.at_once or options.batch_size),
+        per_device_train_batch_size=together,
+        gradient_accumulation_steps=options.batch_size // (together * processes.count()),
         learning_rate=options.learning_rate,
         warmup_steps=options.warmup,
         weight_decay=options.weight_decay,
@@ -254,7 +259,7 @@ def train(
     forget_ranges(model)
     if schedule is not None:
         trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), schedule)
-    checkpoint = _last_checkpoint(work_dir) if resume else None
+    checkpoint = processes.on_main(lambda: _last_checkpoint(work_dir)) if resume else None
     start = None if held_out is None else _Start(trainer, model)
     dropout = not distil if options.dropout is None else options.dropout
     try:
@@ -271,6 +276,27 @@ def train(
     if quantizing is not None:
         quantizing.finish()
     model.eval()
+
+
+def _samples_together(options: TrainingOptions) -> int:
+    """Samples that go through the model together in each process.
+
+    Raises:
+        OptionError: If the processes cannot share a step evenly.
+    """
+    share, rest = divmod(options.batch_size, processes.count())
+    if rest:
+        raise OptionError(
+            f"{processes.count()} processes cannot share a batch of {options.batch_size} evenly; choose another batch "
+            "size, or start another number of processes."
+        )
+    together = min(options.at_once or share, share)
+    if share % together:
+        raise OptionError(
+            f"Each of {processes.count()} processes takes {share} samples of a step; the samples at once must divide "
+            f"them, and {together} do not."
+        )
+    return together
 
 
 def _flat(rows: Sequence[Tensor]) -> pa.Array:

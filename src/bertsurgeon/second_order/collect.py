@@ -103,7 +103,7 @@ def collect_inverses(
         batch_size: Samples whose mean gradient counts as one; they are neighbours in a batch.
         dtype: Of the recursion.
         with_mean: Keep the mean gradient as well.
-        seed: Of the generator ``loss`` is given, the same in every pass.
+        seed: Of the generator ``loss`` is given: together with the number of the batch, the same in every pass.
 
     Raises:
         ModelError: If a loss is not finite.
@@ -131,12 +131,13 @@ def collect_inverses(
 
     mask = torch.empty(0)  # of the batch at hand
     matrices = {matrix: architecture.matrix(model, *matrix) for matrix in by_matrix}
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator()
     training = model.training
     model.eval()
     try:
         with backward_leaf(model, architecture) as leaf, gradient_hooks(matrices, receive):
-            for batch in progress.track(batches, "Inverting the Fisher"):
+            for number, batch in enumerate(progress.track(batches, "Inverting the Fisher")):
+                generator.manual_seed(seed + number)
                 on_device = {name: value.to(model.device) for name, value in batch.items()}
                 mask = token_mask(model, on_device)
                 backpropagate(loss(model, on_device, generator), leaf)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon import progress
+from bertsurgeon import processes, progress
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, join_rows, split_rows, summed_loss
 from bertsurgeon.errors import ModelError, OptionError
@@ -96,7 +96,9 @@ def prune_step(
 ) -> Step:
     """Prunes the matrices of a model's layers, or what a plan left of them, in place.
 
-    Nothing else is touched, and what is pruned stays pruned.
+    Nothing else is touched, and what is pruned stays pruned. Several processes see all of the data, and hold the Fisher
+    blocks of a part of the rows each: the recursion that inverts them takes one gradient after the other, and cannot be
+    added up.
 
     Args:
         model: Dense or masked, or pruned by a plan.
@@ -168,15 +170,17 @@ class _Run:
     def score(self) -> dict[PartKey, Tensor]:
         """Scores by matrix, shape (out, units of a row), fp32."""
         width = self.options.pattern.width
-        scores = {key: torch.empty(len(w), w.shape[1] // width, device=w.device) for key, w in self.weights.items()}
         for self.dtype in (torch.float32, torch.float64):
+            scores = {key: torch.zeros(len(w), w.shape[1] // width, device=w.device) for key, w in self.weights.items()}
             self._last.clear()
             for pieces in self._collect():
-                if any(fisher.is_lost for fisher in self._last.values()):
+                if processes.any_of(any(fisher.is_lost for fisher in self._last.values())):
                     break
                 for piece in pieces:
                     scores[piece.key][piece.start : piece.stop] = self._score_piece(piece, self._last[piece])
             else:
+                for own in scores.values():  # zero where others have something
+                    processes.add_up(own)
                 return scores
             if self.dtype == torch.float32:
                 progress.note("Single precision loses the damping of the Fisher information; double precision it is.")
@@ -184,23 +188,25 @@ class _Run:
 
     def update(self, after: Masks) -> None:
         """Moves the weights that are left, all at the end: every pass sees the model as it was."""
-        moved = {key: weight.clone() for key, weight in self.weights.items()}
+        moved = {key: torch.zeros_like(weight) for key, weight in self.weights.items()}
         # the blocks of the last pass are there still: begin with them
         for pieces in self._collect(backwards=True):
             for piece in pieces:
                 rows = slice(piece.start, piece.stop)
                 moved[piece.key][rows] = self._update_piece(piece, self._last[piece], after[piece.key][rows])
         for key, weight in self.weights.items():
+            processes.add_up(moved[key])
             if not torch.isfinite(moved[key]).all():
                 raise ModelError("The updated weights are not finite; raise the damping of the Fisher information.")
             weight.copy_(moved[key])
 
     def _collect(self, backwards: bool = False) -> Iterator[list[Piece]]:
-        """The pieces of each pass. Their blocks are in ``_last`` alone, as two passes' would not fit the memory."""
+        """This process' pieces of each pass; their blocks are in ``_last``, as two passes' would not fit the memory."""
         options = self.options
         shapes = {key: (w.shape[0], w.shape[1]) for key, w in self.weights.items()}
-        passes = plan_passes(shapes, options.block_size, self.dtype, options.memory)
-        for pieces in reversed(passes) if backwards else passes:
+        passes = plan_passes(shapes, options.block_size, self.dtype, options.memory * processes.count())
+        for whole in reversed(passes) if backwards else passes:
+            pieces = [piece for each in whole if (piece := _share(each)) is not None]
             if list(self._last) != pieces:
                 self._last.clear()  # frees the memory before the next blocks take it
                 with torch.enable_grad():
@@ -258,6 +264,13 @@ class _Run:
             if len(fisher.mean):
                 target = weight - torch.einsum("bij,bj->bi", inverse, fisher.mean[chunk].double())
             yield chunk, inverse, weight, target
+
+
+def _share(piece: Piece) -> Piece | None:
+    """This process' rows of a piece; None where there are too few for all."""
+    rows, rank, count = piece.stop - piece.start, processes.rank(), processes.count()
+    start, stop = (piece.start + number * rows // count for number in (rank, rank + 1))
+    return Piece(piece.key, start, stop) if start < stop else None
 
 
 def _units(values: Tensor, width: int) -> Tensor:
