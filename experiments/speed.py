@@ -4,9 +4,10 @@
     python experiments/speed.py
 
 The first command makes the plans: those ``auto`` finds for MiniLM on SST-2, every width doubled and every layer used
-twice. The second one exports random models with these plans and times them interleaved: dense, pruned, and the dense
-model in PyTorch fp32. Weights are random: right for time, never for accuracy. Finished rows are kept as JSON and not
-run again.
+twice; once where weights are the budget, once (``timed``) where milliseconds are, as for ``--speedup``, until as many
+weights are gone. The second one exports random models with these plans and times them interleaved: dense, pruned, and
+the dense model in PyTorch fp32. Weights are random: right for time, never for accuracy. Finished rows are kept as JSON
+and not run again.
 """
 
 import argparse
@@ -15,18 +16,37 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, BertConfig, BertTokenizerFast, PreTrainedModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertTokenizerFast,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from bertsurgeon import ExportConfig, PruneConfig, calibrate, export, load_model, progress, save_model
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon import (
+    Calibration,
+    ExportConfig,
+    PruneConfig,
+    calibrate,
+    evaluate,
+    export,
+    load_model,
+    progress,
+    save_model,
+)
+from bertsurgeon.allocation import Cost, allocate, full_cost, make_allocated_plan
+from bertsurgeon.architectures import Architecture, get_architecture
 from bertsurgeon.benchmark import open_contender, random_inputs, time_batches
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.cli.app import quieten_libraries
 from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.compensation import apply_plan
+from bertsurgeon.errors import OptionError
 from bertsurgeon.plan import ROLES, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Units, unit_channels
 from bertsurgeon.pruning.auto import plan_auto
-from bertsurgeon.tasks import load_task, tokenize
+from bertsurgeon.pruning.speed import measure_costs
+from bertsurgeon.tasks import get_task, load_task, tokenize
 from common import RESULTS, cached
 
 RUNS = Path(__file__).parent.parent / "runs" / "speed"
@@ -57,9 +77,56 @@ def make_plans(folder: str, data_dir: Path) -> None:
     calibration = calibrate(model, train, PruneConfig(sparsity=0.5), tokenizer)
     architecture = get_architecture(model.config.model_type)
     PLANS.mkdir(parents=True, exist_ok=True)
+    data = tokenize(load_task("sst2", data_dir).validation, tokenizer)
+    costs = measure_costs(model, architecture, *SHAPES[0])
     for removed in REMOVED:
-        plan = plan_auto(model, architecture, calibration, PruneConfig(sparsity=removed))
-        double(plan).save(PLANS / f"auto-{removed:g}.json")
+        plans = {"auto": plan_auto(model, architecture, calibration, PruneConfig(sparsity=removed))}
+        plans["timed"] = timed_plan(model, architecture, calibration, costs, removed)
+        for name, plan in plans.items():
+            double(plan).save(PLANS / f"{name}-{removed:g}.json")
+            cached(
+                f"speed-quality/{name}-{removed:g}",
+                lambda p=plan: evaluate_plan(model, architecture, calibration, p, data, tokenizer),
+            )
+
+
+def timed_plan(
+    model: PreTrainedModel, architecture: Architecture, calibration: Calibration, costs: Cost, removed: float
+) -> ModelPlan:
+    """What loses least in as little time as removes this share of the weights, found by halving."""
+    curves = calibration.curves
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        share = (low + high) / 2
+        try:
+            choices = allocate(curves, costs, share * full_cost(curves, costs), groups=False)
+        except OptionError:  # leaves nothing
+            low = share
+            continue
+        plan = make_allocated_plan(architecture.name, architecture.shapes(model), curves, choices)
+        low, high = (share, high) if plan.sparsity > removed else (low, share)
+    return plan
+
+
+def evaluate_plan(
+    model: PreTrainedModel,
+    architecture: Architecture,
+    calibration: Calibration,
+    plan: ModelPlan,
+    data: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, Any]:
+    """Accuracy of MiniLM pruned by a plan, one-shot."""
+    pruned = apply_plan(
+        model,
+        architecture,
+        plan,
+        "sequential",
+        batches=calibration.batches,
+        curvature=calibration.curvature,
+        token_weights=calibration.token_weights,
+    )
+    return {"sparsity": plan.sparsity, "metrics": evaluate(pruned, data, tokenizer, get_task("sst2"))}
 
 
 def double(plan: ModelPlan) -> ModelPlan:
@@ -116,8 +183,8 @@ def variants() -> dict[str, Any]:
     """Plans by name; None for the dense model."""
     found: dict[str, Any] = {"dense": lambda model: None}
     for removed in REMOVED:
-        path = PLANS / f"auto-{removed:g}.json"
-        found[f"auto-{removed:g}"] = lambda model, p=path: ModelPlan.load(p)
+        for name in (f"auto-{removed:g}", f"timed-{removed:g}"):
+            found[name] = lambda model, p=PLANS / f"{name}.json": ModelPlan.load(p)
     found["aligned-0.5"] = lambda model: grouped_plan(model, True)
     found["pgb-0.5"] = lambda model: grouped_plan(model, False)
     found["first-3-auto-0.5"] = lambda model: first_layers(ModelPlan.load(PLANS / "auto-0.5.json"), 3)

@@ -18,6 +18,10 @@ PLANS = {
     "auto-0.75": "75 %",
     "auto-0.88": "88 %",
     "auto-0.97": "97 %",
+    "timed-0.5": "by time, 50 %",
+    "timed-0.75": "75 %",
+    "timed-0.88": "88 %",
+    "timed-0.97": "97 %",
     "aligned-0.5": "aligned groups 50 %",
     "pgb-0.5": "free groups 50 %",
     "first-3-auto-0.5": "3 layers of `auto` 50 %",
@@ -66,7 +70,19 @@ def files() -> str:
 
 def speed() -> str:
     """All of ``experiments/speed.py``."""
-    return "\n\n".join([*(same_runtime(shape) for shape in ("8x128", "1x128", "1x16")), to_reference(), files()])
+    return "\n\n".join(
+        [*(same_runtime(shape) for shape in ("8x128", "1x128", "1x16")), to_reference(), files(), quality()]
+    )
+
+
+def quality() -> str:
+    """What MiniLM keeps with the plans before they were doubled."""
+    removed = ("0.5", "0.75", "0.88", "0.97")
+    rows = []
+    for name, title in (("auto", "`auto`, weights are the budget"), ("timed", "`auto`, milliseconds are the budget")):
+        results = [read(f"speed-quality/{name}-{share}") for share in removed]
+        rows.append([title, *("–" if r is None else f"{r['metrics']['accuracy']:.1f}" for r in results)])
+    return table(["SST-2, MiniLM with these plans, one-shot", *(f"{float(s):.0%} removed" for s in removed)], rows)
 
 
 def grouped_layers() -> str:
