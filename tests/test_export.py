@@ -88,8 +88,13 @@ def channel_gathers(graph: onnx_ir.Model) -> int:
     )
 
 
-@pytest.mark.parametrize("kind", ["dense", "auto", "aligned", "chunked", "pgb"])
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("bert", kind) for kind in ("dense", "auto", "aligned", "chunked", "pgb")),
+        *((name, kind) for name in ("roberta", "distilbert") for kind in ("dense", "auto")),
+    ],
+)
 def test_both_runtimes_say_the_same_at_any_shape(
     name: str,
     kind: str,
@@ -181,6 +186,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+TIMED = ("onnx", "fp32"), ("openvino", "int8")
+"""Every process that measures memory starts from nothing, which takes seconds."""
+
+
 @pytest.mark.parametrize(
     ("runtime", "precision", "more"),
     [
@@ -203,6 +212,8 @@ def test_exported_folders_are_evaluated_and_timed(
     data = ("evaluate", tmp_path / "out", *files(folder), "--json"), ("evaluate", folder / "pruned", *files(folder))
     found, wanted = (json.loads(succeed(*one, "--json").stdout)["metrics"]["accuracy"] for one in data)
     assert abs(found - wanted) <= 5
+    if (runtime, precision) not in TIMED:
+        return
     timed = succeed(
         "bench", folder / "pruned", tmp_path / "out", "--batch-size", "1,2", "--length", "8", "--runs", "2", "--json"
     )

@@ -69,7 +69,7 @@ def test_an_error_in_one_process_ends_both_with_one_sentence(folder: Path) -> No
     lost = ["--train-file", folder / "lost.csv", "--validation-file", folder / "lost.csv"]
     result = launch(HERE / "two_processes.py", *command, *files(folder), "--second", *command, *lost)
     assert result.returncode != 0
-    assert result.stderr.count("Error: ") == 1
+    assert sum(line.startswith("Error: ") for line in result.stderr.splitlines()) == 1
     assert "lost.csv" in result.stderr
     assert not (folder / "pruned").exists()
 

@@ -25,7 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader has: a model called my-model, and two CSV files."""
     folder = tmp_path_factory.mktemp("reader")
     name = resolve_model("minilm")
-    AutoModelForSequenceClassification.from_pretrained(name, num_labels=4).save_pretrained(folder / "my-model")
+    small = AutoModelForSequenceClassification.from_pretrained(name, num_labels=4, num_hidden_layers=2)
+    small.save_pretrained(folder / "my-model")
     AutoTokenizer.from_pretrained(name).save_pretrained(folder / "my-model")
     data = load_task("docstrings")
     data.train.select(range(96)).to_csv(folder / "train.csv")
