@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bertsurgeon import PruneConfig, prune
-from bertsurgeon.checkpoint import load_model
+from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import predict
 from bertsurgeon.recovery import TrainingOptions, distillation_loss, hidden_state_loss, train
@@ -167,6 +167,9 @@ def test_bfloat16_training_keeps_the_weights_in_float32(
         options = TrainingOptions(epochs=2, learning_rate=1e-3, hidden_weight=1.0, bf16=bf16)
         train(model, dataset, tokenizer, options, tmp_path / str(bf16), teacher=teacher)
         assert {value.dtype for value in model.parameters()} == {torch.float32}
+        save_model(model, tmp_path / f"saved-{bf16}")
+        again = load_model(tmp_path / f"saved-{bf16}")  # computes in float32, and so does what was trained
+        assert torch.equal(*(predict(one, dataset, tokenizer, 16, "") for one in (model, again)))
         ends.append(torch.cat([value.detach().flatten() for value in model.parameters()]))
     assert 0 < (ends[0] - ends[1]).norm() < 0.05 * ends[0].norm()
 

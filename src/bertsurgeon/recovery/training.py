@@ -275,6 +275,9 @@ def train(
         start.restore_if_better(trainer, model)
     if quantizing is not None:
         quantizing.finish()
+    if options.bf16:
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        vars(model).pop("forward", None)  # the class' own one again, which does not compute in bfloat16
     model.eval()
 
 

@@ -36,6 +36,8 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
+        # its threads wait for the next product by spinning; once there is none they would slow down whatever runs next
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         model = file if isinstance(file, bytes) else str(file)
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
