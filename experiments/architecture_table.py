@@ -21,12 +21,14 @@ from transformers import PreTrainedModel
 
 from bertsurgeon import PruneConfig, prune
 from bertsurgeon.architectures import ARCHITECTURES
-from bertsurgeon.checkpoint import load_model
+from bertsurgeon.checkpoint import load_embedder, load_model
 from bertsurgeon.cli.app import quieten_libraries
+from bertsurgeon.embedder import Embedder
 from bertsurgeon.exporting.lowering import Graph, lower
 from bertsurgeon.exporting.onnx_graph import trace
 from bertsurgeon.exporting.verify import answers_of, compare, reference
 from bertsurgeon.runtime import open_session
+from bertsurgeon.toy import toy_classifier
 from common import cached
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -37,7 +39,7 @@ TASKS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "regression": ("AutoModelForSequenceClassification", {"num_labels": 1}, ("logits",)),
     "token classification": ("AutoModelForTokenClassification", {"num_labels": 5}, ("logits",)),
     "question answering": ("AutoModelForQuestionAnswering", {}, ("start_logits", "end_logits")),
-    "embeddings": ("AutoModel", {}, ("last_hidden_state",)),
+    "embeddings": ("AutoModel", {}, ("sentence_embedding",)),
     "image classification": ("AutoModelForImageClassification", {"num_labels": 3}, ("logits",)),
     "language model": ("AutoModelForCausalLM", {}, ("logits",)),
 }
@@ -55,9 +57,27 @@ def find_class(name: str, task: str) -> Any:
     auto = getattr(transformers, TASKS[task][0])
     if task == "language model" and not ARCHITECTURES[name].decoder:
         return None
-    if task == "image classification" and name != "vit":
+    if (task == "image classification") != (name == "vit"):
         return None
     return auto if CONFIGS[name][0][0] in auto._model_mapping else None
+
+
+def make_cell_model(auto: Any, name: str, version: int, task: str) -> PreTrainedModel:
+    """A tiny model with the head of the task; embedders are encoders with mean pooling by sentence-transformers."""
+    model = make_model(auto, name, version, **TASKS[task][1])
+    if task != "embeddings":
+        return model
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        toy_classifier()[1].save_pretrained(folder)  # sentence-transformers wants a tokenizer; batches are at hand
+        return load_embedder(folder)
+
+
+def reload(model: PreTrainedModel, folder: str) -> list[PreTrainedModel]:
+    """What is on disk, loaded by this library and by the one the user loads it with."""
+    if isinstance(model, Embedder):
+        return [load_model(folder), load_embedder(folder)]
+    return [load_model(folder), type(model).from_pretrained(folder).eval()]
 
 
 def error(
@@ -74,12 +94,11 @@ def try_method(model: PreTrainedModel, method: Any, batches: list[dict[str, Tens
     inputs = tuple(name for name in ("input_ids", "attention_mask", "pixel_values") if name in batches[0])
     with TemporaryDirectory() as folder:
         pruned.save_pretrained(folder)
-        strict = error(load_model(folder), wanted, batches, outputs)
-        reloaded = error(type(model).from_pretrained(folder).eval(), wanted, batches, outputs)
+        loaded = max(error(again, wanted, batches, outputs) for again in reload(model, folder))
         onnx_ir.save(trace(Graph(lower(pruned), inputs, outputs)), Path(folder) / "model.onnx")
         session = open_session("onnx", Path(folder) / "model.onnx", "fp32")
         exported = compare(answers_of(session, batches, inputs), wanted, batches).relative_error
-    errors = {"loaded": max(strict, reloaded), "exported": exported}
+    errors = {"loaded": loaded, "exported": exported}
     return {
         "sparsity": report.sparsity,
         **errors,
@@ -92,10 +111,10 @@ def try_cell(name: str, task: str) -> dict[str, Any]:
     auto = find_class(name, task)
     first = next(other for other in TASKS if find_class(name, other) is not None)
     batches = make_batches(name)
-    _, entries, outputs = TASKS[task]
+    outputs = TASKS[task][2]
     found = {}
     for version in range(len(CONFIGS[name])):
-        model = make_model(auto, name, version, **entries)
+        model = make_cell_model(auto, name, version, task)
         for method in METHODS if task == first else METHODS[:1]:
             found[f"{method}-{version}"] = try_method(model, method, batches, outputs)
     return {

@@ -1,12 +1,14 @@
 """A model's outputs for a whole dataset."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from bertsurgeon import processes, progress
@@ -80,3 +82,14 @@ def predict(
 ) -> Tensor:
     """Logits for every row of a model that says one thing about each, shape (rows, labels); else as above."""
     return torch.stack([row["logits"] for row in predict_outputs(model, dataset, tokenizer, batch_size, description)])
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts ``model`` in evaluation mode for the duration of a ``with`` block."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

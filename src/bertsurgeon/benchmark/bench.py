@@ -66,7 +66,7 @@ def bench(
         raise OptionError("A benchmark needs at least one model, and batches of at least one text.")
     named: dict[str, Any] = dict(models) if isinstance(models, Mapping) else {str(name): name for name in models}
     contenders = {
-        name: in_pytorch(name, model) if isinstance(model, PreTrainedModel) else open_contender(str(model), threads)
+        name: in_pytorch(model) if isinstance(model, PreTrainedModel) else open_contender(str(model), threads)
         for name, model in named.items()
     }
     running = {name: contender.model for name, contender in contenders.items()}

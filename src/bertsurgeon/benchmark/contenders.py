@@ -25,7 +25,6 @@ class Contender:
     """A model that is ready to run.
 
     Attributes:
-        name: As the user gave it.
         model: Called with padded inputs; has a ``config``.
         runtime: ``PyTorch``, ``PyTorch compiled``, ``ONNX Runtime`` or ``OpenVINO``.
         precision: What it computes in.
@@ -34,7 +33,6 @@ class Contender:
         flops: Of one text of 128 tokens, for models in PyTorch.
     """
 
-    name: str
     model: Any
     runtime: str
     precision: str
@@ -59,18 +57,16 @@ def open_contender(name: str, threads: int | None = None) -> Contender:
             raise OptionError(f"{path} was exported in one precision; @{modes[0]} is for PyTorch models.")
         exported = open_exported(path, threads)
         runtime = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}[exported.manifest.runtime]
-        return Contender(
-            name, exported, runtime, exported.manifest.precision, size, exported.manifest.encoder_weights, None
-        )
-    return _prepared(name, load_model(path).eval(), modes, size)
+        return Contender(exported, runtime, exported.manifest.precision, size, exported.manifest.encoder_weights, None)
+    return _prepared(load_model(path).eval(), modes, size)
 
 
-def in_pytorch(name: str, model: PreTrainedModel) -> Contender:
+def in_pytorch(model: PreTrainedModel) -> Contender:
     """A copy of a model at hand, ready to run: some layers change for it."""
-    return _prepared(name, deepcopy(model).eval(), (), None)
+    return _prepared(deepcopy(model).eval(), (), None)
 
 
-def _prepared(name: str, model: Any, modes: Sequence[str], size: int | None) -> Contender:
+def _prepared(model: Any, modes: Sequence[str], size: int | None) -> Contender:
     weights = measure_sizes(model).encoder_weights
     prepare_for_inference(model)
     length = min(128, getattr(model.config, "max_position_embeddings", None) or 128)
@@ -80,4 +76,4 @@ def _prepared(name: str, model: Any, modes: Sequence[str], size: int | None) -> 
     if "compile" in modes:
         model.forward = torch.compile(model.forward, dynamic=True)
     runtime = "PyTorch compiled" if "compile" in modes else "PyTorch"
-    return Contender(name, model, runtime, "bf16" if "bf16" in modes else "fp32", size, weights, flops)
+    return Contender(model, runtime, "bf16" if "bf16" in modes else "fp32", size, weights, flops)

@@ -1,7 +1,5 @@
 """How many floating-point operations one forward pass takes, and the inputs that measurements run on."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bertsurgeon.calibration import PIXELS
 from bertsurgeon.errors import OptionError
+from bertsurgeon.prediction import evaluating
 
 
 def count_flops(model: nn.Module, batch_size: int, length: int) -> int:
@@ -54,14 +53,3 @@ def random_inputs(models: list[Any], batch_size: int, length: int, seed: int = 0
     vocabulary = min(config.vocab_size for config in configs)
     ids = torch.randint(vocabulary, (batch_size, length), generator=generator)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts ``model`` in evaluation mode for the duration of a ``with`` block."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

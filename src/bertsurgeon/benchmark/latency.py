@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bertsurgeon.benchmark.flops import evaluating, random_inputs
+from bertsurgeon.benchmark.flops import random_inputs
 from bertsurgeon.calibration import count_samples
 from bertsurgeon.errors import OptionError
+from bertsurgeon.prediction import evaluating
 from bertsurgeon.progress import bar
 
 Runnable = Callable[..., Any]

@@ -1,6 +1,7 @@
 """Compensation: the kept weights move to where they reconstruct the dense model best."""
 
-from bertsurgeon.compensation.apply import Compensation, Target, apply_plan
+from bertsurgeon.compensation.apply import Compensation, apply_plan
+from bertsurgeon.compensation.parts import Target
 from bertsurgeon.compensation.solve import (
     JITTERS,
     compensate,

@@ -12,7 +12,7 @@ from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, 
 
 from bertsurgeon import progress
 from bertsurgeon.architectures import unfuse
-from bertsurgeon.benchmark import evaluating, measure_sizes, random_inputs, time_batches
+from bertsurgeon.benchmark import measure_sizes, random_inputs, time_batches
 from bertsurgeon.calibration import PIXELS, Batch, make_batches
 from bertsurgeon.checkpoint import check_output, get_ranges, new_folder
 from bertsurgeon.errors import OptionError
@@ -22,6 +22,7 @@ from bertsurgeon.exporting.onnx_graph import OPSET, trace
 from bertsurgeon.exporting.sensitivity import encoder_matrices, rank_sub_layers
 from bertsurgeon.exporting.trained_int8 import quantize_as_trained
 from bertsurgeon.exporting.verify import TOLERANCES, Arrays, Check, answers_of, compare, demand, reference, to_arrays
+from bertsurgeon.prediction import evaluating
 from bertsurgeon.runtime import MODEL_FILES, Manifest, Precision, Runtime, Session, open_session, require
 from bertsurgeon.tasks import class_names, find_head
 from bertsurgeon.tasks.kinds.embedding import EMBEDDING

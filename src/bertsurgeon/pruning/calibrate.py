@@ -8,9 +8,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon.allocation import measure_curves
 from bertsurgeon.architectures import get_architecture, unfuse
-from bertsurgeon.benchmark import evaluating
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.config import PruneConfig
+from bertsurgeon.prediction import evaluating
 from bertsurgeon.pruning.calibration import Calibration, fingerprint
 from bertsurgeon.pruning.check import check_dense
 from bertsurgeon.pruning.report import timed

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
 from bertsurgeon.architectures import Architecture, get_architecture
-from bertsurgeon.benchmark import evaluating
 from bertsurgeon.calibration import Batch, make_batches, token_mask
 from bertsurgeon.checkpoint import check_finite, forget_ranges, get_plan
 from bertsurgeon.errors import ModelError, OptionError
+from bertsurgeon.prediction import evaluating
 from bertsurgeon.recovery import distillation_loss, hidden_state_loss
 from bertsurgeon.tasks.distributions import EMBEDDINGS
 from bertsurgeon.tasks.kinds.embedding import EMBEDDING

@@ -8,12 +8,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon.architectures import get_architecture, unfuse
-from bertsurgeon.benchmark import evaluating
 from bertsurgeon.calibration import count_samples, make_batches, token_mask
 from bertsurgeon.checkpoint import attach_plan, forget_ranges, get_plan
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import OptionError
 from bertsurgeon.plan import dense_plan
+from bertsurgeon.prediction import evaluating
 from bertsurgeon.pruning.auto import prune_auto
 from bertsurgeon.pruning.calibrate import SETTINGS, calibrate
 from bertsurgeon.pruning.calibration import Calibration

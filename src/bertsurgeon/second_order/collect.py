@@ -22,6 +22,7 @@ from bertsurgeon.calibration import (
 from bertsurgeon.calibration.gradients import CHUNK_ELEMENTS
 from bertsurgeon.errors import OptionError
 from bertsurgeon.layers import PartKey, model_parts
+from bertsurgeon.prediction import evaluating
 from bertsurgeon.second_order.inverse import AT_ONCE, InverseFisher
 from bertsurgeon.second_order.masks import Masks
 
@@ -132,17 +133,12 @@ def collect_inverses(
     mask = torch.empty(0)  # of the batch at hand
     matrices = {matrix: architecture.matrix(model, *matrix) for matrix in by_matrix}
     generator = torch.Generator()
-    training = model.training
-    model.eval()
-    try:
-        with backward_leaf(model, architecture) as leaf, gradient_hooks(matrices, receive):
-            for number, batch in enumerate(progress.track(batches, "Inverting the Fisher")):
-                generator.manual_seed(seed + number)
-                on_device = {name: value.to(model.device) for name, value in batch.items()}
-                mask = token_mask(model, on_device)
-                backpropagate(loss(model, on_device, generator), leaf)
-    finally:
-        model.train(training)
+    with evaluating(model), backward_leaf(model, architecture) as leaf, gradient_hooks(matrices, receive):
+        for number, batch in enumerate(progress.track(batches, "Inverting the Fisher")):
+            generator.manual_seed(seed + number)
+            on_device = {name: value.to(model.device) for name, value in batch.items()}
+            mask = token_mask(model, on_device)
+            backpropagate(loss(model, on_device, generator), leaf)
     return found
 
 
