@@ -1,7 +1,5 @@
 """The tables of speed in ``docs/performance.md``, from the JSON of speed, grouped_layers, study_speed and deployed."""
 
-from typing import Any
-
 from tables import read, table
 
 RUNTIMES = {
@@ -116,21 +114,16 @@ def study_speed() -> str:
 
 def deployed() -> str:
     """Quality and speed of MiniLM where it is deployed."""
-    parts = []
-    for task, title in DEPLOYED.items():
-        rows = []
-        for share in ("1", "0.5", "0.25", "0.12", "0.06"):
-            for name, runtime in RUNTIMES.items():
-                result = read(f"deployed/{task}-{share}-{name}")
-                if result is not None:
-                    rows.append([f"{float(share):.0%}", runtime, *_deployed_cells(result)])
-        parts.append(table([title, "runtime", "metric", "file, MB", "8 × 128", "1 × 128"], rows))
-    return "\n\n".join(parts)
-
-
-def _deployed_cells(result: dict[str, Any]) -> list[str]:
-    speeds = [times(value) for value in result["speedup"].values()]
-    return [f"{next(iter(result['metrics'].values())):.1f}", f"{result['file_bytes'] / 1e6:.0f}", *speeds]
+    rows = []
+    for share in ("1", "0.5", "0.25", "0.12", "0.06"):
+        for name, runtime in RUNTIMES.items():
+            found = [read(f"deployed/{task}-{share}-{name}") for task in DEPLOYED]
+            metrics = ["–" if one is None else f"{next(iter(one['metrics'].values())):.1f}" for one in found]
+            size = "–" if found[0] is None else f"{found[0]['file_bytes'] / 1e6:.0f}"
+            speed = (read(f"deployed/speed-sst2-{share}-{name}") or {}).get("speedup", {})
+            speeds = [times(speed[shape]) if shape in speed else "–" for shape in ("8x128", "1x128")]
+            rows.append([f"{float(share):.0%}", runtime, *metrics, size, *speeds])
+    return table(["kept", "runtime", *DEPLOYED.values(), "file, MB", "8 × 128", "1 × 128"], rows)
 
 
 def merged_products() -> str:
