@@ -1,0 +1,96 @@
+"""oBERT while a model is trained: 90 % of the encoder zero, then INT8; quality and bytes after each step.
+
+    python experiments/gradual.py --model runs/mrpc-0 --task mrpc --data-dir ../shared/data/glue --epochs 10
+    python experiments/gradual.py --model runs/minilm-sst2 --task sst2 --data-dir ../shared/data/glue --epochs 2
+
+The dense model is the teacher and the start. The recipe (``experiments/recipes/short.yaml``) is the packaged
+``downstream-10`` with fewer prunings and gradients, and ``--epochs`` shortens it further. Finished steps are kept, as
+models in ``runs/gradual`` and as JSON, and not run again; what was cut off is resumed.
+"""
+
+import argparse
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, set_seed
+
+from bertsurgeon import evaluate, load_model, progress, save_model
+from bertsurgeon.architectures import get_architecture
+from bertsurgeon.checkpoint import load_tokenizer
+from bertsurgeon.cli.app import quieten_libraries
+from bertsurgeon.recovery import Recipe, load_recipe, train_gradually
+from bertsurgeon.second_order import masks_of, sparsity_of
+from bertsurgeon.tasks import load_task, tokenize
+from common import cached
+from sizes import account
+
+HERE = Path(__file__).parent
+RUNS = HERE.parent / "runs" / "gradual"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="folder of the fine-tuned dense model")
+    parser.add_argument("--task", default="sst2")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--recipe", default=str(HERE / "recipes" / "short.yaml"))
+    parser.add_argument("--epochs", type=float, default=None, help="of pruning; default: as the recipe says")
+    parser.add_argument("--int8-epochs", type=float, default=1, help="of training for INT8; 0 for none")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    quieten_libraries()
+    progress.show()
+    dense, tokenizer, data = (
+        load_model(arguments.model),
+        load_tokenizer(arguments.model),
+        load_task(arguments.task, arguments.data_dir),
+    )
+    training, validation = (tokenize(part, tokenizer) for part in (data.train, data.validation))
+
+    def describe(model: PreTrainedModel) -> dict[str, Any]:
+        return {
+            "metrics": evaluate(model, validation, tokenizer, data.task),
+            "sparsity": sparsity_of(masks_of(model, get_architecture(model.config.model_type))),
+            "bytes": account(model),
+        }
+
+    def row(name: str, start: Callable[[], PreTrainedModel], recipe: Recipe) -> Callable[[], PreTrainedModel]:
+        """Trains what ``start`` gives, describes it, and says how to load it."""
+        folder = RUNS / f"{arguments.task}-{arguments.seed}-{name}"
+
+        def run() -> dict[str, Any]:
+            if not folder.is_dir():
+                set_seed(arguments.seed)
+                model, work = start(), folder.with_name(f"{folder.name}.training")
+                train_gradually(
+                    model,
+                    training,
+                    tokenizer,
+                    recipe,
+                    work,
+                    teacher=dense,
+                    resume=work.is_dir(),
+                    bf16=arguments.bf16,
+                    seed=arguments.seed,
+                    description=name,
+                )
+                save_model(model, folder, tokenizer)
+                shutil.rmtree(work)
+            return {"recipe": asdict(recipe), **describe(load_model(folder))}
+
+        cached(f"gradual/{arguments.task}-{arguments.seed}-{name}", run)
+        return lambda: load_model(folder)
+
+    recipe = load_recipe(arguments.recipe)
+    cached(f"gradual/{arguments.task}-{arguments.seed}-dense", lambda: describe(dense))
+    sparse = row("zeros", lambda: load_model(arguments.model), recipe.scaled(arguments.epochs or recipe.epochs))
+    if arguments.int8_epochs:
+        row("int8", sparse, load_recipe("int8").scaled(arguments.int8_epochs))
+
+
+if __name__ == "__main__":
+    main()
