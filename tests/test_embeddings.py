@@ -14,12 +14,14 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.retrieval import retrieval_recall
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 import bertsurgeon
+from architecture_cases import make_batches, make_model
 from bertsurgeon import PruneConfig
 from bertsurgeon.architectures import get_architecture
-from bertsurgeon.calibration import collect_statistics, make_batches
+from bertsurgeon.calibration import collect_statistics
+from bertsurgeon.calibration import make_batches as batches_of
 from bertsurgeon.checkpoint import get_plan, load_embedder, load_tokenizer
 from bertsurgeon.embedder import Embedder, encoder_folder, is_embedder
 from bertsurgeon.errors import CheckpointError, ModelError
@@ -206,6 +208,17 @@ def test_the_encoder_may_lie_in_a_folder_of_its_own(folder: Path, tmp_path: Path
     assert encode(tmp_path / "out", texts).shape == (3, 24)
 
 
+def test_a_decoder_embeds(folder: Path, tmp_path: Path) -> None:
+    make_model(AutoModel, "llama").save_pretrained(tmp_path / "llama")
+    load_tokenizer(folder / "plain").save_pretrained(tmp_path / "llama")
+    dense = load_embedder(tmp_path / "llama")
+    pruned, report = bertsurgeon.prune(dense, make_batches("llama")[:1], PruneConfig(sparsity=0.5, batch_size=8))
+    assert report.sparsity == pytest.approx(0.5, abs=0.02)
+    pruned.save_pretrained(tmp_path / "pruned")
+    texts = sentences(5, seed=9)
+    np.testing.assert_allclose(embed(pruned, folder / "plain", texts), encode(tmp_path / "pruned", texts), atol=1e-5)
+
+
 def test_rerankers(tmp_path: Path) -> None:
     write_model(tmp_path / "model", num_labels=1)
     dense = sentence_transformers.CrossEncoder(str(tmp_path / "model"), device="cpu", activation_fn=torch.nn.Tanh())
@@ -230,7 +243,7 @@ def test_curvature_is_that_of_the_jacobian(folder: Path) -> None:
     """E[δδᵀ] over random signs is what JᵀJ gives, J being the Jacobian of the embedding."""
     model, tokenizer = bertsurgeon.load_model(folder / "dense"), load_tokenizer(folder / "dense")
     rows = tokenize(Dataset.from_dict({"text": ["the film was fine"] * 1500}), tokenizer, kind=Embedding())
-    batches = make_batches(rows, tokenizer, 1500, 500, 0)
+    batches = batches_of(rows, tokenizer, 1500, 500, 0)
     architecture = get_architecture("bert")
     found = collect_statistics(model, architecture, batches, gradients=False, curvature=True)
     kept: dict[str, Tensor] = {}

@@ -101,6 +101,7 @@ class Embedder(PreTrainedModel):
         token_mask: Tensor | None = None,
         output_hidden_states: bool = False,
         return_dict: bool = True,
+        use_cache: bool | None = None,
     ) -> EmbedderOutput:
         """Embeds padded texts.
 
@@ -111,10 +112,13 @@ class Embedder(PreTrainedModel):
             token_mask: 1 for tokens that are pooled; None for ``attention_mask``.
             output_hidden_states: Return these, too.
             return_dict: As other models have it; outputs always have names.
+            use_cache: For encoders that once were decoders; None for the others.
         """
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
+        if use_cache is not None:
+            inputs["use_cache"] = use_cache
         found = self.auto_model(**inputs, output_hidden_states=output_hidden_states, return_dict=True)
         features: dict[str, Tensor] = {
             "input_ids": input_ids,
