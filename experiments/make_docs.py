@@ -15,6 +15,7 @@ import numpy as np
 
 from architecture_docs import architectures, decoder, names
 from common import RESULTS
+from obert_tables import fisher_engine, gradual, obert, sizes
 from speed_tables import deployed, grouped_layers, merged_products, speed, study_speed
 from tables import read, table
 
@@ -337,61 +338,6 @@ def embedder() -> str:
     return table([*header, "rank overlap", "PyTorch 1×128", "8×128", "ONNX Runtime 1×128", "8×128"], rows)
 
 
-def sizes() -> str:
-    """Per model: what a file and its encoder take, raw and compressed, after each step; ratios are to dense, raw."""
-    parts = []
-    for path in sorted((RESULTS / "sizes").glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        rows: list[list[str]] = []
-        before = dense = result["rows"]["dense"]
-        for name, found in result["rows"].items():
-            cells = [f"{found[part][kind] / 1e6:.1f}" for part in ("encoder", "file") for kind in ("raw", "zstd")]
-            smaller = dense["encoder"]["raw"] / found["encoder"]["zstd"], dense["file"]["raw"] / found["file"]["zstd"]
-            step = before["file"]["zstd"] / found["file"]["zstd"]
-            share = "–" if name == "dense" else f"{step:.2f}x"
-            title = f"{result['sparsity']:.0%} zeros, {result['pattern']}" if name == "zeros" else f"+ {name}"
-            title = "dense, fp32" if name == "dense" else title
-            rows.append([title, *cells[:2], f"{smaller[0]:.1f}x", *cells[2:], f"{smaller[1]:.1f}x", share])
-            before = found
-        header = [
-            f"{result['model']}, MB",
-            "encoder",
-            "zstd",
-            "smaller",
-            "whole file",
-            "zstd",
-            "smaller",
-            "this step, whole file",
-        ]
-        parts.append(table(header, rows))
-    return "\n\n".join(parts)
-
-
-def fisher_engine() -> str:
-    """Time and memory of one pruning by the size of a Fisher block, and what 1024 gradients would take."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS / "fisher_engine").glob("*.json")]
-    rows = []
-    for result in sorted(found, key=lambda one: (one["encoder_weights"], one["block_size"], one["memory_gb"])):
-        more = 1024 / result["gradients"] * result["collecting_seconds"] + result["solving_seconds"]
-        rows.append(
-            [
-                str(result["block_size"]),
-                f"{result['encoder_weights'] / 1e6:.0f} M",
-                f"{result['blocks_gib']:.1f}",
-                f"{result['memory_gb']:g}",
-                str(result["passes"]),
-                str(result["gradients"]),
-                f"{result['collecting_seconds']:.0f}",
-                f"{result['solving_seconds']:.0f}",
-                f"{more / 60:.0f}",
-                f"{result['peak_without_gib']:.1f}",
-                f"{result['peak_gib']:.1f}",
-            ]
-        )
-    header = ["B", "weights", "all blocks, GiB", "`--memory-gb`", "passes", "gradients", "collecting, s", "solving, s"]
-    return table([*header, "with 1024 gradients, min", "peak without, GiB", "peak, GiB"], rows)
-
-
 def fill(path: Path, **sections: str) -> None:
     text = path.read_text(encoding="utf-8")
     for name, content in sections.items():
@@ -414,6 +360,8 @@ def main() -> None:
         comparison=comparison(),
         ablation=ablation(),
         decoder=decoder(),
+        obert=obert(),
+        gradual=gradual(),
     )
     fill(ROOT / "docs" / "adding-an-architecture.md", architectures=architectures())
     fill(ROOT / "docs" / "format.md", names=names())

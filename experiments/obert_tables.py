@@ -1,0 +1,116 @@
+"""Tables of oBERT: one-shot, gradual, what its files take, and what its engine costs."""
+
+import json
+import re
+
+from common import RESULTS
+from tables import read, table
+
+UPDATES = {
+    "obert": "oBERT",
+    "greedy": "greedy within a block",
+    "woodtaylor": "WoodTaylor",
+    "none": "oBERT's choice, no update",
+}
+STEPS = {"zeros": "90 % zeros, distilled while pruned", "int8": "+ matrices and embeddings in INT8"}
+
+
+def obert() -> str:
+    """Accuracy by sparsity, of every update and number of recomputations, against magnitude."""
+    place = RESULTS / "obert" / "sst2-0"
+    sparsities = ("0.5", "0.7", "0.8", "0.9")
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for path in place.glob("unstructured-*.json"):
+        if (match := re.fullmatch(r".*-(\w+)-(\d+)-([\d.]+)", path.stem)) and match[1] in UPDATES:
+            metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"]
+            found.setdefault((match[1], int(match[2])), {})[match[3]] = next(iter(metrics.values()))
+    rows = []
+    magnitudes = [read(f"obert/sst2-0/unstructured-magnitude-{share}") for share in sparsities]
+    if any(magnitudes):
+        cells = ["–" if one is None else f"{one['metrics']['accuracy']:.1f}" for one in magnitudes]
+        rows.append(["magnitude, all matrices together", "", *cells])
+    for update in ("none", "obert", "greedy", "woodtaylor"):
+        for (name, rounds), metrics in sorted(found.items()):
+            if name == update:
+                cells = [f"{metrics[share]:.1f}" if share in metrics else "–" for share in sparsities]
+                rows.append([UPDATES[name], str(rounds), *cells])
+    dense = read("obert/sst2-0/dense")
+    title = "SST-2, MiniLM" if dense is None else f"SST-2, MiniLM, {dense['metrics']['accuracy']:.1f} dense"
+    return table([title, "rounds of gradients", *(f"{float(share):.0%} zeros" for share in sparsities)], rows)
+
+
+def gradual() -> str:
+    """Quality and bytes after each step; ratios are to the dense model, raw."""
+    rows = []
+    for task, title in (("sst2", "SST-2"), ("mrpc", "MRPC")):
+        dense = read(f"gradual/{task}-0-dense")
+        if dense is None:
+            continue
+        for step, name in {"dense": "dense, fp32", **STEPS}.items():
+            result = read(f"gradual/{task}-0-{step}")
+            if result is None:
+                continue
+            metric, value = next(iter(result["metrics"].items()))
+            cells = [f"{title} {metric}", name, f"{value:.1f}", f"{value - dense['metrics'][metric]:+.1f}"]
+            for part in ("encoder", "file"):
+                size = result["bytes"][part]["raw" if step == "dense" else "zstd"]
+                cells += [f"{size / 1e6:.1f}", f"{dense['bytes'][part]['raw'] / size:.1f}x"]
+            epochs = result.get("recipe", {}).get("epochs")
+            rows.append([*cells, "–" if epochs is None else f"{epochs:g}", f"{result['seconds'] / 60:.0f}"])
+    header = ["MiniLM", "", "metric", "against dense", "encoder, MB", "smaller", "whole file, MB", "smaller"]
+    return table([*header, "epochs", "minutes"], rows)
+
+
+def sizes() -> str:
+    """Per model: what a file and its encoder take, raw and compressed, after each step; ratios are to dense, raw."""
+    parts = []
+    for path in sorted((RESULTS / "sizes").glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        rows: list[list[str]] = []
+        before = dense = result["rows"]["dense"]
+        for name, found in result["rows"].items():
+            cells = [f"{found[part][kind] / 1e6:.1f}" for part in ("encoder", "file") for kind in ("raw", "zstd")]
+            smaller = dense["encoder"]["raw"] / found["encoder"]["zstd"], dense["file"]["raw"] / found["file"]["zstd"]
+            step = before["file"]["zstd"] / found["file"]["zstd"]
+            share = "–" if name == "dense" else f"{step:.2f}x"
+            title = f"{result['sparsity']:.0%} zeros, {result['pattern']}" if name == "zeros" else f"+ {name}"
+            title = "dense, fp32" if name == "dense" else title
+            rows.append([title, *cells[:2], f"{smaller[0]:.1f}x", *cells[2:], f"{smaller[1]:.1f}x", share])
+            before = found
+        header = [
+            f"{result['model']}, MB",
+            "encoder",
+            "zstd",
+            "smaller",
+            "whole file",
+            "zstd",
+            "smaller",
+            "this step, whole file",
+        ]
+        parts.append(table(header, rows))
+    return "\n\n".join(parts)
+
+
+def fisher_engine() -> str:
+    """Time and memory of one pruning by the size of a Fisher block, and what 1024 gradients would take."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS / "fisher_engine").glob("*.json")]
+    rows = []
+    for result in sorted(found, key=lambda one: (one["encoder_weights"], one["block_size"], one["memory_gb"])):
+        more = 1024 / result["gradients"] * result["collecting_seconds"] + result["solving_seconds"]
+        rows.append(
+            [
+                str(result["block_size"]),
+                f"{result['encoder_weights'] / 1e6:.0f} M",
+                f"{result['blocks_gib']:.1f}",
+                f"{result['memory_gb']:g}",
+                str(result["passes"]),
+                str(result["gradients"]),
+                f"{result['collecting_seconds']:.0f}",
+                f"{result['solving_seconds']:.0f}",
+                f"{more / 60:.0f}",
+                f"{result['peak_without_gib']:.1f}",
+                f"{result['peak_gib']:.1f}",
+            ]
+        )
+    header = ["B", "weights", "all blocks, GiB", "`--memory-gb`", "passes", "gradients", "collecting, s", "solving, s"]
+    return table([*header, "with 1024 gradients, min", "peak without, GiB", "peak, GiB"], rows)
