@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bertsurgeon import PruneConfig, prune
 from bertsurgeon.checkpoint import load_model, save_model
-from bertsurgeon.errors import OptionError
+from bertsurgeon.errors import CheckpointError, OptionError
 from bertsurgeon.prediction import predict
 from bertsurgeon.recovery import TrainingOptions, distillation_loss, hidden_state_loss, train
 from cli_helpers import tokenized_texts, write_data, write_model
@@ -193,3 +193,15 @@ def test_what_training_without_labels_needs(
 def test_impossible_options(bad: dict[str, float]) -> None:
     with pytest.raises(OptionError):
         TrainingOptions(**bad)  # type: ignore[arg-type]
+
+
+def test_a_run_of_another_model_is_not_gone_on_with(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
+    dense = load_model(folder / "dense")
+    half, quarter = (
+        prune(dense, dataset, PruneConfig(method="pgb", groups=count, samples=32), tokenizer)[0] for count in (2, 4)
+    )
+    train(half, dataset, tokenizer, TrainingOptions(max_steps=2, batch_size=8), tmp_path)
+    with pytest.raises(CheckpointError, match="trained another model; resume it with that, or start anew"):
+        train(quarter, dataset, tokenizer, TrainingOptions(max_steps=4, batch_size=8), tmp_path, resume=True)

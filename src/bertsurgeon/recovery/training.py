@@ -27,7 +27,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from bertsurgeon import processes, progress
 from bertsurgeon.checkpoint import forget_ranges, get_plan, is_sparse
-from bertsurgeon.errors import OptionError
+from bertsurgeon.errors import CheckpointError, OptionError
 from bertsurgeon.prediction import predict_outputs
 from bertsurgeon.recovery.distillation import TEACHER, DistillationTrainer
 from bertsurgeon.recovery.masking import MaskCallback
@@ -178,6 +178,10 @@ def train(
         schedule: Factor of the learning rate by step, in place of the warm-up and the fall to zero.
         guessing: For masked language modelling: hides tokens, which the model guesses in place of ``labels``.
         quantizing: Rounds weights and inputs to INT8 meanwhile, and is finished afterwards.
+
+    Raises:
+        OptionError: If an option does not fit the data, the teacher or the number of processes.
+        CheckpointError: If the run that is resumed trained another model.
     """
     together = _samples_together(options)
     if guessing is None and not has_labels(dataset.column_names) and (teacher is None or options.hardness < 1):
@@ -265,9 +269,13 @@ def train(
     try:
         with nullcontext() if dropout else _without_dropout(model):
             trainer.train(resume_from_checkpoint=checkpoint)
-    except BaseException:
+    except BaseException as error:
         if quantizing is not None:
             quantizing.withdraw()
+        if checkpoint is not None and "loading state_dict" in str(error):
+            raise CheckpointError(
+                f"The unfinished run in {work_dir} trained another model; resume it with that, or start anew."
+            ) from error
         raise
     finally:
         bar.close()
