@@ -1,6 +1,7 @@
 """Random small encoders and batches that every test can afford."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +10,16 @@ from hypothesis import settings
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertConfig,
     DistilBertConfig,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     RobertaConfig,
 )
+
+from cli_helpers import write_data, write_model
 
 torch.set_num_threads(1)  # tiny matrices: starting threads takes longer than the products
 settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -43,6 +48,23 @@ def make_config(name: str, **overrides: Any) -> PretrainedConfig:
     family = {"bert": BertConfig, "roberta": RobertaConfig, "distilbert": DistilBertConfig}[name]
     common = {"vocab_size": 100, "max_position_embeddings": 64, "initializer_range": 0.2}
     return family(**{**common, **sizes, **overrides})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small classifier as a fine-tuned one would be saved (``dense``), and files with texts for it."""
+    folder = tmp_path_factory.mktemp("classifier")
+    write_model(folder / "dense")
+    write_data(folder / "train.csv", 64, seed=1)
+    write_data(folder / "validation.csv", 32, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The classifier's."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder / "dense")
+    return tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ from bertsurgeon.recovery import (
     train_gradually,
 )
 from bertsurgeon.second_order import masks_of, sparsity_of
-from cli_helpers import files, run, start, succeed, tokenized_texts, write_data, write_model
+from cli_helpers import files, run, start, succeed, tokenized_texts
 
 STEPS = 4
 """Of an epoch: 64 texts in batches of 16."""
@@ -60,21 +60,6 @@ def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
 def same(first: PreTrainedModel, second: PreTrainedModel) -> bool:
     states = [model.state_dict() for model in (first, second)]
     return all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gradual")
-    write_model(folder / "dense")
-    write_data(folder / "train.csv", 64, seed=1)
-    write_data(folder / "validation.csv", 32, seed=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder / "dense")
-    return tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from torch import Tensor
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -31,7 +30,7 @@ from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError, Op
 from bertsurgeon.pruning.obert import round_targets
 from bertsurgeon.recovery import TrainingOptions, distilled_loss
 from bertsurgeon.second_order import Pattern, encoder_weights, masks_of, sparsity_of
-from cli_helpers import files, run, succeed, tokenized_texts, write_data, write_model
+from cli_helpers import files, run, succeed, tokenized_texts
 
 NAMES = ["bert", "distilbert", "roberta"]
 Batches = list[dict[str, Tensor]]
@@ -337,21 +336,6 @@ def test_without_the_library_nothing_loads(saved: Path) -> None:
 
 
 # recovery
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("obert")
-    write_model(folder / "dense")
-    write_data(folder / "train.csv", 64, seed=1)
-    write_data(folder / "validation.csv", 32, seed=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder / "dense")
-    return tokenizer
 
 
 @pytest.fixture(scope="module")

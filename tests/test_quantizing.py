@@ -94,21 +94,6 @@ def begin(model: PreTrainedModel, step: int = 0, start: int = 0, freeze: int = 1
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("quantizing")
-    write_model(folder / "dense")
-    write_data(folder / "train.csv", 64, seed=1)
-    write_data(folder / "validation.csv", 32, seed=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder / "dense")
-    return tokenizer
-
-
-@pytest.fixture(scope="module")
 def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
     return tokenized_texts(tokenizer, 64)
 

@@ -6,28 +6,14 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from bertsurgeon import PruneConfig, prune
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import CheckpointError, OptionError
 from bertsurgeon.prediction import predict
 from bertsurgeon.recovery import TrainingOptions, distillation_loss, hidden_state_loss, train
-from cli_helpers import tokenized_texts, write_data, write_model
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recovery")
-    write_model(folder / "dense")
-    write_data(folder / "train.csv", 60, seed=1)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder / "dense")
-    return tokenizer
+from cli_helpers import tokenized_texts
 
 
 @pytest.fixture(scope="module")

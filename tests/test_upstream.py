@@ -77,12 +77,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder / "dense")
-    return tokenizer
-
-
-@pytest.fixture(scope="module")
 def dataset(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     lines = (folder / "texts.txt").read_text(encoding="utf-8").splitlines()
     return tokenize(Dataset.from_dict({"text": lines[:64]}), tokenizer)
