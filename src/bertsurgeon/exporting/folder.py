@@ -19,6 +19,7 @@ from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting import int8
 from bertsurgeon.exporting.lowering import Graph, has_groups, lower
 from bertsurgeon.exporting.onnx_graph import OPSET, trace
+from bertsurgeon.exporting.onnx_tuning import tune
 from bertsurgeon.exporting.sensitivity import encoder_matrices, rank_sub_layers
 from bertsurgeon.exporting.trained_int8 import quantize_as_trained
 from bertsurgeon.exporting.verify import TOLERANCES, Arrays, Check, answers_of, compare, demand, reference, to_arrays
@@ -272,17 +273,21 @@ class _Job:
 
 def _write_onnx(traced: Any, file: Path, job: _Job) -> tuple[str, ...]:
     onnx_ir = require("onnx_ir", "onnx")
-    if job.config.quantization == "trained":
-        quantize_as_trained(traced, job.model)
-    if job.config.precision == "fp32" or job.config.quantization == "trained":
-        onnx_ir.save(traced, file)
-        return ()
-    model = onnx_ir.serde.serialize_model(traced)
+    kept: tuple[str, ...] = ()
     if job.config.quantization == "dynamic":
-        int8.quantize_dynamically(model, file)
-        return ()
-    quantized, kept = job.quantize(model, lambda one: open_session("onnx", one.SerializeToString(), "int8"))
-    require("onnx", "onnx").save(quantized, file)
+        with TemporaryDirectory() as folder:
+            quantized = Path(folder) / file.name
+            int8.quantize_dynamically(onnx_ir.serde.serialize_model(traced), quantized)
+            traced = onnx_ir.load(quantized)
+            onnx_ir.external_data.load_to_model(traced)
+    elif job.config.quantization == "static":
+        model = onnx_ir.serde.serialize_model(traced)
+        model, kept = job.quantize(model, lambda one: open_session("onnx", one.SerializeToString(), "int8"))
+        traced = onnx_ir.serde.deserialize_model(model)
+    elif job.config.quantization == "trained":
+        quantize_as_trained(traced, job.model)
+    tune(traced)
+    onnx_ir.save(traced, file)
     return kept
 
 

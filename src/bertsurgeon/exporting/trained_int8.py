@@ -4,8 +4,7 @@ Every matrix of the encoder multiplies bytes: its inputs are rounded by the rang
 the integers that training left. Embeddings are looked up as integers and scaled. What was not trained stays as it is.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import InputRange, get_ranges
+from bertsurgeon.exporting.onnx_edit import constant, drop_unread, insert, look_up_integers
 from bertsurgeon.layers import is_on_grid, quantize_rows
 
 if TYPE_CHECKING:
@@ -53,69 +53,29 @@ def _quantize_product(
     assert weight is not None
     assert weight.const_value is not None
     if (id(x), found) not in rounded:
-        scale = _constant(traced, f"{node.name}.input_scale", np.float32(found.scale))
-        zero = _constant(traced, f"{node.name}.input_zero_point", np.uint8(found.zero_point))
-        (q,) = _insert(traced, node, "QuantizeLinear", [x, scale, zero])
-        (rounded[id(x), found],) = _insert(traced, node, "DequantizeLinear", [q, scale, zero])
+        scale = constant(traced.graph, f"{node.name}.input_scale", np.float32(found.scale))
+        zero = constant(traced.graph, f"{node.name}.input_zero_point", np.uint8(found.zero_point))
+        q = insert(traced.graph, node, "QuantizeLinear", [x, scale, zero])
+        rounded[id(x), found] = insert(traced.graph, node, "DequantizeLinear", [q, scale, zero])
     integers, scales = quantize_rows(torch.from_numpy(weight.const_value.numpy().T.copy()))
     values = [
-        _constant(traced, f"{node.name}.weight_int8", integers.numpy().T.copy()),
-        _constant(traced, f"{node.name}.weight_scale", scales.clamp_min(torch.finfo(torch.float32).tiny).numpy()),
-        _constant(traced, f"{node.name}.weight_zero_point", np.zeros(len(scales), np.int8)),
+        constant(traced.graph, f"{node.name}.weight_int8", integers.numpy().T.copy()),
+        constant(traced.graph, f"{node.name}.weight_scale", scales.clamp_min(torch.finfo(torch.float32).tiny).numpy()),
+        constant(traced.graph, f"{node.name}.weight_zero_point", np.zeros(len(scales), np.int8)),
     ]
-    (w,) = _insert(traced, node, "DequantizeLinear", values, {"axis": 1})
+    w = insert(traced.graph, node, "DequantizeLinear", values, {"axis": 1})
     node.replace_input_with(0, rounded[id(x), found])
     node.replace_input_with(1, w)
-    _drop(traced, weight)
+    drop_unread(traced.graph, weight)
 
 
 def _quantize_lookup(traced: "ir.Model", node: "ir.Node") -> None:
     """Looks up integers and scales instead of rows, where that says the same."""
-    import onnx_ir as ir
-
-    table, ids = node.inputs
+    table = node.inputs[0]
     array = None if table is None or table.const_value is None else table.const_value.numpy()
     if array is None or array.dtype != np.float32 or array.ndim != 2 or not is_on_grid(torch.from_numpy(array)):
         return
     assert table is not None
     integers, scales = quantize_rows(torch.from_numpy(array))
-    name = table.name
-    (q,) = _insert(traced, node, "Gather", [_constant(traced, f"{name}_int8", integers.numpy()), ids])
-    (s,) = _insert(traced, node, "Gather", [_constant(traced, f"{name}_scale", scales.unsqueeze(1).numpy()), ids])
-    (x,) = _insert(traced, node, "Cast", [q], {"to": ir.DataType.FLOAT.value})
-    (rows,) = _insert(traced, node, "Mul", [x, s])
-    rows.shape, rows.dtype = node.outputs[0].shape, ir.DataType.FLOAT
-    ir.convenience.replace_all_uses_with(node.outputs[0], rows)
-    traced.graph.remove(node, safe=True)
-    _drop(traced, table)
-
-
-def _insert(
-    traced: "ir.Model",
-    before: "ir.Node",
-    op: str,
-    inputs: "Sequence[ir.Value | None]",
-    attributes: dict[str, Any] | None = None,
-) -> "tuple[ir.Value, ...]":
-    import onnx_ir as ir
-
-    node = ir.node(op, inputs, attributes or {})
-    node.name = f"{before.name}.{op.lower()}.{len(traced.graph)}"
-    node.outputs[0].name = f"{node.name}.output"
-    traced.graph.insert_before(before, node)
-    return tuple(node.outputs)
-
-
-def _constant(traced: "ir.Model", name: str, array: "np.ndarray[Any, Any] | np.generic") -> "ir.Value":
-    import onnx_ir as ir
-
-    tensor = ir.tensor(np.asarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(np.shape(array)), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    traced.graph.register_initializer(value)
-    return value
-
-
-def _drop(traced: "ir.Model", value: "ir.Value") -> None:
-    """Takes an initializer that nobody reads any more out of the file."""
-    if not value.uses():
-        traced.graph.initializers.pop(str(value.name), None)
+    look_up_integers(traced.graph, node, integers.numpy(), scales.numpy())
+    drop_unread(traced.graph, table)

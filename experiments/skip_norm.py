@@ -1,0 +1,66 @@
+"""Does fusing an addition with the LayerNorm after it make ONNX Runtime faster? On CPUs it does not.
+
+    python experiments/skip_norm.py
+
+24 times an addition and a norm of 8 x 128 tokens with 768 channels, as in BERT-base: written with ``Add``, which ONNX
+Runtime fuses, and with ``Sum``, which it leaves alone (:mod:`bertsurgeon.exporting.onnx_tuning`). They take turns.
+"""
+
+import argparse
+
+import numpy as np
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from bertsurgeon.benchmark import time_batches
+from bertsurgeon.cli.app import quieten_libraries
+from bertsurgeon.runtime.sessions import OnnxSession
+from common import cached
+
+SHAPE = (8, 128, 768)
+NORMS = 24
+
+
+def graph(addition: str) -> bytes:
+    """The model with one way to add."""
+    constants = [
+        numpy_helper.from_array(np.ones(SHAPE[-1], np.float32), "weight"),
+        numpy_helper.from_array(np.zeros(SHAPE[-1], np.float32), "bias"),
+    ]
+    nodes = []
+    for number in range(NORMS):
+        nodes.append(helper.make_node(addition, [f"x{number}", "skip"], [f"sum{number}"]))
+        norm = [f"sum{number}", "weight", "bias"]
+        nodes.append(helper.make_node("LayerNormalization", norm, [f"x{number + 1}"], axis=-1, epsilon=1e-12))
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, SHAPE) for name in names]
+        for names in (("x0", "skip"), (f"x{NORMS}",))
+    )
+    whole = helper.make_graph(nodes, addition, inputs, outputs, constants)
+    model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    quieten_libraries()
+    generator = np.random.default_rng(0)
+    inputs = {name: generator.standard_normal(SHAPE, np.float32) for name in ("x0", "skip")}
+    sessions = {addition: OnnxSession(graph(addition)) for addition in ("Add", "Sum")}
+
+    def run(addition: str) -> None:
+        sessions[addition].run(inputs)
+
+    def measure() -> dict[str, object]:
+        times = time_batches({name: lambda n=name: run(n) for name in sessions}, [{}], runs=40)  # type: ignore[misc]
+        return {
+            "onnxruntime": onnxruntime.__version__,
+            "milliseconds": {name: latency.p50_ms for name, latency in times.items()},
+        }
+
+    cached("skip-norm/8x128x768", measure)
+
+
+if __name__ == "__main__":
+    main()

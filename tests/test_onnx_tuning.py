@@ -1,0 +1,88 @@
+"""What is rewritten for ONNX Runtime says the same, and is written as it shall be."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from bertsurgeon import ExportConfig, export, load_model, open_exported
+from bertsurgeon.exporting.onnx_edit import constant, insert
+from bertsurgeon.exporting.onnx_tuning import look_up_bytes
+from bertsurgeon.runtime import open_session
+from cli_helpers import tokenized_texts
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    return tokenized_texts(tokenizer, 64)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_norms_stay_apart_and_tables_bytes(
+    precision: str, folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
+    if precision == "int8":
+        pytest.importorskip("nncf")
+    config = ExportConfig("onnx", precision, tolerance=1.0)  # type: ignore[arg-type]
+    export(load_model(folder / "dense"), tmp_path / "out", config, dataset, tokenizer)
+    graph = ir.load(tmp_path / "out" / "model.onnx").graph
+    norms = [node.inputs[0].producer() for node in graph if node.op_type == "LayerNormalization"]
+    assert [added.op_type for added in norms] == ["Sum"] * 5  # two in each of two layers, and that of the embeddings
+    tables = [node.inputs[0].const_value for node in graph if node.op_type == "Gather" and node.inputs[0].const_value]
+    integers = {tuple(table.shape) for table in tables if table.dtype == ir.DataType.INT8}
+    whole = {(25, 32), (128, 32), (2, 32)}  # words, positions, types
+    assert integers == (whole if precision == "int8" else set())
+    floats = {tuple(v.shape) for v in graph.initializers.values() if v.dtype == ir.DataType.FLOAT}
+    assert ((25, 32) in floats, (128, 32) in floats) == ((False, False) if precision == "int8" else (True, True))
+    session = open_exported(tmp_path / "out")
+    found = session(input_ids=torch.tensor([[2, 7, 3]]), attention_mask=torch.ones(1, 3, dtype=torch.long)).logits
+    assert torch.isfinite(found).all()
+
+
+def test_a_lookup_of_bytes_says_the_same() -> None:
+    generator = np.random.default_rng(0)
+    integers = generator.integers(-128, 128, (9, 4), dtype=np.int8)
+    scales = generator.random(9, np.float32)
+    ids = np.array([[8, 0], [3, 3]])
+    answers = []
+    for rewritten in (False, True):
+        graph, output = lookup(integers, scales, np.zeros(9, np.int8))
+        assert look_up_bytes(graph) == 1 if rewritten else True
+        assert ("DequantizeLinear" in {node.op_type for node in graph}) != rewritten
+        answers.append(run(graph, ids)[output])
+    np.testing.assert_array_equal(*answers)
+    np.testing.assert_allclose(answers[0], integers[ids] * scales[ids][..., None], rtol=1e-6)
+
+
+def test_a_shifted_table_stays() -> None:
+    graph, _ = lookup(np.ones((9, 4), np.int8), np.ones(9, np.float32), np.ones(9, np.int8))
+    assert look_up_bytes(graph) == 0
+
+
+def lookup(
+    integers: "np.ndarray[tuple[int, int], np.dtype[np.int8]]",
+    scales: "np.ndarray[tuple[int], np.dtype[np.float32]]",
+    zeros: "np.ndarray[tuple[int], np.dtype[np.int8]]",
+) -> tuple[ir.Graph, str]:
+    """Rows of a table that is made floats as a whole, as quantizers write it."""
+    ids = ir.Value(name="ids", shape=ir.Shape(["batch", "tokens"]), type=ir.TensorType(ir.DataType.INT64))
+    end = ir.node("Identity", [ids])
+    graph = ir.Graph([ids], [], nodes=[end], opset_imports={"": 20}, name="lookup")
+    parts = [constant(graph, name, array) for name, array in (("q", integers), ("s", scales), ("z", zeros))]
+    table = insert(graph, end, "DequantizeLinear", parts, {"axis": 0})
+    rows = insert(graph, end, "Gather", [table, ids], {"axis": 0})
+    end.replace_input_with(0, rows)
+    end.outputs[0].name, end.outputs[0].dtype = "rows", ir.DataType.FLOAT
+    graph.outputs.append(end.outputs[0])
+    return graph, "rows"
+
+
+def run(graph: ir.Graph, ids: "np.ndarray[tuple[int, int], np.dtype[np.int64]]") -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    model = ir.serde.serialize_model(ir.Model(graph, ir_version=9))
+    return open_session("onnx", model.SerializeToString(), "fp32").run({"ids": ids})
