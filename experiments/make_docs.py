@@ -16,7 +16,7 @@ import numpy as np
 from architecture_docs import architectures, decoder, names
 from common import RESULTS
 from obert_tables import fisher_engine, gradual, obert, sizes
-from speed_tables import deployed, grouped_layers, merged_products, speed, study_speed
+from speed_tables import deployed, grouped_layers, merged_products, skip_norm, speed, study_speed
 from study_tables import STUDIED, relative, score, seeds, study
 from tables import read, table
 
@@ -314,6 +314,7 @@ def main() -> None:
         study_speed=study_speed(),
         deployed=deployed(),
         merged_products=merged_products(),
+        skip_norm=skip_norm(),
     )
     fill(ROOT / "docs" / "obert.md", sizes=sizes(), fisher_engine=fisher_engine())
 

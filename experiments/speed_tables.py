@@ -139,3 +139,12 @@ def merged_products() -> str:
                 ]
                 rows.append([title, name, *cells])
     return table(["time saved by merging", "model", "8 × 128", "1 × 128", "1 × 16"], rows)
+
+
+def skip_norm() -> str:
+    """Additions and norms, fused and apart."""
+    result = read("skip-norm/8x128x768")
+    found = {} if result is None else result["milliseconds"]
+    titles = {"Add": "fused", "Sum": "apart"}
+    version = "" if result is None else f" {result['onnxruntime']}"
+    return table([f"ONNX Runtime{version}", "ms"], [[titles[name], f"{value:.1f}"] for name, value in found.items()])
