@@ -16,7 +16,7 @@ import numpy as np
 from architecture_docs import architectures, decoder, names
 from common import RESULTS
 from obert_tables import fisher_engine, gradual, obert, sizes
-from speed_tables import deployed, grouped_layers, merged_products, skip_norm, speed, study_speed
+from speed_tables import compound, deployed, grouped_layers, merged_products, skip_norm, speed, study_speed
 from study_tables import STUDIED, relative, score, seeds, study
 from tables import read, table
 
@@ -313,6 +313,7 @@ def main() -> None:
         grouped_layers=grouped_layers(),
         study_speed=study_speed(),
         deployed=deployed(),
+        compound=compound(),
         merged_products=merged_products(),
         skip_norm=skip_norm(),
     )

@@ -1,5 +1,8 @@
 """The tables of speed in ``docs/performance.md``, from the JSON of speed, grouped_layers, study_speed and deployed."""
 
+import json
+
+from common import RESULTS
 from tables import read, table
 
 RUNTIMES = {
@@ -148,3 +151,22 @@ def skip_norm() -> str:
     titles = {"Add": "fused", "Sum": "apart"}
     version = "" if result is None else f" {result['onnxruntime']}"
     return table([f"ONNX Runtime{version}", "ms"], [[titles[name], f"{value:.1f}"] for name, value in found.items()])
+
+
+def compound() -> str:
+    """Fewer layers, pruning and INT8 together."""
+    rows = []
+    for path in (RESULTS / "compound").glob("[0-9]*.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        recipe = result["recipe"]
+        speeds = (read(f"compound/speed-{path.stem}") or {}).get("speedup", {})
+        steps = ["all layers" if recipe["layers"] == 6 else f"{recipe['layers']} of 6 layers, trained"]
+        if recipe["method"]:
+            steps.append(f"`{recipe['method']}` {recipe['share']:.0%}" + (", recovered" if result["recovery"] else ""))
+        row = [" + ".join([*steps, "INT8"]), f"{100 * result['kept_share']:.0f} %"]
+        row += [f"{result[name]['accuracy']:.1f}" for name in ("metrics", "int8")]
+        row += [f"{result['file_bytes'] / 1e6:.0f}"]
+        row += [times(speeds[shape]) if shape in speeds else "–" for shape in ("8x128", "1x128")]
+        rows.append((-result["kept_share"], row))
+    header = ["SST-2, MiniLM, OpenVINO INT8", "encoder weights", "before INT8", "accuracy", "file, MB", "8 × 128"]
+    return table([*header, "1 × 128"], [row for _, row in sorted(rows)])
