@@ -23,6 +23,7 @@ from bertsurgeon import (
     PruneConfig,
     TrainingOptions,
     calibrate,
+    drop_layers,
     evaluate,
     load_model,
     progress,
@@ -35,7 +36,7 @@ from bertsurgeon.calibration import make_batches
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.cli.app import quieten_libraries
 from bertsurgeon.compensation import apply_plan
-from bertsurgeon.plan import ROLES, Dense, Dropped, LayerPlan, ModelPlan
+from bertsurgeon.plan import ROLES, Dropped, LayerPlan, ModelPlan
 from bertsurgeon.tasks import TaskData, load_task, tokenize
 from common import Bench, cached, make_bench
 from torch_pruning_peer import prune_half
@@ -103,19 +104,8 @@ def pgb(**options: Any) -> Callable[[Subject, float], PreTrainedModel]:
 
 def first_layers(subject: Subject, share: float) -> PreTrainedModel:
     """The first layers, as many as the share allows, at least one; nothing is refitted."""
-    architecture = get_architecture(subject.model.config.model_type)
-    shapes = architecture.shapes(subject.model)
-    kept = max(1, int(share * len(shapes)))
-    plan = ModelPlan(
-        architecture.name,
-        tuple(
-            LayerPlan.build(shape, dict.fromkeys(ROLES, Dense() if index < kept else Dropped()))
-            for index, shape in enumerate(shapes)
-        ),
-    )
-    pruned = apply_plan(subject.model, architecture, plan, "none")
-    attach_plan(pruned, plan)
-    return pruned
+    layers = get_architecture(subject.model.config.model_type).layers(subject.model)
+    return drop_layers(subject.model, max(1, int(share * len(layers))), "first")[0]
 
 
 def torch_pruning(subject: Subject, share: float) -> PreTrainedModel:
