@@ -7,9 +7,11 @@ Runtime fuses, and with ``Sum``, which it leaves alone (:mod:`bertsurgeon.export
 """
 
 import argparse
+from functools import partial
 
 import numpy as np
 import onnxruntime
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from bertsurgeon.benchmark import time_batches
@@ -46,14 +48,14 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     quieten_libraries()
     generator = np.random.default_rng(0)
-    inputs = {name: generator.standard_normal(SHAPE, np.float32) for name in ("x0", "skip")}
+    inputs = {name: torch.from_numpy(generator.standard_normal(SHAPE, np.float32)) for name in ("x0", "skip")}
     sessions = {addition: OnnxSession(graph(addition)) for addition in ("Add", "Sum")}
 
-    def run(addition: str) -> None:
-        sessions[addition].run(inputs)
+    def run(addition: str, **inputs: torch.Tensor) -> None:
+        sessions[addition].run({name: value.numpy() for name, value in inputs.items()})
 
     def measure() -> dict[str, object]:
-        times = time_batches({name: lambda n=name: run(n) for name in sessions}, [{}], runs=40)  # type: ignore[misc]
+        times = time_batches({name: partial(run, name) for name in sessions}, [inputs], runs=40)
         return {
             "onnxruntime": onnxruntime.__version__,
             "milliseconds": {name: latency.p50_ms for name, latency in times.items()},
