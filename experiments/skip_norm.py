@@ -48,14 +48,14 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     quieten_libraries()
     generator = np.random.default_rng(0)
-    inputs = {name: torch.from_numpy(generator.standard_normal(SHAPE, np.float32)) for name in ("x0", "skip")}
+    x, skip = (torch.from_numpy(generator.standard_normal(SHAPE, np.float32)) for _ in range(2))
     sessions = {addition: OnnxSession(graph(addition)) for addition in ("Add", "Sum")}
 
-    def run(addition: str, **inputs: torch.Tensor) -> None:
-        sessions[addition].run({name: value.numpy() for name, value in inputs.items()})
+    def run(addition: str, input_ids: torch.Tensor) -> None:
+        sessions[addition].run({"x0": input_ids.numpy(), "skip": skip.numpy()})
 
     def measure() -> dict[str, object]:
-        times = time_batches({name: partial(run, name) for name in sessions}, [inputs], runs=40)
+        times = time_batches({name: partial(run, name) for name in sessions}, [{"input_ids": x}], runs=40)
         return {
             "onnxruntime": onnxruntime.__version__,
             "milliseconds": {name: latency.p50_ms for name, latency in times.items()},

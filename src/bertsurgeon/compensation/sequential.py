@@ -84,6 +84,8 @@ class SequentialCompensation:
         if sub_layer_of(roles[0]) == "feed_forward":
             for state in self.states:
                 state.keep_attention(dense, pruned)
+        # asked for at the first one: a pruned layer whose later ones are not replaced yet must not run that far
+        path = self.architecture.matrices[roles[0]]
         read_apart = bool(self.token_weights) or self.architecture.position_input is not None
         shared: Moments | None = None
         replacements: dict[Role, nn.Module] = {}
@@ -91,7 +93,7 @@ class SequentialCompensation:
             key, rows = (index, role), plan.channels(role)[0]
             weight, bias = dense_matrix(self.architecture, self.model, index, role, rows)
             if shared is None or read_apart:  # matrices with the same input share its moments
-                shared = self._moments(key, plan, weight, dense, pruned)
+                shared = self._moments(key, path, plan, weight, dense, pruned)
             metric = rows_of(self.curvature.get(key), rows)
             structure = plan.matrices[role].structure
             weight, bias = compensate(weight, bias, structure, shared, self.damping, metric)
@@ -100,8 +102,10 @@ class SequentialCompensation:
             replace_matrix(self.architecture, self.pruned, index, role, replacement)
         self.changed = True
 
-    def _moments(self, key: MatrixKey, plan: LayerPlan, weight: Tensor, dense: nn.Module, pruned: nn.Module) -> Moments:
-        """Of what a matrix reads, in the dense and in the pruned model."""
+    def _moments(
+        self, key: MatrixKey, path: str, plan: LayerPlan, weight: Tensor, dense: nn.Module, pruned: nn.Module
+    ) -> Moments:
+        """Of what a matrix reads, in the dense and in the pruned model; ``path`` leads to one that reads the same."""
         _, role = key
         sub_layer = sub_layer_of(role)
         last = role == self.architecture.sub_layers[sub_layer][-1]
@@ -109,7 +113,7 @@ class SequentialCompensation:
             self.states,
             dense,
             pruned,
-            self.architecture.matrices[role],
+            path,
             width=plan.matrices[role].stored_shape[1],
             residual=self.architecture.residual(sub_layer) if self.target == "residual" and last else None,
             weights=self.token_weights.get(key),
