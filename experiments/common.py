@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import PruneConfig, evaluate, load_model, progress
 from bertsurgeon.architectures import Architecture, get_architecture
-from bertsurgeon.benchmark import environment
+from bertsurgeon.benchmark import compare_latency, environment
 from bertsurgeon.calibration import Batch, MatrixKey, Statistics, collect_statistics, make_batches
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.cli.app import quieten_libraries
@@ -109,6 +109,15 @@ class Probe:
 
     def _ask(self, model: PreTrainedModel) -> Tensor:
         return predict(model, self.texts, self.tokenizer, 64, "Asking").log_softmax(-1)
+
+
+def speedups(dense: Any, model: Any, shapes: Iterable[tuple[int, int]]) -> dict[str, float]:
+    """How many times as fast as the dense model, by shape (``8x128``: texts and tokens); the two take turns."""
+    found = {}
+    for shape in shapes:
+        latency = compare_latency({"dense": dense, "this": model}, *shape, runs=20)
+        found[f"{shape[0]}x{shape[1]}"] = latency["dense"].p50_ms / latency["this"].p50_ms
+    return found
 
 
 def cached(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bertsurgeon import ExportConfig, evaluate, export, load_model, open_exported, progress, prune, save_model
-from bertsurgeon.benchmark import Contender, compare_latency, open_contender
+from bertsurgeon import ExportConfig, evaluate, export, load_model, progress, prune, save_model
+from bertsurgeon.benchmark import Contender, open_contender
 from bertsurgeon.cli.app import quieten_libraries
-from common import cached
+from common import cached, speedups
 from speed import PRECISIONS
 from study import RUNS, Subject, load
 
@@ -43,7 +43,8 @@ def opened(subject: Subject, task: str, share: float, runtime: str, precision: s
     if not exported.is_dir():
         config = ExportConfig(runtime, precision)  # type: ignore[arg-type]
         export(load_model(folder), exported, config, subject.train, subject.tokenizer)
-    return open_contender(str(exported)), open_exported(exported).manifest.check
+    contender = open_contender(str(exported))
+    return contender, contender.model.manifest.check
 
 
 def quality(subject: Subject, task: str, share: float, runtime: str, precision: str) -> dict[str, Any]:
@@ -56,12 +57,8 @@ def quality(subject: Subject, task: str, share: float, runtime: str, precision: 
 
 
 def speed(subject: Subject, task: str, share: float, runtime: str, precision: str) -> dict[str, Any]:
-    models = {"dense": subject.model, "this": opened(subject, task, share, runtime, precision)[0].model}
-    found = {}
-    for shape in SHAPES:
-        latency = compare_latency(models, *shape, runs=20)
-        found[f"{shape[0]}x{shape[1]}"] = latency["dense"].p50_ms / latency["this"].p50_ms
-    return {"speedup": found}
+    model = opened(subject, task, share, runtime, precision)[0].model
+    return {"speedup": speedups(subject.model, model, SHAPES)}
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ from bertsurgeon import (
     save_model,
     train,
 )
-from bertsurgeon.benchmark import compare_latency, count_flops, measure_sizes, open_contender
+from bertsurgeon.benchmark import count_flops, measure_sizes, open_contender
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.cli.app import quieten_libraries
 from bertsurgeon.cli.sources import resolve_model
@@ -43,7 +43,7 @@ from bertsurgeon.prediction import Predictor
 from bertsurgeon.tasks import Task, TaskData, for_model, get_task, kind_of, load_task, tokenize
 from bertsurgeon.tasks.local import read_task
 from bertsurgeon.tasks.table import Layout
-from common import cached
+from common import cached, speedups
 
 RUNS = Path(__file__).parent.parent / "runs"
 SOURCES = ("sst2", "cola", "mrpc", "rte")
@@ -139,11 +139,7 @@ class Subject:
         """Times faster than the dense model in PyTorch, by shape, measured side by side."""
         path = self.folder / name if where == "pytorch" else self.exported(name, where)
         model = self.dense if (name, where) == ("dense", "pytorch") else open_contender(str(path)).model
-        speeds = {}
-        for shape in SHAPES:
-            latency = compare_latency({"dense": self.dense, "this": model}, *shape, runs=20)
-            speeds[f"{shape[0]}x{shape[1]}"] = latency["dense"].p50_ms / latency["this"].p50_ms
-        return {"speedup": speeds}
+        return {"speedup": speedups(self.dense, model, SHAPES)}
 
 
 def sentences(parts: Iterable[Dataset], count: int, seed: int) -> Dataset:

@@ -57,12 +57,14 @@ def relative(found: dict[str, Any], dense: dict[str, Any], floor: dict[str, Any]
     ]
     # fewer floors than tasks say nothing of all tasks
     above = above if len(above) == len(shares) else []
-    return [
-        f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1) / len(values) ** 0.5:.1f} %"
-        if len(values) > 1
-        else "–"
-        for values in (shares, above)
-    ]
+    return [with_error(values) for values in (shares, above)]
+
+
+def with_error(shares: list[float]) -> str:
+    """Mean and its standard error, in percent."""
+    if len(shares) < 2:
+        return "–"
+    return f"{100 * np.mean(shares):.1f} ± {100 * np.std(shares, ddof=1) / len(shares) ** 0.5:.1f} %"
 
 
 def score(name: str) -> Any:
@@ -89,7 +91,5 @@ def seeds() -> str:
             value, dense = (score(f"study/{task}-{seed}/{one}") for one in (name, "dense"))
             if value is not None:
                 kept.append(value / dense)
-        rows.append(
-            [title, *cells, f"{100 * np.mean(kept):.1f} ± {100 * np.std(kept, ddof=1) / len(kept) ** 0.5:.1f} %"]
-        )
+        rows.append([title, *cells, with_error(kept)])
     return table(["one-shot: mean ± deviation (seeds)", *tasks.values(), "of dense, mean ± standard error"], rows)

@@ -24,7 +24,7 @@ from bertsurgeon.checkpoint import load_own
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.pruning.layer_drop import choose_layers
 from bertsurgeon.second_order import masks_of
-from cli_helpers import files, run, succeed, write_data, write_model
+from cli_helpers import files, run, succeed, write_model
 from conftest import make_config
 
 NAMES = ["bert", "distilbert", "roberta"]
@@ -146,15 +146,6 @@ def test_what_cannot_be_dropped(tiny_model: Factory, tiny_batches: Batches) -> N
 
 
 # the command line
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("layers")
-    write_model(folder / "dense")
-    write_data(folder / "train.csv", 64, seed=1)
-    write_data(folder / "validation.csv", 32, seed=2)
-    return folder
 
 
 def test_the_command_line(folder: Path, tmp_path: Path) -> None:

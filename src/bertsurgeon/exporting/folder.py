@@ -279,7 +279,6 @@ def _write_onnx(traced: Any, file: Path, job: _Job) -> tuple[str, ...]:
             quantized = Path(folder) / file.name
             int8.quantize_dynamically(onnx_ir.serde.serialize_model(traced), quantized)
             traced = onnx_ir.load(quantized)
-            onnx_ir.external_data.load_to_model(traced)
     elif job.config.quantization == "static":
         model = onnx_ir.serde.serialize_model(traced)
         model, kept = job.quantize(model, lambda one: open_session("onnx", one.SerializeToString(), "int8"))

@@ -16,6 +16,7 @@ from bertsurgeon.benchmark import random_inputs
 from bertsurgeon.calibration import PIXELS
 from bertsurgeon.errors import ExportError, first_line
 from bertsurgeon.exporting.lowering import Graph
+from bertsurgeon.exporting.onnx_edit import constant
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -112,7 +113,7 @@ def _merge(model: "ir.Model", nodes: "list[ir.Node]") -> None:
     shift = [_bias_of(node) for node in nodes]
     ends = [node.outputs[0] if found is None else found[0].outputs[0] for node, found in zip(nodes, shift, strict=True)]
     widths = [weight.shape[1] for weight in weights if weight is not None]
-    weight = _initializer(model, f"{name}.weight", np.concatenate([w for w in weights if w is not None], 1))
+    weight = constant(model.graph, f"{name}.weight", np.concatenate([w for w in weights if w is not None], 1))
     product = ir.node("MatMul", [x, weight])
     new = [product]
     merged = product.outputs[0]
@@ -121,10 +122,10 @@ def _merge(model: "ir.Model", nodes: "list[ir.Node]") -> None:
             np.zeros(width, np.float32) if found is None else found[1]
             for width, found in zip(widths, shift, strict=True)
         ]
-        added = ir.node("Add", [merged, _initializer(model, f"{name}.bias", np.concatenate(biases))])
+        added = ir.node("Add", [merged, constant(model.graph, f"{name}.bias", np.concatenate(biases))])
         new.append(added)
         merged = added.outputs[0]
-    sizes = _initializer(model, f"{name}.sizes", np.array(widths, np.int64))
+    sizes = constant(model.graph, f"{name}.sizes", np.array(widths, np.int64))
     split = ir.node("Split", [merged, sizes], {"axis": -1}, num_outputs=len(widths))
     new.append(split)
     for node in new:
@@ -158,15 +159,6 @@ def _constant(value: "ir.Value | None") -> "np.ndarray[Any, Any] | None":
         return None
     array = value.const_value.numpy()
     return array if array.dtype == np.float32 and array.ndim in (1, 2) else None
-
-
-def _initializer(model: "ir.Model", name: str, array: "np.ndarray[Any, Any]") -> "ir.Value":
-    import onnx_ir as ir
-
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    model.graph.register_initializer(value)
-    return value
 
 
 @contextlib.contextmanager
