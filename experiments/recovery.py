@@ -51,7 +51,7 @@ def main() -> None:
 
     for share in SHARES:
         cached(f"recovery/{arguments.task}/start-{share:g}", lambda k=share: run(k, None, 0.0, False))
-        for rate, hidden, dropout in product(RATES, HIDDEN, DROPOUT):
+        for hidden, dropout, rate in product(HIDDEN, DROPOUT, RATES):
             name = f"recovery/{arguments.task}/rate-{rate:g}-hidden-{hidden:g}-dropout-{dropout:d}-{share:g}"
             cached(name, lambda k=share, r=rate, h=hidden, d=dropout: run(k, r, h, d))
 
