@@ -15,7 +15,7 @@ import numpy as np
 
 from architecture_docs import architectures, decoder, names
 from common import RESULTS
-from obert_tables import fisher_engine, gradual, obert, sizes
+from obert_tables import fisher_engine, gradual, grouped_zeros, obert, sizes
 from speed_tables import compound, deployed, grouped_layers, merged_products, skip_norm, speed, study_speed
 from study_tables import STUDIED, relative, score, seeds, study
 from tables import read, table
@@ -303,6 +303,7 @@ def main() -> None:
         decoder=decoder(),
         obert=obert(),
         gradual=gradual(),
+        grouped_zeros=grouped_zeros(),
     )
     fill(ROOT / "docs" / "adding-an-architecture.md", architectures=architectures())
     fill(ROOT / "docs" / "format.md", names=names())

@@ -39,6 +39,19 @@ def obert() -> str:
     return table([title, "rounds of gradients", *(f"{float(share):.0%} zeros" for share in sparsities)], rows)
 
 
+def grouped_zeros() -> str:
+    """Accuracy of single weights taken out of what a structure leaves, against single weights alone."""
+    place, kept = "grouped_zeros/sst2-0", ("0.3", "0.2", "0.1")
+    titles = {"none": "oBERT alone", "pgb": "oBERT inside PGB's blocks", "auto": "oBERT inside what `auto` leaves"}
+    rows = []
+    for name, title in titles.items():
+        found = [read(f"{place}/{name}-{share}") for share in ("start", *kept)]
+        if any(found):
+            rows.append([title, *("–" if one is None else f"{one['metrics']['accuracy']:.1f}" for one in found)])
+    header = ["SST-2, MiniLM, one-shot", "50% kept, structure alone"]
+    return table([*header, *(f"{float(share):.0%} kept" for share in kept)], rows)
+
+
 def gradual() -> str:
     """Quality and bytes after each step; ratios are to the dense model, raw."""
     rows = []
