@@ -148,14 +148,16 @@ def recovery() -> str:
     """Metric and divergence after every learning rate, with and without dropout and the teacher's hidden states."""
     rows = []
     rates = ("2e-05", "5e-05", "0.0001")
-    for task, title in (("cola", "CoLA"), ("sst2", "SST-2")):
-        start = read(f"recovery/{task}/start-0.12")
+    for share in ("0.5", "0.12"):
+        start = read(f"recovery/cola/start-{share}")
         if start is None:
             continue
+        title = f"CoLA, {float(share):.0%} kept"
         rows.append([f"{title}, start", *(f"{start['divergence']:.3f} ({accuracy(start)})" for _ in rates)])
         for dropout, how in (("0", "without dropout"), ("1", "with dropout")):
             for hidden, heard in (("0", ""), ("1", ", hidden states")):
-                results = [read(f"recovery/{task}/rate-{r}-hidden-{hidden}-dropout-{dropout}-0.12") for r in rates]
+                place = f"recovery/cola/rate-{{}}-hidden-{hidden}-dropout-{dropout}-{share}"
+                results = [read(place.format(rate)) for rate in rates]
                 if any(results):
                     cells = ["–" if r is None else f"{r['divergence']:.3f} ({accuracy(r)})" for r in results]
                     rows.append([f"{title}, {how}{heard}", *cells])

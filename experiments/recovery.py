@@ -18,9 +18,9 @@ from bertsurgeon import PruneConfig, TrainingOptions, calibrate, prune, train
 from common import Probe, cached, parse_arguments
 
 STEPS = 200
-SHARES = (0.12,)
 RATES = (2e-5, 5e-5, 1e-4)
-HIDDEN = (0.0, 1.0)
+HIDDEN = {0.12: (0.0, 1.0), 0.5: (0.0,)}
+"""Weights of the teacher's hidden states, by the share that is kept."""
 DROPOUT = (False, True)
 
 
@@ -49,9 +49,9 @@ def main() -> None:
         result["divergence"] = subject.divergence(pruned)
         return result
 
-    for share in SHARES:
+    for share, weights in HIDDEN.items():
         cached(f"recovery/{arguments.task}/start-{share:g}", lambda k=share: run(k, None, 0.0, False))
-        for hidden, dropout, rate in product(HIDDEN, DROPOUT, RATES):
+        for hidden, dropout, rate in product(weights, DROPOUT, RATES):
             name = f"recovery/{arguments.task}/rate-{rate:g}-hidden-{hidden:g}-dropout-{dropout:d}-{share:g}"
             cached(name, lambda k=share, r=rate, h=hidden, d=dropout: run(k, r, h, d))
 
