@@ -116,8 +116,8 @@ def test_both_runtimes_say_the_same_at_any_shape(
         for session in sessions:
             found = session.run(to_arrays(batch, INPUTS))["logits"]
             np.testing.assert_allclose(found, wanted, atol=2e-5, rtol=1e-4)
-    # one product for query, key and value; nothing of what was dropped; gathers only where permutations are free
-    expected = {"dense": 3 * 4, "auto": (1 + 2 + 2 + 2 + 2) + 0 + 2, "aligned": 4 * 2 + 2 * 4, "chunked": 4 * 2 + 2 * 4}
+    # nothing of what was dropped; gathers only where permutations are free
+    expected = {"dense": 3 * 6, "auto": (1 + 5 * 2) + 0 + 2, "aligned": 6 * 2 + 2 * 6, "chunked": 6 * 2 + 2 * 6}
     if kind == "pgb":
         assert channel_gathers(graph) == 3 * (8 + 3)  # of ten and two in a layer; the activation lets two be one
     else:
@@ -167,7 +167,7 @@ def test_groups_may_be_written_as_dense_products(
     model = make_pruned(tiny_model("bert"), "pgb", tiny_batches)
     graph = trace(Graph(lower(model, fill_groups=True), INPUTS, ("logits",)))
     assert channel_gathers(graph) == 0
-    assert products(graph) == 3 * 4
+    assert products(graph) == 3 * 6
     onnx_ir.save(graph, tmp_path / "model.onnx")
     batch = tiny_batches[0]
     with torch.no_grad():

@@ -417,11 +417,11 @@ def test_exports_compute_what_was_trained(
     callback.finish()
     inputs = ("input_ids", "attention_mask")
     graph = trace(Graph(lower(model), inputs, ("logits",)))
-    assert quantize_as_trained(graph, model) == 3 * 4  # query, key and value are one product
+    assert quantize_as_trained(graph, model) == 3 * 6
     onnx_ir.save(graph, tmp_path / "model.onnx")
     tables = [value.const_value for value in graph.graph.initializers.values() if "layer" in str(value.name)]
     assert (
-        sum(table is not None and table.dtype == onnx_ir.DataType.INT8 and table.size > 2000 for table in tables) == 12
+        sum(table is not None and table.dtype == onnx_ir.DataType.INT8 and table.size > 2000 for table in tables) == 18
     )
     assert not any(table is not None and table.dtype == onnx_ir.DataType.FLOAT and table.size > 200 for table in tables)
     spread = np.concatenate(wanted).std(0).mean()
