@@ -16,7 +16,16 @@ import numpy as np
 from architecture_docs import architectures, decoder, names
 from common import RESULTS
 from obert_tables import fisher_engine, gradual, grouped_zeros, obert, sizes
-from speed_tables import compound, deployed, grouped_layers, merged_products, skip_norm, speed, study_speed
+from speed_tables import (
+    compound,
+    deployed,
+    deployed_speed,
+    grouped_layers,
+    merged_products,
+    skip_norm,
+    speed,
+    study_speed,
+)
 from study_tables import STUDIED, relative, score, seeds, study
 from tables import read, table
 
@@ -86,9 +95,20 @@ def headline() -> str:
             size = f"{100 * result['flops_share']:.0f} %"
             found = {place: score(f"study/{place}/{method}") for place in STUDIED}
             mean = relative(found, dense, dict.fromkeys(STUDIED))[0].split(" ± ")[0]
-            rows.append([title, kept, size, accuracy(result), "100" if title == "dense" else mean])
+            share = "1" if title == "dense" else (method or "").removeprefix("auto-")
+            speeds = [deployed_speed(share, runtime, "8x128") for runtime in ("onnx-fp32", "openvino-int8")]
+            rows.append(
+                [
+                    title,
+                    kept,
+                    size,
+                    accuracy(result),
+                    "100" if title == "dense" else mean,
+                    *("–" if speed is None else f"{speed:.1f}x" for speed in speeds),
+                ]
+            )
     header = ["all-MiniLM-L6-v2", "encoder weights", "FLOPs", "SST-2 accuracy", "five tasks, % of dense"]
-    return table(header, rows)
+    return table([*header, "speed, ONNX Runtime", "OpenVINO, INT8 on top"], rows)
 
 
 def ablation() -> str:

@@ -115,6 +115,12 @@ def study_speed() -> str:
     return table(["MiniLM-L6", *(f"PyTorch, {k}" for k in kept), *(f"ONNX Runtime, {k}" for k in kept)], rows)
 
 
+def deployed_speed(share: str, runtime: str, shape: str) -> float | None:
+    """How much faster than dense PyTorch fp32; None if that was not timed."""
+    found: float | None = (read(f"deployed/speed-sst2-{share}-{runtime}") or {}).get("speedup", {}).get(shape)
+    return found
+
+
 def deployed() -> str:
     """Quality and speed of MiniLM where it is deployed."""
     rows = []
@@ -123,10 +129,14 @@ def deployed() -> str:
             found = [read(f"deployed/{task}-{share}-{name}") for task in DEPLOYED]
             metrics = ["–" if one is None else f"{next(iter(one['metrics'].values())):.1f}" for one in found]
             size = "–" if found[0] is None else f"{found[0]['file_bytes'] / 1e6:.0f}"
-            speed = (read(f"deployed/speed-sst2-{share}-{name}") or {}).get("speedup", {})
-            speeds = [times(speed[shape]) if shape in speed else "–" for shape in ("8x128", "1x128")]
+            speeds = []
+            for shape in ("8x128", "1x128"):
+                dense, this = (deployed_speed(kept, name, shape) for kept in ("1", share))
+                speeds.append("–" if this is None else times(this))
+                speeds.append("–" if this is None or dense is None else times(this / dense))
             rows.append([f"{float(share):.0%}", runtime, *metrics, size, *speeds])
-    return table(["kept", "runtime", *DEPLOYED.values(), "file, MB", "8 × 128", "1 × 128"], rows)
+    shapes = [f"{shape}{of}" for shape in ("8 × 128", "1 × 128") for of in ("", ", of dense there")]
+    return table(["kept", "runtime", *DEPLOYED.values(), "file, MB", *shapes], rows)
 
 
 def merged_products() -> str:
