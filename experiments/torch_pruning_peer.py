@@ -1,4 +1,4 @@
-"""Removing half of the heads and neurons with Torch-Pruning, as a peer to compare with.
+"""Removing heads and neurons with Torch-Pruning, as a peer to compare with.
 
 Torch-Pruning (https://github.com/VainF/Torch-Pruning, checked with 1.6.1 and transformers 5.23) traces the model, finds
 which channels must leave together and removes whole groups of them. Here the groups are attention heads (rows of query,
@@ -23,10 +23,13 @@ def prune_half(
 ) -> BertForSequenceClassification:
     """Removes heads and intermediate neurons, the same share in every layer.
 
+    A layer keeps one head at least (Torch-Pruning takes none where all should go), and as many neurons as make up for
+    what rounding does to the heads.
+
     Args:
         model: The dense model; left as it is. Attention may be ``eager`` or ``sdpa``.
         example_inputs: One batch for tracing, on the model's device. Without labels: the loss needs no graph.
-        keep: Share of the heads and of the neurons that remain.
+        keep: Share of the encoder's weights that remains.
 
     Returns:
         A smaller copy, in evaluation mode.
@@ -37,18 +40,22 @@ def prune_half(
     projections = [matrix for a in attentions for matrix in (a.query, a.key, a.value)]
     heads = dict.fromkeys(projections, model.config.num_attention_heads)
     prunable = {*projections, *neurons}
+    count = model.config.num_attention_heads
+    heads_kept = max(1, round(keep * count)) / count
+    attention_weights, other_weights = 4 * model.config.hidden_size, 2 * model.config.intermediate_size
+    neurons_kept = keep + (keep - heads_kept) * attention_weights / other_weights
     pruner = tp.pruner.BasePruner(
         model,
         {name: value for name, value in example_inputs.items() if name != "labels"},
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         global_pruning=False,
-        pruning_ratio=1 - keep,
+        pruning_ratio=1 - neurons_kept,
         ignored_layers=[m for m in model.modules() if isinstance(m, nn.Linear) and m not in prunable],
         root_module_types=[nn.Linear],
         num_heads=heads,
         prune_num_heads=True,
         prune_head_dims=False,
-        head_pruning_ratio=1 - keep,
+        head_pruning_ratio=1 - heads_kept - 1e-6,  # it rounds what is kept down
     )
     pruner.step()
     for attention in attentions:
