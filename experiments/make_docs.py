@@ -24,7 +24,7 @@ from speed_tables import (
     merged_products,
     skip_norm,
     speed,
-    study_speed,
+    study_costs,
 )
 from study_tables import STUDIED, relative, score, seeds, study
 from tables import read, table
@@ -324,6 +324,7 @@ def main() -> None:
         ablation=ablation(),
         decoder=decoder(),
         obert=obert(),
+        study_costs=study_costs(),
         gradual=gradual(),
         grouped_zeros=grouped_zeros(),
     )
@@ -334,7 +335,6 @@ def main() -> None:
         performance=performance(),
         speed=speed(),
         grouped_layers=grouped_layers(),
-        study_speed=study_speed(),
         deployed=deployed(),
         compound=compound(),
         merged_products=merged_products(),

@@ -1,8 +1,10 @@
 """The tables of speed in ``docs/performance.md``, from the JSON of speed, grouped_layers, study_speed and deployed."""
 
 import json
+from statistics import median
 
 from common import RESULTS
+from study_tables import METHODS, STUDIED
 from tables import read, table
 
 RUNTIMES = {
@@ -99,20 +101,32 @@ def grouped_layers() -> str:
     return table(["against dense", *(f"{g} groups, {s.replace('x', ' × ')}" for g, s in found)], rows)
 
 
-def study_speed() -> str:
-    """How fast the plans of the study run, MiniLM, 8 x 128 tokens."""
-    shares = ("0.5", "0.25", "0.12", "0.06")
+def study_costs() -> str:
+    """What each row of the study keeps of SST-2's model, how fast that is at 8 x 128 tokens, and how long it takes.
+
+    Seconds are the median over the tasks: a task's first row gathers the statistics for all others.
+    """
     rows = []
-    for method in ("auto", "removal", "low_rank", "groups", "pgb", "magnitude", "first-layers", "torch-pruning"):
-        cells = []
-        for runtime in ("pytorch", "onnx"):
-            for share in shares:
-                result = read(f"study-speed/{method}-{share}-{runtime}")
-                cells.append("–" if result is None else times(result["speedup"]))
-        if set(cells) != {"–"}:
-            rows.append([method.replace("_", " "), *cells])
-    kept = [f"{float(share):.0%} kept" for share in shares]
-    return table(["MiniLM-L6", *(f"PyTorch, {k}" for k in kept), *(f"ONNX Runtime, {k}" for k in kept)], rows)
+    for share in ("0.5", "0.25", "0.12", "0.06"):
+        for method, title in METHODS.items():
+            found = read(f"study/sst2-0/{method}-{share}")
+            if found is None:
+                continue
+            plan = "pgb" if method == "pgb-sequential" else method  # compensation changes no shape
+            speeds = [read(f"study-speed/{plan}-{share}-{runtime}") for runtime in ("pytorch", "onnx")]
+            taken = [read(f"study/{place}/{method}-{share}") for place in STUDIED]
+            rows.append(
+                [
+                    f"{float(share):.0%}",
+                    title,
+                    f"{100 * found['kept_share']:.1f} %",
+                    f"{100 * found['flops_share']:.1f} %",
+                    *("–" if speed is None else times(speed["speedup"]) for speed in speeds),
+                    f"{median(one['pruning_seconds'] for one in taken if one is not None):.0f}",
+                ]
+            )
+    header = ["asked for", "SST-2, MiniLM, one-shot", "encoder weights", "FLOPs", "PyTorch", "ONNX Runtime"]
+    return table([*header, "seconds to prune"], rows)
 
 
 def deployed_speed(share: str, runtime: str, shape: str) -> float | None:
