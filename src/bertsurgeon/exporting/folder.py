@@ -18,7 +18,7 @@ from bertsurgeon.checkpoint import check_output, get_ranges, new_folder
 from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting import int8
 from bertsurgeon.exporting.lowering import Graph, has_groups, lower
-from bertsurgeon.exporting.onnx_graph import OPSET, trace
+from bertsurgeon.exporting.onnx_graph import OPSET, merge_products, trace
 from bertsurgeon.exporting.onnx_tuning import tune
 from bertsurgeon.exporting.sensitivity import encoder_matrices, rank_sub_layers
 from bertsurgeon.exporting.trained_int8 import quantize_as_trained
@@ -142,6 +142,8 @@ def export(
         outputs, wanted = reference(model, batches[1], OUTPUTS)
         advance()
         traced = _trace_fastest(model, config, inputs, outputs)
+        if (config.runtime, config.precision) == ("onnx", "int8"):
+            merge_products(traced)
         advance()
 
         write = _write_onnx if config.runtime == "onnx" else _write_openvino

@@ -36,8 +36,9 @@ def quantize_as_trained(traced: "ir.Model", model: PreTrainedModel) -> int:
     rounded: dict[tuple[int, InputRange], ir.Value] = {}
     count = 0
     for node in list(traced.graph):
-        if node.op_type == "MatMul" and str(node.name) in by_name:
-            _quantize_product(traced, node, by_name[str(node.name)], rounded)
+        names = str(node.name).split("+")  # products that read the same value were made one
+        if node.op_type == "MatMul" and names[0] in by_name:
+            _quantize_product(traced, node, by_name[names[0]], rounded)
             count += 1
         elif node.op_type == "Gather":
             _quantize_lookup(traced, node)
