@@ -12,14 +12,13 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import onnx_ir as ir
-from onnx_ir.passes import common as common_passes
 
 from bertsurgeon import ExportConfig, export, load_model, progress
 from bertsurgeon.benchmark import open_contender, random_inputs, time_batches
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.cli.app import quieten_libraries
-from bertsurgeon.exporting import onnx_graph
-from bertsurgeon.exporting.onnx_graph import merge_products, name_products
+from bertsurgeon.exporting.lowering import Graph
+from bertsurgeon.exporting.onnx_graph import merge_products, trace
 from bertsurgeon.tasks import load_task, tokenize
 from common import cached
 from speed import SHAPES, build
@@ -28,11 +27,11 @@ MODELS = ("dense", "timed-0.5", "timed-0.88", "timed-0.97", "aligned-0.5")
 RUNS = 15
 
 
-def name_and_merge(model: ir.Model) -> None:
-    """In place of :func:`bertsurgeon.exporting.onnx_graph.name_products`, the step before which nothing is shared."""
-    name_products(model)
-    common_passes.CommonSubexpressionEliminationPass()(model)
+def trace_and_merge(graph: Graph, opset: int) -> ir.Model:
+    """In place of :func:`bertsurgeon.exporting.onnx_graph.trace` where exports call it."""
+    model = trace(graph, opset)
     merge_products(model)
+    return model
 
 
 def measure(runtime: str, name: str) -> dict[str, dict[str, float]]:
@@ -43,7 +42,7 @@ def measure(runtime: str, name: str) -> dict[str, dict[str, float]]:
     config = ExportConfig(runtime, samples=32, tolerance=float("inf"))  # type: ignore[arg-type]
     with TemporaryDirectory() as folder:
         export(model, Path(folder) / "separate", config, texts, tokenizer)
-        with patch.object(onnx_graph, "name_products", name_and_merge):
+        with patch("bertsurgeon.exporting.folder.trace", trace_and_merge):
             export(model, Path(folder) / "merged", config, texts, tokenizer)
         opened = {way: open_contender(str(Path(folder) / way)).model for way in ("merged", "separate")}
         found = {}

@@ -38,9 +38,9 @@ def prune_half(
     attentions = [layer.attention.self for layer in model.base_model.encoder.layer]
     neurons = [layer.intermediate.dense for layer in model.base_model.encoder.layer]
     projections = [matrix for a in attentions for matrix in (a.query, a.key, a.value)]
-    heads = dict.fromkeys(projections, model.config.num_attention_heads)
-    prunable = {*projections, *neurons}
     count = model.config.num_attention_heads
+    heads = dict.fromkeys(projections, count)
+    prunable = {*projections, *neurons}
     heads_kept = max(1, round(keep * count)) / count
     attention_weights, other_weights = 4 * model.config.hidden_size, 2 * model.config.intermediate_size
     neurons_kept = keep + (keep - heads_kept) * attention_weights / other_weights

@@ -20,7 +20,7 @@ from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.errors import CheckpointError, ExportError
 from bertsurgeon.exporting.lowering import Graph, lower
-from bertsurgeon.exporting.onnx_graph import trace
+from bertsurgeon.exporting.onnx_graph import merge_products, trace
 from bertsurgeon.exporting.verify import compare, to_arrays
 from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Units
 from bertsurgeon.runtime import MANIFEST, open_exported, open_session
@@ -104,8 +104,15 @@ def test_both_runtimes_say_the_same_at_any_shape(
 ) -> None:
     model = make_pruned(tiny_model(name), kind, tiny_batches)
     graph = traced(model)
+    merged = traced(model)
+    merge_products(merged)
     onnx_ir.save(graph, tmp_path / "model.onnx")
-    sessions = [open_session(runtime, tmp_path / "model.onnx", "fp32") for runtime in ("onnx", "openvino")]  # type: ignore[arg-type]
+    onnx_ir.save(merged, tmp_path / "merged.onnx")
+    sessions = [
+        open_session(runtime, tmp_path / f"{name}.onnx", "fp32")  # type: ignore[arg-type]
+        for name in ("model", "merged")
+        for runtime in ("onnx", "openvino")
+    ]
     generator = torch.Generator().manual_seed(0)
     for rows, length in SHAPES:
         mask = torch.ones(rows, length, dtype=torch.long)
@@ -118,10 +125,13 @@ def test_both_runtimes_say_the_same_at_any_shape(
             np.testing.assert_allclose(found, wanted, atol=2e-5, rtol=1e-4)
     # nothing of what was dropped; gathers only where permutations are free
     expected = {"dense": 3 * 6, "auto": (1 + 5 * 2) + 0 + 2, "aligned": 6 * 2 + 2 * 6, "chunked": 6 * 2 + 2 * 6}
+    # merged: one product for query, key and value
+    fewer = {"dense": 3 * 4, "auto": (1 + 2 + 2 + 2 + 2) + 0 + 2, "aligned": 4 * 2 + 2 * 4, "chunked": 4 * 2 + 2 * 4}
     if kind == "pgb":
         assert channel_gathers(graph) == 3 * (8 + 3)  # of ten and two in a layer; the activation lets two be one
     else:
         assert products(graph) == expected[kind]
+        assert products(merged) == fewer[kind]
         assert channel_gathers(graph) == {"aligned": 4, "chunked": 2 * 2 + 2}.get(kind, 0)
 
 

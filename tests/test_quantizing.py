@@ -39,7 +39,7 @@ from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import attach_sparse, get_ranges
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.exporting.lowering import Graph, lower
-from bertsurgeon.exporting.onnx_graph import trace
+from bertsurgeon.exporting.onnx_graph import merge_products, trace
 from bertsurgeon.exporting.trained_int8 import quantize_as_trained
 from bertsurgeon.exporting.verify import to_arrays
 from bertsurgeon.layers import dequantize_rows, is_on_grid, quantize_rows, round_rows, row_scales
@@ -401,9 +401,10 @@ def test_training_for_int8_loses_less(tmp_path: Path) -> None:
 # exports
 
 
+@pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("name", ["bert", "distilbert"])
 def test_exports_compute_what_was_trained(
-    name: str, tiny_model: Factory, tiny_batches: Batches, tmp_path: Path
+    name: str, merged: bool, tiny_model: Factory, tiny_batches: Batches, tmp_path: Path
 ) -> None:
     """The graph's outputs are those of the rounded model in training, in both runtimes, at any shape."""
     model = tiny_model(name)
@@ -417,12 +418,14 @@ def test_exports_compute_what_was_trained(
     callback.finish()
     inputs = ("input_ids", "attention_mask")
     graph = trace(Graph(lower(model), inputs, ("logits",)))
-    assert quantize_as_trained(graph, model) == 3 * 6
+    if merged:
+        merge_products(graph)
+    count = 3 * 4 if merged else 3 * 6  # merged: query, key and value are one product
+    assert quantize_as_trained(graph, model) == count
     onnx_ir.save(graph, tmp_path / "model.onnx")
     tables = [value.const_value for value in graph.graph.initializers.values() if "layer" in str(value.name)]
-    assert (
-        sum(table is not None and table.dtype == onnx_ir.DataType.INT8 and table.size > 2000 for table in tables) == 18
-    )
+    integers = [table for table in tables if table is not None and table.dtype == onnx_ir.DataType.INT8]
+    assert sum(table.size > 2000 for table in integers) == count
     assert not any(table is not None and table.dtype == onnx_ir.DataType.FLOAT and table.size > 200 for table in tables)
     spread = np.concatenate(wanted).std(0).mean()
     for runtime in ("onnx", "openvino"):

@@ -142,8 +142,6 @@ def export(
         outputs, wanted = reference(model, batches[1], OUTPUTS)
         advance()
         traced = _trace_fastest(model, config, inputs, outputs)
-        if (config.runtime, config.precision) == ("onnx", "int8"):
-            merge_products(traced)
         advance()
 
         write = _write_onnx if config.runtime == "onnx" else _write_openvino
@@ -276,6 +274,8 @@ class _Job:
 def _write_onnx(traced: Any, file: Path, job: _Job) -> tuple[str, ...]:
     onnx_ir = require("onnx_ir", "onnx")
     kept: tuple[str, ...] = ()
+    if job.config.precision == "int8":
+        merge_products(traced)
     if job.config.quantization == "dynamic":
         with TemporaryDirectory() as folder:
             quantized = Path(folder) / file.name
