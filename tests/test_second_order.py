@@ -14,7 +14,7 @@ from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.calibration import join_rows, split_rows
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.second_order import (
-    InverseFisher,
+    FisherBlocks,
     Pattern,
     Step,
     StepOptions,
@@ -62,34 +62,56 @@ def weights(model: PreTrainedModel) -> dict[Any, Tensor]:
 # the inverse
 
 
+def recursion(blocks: Tensor, damping: float) -> Tensor:
+    """The inverse as the paper builds it (eq. 5), from gradients of shape (blocks, gradients, B)."""
+    count, size = blocks.shape[1:]
+    inverse = torch.eye(size, dtype=DOUBLE).expand(len(blocks), size, size) / damping
+    for g in blocks.unbind(1):
+        v = torch.einsum("bij,bj->bi", inverse, g)
+        inverse = inverse - torch.einsum("bi,bj->bij", v, v) / (count + (g * v).sum(1))[:, None, None]
+    return inverse
+
+
 @pytest.mark.parametrize(("rows", "columns", "size"), [(3, 32, 8), (4, 20, 8), (2, 5, 16), (6, 7, 1)])
-def test_the_recursion_is_the_inverse(rows: int, columns: int, size: int) -> None:
+def test_the_inverse_is_that_of_the_recursion(rows: int, columns: int, size: int) -> None:
     g = torch.randn(37, rows, columns, dtype=DOUBLE, generator=generator())
-    fisher = InverseFisher(rows, columns, size, len(g), 1e-3, DOUBLE, with_mean=True)
+    fisher = FisherBlocks(rows, columns, size, len(g), DOUBLE, with_mean=True)
     for first in range(0, len(g), 10):
         fisher.add(g[first : first + 10, :2])
         fisher.add(g[first : first + 10, 2:], first_row=2)
+    found = fisher.invert(1e-3)
     blocks = split_rows(g, size).transpose(0, 1)
     dense = blocks.transpose(1, 2) @ blocks / len(g) + 1e-3 * torch.eye(size, dtype=DOUBLE)
-    expected = torch.linalg.inv(dense)
-    assert float((fisher.inverse - expected).abs().max() / expected.abs().max()) < 1e-8
-    assert torch.allclose(fisher.mean, blocks.mean(1))
-    assert torch.allclose(invert_blocks(dense), expected)
-    assert not fisher.is_lost
+    for expected in (torch.linalg.inv(dense), recursion(blocks, 1e-3), invert_blocks(dense)):
+        assert float((found.inverse - expected).abs().max() / expected.abs().max()) < 1e-8
+    assert torch.allclose(found.mean, blocks.mean(1))
+    assert not found.is_lost
 
 
 def test_without_gradients_the_inverse_is_that_of_the_damping() -> None:
-    fisher = InverseFisher(2, 8, 4, 5, 0.25)
-    assert torch.equal(fisher.inverse, 4 * torch.eye(4).expand(4, 4, 4))
+    fisher = FisherBlocks(2, 8, 4, 5)
     fisher.add(torch.zeros(5, 2, 8))
-    assert torch.equal(fisher.inverse, 4 * torch.eye(4).expand(4, 4, 4))
+    assert torch.equal(fisher.invert(0.25).inverse, 4 * torch.eye(4).expand(4, 4, 4))
 
 
 @pytest.mark.parametrize(("scale", "lost"), [(1e-2, False), (10.0, True), (float("nan"), True), (1e30, True)])
 def test_lost_precision_is_seen(scale: float, lost: bool) -> None:
-    fisher = InverseFisher(2, 8, 8, 20, 1e-7)
+    fisher = FisherBlocks(2, 8, 8, 20)
     fisher.add(scale * torch.randn(16, 2, 8, generator=generator()))
-    assert fisher.is_lost == lost
+    assert fisher.invert(1e-7).is_lost == lost
+
+
+def test_single_precision_is_as_good_as_double() -> None:
+    """As long as it is not lost: gradients of very different sizes, fewer than weights of a block."""
+    g = 10 ** torch.linspace(-4, -1, 32) * torch.randn(24, 4, 32, generator=generator())
+    found = []
+    for dtype in (torch.float32, DOUBLE):
+        fisher = FisherBlocks(4, 32, 32, len(g), dtype)
+        fisher.add(g)
+        found.append(fisher.invert(1e-6))
+        assert not found[-1].is_lost
+    error = torch.linalg.matrix_norm(found[0].inverse - found[1].inverse) / torch.linalg.matrix_norm(found[1].inverse)
+    assert float(error.max()) < 1e-2
 
 
 def test_blocks_that_cannot_be_inverted() -> None:
@@ -226,12 +248,13 @@ def test_scale_of_the_gradients_does_not_matter() -> None:
     w = torch.randn(8, 8, dtype=DOUBLE, generator=generator(1))
     results = []
     for c in (1.0, 64.0):
-        fisher = InverseFisher(4, 16, 8, 30, c**2 * 1e-3, DOUBLE)
+        fisher = FisherBlocks(4, 16, 8, 30, DOUBLE)
         for first in (0, 15):
             fisher.add(c * g[first : first + 15])
-        gone = ~keep_highest(unit_scores(fisher.inverse, w, 1), 20)
-        ranks = greedy_scores(fisher.inverse, w, torch.ones_like(gone), 1, 0, 0)
-        results.append((gone, update_apart(fisher.inverse, w, gone, 1), ~keep_highest(ranks, 20)))
+        inverse = fisher.invert(c**2 * 1e-3).inverse
+        gone = ~keep_highest(unit_scores(inverse, w, 1), 20)
+        ranks = greedy_scores(inverse, w, torch.ones_like(gone), 1, 0, 0)
+        results.append((gone, update_apart(inverse, w, gone, 1), ~keep_highest(ranks, 20)))
     for first, second in zip(*results, strict=True):
         assert torch.allclose(first.double(), second.double())
 

@@ -23,7 +23,7 @@ from bertsurgeon.calibration.gradients import CHUNK_ELEMENTS
 from bertsurgeon.errors import OptionError
 from bertsurgeon.layers import PartKey, model_parts
 from bertsurgeon.prediction import evaluating
-from bertsurgeon.second_order.inverse import AT_ONCE, InverseFisher
+from bertsurgeon.second_order.inverse import FisherBlocks, InverseFisher
 from bertsurgeon.second_order.masks import Masks
 
 Loss = Callable[[PreTrainedModel, Batch, torch.Generator], Tensor]
@@ -102,7 +102,7 @@ def collect_inverses(
         block_size: Weights of a Fisher block.
         damping: λ, absolute.
         batch_size: Samples whose mean gradient counts as one; they are neighbours in a batch.
-        dtype: Of the recursion.
+        dtype: Of the blocks.
         with_mean: Keep the mean gradient as well.
         seed: Of the generator ``loss`` is given: together with the number of the batch, the same in every pass.
 
@@ -110,14 +110,12 @@ def collect_inverses(
         ModelError: If a loss is not finite.
     """
     gradients = count_gradients(batches, batch_size)
-    found: dict[Piece, InverseFisher] = {}
+    found: dict[Piece, FisherBlocks] = {}
     by_matrix: dict[MatrixKey, dict[PartKey, list[Piece]]] = {}
     for piece in pieces:
         columns = masks[piece.key].shape[1]
         rows = piece.stop - piece.start
-        found[piece] = InverseFisher(
-            rows, columns, block_size, gradients, damping, dtype, torch.device(model.device), with_mean
-        )
+        found[piece] = FisherBlocks(rows, columns, block_size, gradients, dtype, torch.device(model.device), with_mean)
         by_matrix.setdefault(piece.key[:2], {}).setdefault(piece.key, []).append(piece)
     parts = model_parts(model, architecture)
 
@@ -139,7 +137,7 @@ def collect_inverses(
             on_device = {name: value.to(model.device) for name, value in batch.items()}
             mask = token_mask(model, on_device)
             backpropagate(loss(model, on_device, generator), leaf)
-    return found
+    return {piece: blocks.invert(damping) for piece, blocks in found.items()}
 
 
 def _join_samples(x: Tensor, delta: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -154,12 +152,9 @@ def _join_samples(x: Tensor, delta: Tensor, batch_size: int) -> Iterator[tuple[T
             )
 
 
-def _add_rows(fisher: InverseFisher, x: Tensor, delta: Tensor, mask: Tensor) -> None:
-    """Hands gradients on, some samples and some rows at a time."""
-    count = min(AT_ONCE, fisher.inverse.shape[-1])  # more than B of them cost more than they spare
-    for first in range(0, len(x), count):
-        inputs, outputs = x[first : first + count], delta[first : first + count]
-        step = max(1, CHUNK_ELEMENTS // (len(inputs) * inputs.shape[-1]))
-        for row in range(0, delta.shape[-1], step):
-            g = torch.bmm(outputs[..., row : row + step].transpose(1, 2), inputs)
-            fisher.add(g.mul_(mask[row : row + g.shape[1]]), row)
+def _add_rows(blocks: FisherBlocks, x: Tensor, delta: Tensor, mask: Tensor) -> None:
+    """Hands gradients on, some rows at a time."""
+    step = max(1, CHUNK_ELEMENTS // (len(x) * x.shape[-1]))
+    for row in range(0, delta.shape[-1], step):
+        g = torch.bmm(delta[..., row : row + step].transpose(1, 2), x)
+        blocks.add(g.mul_(mask[row : row + g.shape[1]]), row)

@@ -18,7 +18,7 @@ from bertsurgeon.calibration import Batch, join_rows, split_rows, summed_loss
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.layers import PartKey
 from bertsurgeon.second_order.collect import Loss, Piece, collect_inverses, count_gradients, plan_passes
-from bertsurgeon.second_order.inverse import InverseFisher
+from bertsurgeon.second_order.inverse import CHUNK_ENTRIES, InverseFisher
 from bertsurgeon.second_order.masks import Masks, encoder_weights, masks_of, sparsity_of, unit_mask
 from bertsurgeon.second_order.patterns import Pattern
 from bertsurgeon.second_order.selection import Scope, select_units
@@ -26,9 +26,6 @@ from bertsurgeon.second_order.solve import greedy_scores, unit_scores, update_ap
 
 Score = Literal["fisher-block", "magnitude"]
 Update = Literal["obert", "greedy", "woodtaylor", "none"]
-
-CHUNK_ENTRIES = 2**22
-"""Entries of F⁻¹ that are solved with at a time: 32 MiB in fp64."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class Step:
         masks: What is left.
         gradients: m, the gradients the Fisher information is the mean of.
         passes: Over the data.
-        precision: Bits of the recursion's numbers: 32, or 64 where 32 lost the damping.
+        precision: Bits of the Fisher blocks' numbers: 32, or 64 where 32 lost the damping.
     """
 
     masks: Masks
@@ -97,8 +94,7 @@ def prune_step(
     """Prunes the matrices of a model's layers, or what a plan left of them, in place.
 
     Nothing else is touched, and what is pruned stays pruned. Several processes see all of the data, and hold the Fisher
-    blocks of a part of the rows each: the recursion that inverts them takes one gradient after the other, and cannot be
-    added up.
+    blocks of a part of the rows each: it is the blocks that take memory and time, more than the gradients.
 
     Args:
         model: Dense or masked, or pruned by a plan.
