@@ -18,8 +18,9 @@ from bertsurgeon.calibration.batches import Batch
 from bertsurgeon.errors import ModelError
 from bertsurgeon.tasks import Distribution, default_distribution, has_labels, head_of, model_inputs
 
-CHUNK_ELEMENTS = 2**23
-"""Entries of per-sample gradients alive at a time: 32 MiB in fp32."""
+CHUNK_ELEMENTS = 2**20
+"""Entries of per-sample gradients alive at a time: 4 MiB in fp32. Of more, allocators hand out fresh pages each time,
+and touching those takes as long as the products."""
 
 
 def per_sample_gradients(x: Tensor, delta: Tensor) -> Iterator[Tensor]:

@@ -70,7 +70,7 @@ def collect_statistics(
 ) -> Statistics:
     """Runs the dense model over the calibration data once; several processes take a part of the batches each.
 
-    Memory beyond the model and its activations: see :class:`Statistics`, plus 32 MiB of gradients at a time.
+    Memory beyond the model and its activations: see :class:`Statistics`, plus some MiB of gradients at a time.
 
     Args:
         model: The dense model, in evaluation mode; its weights and gradients are left as they are.

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import MatrixKey, Statistics, join_rows, split_rows
-from bertsurgeon.second_order import invert_blocks, unit_scores
+from bertsurgeon.second_order import CHUNK_ENTRIES, invert_blocks, unit_scores
 
 Importance = Literal["fisher", "obs", "magnitude"]
 
@@ -39,7 +39,7 @@ def obs_scores(weight: Tensor, block_fisher: Tensor, damping: float) -> Tensor:
     shift = damping * mean_diagonal.clamp_min(torch.finfo(torch.float32).tiny)
     scores = torch.empty(len(block_fisher), block, device=weight.device)
     blocks = split_rows(weight, block)
-    step = max(1, 2**24 // block**2)  # 128 MiB of fp64 blocks at a time
+    step = max(1, CHUNK_ENTRIES // block**2)
     for start in range(0, len(block_fisher), step):
         fisher = block_fisher[start : start + step].double()
         fisher.diagonal(dim1=1, dim2=2).add_(shift)

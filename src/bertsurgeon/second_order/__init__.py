@@ -1,7 +1,7 @@
 """Second-order pruning with block-diagonal inverse Fisher information: the engine of ``--method obert``."""
 
 from bertsurgeon.second_order.collect import Loss, collect_inverses, count_gradients, plan_passes
-from bertsurgeon.second_order.inverse import FisherBlocks, InverseFisher, invert_blocks
+from bertsurgeon.second_order.inverse import CHUNK_ENTRIES, FisherBlocks, InverseFisher, invert_blocks
 from bertsurgeon.second_order.masks import Masks, encoder_weights, enforce_masks, masks_of, sparsity_of, unit_mask
 from bertsurgeon.second_order.patterns import Pattern
 from bertsurgeon.second_order.selection import Scope, keep_highest, select_units
@@ -9,6 +9,7 @@ from bertsurgeon.second_order.solve import greedy_scores, unit_scores, update_ap
 from bertsurgeon.second_order.step import Score, Step, StepOptions, Update, prune_step
 
 __all__ = [
+    "CHUNK_ENTRIES",
     "FisherBlocks",
     "InverseFisher",
     "Loss",

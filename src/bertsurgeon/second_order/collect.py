@@ -90,7 +90,7 @@ def collect_inverses(
 ) -> dict[Piece, InverseFisher]:
     """Runs the model over the data once, in evaluation mode; its weights and gradients are left as they are.
 
-    Memory beyond the blocks, the model and its activations: a few times 32 MiB of gradients at a time.
+    Memory beyond the blocks, the model and its activations: some MiB of gradients at a time.
 
     Args:
         model: Dense or masked.
