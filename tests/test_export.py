@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor
@@ -248,6 +250,22 @@ def test_int8_leaves_what_hurts_in_floating_point(folder: Path, tmp_path: Path) 
     assert everywhere["kept_float"] == []
     assert len(found["kept_float"]) > 0
     assert found["check"]["relative_error"] <= limit
+
+
+@pytest.mark.parametrize("name", ["dense", "pruned"])
+def test_onnx_runtime_computes_an_int8_encoder_in_integers(name: str, folder: Path, tmp_path: Path) -> None:
+    """Where it does not recognise a quantized product, it turns the weights back into floats, slower than without."""
+    options = ("--to", "onnx", "--precision", "int8", "--tolerance", "0.3")
+    succeed("export", folder / name, *options, *files(folder), "-o", tmp_path / "out")
+    settings = onnxruntime.SessionOptions()
+    settings.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    settings.log_severity_level = 3  # that such a file is for this machine alone
+    onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", settings, providers=["CPUExecutionProvider"])
+    graph = onnx_ir.load(tmp_path / "optimized.onnx").graph
+    kinds = Counter(node.op_type for node in graph if "MatMul" in node.op_type or "Gemm" in node.op_type)
+    integers = sum(count for kind, count in kinds.items() if "Integer" in kind or kind.startswith("Q"))
+    assert integers >= (8 if name == "dense" else 4)  # of two layers: query, key and value are one, and three more
+    assert kinds.total() - integers <= 2 + 2  # attention's second product in each layer, pooler and classifier
 
 
 def test_the_faster_way_of_grouping_is_taken(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
