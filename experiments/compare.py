@@ -19,7 +19,7 @@ from bertsurgeon import PruneConfig, TrainingOptions, progress, train
 from bertsurgeon.benchmark import compare_latency, count_flops, measure_sizes
 from bertsurgeon.cli.app import quieten_libraries
 from common import Bench, cached, make_bench
-from torch_pruning_peer import prune_half
+from torch_pruning_peer import prune_with_torch_pruning
 
 RUNS = Path(__file__).parent.parent / "runs" / "compare"
 
@@ -77,7 +77,7 @@ def main() -> None:
         "pgb-assign-50": pgb(**half, grouping="assign"),
         "pgb-magnitude-50": pgb(**half, importance="magnitude"),
         "pgb-no-permutation-50": pgb(**half, grouping="none"),
-        "torch-pruning-50": lambda: prune_half(bench.model, dict(bench.batches[0])),
+        "torch-pruning-50": lambda: prune_with_torch_pruning(bench.model, dict(bench.batches[0])),
         "pgb-88": pgb(**eighth),
         "pgb-magnitude-88": pgb(**eighth, importance="magnitude"),
         "pgb-no-permutation-88": pgb(**eighth, grouping="none"),

@@ -1,7 +1,7 @@
 """oBERT while a model is trained: 90 % of the encoder zero, then INT8; quality and bytes after each step.
 
-    python experiments/gradual.py --model runs/mrpc-0 --task mrpc --data-dir ../shared/data/glue --epochs 10
-    python experiments/gradual.py --model runs/minilm-sst2 --task sst2 --data-dir ../shared/data/glue --epochs 2
+    python experiments/gradual.py --model runs/minilm-sst2 --task sst2 --data-dir ../shared/data/glue --epochs 3 --bf16
+    python experiments/gradual.py --model runs/mrpc-0 --task mrpc --data-dir ../shared/data/glue --bf16
 
 The dense model is the teacher and the start. The recipe (``experiments/recipes/short.yaml``) is the packaged
 ``downstream-10`` with fewer prunings and gradients, and ``--epochs`` shortens it further. Finished steps are kept, as

@@ -39,7 +39,7 @@ from bertsurgeon.compensation import apply_plan
 from bertsurgeon.plan import ROLES, Dropped, LayerPlan, ModelPlan
 from bertsurgeon.tasks import TaskData, load_task, tokenize
 from common import Bench, cached, make_bench
-from torch_pruning_peer import prune_half
+from torch_pruning_peer import prune_with_torch_pruning
 
 RUNS = Path(__file__).parent.parent / "runs"
 SHARES = (0.5, 0.25, 0.12, 0.06)
@@ -110,7 +110,7 @@ def first_layers(subject: Subject, share: float) -> PreTrainedModel:
 
 def torch_pruning(subject: Subject, share: float) -> PreTrainedModel:
     batch = make_batches(subject.train, subject.tokenizer, 32, 32, subject.seed)[0]
-    return prune_half(subject.model, dict(batch), share)  # type: ignore[return-value,arg-type]
+    return prune_with_torch_pruning(subject.model, dict(batch), share)  # type: ignore[return-value,arg-type]
 
 
 METHODS: dict[str, Callable[[Subject, float], PreTrainedModel]] = {

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import BertForSequenceClassification
 
 
-def prune_half(
+def prune_with_torch_pruning(
     model: BertForSequenceClassification, example_inputs: dict[str, Any], keep: float = 0.5
 ) -> BertForSequenceClassification:
     """Removes heads and intermediate neurons, the same share in every layer.
