@@ -69,9 +69,9 @@ def gradual() -> str:
                 size = result["bytes"][part]["raw" if step == "dense" else "zstd"]
                 cells += [f"{size / 1e6:.1f}", f"{dense['bytes'][part]['raw'] / size:.1f}x"]
             epochs = result.get("recipe", {}).get("epochs")
-            rows.append([*cells, "–" if epochs is None else f"{epochs:g}", f"{result['seconds'] / 60:.0f}"])
+            rows.append([*cells, "–" if epochs is None else f"{epochs:g}"])
     header = ["MiniLM", "", "metric", "against dense", "encoder, MB", "smaller", "whole file, MB", "smaller"]
-    return table([*header, "epochs", "minutes"], rows)
+    return table([*header, "epochs"], rows)
 
 
 def sizes() -> str:
