@@ -14,11 +14,21 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from bertsurgeon import Calibration, PruneConfig, calibrate, prune, to_dense
-from bertsurgeon.allocation import Flops, Milliseconds, Weights, allocate, full_cost, make_allocated_plan
+from bertsurgeon.allocation import (
+    Cost,
+    FittedMilliseconds,
+    Flops,
+    Milliseconds,
+    Weights,
+    allocate,
+    full_cost,
+    make_allocated_plan,
+    plan_cost,
+)
 from bertsurgeon.allocation.groups import group_error
 from bertsurgeon.allocation.options import Option, SubLayerCurve
 from bertsurgeon.architectures import ARCHITECTURES
-from bertsurgeon.benchmark import count_flops
+from bertsurgeon.benchmark import count_flops, random_inputs
 from bertsurgeon.calibration import Moments, make_batches
 from bertsurgeon.calibration.statistics import weigh_tokens
 from bertsurgeon.compensation import apply_plan, compensate, matrix_roots, reduced_errors
@@ -38,9 +48,11 @@ from bertsurgeon.plan import (
     Units,
     dense_plan,
 )
-from bertsurgeon.pruning import speed
+from bertsurgeon.pruning import speed, trials
+from bertsurgeon.pruning.trials import Place
 
 NAMES = ["bert", "distilbert", "roberta"]
+ONES: dict[SubLayerName, float] = {"attention": 1.0, "feed_forward": 1.0}
 Batches = list[dict[str, Tensor]]
 Factory = Callable[..., PreTrainedModel]
 LogitsOf = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]
@@ -437,16 +449,71 @@ def test_a_speedup_is_reached_by_correcting_the_share(
         dense = sum(p.numel() for p in models["dense"].base_model.encoder.parameters() if p.dim() == 2)
         return {"dense": SimpleNamespace(p50_ms=dense + 1e4), "pruned": SimpleNamespace(p50_ms=pruned + 1e4)}
 
-    monkeypatch.setattr(speed, "compare_latency", time)
-    plan = speed.meet_speedup(model, 2.0, plan_for, 1, 32)
+    monkeypatch.setattr(speed, "time_batches", time)
+    plan = speed.meet_speedup(model, 2.0, plan_for, Place("pytorch", "fp32", random_inputs([model], 1, 32)))
     assert (plan.size + 1e4) / (plan.kept + 1e4) == pytest.approx(2.0, rel=0.03)
 
 
-def test_speedup_from_end_to_end(tiny_model: Factory, tiny_batches: Batches) -> None:
-    config = PruneConfig(speedup=1.3, speedup_length=32, damping=1e-2)
+def test_costs_of_a_runtime_are_fitted(
+    calibration: Calibration, tiny_model: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine where everything takes the time that costs say, and the rest of the model ten milliseconds."""
+    model, architecture = tiny_model("bert"), ARCHITECTURES["bert"]
+    true = FittedMilliseconds(
+        0.5, 1e-4, 2e-3, 0.0, {"attention": 1.0, "feed_forward": 1.0}, {"attention": 0.05, "feed_forward": 0.02}
+    )
+    monkeypatch.setattr(Place, "open", lambda place, model, plan: plan)
+
+    def time(plans: dict[str, ModelPlan], *_: Any, **__: Any) -> dict[str, Any]:
+        assert len({plan.kept for plan in plans.values()}) > len(plans) / 2
+        return {name: SimpleNamespace(p50_ms=10 + plan_cost(plan, true)) for name, plan in plans.items()}
+
+    monkeypatch.setattr(trials, "time_batches", time)
+    place = Place("onnx", "int8", random_inputs([model], 1, 32))
+    found = trials.fit_costs(model, architecture, calibration.curves, place)
+    for share in (0.3, 0.6):
+        choices = allocate(calibration.curves, Weights(), share * full_cost(calibration.curves, Weights()))
+        plan = make_allocated_plan("bert", architecture.shapes(model), calibration.curves, choices)
+        assert plan_cost(plan, found) == pytest.approx(plan_cost(plan, true), rel=0.05)
+
+
+@pytest.mark.parametrize("cost", [Weights(), Flops(), FittedMilliseconds(1, 2, 3, 4, ONES, ONES)])
+def test_a_plan_costs_what_its_choices_do(cost: Cost, calibration: Calibration, tiny_model: Factory) -> None:
+    full = full_cost(calibration.curves, cost)
+    shapes = ARCHITECTURES["bert"].shapes(tiny_model("bert"))
+    for share in (0.2, 0.5, 0.99):
+        choices = allocate(calibration.curves, cost, share * full)
+        plan = make_allocated_plan("bert", shapes, calibration.curves, choices)
+        assert plan_cost(plan, cost) == pytest.approx(sum(choice.cost for choice in choices))
+        assert plan_cost(plan, cost) <= share * full
+    assert plan_cost(dense_plan("bert", shapes), cost) == pytest.approx(full)
+
+
+@pytest.mark.parametrize(("runtime", "precision"), [("pytorch", "fp32"), ("onnx", "int8")])
+def test_speedup_from_end_to_end(
+    runtime: Any, precision: Any, tiny_model: Factory, tiny_batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "TRIALS", 3)
+    monkeypatch.setattr(speed, "_ROUNDS", 1)
+    config = PruneConfig(
+        speedup=1.3, speedup_runtime=runtime, speedup_precision=precision, speedup_length=32, damping=1e-2
+    )
     pruned, report = prune(tiny_model("bert"), tiny_batches, config)
     assert 0 < report.sparsity < 1
     assert count_flops(pruned, 1, 32) < count_flops(tiny_model("bert"), 1, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"speedup_runtime": "onnx", "speedup_precision": "bf16"}, "no bfloat16"),
+        ({"speedup_precision": "int8"}, "another speedup_runtime"),
+        ({"speedup_runtime": "tensorrt"}, "speedup_runtime must be one of"),
+    ],
+)
+def test_impossible_places(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        PruneConfig(speedup=2.0, **options)
 
 
 @pytest.mark.parametrize("speedup", [1.0, 0.5, -2.0, float("inf"), float("nan")])

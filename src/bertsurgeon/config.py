@@ -5,18 +5,23 @@ from typing import Any, Literal, get_args
 
 from bertsurgeon.compensation import Compensation, Target
 from bertsurgeon.errors import OptionError
+from bertsurgeon.exporting import ExportConfig
 from bertsurgeon.grouping import Grouping
 from bertsurgeon.importance import Importance
+from bertsurgeon.runtime import Precision
 from bertsurgeon.second_order import Pattern, Scope, Score, StepOptions, Update
 
 Method = Literal["auto", "pgb", "obert"]
 Metric = Literal["fisher", "plain"]
 Structures = Literal["removal", "low_rank", "groups"]
+SpeedupRuntime = Literal["pytorch", "onnx", "openvino"]
 
 OPTIONS: dict[Method, tuple[str, ...]] = {
     "auto": (
         "flops",
         "speedup",
+        "speedup_runtime",
+        "speedup_precision",
         "speedup_batch_size",
         "speedup_length",
         "structures",
@@ -61,7 +66,9 @@ class PruneConfig:
     Attributes:
         sparsity: Share of the encoder's weights to remove, between 0 and 1.
         flops: Share of the encoder's floating-point operations (at 128 tokens) to remove, instead (``auto``).
-        speedup: How many times as fast the model shall run, instead (``auto``); measured with PyTorch on this machine.
+        speedup: How many times as fast the model shall run on this machine, instead (``auto``).
+        speedup_runtime: Where it runs, for ``speedup``: ``pytorch``, or ``onnx`` or ``openvino`` after an export.
+        speedup_precision: What it computes in there: ``fp32``, ``bf16`` (OpenVINO) or ``int8`` (both after an export).
         speedup_batch_size: Texts in a batch, for ``speedup``.
         speedup_length: Tokens of each text, for ``speedup``.
         threshold: τ of the paper's rule (1e-5 there), instead (``pgb``).
@@ -115,6 +122,8 @@ class PruneConfig:
     sparsity: float | None = None
     flops: float | None = None
     speedup: float | None = None
+    speedup_runtime: SpeedupRuntime = "pytorch"
+    speedup_precision: Precision = "fp32"
     speedup_batch_size: int = 1
     speedup_length: int = 128
     threshold: float | None = None
@@ -166,6 +175,8 @@ class PruneConfig:
             raise OptionError(f"The threshold must be a number of at least 0, not {self.threshold}.")
         for name, choices in (
             ("method", Method),
+            ("speedup_runtime", SpeedupRuntime),
+            ("speedup_precision", Precision),
             ("metric", Metric),
             ("target", Target),
             ("importance", Importance),
@@ -177,6 +188,10 @@ class PruneConfig:
         ):
             if getattr(self, name) not in get_args(choices) and (name != "update" or self.update is not None):
                 raise OptionError(f"{name} must be one of {', '.join(get_args(choices))}, not {getattr(self, name)!r}.")
+        if self.speedup_runtime != "pytorch":
+            ExportConfig(self.speedup_runtime, self.speedup_precision)  # says what does not go together
+        elif self.speedup_precision != "fp32":
+            raise OptionError("In PyTorch the speed-up is measured in fp32; for others name another speedup_runtime.")
         if not self.structures or set(self.structures) - set(get_args(Structures)):
             raise OptionError(f"structures must be some of {', '.join(get_args(Structures))}.")
         if not 0 <= self.token_weighting <= 1:

@@ -1,6 +1,6 @@
 """Allocation: what each sub-layer keeps under a budget for the whole encoder."""
 
-from bertsurgeon.allocation.costs import Cost, Flops, Milliseconds, Weights
+from bertsurgeon.allocation.costs import Cost, FittedMilliseconds, Flops, Milliseconds, Weights, plan_cost
 from bertsurgeon.allocation.curves import measure_curves
 from bertsurgeon.allocation.options import Option, SubLayerCurve
 from bertsurgeon.allocation.plan import make_allocated_plan
@@ -9,6 +9,7 @@ from bertsurgeon.allocation.search import Choice, allocate, full_cost
 __all__ = [
     "Choice",
     "Cost",
+    "FittedMilliseconds",
     "Flops",
     "Milliseconds",
     "Option",
@@ -18,4 +19,5 @@ __all__ = [
     "full_cost",
     "make_allocated_plan",
     "measure_curves",
+    "plan_cost",
 ]

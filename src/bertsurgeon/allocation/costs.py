@@ -9,7 +9,7 @@ import torch
 from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 
-from bertsurgeon.plan import SubLayerName
+from bertsurgeon.plan import Dense, Grouped, LowRank, ModelPlan, Structure, SubLayerName
 
 
 class Cost(Protocol):
@@ -100,3 +100,68 @@ class Milliseconds:
     def sub_layer(self, name: SubLayerName, channels: int) -> float:
         """In proportion to the channels."""
         return self.channels[name] * channels
+
+
+@dataclass(frozen=True)
+class FittedMilliseconds:
+    """Time in a runtime that fuses products with what is around them, so that none can be timed alone.
+
+    Attributes:
+        per_product: Of a product, however small.
+        per_weight: Of a weight of one.
+        per_input: Of an input channel of one, which may have to be quantized.
+        per_output: Of an output channel of one.
+        per_sub_layer: Of a sub-layer that is there, beside its matrices.
+        per_channel: Of a channel of a sub-layer, beside its matrices.
+    """
+
+    per_product: float
+    per_weight: float
+    per_input: float
+    per_output: float
+    per_sub_layer: dict[SubLayerName, float]
+    per_channel: dict[SubLayerName, float]
+
+    def product(self, outputs: int, inputs: int) -> float:
+        """What a product takes, and its weights and channels do."""
+        return (
+            self.per_product + self.per_weight * outputs * inputs + self.per_input * inputs + self.per_output * outputs
+        )
+
+    def ranks(self, outputs: int, inputs: int, ranks: Tensor) -> Tensor:
+        """Two products, one after the other."""
+        return (
+            self.product(0, inputs)
+            + self.product(outputs, 0)
+            + ranks.double() * (self.per_weight * (outputs + inputs) + self.per_input + self.per_output)
+        )
+
+    def sub_layer(self, name: SubLayerName, channels: int) -> float:
+        """In proportion to the channels, and something more if there are any."""
+        return self.per_sub_layer[name] + self.per_channel[name] * channels if channels else 0.0
+
+
+def plan_cost(plan: ModelPlan, cost: Cost) -> float:
+    """Of an encoder that follows a plan."""
+    total = 0.0
+    for layer in plan.layers:
+        for name, roles in layer.sub_layers.items():
+            if layer.is_dropped(name):
+                continue
+            matrices = [layer.matrices[role] for role in roles]
+            total += sum(_structure_cost(matrix.structure, matrix.stored_shape, cost) for matrix in matrices)
+            total += cost.sub_layer(name, matrices[0].stored_shape[0])
+    return total
+
+
+def _structure_cost(structure: Structure, shape: tuple[int, int], cost: Cost) -> float:
+    match structure:
+        case Dense():
+            return cost.product(*shape)
+        case LowRank():
+            return float(cost.ranks(*shape, torch.tensor([structure.rank]))[0])
+        case Grouped():
+            blocks = zip(structure.row_groups, structure.column_groups, strict=True)
+            return sum(cost.product(len(rows), len(columns)) for rows, columns in blocks)
+        case _:
+            return 0.0

@@ -4,13 +4,14 @@ from bertsurgeon.benchmark.bench import bench
 from bertsurgeon.benchmark.contenders import Contender, open_contender
 from bertsurgeon.benchmark.environment import environment
 from bertsurgeon.benchmark.flops import count_flops, random_inputs
-from bertsurgeon.benchmark.latency import Latency, compare_latency, time_batches
+from bertsurgeon.benchmark.latency import Latency, Runnable, compare_latency, time_batches
 from bertsurgeon.benchmark.memory import measure_memory
 from bertsurgeon.benchmark.size import Sizes, folder_size, measure_sizes
 
 __all__ = [
     "Contender",
     "Latency",
+    "Runnable",
     "Sizes",
     "bench",
     "compare_latency",

@@ -11,9 +11,8 @@ from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.sources import DataOptions, load_data, load_network, load_texts, resolve_model
-from bertsurgeon.exporting import OPSET, ExportConfig
+from bertsurgeon.exporting import OPSET, ExportConfig, Quantization
 from bertsurgeon.exporting import export as export_model
-from bertsurgeon.exporting.folder import Quantization
 from bertsurgeon.runtime import Precision, Runtime
 from bertsurgeon.tasks import kind_for_texts, tokenize
 

@@ -37,10 +37,26 @@ class BudgetOptions:
         float | None,
         typer.Option(
             "--speedup",
-            help="Make the model this many times as fast, in PyTorch on this machine, instead.",
+            help="Make the model this many times as fast on this machine, instead.",
             rich_help_panel=_BUDGET,
         ),
     ] = PruneConfig.speedup
+    speedup_runtime: Annotated[
+        str,
+        typer.Option(
+            "--speedup-runtime",
+            help="Where it will run, for --speedup: pytorch, onnx or openvino.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = PruneConfig.speedup_runtime
+    speedup_precision: Annotated[
+        str,
+        typer.Option(
+            "--speedup-precision",
+            help="What it will compute in there: fp32, bf16 (openvino) or int8.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = PruneConfig.speedup_precision
     speedup_batch_size: Annotated[
         int, typer.Option("--speedup-batch-size", help="Texts in a batch, for --speedup.", rich_help_panel=_BUDGET)
     ] = PruneConfig.speedup_batch_size

@@ -1,11 +1,11 @@
 """From a model to a folder that a runtime executes."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 from datasets import Dataset
 from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -16,19 +16,14 @@ from bertsurgeon.benchmark import measure_sizes, random_inputs, time_batches
 from bertsurgeon.calibration import PIXELS, Batch, make_batches
 from bertsurgeon.checkpoint import check_output, get_ranges, new_folder
 from bertsurgeon.errors import OptionError
-from bertsurgeon.exporting import int8
+from bertsurgeon.exporting.config import ExportConfig
 from bertsurgeon.exporting.lowering import Graph, has_groups, lower
-from bertsurgeon.exporting.onnx_graph import OPSET, merge_products, trace
-from bertsurgeon.exporting.onnx_tuning import tune
-from bertsurgeon.exporting.sensitivity import encoder_matrices, rank_sub_layers
-from bertsurgeon.exporting.trained_int8 import quantize_as_trained
-from bertsurgeon.exporting.verify import TOLERANCES, Arrays, Check, answers_of, compare, demand, reference, to_arrays
+from bertsurgeon.exporting.onnx_graph import trace
+from bertsurgeon.exporting.verify import demand, reference, to_arrays
+from bertsurgeon.exporting.write import Job, write
 from bertsurgeon.prediction import evaluating
-from bertsurgeon.runtime import MODEL_FILES, Manifest, Precision, Runtime, Session, open_session, require
-from bertsurgeon.tasks import class_names, find_head
+from bertsurgeon.runtime import MODEL_FILES, Manifest, Precision, open_session, require
 from bertsurgeon.tasks.kinds.embedding import EMBEDDING
-
-Quantization = Literal["static", "dynamic", "trained"]
 
 OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output", EMBEDDING)
 """Outputs of the models that can be exported; a graph has those that its model has."""
@@ -42,54 +37,6 @@ BATCH = 16
 
 TIMED = (8, 128)
 """Texts and tokens of the batch on which grouped layers are compared with dense ones."""
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """How to export.
-
-    Attributes:
-        runtime: ``onnx`` (ONNX Runtime) or ``openvino``.
-        precision: ``fp32``, ``bf16`` (OpenVINO) or ``int8``.
-        opset: Of the ONNX operators.
-        quantization: INT8 with the ranges a model was ``trained`` with, or with ranges found beforehand (``static``) or
-            at run time (``dynamic``, ONNX). None for trained ones where the model has them, else static.
-        samples: Texts to calibrate INT8 on.
-        tolerance: Largest relative error of the outputs; None for the precision's own.
-        seed: Fixes the texts.
-    """
-
-    runtime: Runtime = "onnx"
-    precision: Precision = "fp32"
-    opset: int = OPSET
-    quantization: Quantization | None = None
-    samples: int = 256
-    tolerance: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks what goes together.
-
-        Raises:
-            OptionError: If something does not.
-        """
-        if self.runtime not in ("onnx", "openvino") or self.precision not in ("fp32", "bf16", "int8"):
-            raise OptionError("Export to onnx or openvino, in fp32, bf16 or int8.")
-        if self.precision == "bf16" and self.runtime == "onnx":
-            raise OptionError("ONNX Runtime has no bfloat16 products on a CPU; export to openvino, or use int8.")
-        if self.quantization == "dynamic" and (self.runtime, self.precision) != ("onnx", "int8"):
-            raise OptionError("Dynamic quantization is for onnx in int8.")
-        if self.quantization == "trained" and self.precision != "int8":
-            raise OptionError("Trained ranges are for int8.")
-        if self.opset < 18:
-            raise OptionError(f"The exporter needs an opset of at least 18, not {self.opset}.")
-        if self.samples < 1 or (self.tolerance is not None and not self.tolerance > 0):
-            raise OptionError("Export needs at least one sample, and a tolerance greater than 0.")
-
-    @property
-    def limit(self) -> float:
-        """The largest relative error that is accepted."""
-        return TOLERANCES[self.precision] if self.tolerance is None else self.tolerance
 
 
 def export(
@@ -144,8 +91,7 @@ def export(
         traced = _trace_fastest(model, config, inputs, outputs)
         advance()
 
-        write = _write_onnx if config.runtime == "onnx" else _write_openvino
-        job = _Job(config, model, *batches, inputs, wanted)
+        job = Job(config, model, *batches, inputs, wanted)
         with new_folder(folder, overwrite) as temporary:
             file = temporary / MODEL_FILES[config.runtime]
             kept_float = write(traced, file, job)
@@ -219,92 +165,6 @@ def _split(batches: list[Batch]) -> tuple[list[Batch], list[Batch]]:
     checked = batches[::step]
     rest = [batch for number, batch in enumerate(batches) if number % step]
     return rest or checked, checked
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What writing needs beside the graph."""
-
-    config: ExportConfig
-    model: PreTrainedModel
-    calibration: list[Batch]
-    checked: list[Batch]
-    inputs: tuple[str, ...]
-    wanted: list[Arrays]
-
-    def check(self, session: Session) -> Check:
-        """Compares a session with PyTorch."""
-        head = find_head(class_names(self.model), self.model.config)
-        return compare(answers_of(session, self.checked, self.inputs), self.wanted, self.checked, head)
-
-    def quantize(self, model: Any, load: Callable[[Any], Session]) -> tuple[Any, tuple[str, ...]]:
-        """INT8 everywhere or, where that differs too much, everywhere but in the sub-layers that it hurts most.
-
-        Args:
-            model: An ``onnx.ModelProto`` or an ``openvino.Model``.
-            load: Opens a session of one.
-
-        Returns:
-            The best of those tried, and the products it leaves in floating point.
-        """
-        texts = [to_arrays(batch, self.inputs) for batch in self.calibration]
-        limit = self.config.limit
-        products = int8.product_names(model)
-        encoder = [name for matrices in encoder_matrices(self.model) for name in matrices]
-        # the head sees few tokens and takes no time, but its errors reach the outputs undiminished
-        head = [product for product in products if not any(name in product for name in (*encoder, "matmul"))]
-
-        def attempt(kept: tuple[str, ...]) -> tuple[float, Any, tuple[str, ...]]:
-            quantized = int8.quantize_statically(deepcopy(model), texts, [*head, *kept])
-            return self.check(load(quantized)).relative_error, quantized, kept
-
-        best = attempt(())
-        if best[0] > limit:
-            progress.note(f"INT8 everywhere differs by {best[0]:.2g}; looking for what must stay in floating point.")
-            ranked = [names for _, names in rank_sub_layers(self.model, self.checked, self.wanted)]
-            count = 1
-            while best[0] > limit and count <= len(ranked):
-                matrices = [name for names in ranked[:count] for name in names]
-                kept = tuple(product for product in products if any(name in product for name in matrices))
-                best = min(best, attempt(kept), key=lambda one: one[0])
-                count *= 2
-        return best[1:]
-
-
-def _write_onnx(traced: Any, file: Path, job: _Job) -> tuple[str, ...]:
-    onnx_ir = require("onnx_ir", "onnx")
-    kept: tuple[str, ...] = ()
-    if job.config.precision == "int8":
-        merge_products(traced)
-    if job.config.quantization == "dynamic":
-        with TemporaryDirectory() as folder:
-            quantized = Path(folder) / file.name
-            int8.quantize_dynamically(onnx_ir.serde.serialize_model(traced), quantized)
-            traced = onnx_ir.load(quantized)
-    elif job.config.quantization == "static":
-        model = onnx_ir.serde.serialize_model(traced)
-        model, kept = job.quantize(model, lambda one: open_session("onnx", one.SerializeToString(), "int8"))
-        traced = onnx_ir.serde.deserialize_model(model)
-    elif job.config.quantization == "trained":
-        quantize_as_trained(traced, job.model)
-    tune(traced)
-    onnx_ir.save(traced, file)
-    return kept
-
-
-def _write_openvino(traced: Any, file: Path, job: _Job) -> tuple[str, ...]:
-    openvino, onnx_ir = require("openvino", "openvino"), require("onnx_ir", "onnx")
-    kept: tuple[str, ...] = ()
-    if job.config.quantization == "trained":
-        quantize_as_trained(traced, job.model)
-    with TemporaryDirectory() as folder:
-        onnx_ir.save(traced, Path(folder) / "model.onnx")
-        model = openvino.convert_model(Path(folder) / "model.onnx")
-        if job.config.quantization == "static":
-            model, kept = job.quantize(model, lambda one: open_session("openvino", one, "int8"))
-        # weights of 16 bits lose nothing that products in bfloat16 would see
-        openvino.save_model(model, file, compress_to_fp16=job.config.precision == "bf16")
-    return kept
 
 
 def _stock_config(model: PreTrainedModel) -> PretrainedConfig:

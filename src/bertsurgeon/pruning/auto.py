@@ -5,12 +5,14 @@ from transformers import PreTrainedModel
 from bertsurgeon import processes
 from bertsurgeon.allocation import Cost, Flops, Weights, allocate, full_cost, make_allocated_plan
 from bertsurgeon.architectures import Architecture
+from bertsurgeon.benchmark import random_inputs
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.plan import ModelPlan
 from bertsurgeon.pruning.calibration import Calibration
 from bertsurgeon.pruning.report import timed
 from bertsurgeon.pruning.speed import measure_costs, meet_speedup
+from bertsurgeon.pruning.trials import Place, fit_costs
 
 
 def prune_auto(
@@ -72,6 +74,11 @@ def plan_auto(
     if config.flops is not None:
         return plan_for(1 - config.flops, Flops())
     assert config.speedup is not None
-    batch_size, length = config.speedup_batch_size, config.speedup_length
-    cost = measure_costs(model, architecture, batch_size, length)
-    return meet_speedup(model, config.speedup, lambda share: plan_for(share, cost), batch_size, length)
+    shape = config.speedup_batch_size, config.speedup_length
+    place = Place(config.speedup_runtime, config.speedup_precision, random_inputs([model], *shape))
+    cost: Cost
+    if place.runtime == "pytorch":
+        cost = measure_costs(model, architecture, *shape)
+    else:
+        cost = fit_costs(model, architecture, curves, place, config.seed)
+    return meet_speedup(model, config.speedup, lambda share: plan_for(share, cost), place)

@@ -1,7 +1,6 @@
 """Budgets in time: measured costs on this machine, and a plan that is as fast as asked for."""
 
 from collections.abc import Callable
-from copy import deepcopy
 
 import torch
 from torch import Tensor
@@ -12,9 +11,9 @@ from transformers import PreTrainedModel
 from bertsurgeon import progress
 from bertsurgeon.allocation import Milliseconds
 from bertsurgeon.architectures import Architecture
-from bertsurgeon.benchmark import compare_latency
-from bertsurgeon.layers import install_plan
+from bertsurgeon.benchmark import time_batches
 from bertsurgeon.plan import ModelPlan
+from bertsurgeon.pruning.trials import Place
 
 TOLERANCE = 0.01
 """How close to the wanted speed-up the measured one must come."""
@@ -59,11 +58,7 @@ def measure_costs(model: PreTrainedModel, architecture: Architecture, batch_size
 
 
 def meet_speedup(
-    model: PreTrainedModel,
-    speedup: float,
-    plan_for: Callable[[float], ModelPlan],
-    batch_size: int,
-    length: int,
+    model: PreTrainedModel, speedup: float, plan_for: Callable[[float], ModelPlan], place: Place
 ) -> ModelPlan:
     """A plan that runs ``speedup`` times as fast as the dense model, embeddings and head included.
 
@@ -73,16 +68,14 @@ def meet_speedup(
         model: The dense model.
         speedup: Wanted ratio of times.
         plan_for: The plan whose encoder costs a share of the dense one's time.
-        batch_size: Texts in a batch.
-        length: Tokens of each.
+        place: Where to time.
     """
     share = 1 / speedup
     best: tuple[float, ModelPlan] | None = None
+    dense = place.open(model)
     for _ in range(_ROUNDS):
         plan = plan_for(share)
-        skeleton = deepcopy(model)
-        install_plan(skeleton, plan)
-        measured = compare_latency({"dense": model, "pruned": skeleton}, batch_size, length, runs=30)
+        measured = time_batches({"dense": dense, "pruned": place.open(model, plan)}, [place.batch], runs=30)
         found = measured["dense"].p50_ms / measured["pruned"].p50_ms
         miss = abs(found / speedup - 1)
         if best is None or miss < best[0]:
