@@ -4,13 +4,16 @@
     python experiments/speed.py
 
 The first command makes the plans: those ``auto`` finds for MiniLM on SST-2, every width doubled and every layer used
-twice; once where weights are the budget, once (``timed``) where milliseconds are, as for ``--speedup``, until as many
-weights are gone. The second one exports random models with these plans and times them interleaved: dense, pruned, and
-the dense model in PyTorch fp32. Weights are random: right for time, never for accuracy. Finished rows are kept as JSON
-and not run again.
+twice; once where weights are the budget, once (``timed``) where milliseconds in PyTorch are, as for ``--speedup``, and
+once (``int8``) where milliseconds in ONNX Runtime in INT8 are, until as many weights are gone. The second one exports
+random models with these plans and times them interleaved: dense, pruned, and the dense model in PyTorch fp32. Weights
+are random: right for time, never for accuracy. Finished plans and rows are kept and not made again.
 """
 
 import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,7 @@ from bertsurgeon import (
     progress,
     save_model,
 )
-from bertsurgeon.allocation import Cost, allocate, full_cost, make_allocated_plan
+from bertsurgeon.allocation import Cost, FittedMilliseconds, allocate, full_cost, make_allocated_plan
 from bertsurgeon.architectures import Architecture, get_architecture
 from bertsurgeon.benchmark import open_contender, random_inputs, time_batches
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
@@ -46,6 +49,7 @@ from bertsurgeon.errors import OptionError
 from bertsurgeon.plan import ROLES, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Units, unit_channels
 from bertsurgeon.pruning.auto import plan_auto
 from bertsurgeon.pruning.speed import measure_costs
+from bertsurgeon.pruning.trials import Place, fit_costs
 from bertsurgeon.tasks import get_task, load_task, tokenize
 from common import RESULTS, cached
 
@@ -78,16 +82,42 @@ def make_plans(folder: str, data_dir: Path) -> None:
     architecture = get_architecture(model.config.model_type)
     PLANS.mkdir(parents=True, exist_ok=True)
     data = tokenize(load_task("sst2", data_dir).validation, tokenizer)
-    costs = measure_costs(model, architecture, *SHAPES[0])
+
+    @cache
+    def milliseconds() -> Cost:
+        return measure_costs(model, architecture, *SHAPES[0])
+
+    @cache
+    def int8_milliseconds() -> Cost:
+        place = Place("onnx", "int8", random_inputs([model], *SHAPES[0]))
+        return double_costs(fit_costs(model, architecture, calibration.curves, place))
+
+    makers: dict[str, Callable[[float], ModelPlan]] = {
+        "auto": lambda removed: plan_auto(model, architecture, calibration, PruneConfig(sparsity=removed)),
+        "timed": lambda removed: timed_plan(model, architecture, calibration, milliseconds(), removed),
+        "int8": lambda removed: timed_plan(model, architecture, calibration, int8_milliseconds(), removed),
+    }
     for removed in REMOVED:
-        plans = {"auto": plan_auto(model, architecture, calibration, PruneConfig(sparsity=removed))}
-        plans["timed"] = timed_plan(model, architecture, calibration, costs, removed)
-        for name, plan in plans.items():
-            double(plan).save(PLANS / f"{name}-{removed:g}.json")
-            cached(
-                f"speed-quality/{name}-{removed:g}",
-                lambda p=plan: evaluate_plan(model, architecture, calibration, p, data, tokenizer),
-            )
+        for name, make in makers.items():
+            file = PLANS / f"{name}-{removed:g}.json"
+            if not file.is_file():
+                plan = make(removed)
+                double(plan).save(file)
+                cached(
+                    f"speed-quality/{name}-{removed:g}",
+                    lambda p=plan: evaluate_plan(model, architecture, calibration, p, data, tokenizer),
+                )
+
+
+def double_costs(costs: FittedMilliseconds) -> FittedMilliseconds:
+    """What a part of MiniLM costs once all widths are doubled."""
+    return replace(
+        costs,
+        per_weight=SCALE**2 * costs.per_weight,
+        per_input=SCALE * costs.per_input,
+        per_output=SCALE * costs.per_output,
+        per_channel={name: SCALE * value for name, value in costs.per_channel.items()},
+    )
 
 
 def timed_plan(
@@ -183,7 +213,7 @@ def variants() -> dict[str, Any]:
     """Plans by name; None for the dense model."""
     found: dict[str, Any] = {"dense": lambda model: None}
     for removed in REMOVED:
-        for name in (f"auto-{removed:g}", f"timed-{removed:g}"):
+        for name in (f"auto-{removed:g}", f"timed-{removed:g}", f"int8-{removed:g}"):
             found[name] = lambda model, p=PLANS / f"{name}.json": ModelPlan.load(p)
     found["aligned-0.5"] = lambda model: grouped_plan(model, True)
     found["pgb-0.5"] = lambda model: grouped_plan(model, False)
@@ -227,7 +257,11 @@ def prepare(name: str, runtime: str, precision: str, texts: Dataset) -> str:
 
 
 def measure(runtime: str, precision: str, shape: tuple[int, int], texts: Dataset) -> dict[str, Any]:
-    names = {name: prepare(name, runtime, precision, texts) for name in variants()}
+    names = {
+        name: prepare(name, runtime, precision, texts)
+        for name in variants()
+        if not name.startswith("timed" if precision == "int8" else "int8")
+    }
     opened = {name: open_contender(path) for name, path in (names | {REFERENCE: str(build("dense"))}).items()}
     models = {name: contender.model for name, contender in opened.items()}
     batches = [random_inputs(list(models.values()), *shape)]
