@@ -5,13 +5,14 @@
 
 The dense model is the teacher and the start. The recipe (``experiments/recipes/short.yaml``) is the packaged
 ``downstream-10`` with fewer prunings and gradients, and ``--epochs`` shortens it further. Finished steps are kept, as
-models in ``runs/gradual`` and as JSON, and not run again; what was cut off is resumed.
+models in ``runs/gradual`` and as JSON, under their sparsity and number of epochs, and not run again; what was cut off
+is resumed.
 """
 
 import argparse
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--recipe", default=str(HERE / "recipes" / "short.yaml"))
     parser.add_argument("--epochs", type=float, default=None, help="of pruning; default: as the recipe says")
+    parser.add_argument("--sparsity", type=float, default=None, help="at the end; default: as the recipe says")
     parser.add_argument("--int8-epochs", type=float, default=1, help="of training for INT8; 0 for none")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
@@ -51,6 +53,12 @@ def main() -> None:
     )
     training, validation = (tokenize(part, tokenizer) for part in (data.train, data.validation))
 
+    recipe = load_recipe(arguments.recipe)
+    epochs = arguments.epochs or recipe.epochs
+    scaled = recipe.scaled(epochs).pruning
+    assert scaled is not None
+    pruning = replace(scaled, sparsity=arguments.sparsity or scaled.sparsity)
+
     def describe(model: PreTrainedModel) -> dict[str, Any]:
         return {
             "metrics": evaluate(model, validation, tokenizer, data.task),
@@ -60,7 +68,8 @@ def main() -> None:
 
     def row(name: str, start: Callable[[], PreTrainedModel], recipe: Recipe) -> Callable[[], PreTrainedModel]:
         """Trains what ``start`` gives, describes it, and says how to load it."""
-        folder = RUNS / f"{arguments.task}-{arguments.seed}-{name}"
+        place = f"{arguments.task}-{arguments.seed}-{pruning.sparsity:g}-{epochs:g}-{name}"
+        folder = RUNS / place
 
         def run() -> dict[str, Any]:
             if not folder.is_dir():
@@ -82,12 +91,11 @@ def main() -> None:
                 shutil.rmtree(work)
             return {"recipe": asdict(recipe), **describe(load_model(folder))}
 
-        cached(f"gradual/{arguments.task}-{arguments.seed}-{name}", run)
+        cached(f"gradual/{place}", run)
         return lambda: load_model(folder)
 
-    recipe = load_recipe(arguments.recipe)
     cached(f"gradual/{arguments.task}-{arguments.seed}-dense", lambda: describe(dense))
-    sparse = row("zeros", lambda: load_model(arguments.model), recipe.scaled(arguments.epochs or recipe.epochs))
+    sparse = row("zeros", lambda: load_model(arguments.model), replace(recipe.scaled(epochs), pruning=pruning))
     if arguments.int8_epochs:
         row("int8", sparse, load_recipe("int8").scaled(arguments.int8_epochs))
 

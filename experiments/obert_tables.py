@@ -12,7 +12,7 @@ UPDATES = {
     "woodtaylor": "WoodTaylor",
     "none": "oBERT's choice, no update",
 }
-STEPS = {"zeros": "90 % zeros, distilled while pruned", "int8": "+ matrices and embeddings in INT8"}
+STEPS = {"zeros": "zeros, distilled while pruned", "int8": "+ matrices and embeddings in INT8"}
 
 
 def obert() -> str:
@@ -59,10 +59,18 @@ def gradual() -> str:
         dense = read(f"gradual/{task}-0-dense")
         if dense is None:
             continue
-        for step, name in {"dense": "dense, fp32", **STEPS}.items():
-            result = read(f"gradual/{task}-0-{step}")
-            if result is None:
-                continue
+        runs = sorted(
+            (float(sparsity), float(epochs), list(STEPS).index(step), step)
+            for path in (RESULTS / "gradual").glob(f"{task}-0-*-*-*.json")
+            for sparsity, epochs, step in [path.stem.split("-")[2:]]
+        )
+        found = [("dense, fp32", "dense", dense)]
+        for sparsity, epochs, _, step in runs:
+            title_of = STEPS[step] if step != "zeros" else f"{sparsity:.0%} {STEPS[step]}"
+            result = read(f"gradual/{task}-0-{sparsity:g}-{epochs:g}-{step}")
+            assert result is not None
+            found.append((title_of, step, result))
+        for name, step, result in found:
             metric, value = next(iter(result["metrics"].items()))
             cells = [f"{title} {metric}", name, f"{value:.1f}", f"{value - dense['metrics'][metric]:+.1f}"]
             for part in ("encoder", "file"):
