@@ -189,6 +189,7 @@ def load(arguments: argparse.Namespace) -> Subject:
             learning_rate=arguments.learning_rate,
             hardness=1.0,
             max_steps=arguments.steps,
+            bf16=True,
             seed=arguments.seed,
         ),
     )
@@ -200,7 +201,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=24_000, help="to calibrate and recover with")
     parser.add_argument("--held-out", type=int, default=2_000, help="to compare neighbours on")
     parser.add_argument("--pairs", type=int, default=10_000, help="scored pairs, at most, of either part")
-    parser.add_argument("--epochs", type=float, default=3, help="of recovery")
+    parser.add_argument("--epochs", type=float, default=6, help="of recovery")
     parser.add_argument("--steps", type=int, default=-1, help="of recovery, instead")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--seed", type=int, default=0)
