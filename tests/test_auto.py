@@ -477,6 +477,27 @@ def test_costs_of_a_runtime_are_fitted(
         assert plan_cost(plan, found) == pytest.approx(plan_cost(plan, true), rel=0.05)
 
 
+def test_encoders_are_timed_without_their_words(
+    calibration: Calibration, tiny_model: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "WORDS", 7)
+    monkeypatch.setattr(trials, "TRIALS", 2)
+    model = tiny_model("bert")
+    words = model.get_input_embeddings().num_embeddings
+    opened = []
+
+    def time(models: dict[str, PreTrainedModel], batches: Batches, *_: Any) -> dict[str, Any]:
+        opened.extend(model(**batches[0]).logits.shape for model in models.values())
+        assert all(model.get_input_embeddings().num_embeddings == 7 for model in models.values())
+        return {name: SimpleNamespace(p50_ms=1.0) for name in models}
+
+    monkeypatch.setattr(trials, "time_batches", time)
+    place = Place("pytorch", "fp32", random_inputs([model], 3, 32))
+    trials.fit_costs(model, ARCHITECTURES["bert"], calibration.curves, place)
+    assert opened == [(3, model.config.num_labels)] * 2
+    assert model.get_input_embeddings().num_embeddings == words > 7
+
+
 @pytest.mark.parametrize("cost", [Weights(), Flops(), FittedMilliseconds(1, 2, 3, 4, ONES, ONES)])
 def test_a_plan_costs_what_its_choices_do(cost: Cost, calibration: Calibration, tiny_model: Factory) -> None:
     full = full_cost(calibration.curves, cost)
@@ -489,18 +510,38 @@ def test_a_plan_costs_what_its_choices_do(cost: Cost, calibration: Calibration, 
     assert plan_cost(dense_plan("bert", shapes), cost) == pytest.approx(full)
 
 
-@pytest.mark.parametrize(("runtime", "precision"), [("pytorch", "fp32"), ("onnx", "int8")])
-def test_speedup_from_end_to_end(
-    runtime: Any, precision: Any, tiny_model: Factory, tiny_batches: Batches, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trials, "TRIALS", 3)
-    monkeypatch.setattr(speed, "_ROUNDS", 1)
-    config = PruneConfig(
-        speedup=1.3, speedup_runtime=runtime, speedup_precision=precision, speedup_length=32, damping=1e-2
-    )
+def test_speedup_from_end_to_end(tiny_model: Factory, tiny_batches: Batches) -> None:
+    config = PruneConfig(speedup=1.3, speedup_length=32, damping=1e-2)
     pruned, report = prune(tiny_model("bert"), tiny_batches, config)
     assert 0 < report.sparsity < 1
     assert count_flops(pruned, 1, 32) < count_flops(tiny_model("bert"), 1, 32)
+
+
+def test_speedup_in_a_runtime_from_end_to_end(
+    tiny_model: Factory, tiny_batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models are exported and run; how long that takes is left to no machine."""
+    timed: list[float] = []
+
+    def fit(plans: list[ModelPlan], milliseconds: list[float]) -> FittedMilliseconds:
+        assert len(plans) == len(milliseconds) == 3
+        timed.extend(milliseconds)
+        return FittedMilliseconds(0, 1, 0, 0, dict.fromkeys(ONES, 0.0), dict.fromkeys(ONES, 0.0))
+
+    def time(models: dict[str, Any], batches: Batches, **_: Any) -> dict[str, Any]:
+        answers = {name: model(**batches[0]).logits for name, model in models.items()}
+        assert all(answer.shape == (1, 2) for answer in answers.values())
+        return {"dense": SimpleNamespace(p50_ms=2.0), "pruned": SimpleNamespace(p50_ms=1.0)}
+
+    monkeypatch.setattr(trials, "TRIALS", 3)
+    monkeypatch.setattr(trials, "fit", fit)
+    monkeypatch.setattr(speed, "time_batches", time)
+    model = tiny_model("bert")
+    config = PruneConfig(speedup=2.0, speedup_runtime="onnx", speedup_precision="int8", speedup_length=32, damping=1e-2)
+    pruned, report = prune(model, tiny_batches, config)
+    assert min(timed) > 0
+    assert report.sparsity == pytest.approx(0.5, abs=0.03)
+    assert count_flops(pruned, 1, 32) < count_flops(model, 1, 32)
 
 
 @pytest.mark.parametrize(
