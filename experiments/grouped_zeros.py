@@ -36,6 +36,7 @@ def main() -> None:
         for kept in KEPT:
             config = PruneConfig(
                 method="obert",
+                compensation="none",
                 sparsity=1 - kept / share,
                 recomputations=ROUNDS,
                 samples=arguments.samples,

@@ -1,12 +1,14 @@
-"""oBERT in one shot: how far it goes at each sparsity, what recomputing and updating are worth, against magnitude.
+"""oBERT in one shot: what recomputing, updating and compensation are worth at each sparsity, against magnitude.
 
     python experiments/obert.py --model runs/minilm-sst2 --task sst2 --data-dir ../shared/data/glue
 
-Finished rows are kept as JSON and not run again; ``--sparsities``, ``--rounds`` and ``--updates`` choose fewer of them.
+Finished rows are kept as JSON and not run again; ``--sparsities``, ``--rounds``, ``--updates`` and ``--compensations``
+choose fewer of them.
 """
 
 import argparse
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from common import cached
 SPARSITIES = (0.5, 0.7, 0.8, 0.9)
 ROUNDS = (1, 4, 16)
 UPDATES = ("obert", "greedy", "none")
+COMPENSATIONS = {"none": "", "sequential": "-refitted"}
+"""With what their rows' names end."""
 
 
 @dataclass
@@ -57,6 +61,7 @@ def main() -> None:
     parser.add_argument("--sparsities", nargs="*", type=float, default=SPARSITIES)
     parser.add_argument("--rounds", nargs="*", type=int, default=ROUNDS)
     parser.add_argument("--updates", nargs="*", default=UPDATES)
+    parser.add_argument("--compensations", nargs="*", default=tuple(COMPENSATIONS))
     parser.add_argument("--pattern", default="unstructured")
     parser.add_argument("--fisher-block-size", type=int, default=32)
     parser.add_argument("--fisher-damping", type=float, default=1e-7)
@@ -78,14 +83,15 @@ def main() -> None:
     }
     settings = f"{arguments.pattern.replace(':', 'of')}-b{fisher['fisher_block_size']}-l{fisher['fisher_damping']:g}"
     settings += f"-k{fisher['fisher_batch_size']}-s{fisher['samples'] or 'default'}"
-    for sparsity in arguments.sparsities:
-        magnitude = PruneConfig(sparsity=sparsity, score="magnitude", **common)
-        name = f"{place}/{arguments.pattern.replace(':', 'of')}-magnitude-{sparsity:g}"
+    for sparsity, compensation in product(arguments.sparsities, arguments.compensations):
+        options = common | {"sparsity": sparsity, "compensation": compensation}
+        end = f"{sparsity:g}{COMPENSATIONS[compensation]}"
+        magnitude = PruneConfig(score="magnitude", **options)
+        name = f"{place}/{arguments.pattern.replace(':', 'of')}-magnitude-{end}"
         cached(name, lambda c=magnitude: one_shot(subject, c))
-        for rounds in arguments.rounds:
-            for update in arguments.updates:
-                config = PruneConfig(sparsity=sparsity, update=update, recomputations=rounds, **common, **fisher)
-                cached(f"{place}/{settings}-{update}-{rounds}-{sparsity:g}", lambda c=config: one_shot(subject, c))
+        for rounds, update in product(arguments.rounds, arguments.updates):
+            config = PruneConfig(update=update, recomputations=rounds, **options, **fisher)
+            cached(f"{place}/{settings}-{update}-{rounds}-{end}", lambda c=config: one_shot(subject, c))
 
 
 if __name__ == "__main__":

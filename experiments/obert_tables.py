@@ -2,15 +2,17 @@
 
 import json
 import re
+from itertools import product
 
 from common import RESULTS
 from tables import read, table
 
 UPDATES = {
+    "magnitude": "magnitude, all matrices together",
+    "none": "oBERT's choice, no update",
     "obert": "oBERT",
     "greedy": "greedy within a block",
     "woodtaylor": "WoodTaylor",
-    "none": "oBERT's choice, no update",
 }
 STEPS = {"zeros": "zeros, distilled while pruned", "int8": "+ matrices and embeddings in INT8"}
 
@@ -19,21 +21,20 @@ def obert() -> str:
     """Accuracy by sparsity, of every update and number of recomputations, against magnitude."""
     place = RESULTS / "obert" / "sst2-0"
     sparsities = ("0.5", "0.7", "0.8", "0.9")
-    found: dict[tuple[str, int], dict[str, float]] = {}
+    found: dict[tuple[str, str, str], dict[str, float]] = {}
     for path in place.glob("unstructured-*.json"):
-        if (match := re.fullmatch(r".*-(\w+)-(\d+)-([\d.]+)", path.stem)) and match[1] in UPDATES:
+        match = re.fullmatch(r".*?-(?:(\w+)-(\d+)|magnitude)-([\d.]+)(-refitted)?", path.stem)
+        if match:
             metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-            found.setdefault((match[1], int(match[2])), {})[match[3]] = next(iter(metrics.values()))
+            row = (match[4] or "", match[1] or "magnitude", match[2] or "")
+            found.setdefault(row, {})[match[3]] = next(iter(metrics.values()))
     rows = []
-    magnitudes = [read(f"obert/sst2-0/unstructured-magnitude-{share}") for share in sparsities]
-    if any(magnitudes):
-        cells = ["–" if one is None else f"{one['metrics']['accuracy']:.1f}" for one in magnitudes]
-        rows.append(["magnitude, all matrices together", "", *cells])
-    for update in ("none", "obert", "greedy", "woodtaylor"):
-        for (name, rounds), metrics in sorted(found.items()):
-            if name == update:
+    for refitted, update in product(("", "-refitted"), UPDATES):
+        for (end, name, rounds), metrics in sorted(found.items(), key=lambda one: int(one[0][2] or 0)):
+            if (end, name) == (refitted, update):
                 cells = [f"{metrics[share]:.1f}" if share in metrics else "–" for share in sparsities]
-                rows.append([UPDATES[name], str(rounds), *cells])
+                title = f"{UPDATES[name]}, compensated" if refitted else UPDATES[name]
+                rows.append([title, rounds, *cells])
     dense = read("obert/sst2-0/dense")
     title = "SST-2, MiniLM" if dense is None else f"SST-2, MiniLM, {dense['metrics']['accuracy']:.1f} dense"
     return table([title, "rounds of gradients", *(f"{float(share):.0%} zeros" for share in sparsities)], rows)

@@ -39,7 +39,14 @@ def with_zeros(model: PreTrainedModel, sparsity: float, pattern: str) -> PreTrai
     """A model with zeros: as it is, if it has some."""
     if is_sparse(model):
         return model
-    config = PruneConfig(method="obert", score="magnitude", sparsity=sparsity, pattern=pattern, mask_scope="matrix")
+    config = PruneConfig(
+        method="obert",
+        score="magnitude",
+        sparsity=sparsity,
+        pattern=pattern,
+        mask_scope="matrix",
+        compensation="none",
+    )
     return prune(model, ANYTHING, config)[0]
 
 

@@ -59,6 +59,31 @@ def test_the_fit_is_least_squares(structure: Grouped | Dense) -> None:
     assert not new_weight[expected_weight == 0].any()
 
 
+@pytest.mark.parametrize("offset", [True, False])
+def test_the_fit_of_single_weights_is_least_squares(offset: bool) -> None:
+    weight, bias, x, pruned = layer_and_inputs()
+    mask = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    mask[0] = False
+    bias = bias if offset else torch.zeros_like(bias)
+    found, new_bias = compensate(weight, bias, mask, moments_of(x, pruned), damping=1e-13, offset=offset)
+    wanted = x @ weight.T + bias
+    for row, kept in enumerate(mask):
+        columns = [pruned[:, kept]] + [torch.ones(TOKENS, 1, dtype=torch.float64)] * offset
+        solution = torch.linalg.lstsq(torch.cat(columns, 1), wanted[:, row : row + 1]).solution.squeeze(1)
+        torch.testing.assert_close(found[row, kept], solution[: int(kept.sum())], rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(new_bias[row], solution[-1] if offset else bias[row], rtol=1e-6, atol=1e-8)
+    assert torch.equal(found != 0, mask)
+
+
+def test_weights_that_read_a_constant_stay() -> None:
+    weight, bias, x, pruned = layer_and_inputs()
+    pruned[:, 0] = 3.0
+    mask = torch.ones_like(weight, dtype=torch.bool)
+    found, new_bias = compensate(weight, bias, mask, moments_of(x, pruned), damping=1e-6)
+    assert torch.equal(found[:, 0], weight[:, 0])
+    torch.testing.assert_close((pruned @ found.T + new_bias).mean(0), (x @ weight.T + bias).mean(0))
+
+
 def test_damping_is_ridge_regression() -> None:
     weight, bias, x, pruned = layer_and_inputs()
     damping = 0.3

@@ -39,7 +39,9 @@ LogitsOf = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]
 
 
 def config(**options: Any) -> PruneConfig:
-    return PruneConfig(**{"method": "obert", "sparsity": 0.5, "fisher_damping": 1e-4, **options})
+    """The paper's own weights, without compensation."""
+    own = {"method": "obert", "sparsity": 0.5, "fisher_damping": 1e-4, "compensation": "none"}
+    return PruneConfig(**{**own, **options})
 
 
 def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
@@ -104,6 +106,37 @@ def test_sparse_models_are_pruned_further(tiny_model: Factory, tiny_batches: Bat
         prune(second, tiny_batches, PruneConfig(sparsity=0.5))
 
 
+@pytest.mark.parametrize("pattern", ["unstructured", "1x4", "2:4"])
+@pytest.mark.parametrize("name", NAMES)
+def test_compensation_keeps_the_masks_and_comes_closer(
+    name: str, pattern: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
+) -> None:
+    model = tiny_model(name)
+    before = copy.deepcopy(model)
+    plain, _ = prune(model, tiny_batches, config(pattern=pattern))
+    refitted, report = prune(model, tiny_batches, config(pattern=pattern, compensation="sequential"))
+    assert_same(model, before)
+    assert all(torch.equal(mask, masks(plain)[key]) for key, mask in masks(refitted).items())
+    assert report.sparsity == 0.5
+    assert list(report.seconds) == ["round 1", "compensation"]
+
+    def error(pruned: PreTrainedModel) -> float:
+        return float(sum((logits_of(pruned, b) - logits_of(model, b)).square().sum() for b in tiny_batches))
+
+    assert error(refitted) < 0.7 * error(plain)
+
+
+def test_structures_are_not_refitted(
+    tiny_model: Factory, tiny_batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(progress, "note", notes.append)
+    start, _ = prune(tiny_model("bert"), tiny_batches, PruneConfig(method="pgb", groups=2))
+    found = [prune(start, tiny_batches, config(sparsity=0.75, compensation=c))[0] for c in ("sequential", "none")]
+    assert_same(*found)
+    assert any("nothing is refitted" in note for note in notes)
+
+
 def test_fewer_gradients_than_asked_for(
     tiny_model: Factory, tiny_batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +174,8 @@ def test_a_teacher_gives_the_gradients(tiny_model: Factory, tiny_batches: Batche
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"damping": 1e-2}, "damping is an option of the methods auto and pgb"),
+        ({"compensation": "independent"}, "sequential or none"),
+        ({"structures": ("removal",)}, "structures is an option of the method auto"),
         ({"groups": 2, "sparsity": None}, "groups is an option of the method pgb"),
         ({"method": "auto", "pattern": "1x4"}, "pattern is an option of the method obert"),
         ({"method": "pgb", "recomputations": 2}, "recomputations is an option of the method obert"),

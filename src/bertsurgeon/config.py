@@ -30,7 +30,6 @@ OPTIONS: dict[Method, tuple[str, ...]] = {
         "token_weighting",
         "use_labels",
         "target",
-        "damping",
     ),
     "pgb": (
         "threshold",
@@ -42,7 +41,6 @@ OPTIONS: dict[Method, tuple[str, ...]] = {
         "grouping",
         "permutation_steps",
         "compensation",
-        "damping",
     ),
     "obert": (
         "pattern",
@@ -54,6 +52,7 @@ OPTIONS: dict[Method, tuple[str, ...]] = {
         "fisher_damping",
         "fisher_batch_size",
         "memory_gb",
+        "compensation",
     ),
 }
 """Options that not all methods have, by method."""
@@ -89,8 +88,9 @@ class PruneConfig:
         max_groups: G_max; a matrix that would need more groups is dropped (``pgb``).
         grouping: ``sort`` (the paper's), ``assign``, ``none`` or ``random`` (``pgb``).
         permutation_steps: N_perm (``pgb``).
-        compensation: ``sequential``, ``independent`` or ``none`` (``pgb``; ``auto`` is always sequential).
-        damping: λ of the compensation, relative to the mean variance of the inputs (``auto`` and ``pgb``).
+        compensation: ``sequential``, ``independent`` or ``none`` (``pgb``; ``auto`` is always sequential);
+            ``sequential`` (not inside the structures of a pruned model) or the paper's ``none`` (``obert``).
+        damping: λ of the compensation, relative to the mean variance of the inputs.
         pattern: ``unstructured``; ``1xN``, N consecutive weights of a row at a time (``block`` is ``1x4``); or ``N:M``,
             N of every M consecutive weights stay (``obert``).
         mask_scope: ``global``: all matrices compete; ``matrix``: each loses the same share (``obert``).
@@ -230,6 +230,8 @@ class PruneConfig:
     def _check_obert(self) -> None:
         if not 0 < self.fisher_damping < float("inf") or not 0 < self.memory_gb < float("inf"):
             raise OptionError("The damping of the Fisher information and its memory must be greater than 0.")
+        if self.compensation == "independent":
+            raise OptionError("For obert the compensation is sequential or none.")
         pattern = self.step_options().pattern
         if pattern.sparsity is not None and self.sparsity != pattern.sparsity:
             raise OptionError(

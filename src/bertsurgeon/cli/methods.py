@@ -156,7 +156,7 @@ class PgbOptions:
         PruneConfig.permutation_steps
     )
     compensation: Annotated[
-        str, typer.Option("--compensation", help="sequential, independent or none", rich_help_panel=_PGB)
+        str, typer.Option("--compensation", help="sequential, independent (pgb) or none", rich_help_panel=_PGB)
     ] = PruneConfig.compensation
 
 

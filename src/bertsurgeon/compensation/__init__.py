@@ -1,6 +1,6 @@
 """Compensation: the kept weights move to where they reconstruct the dense model best."""
 
-from bertsurgeon.compensation.apply import Compensation, apply_plan
+from bertsurgeon.compensation.apply import Compensation, apply_plan, refit_masked
 from bertsurgeon.compensation.parts import Target
 from bertsurgeon.compensation.solve import (
     JITTERS,
@@ -22,6 +22,7 @@ __all__ = [
     "factorise",
     "matrix_roots",
     "reduced_errors",
+    "refit_masked",
     "ridge",
     "solve_damped",
     "times",

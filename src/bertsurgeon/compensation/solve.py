@@ -21,10 +21,11 @@ _NOT_FINITE = "Activations on the calibration data are not finite; check the mod
 def compensate(
     weight: Tensor,
     bias: Tensor,
-    structure: Structure,
+    structure: Structure | Tensor,
     moments: Moments,
     damping: float,
     metric: Tensor | None = None,
+    offset: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Refits one matrix to the dense pre-activations, on the support its structure allows.
 
@@ -35,16 +36,19 @@ def compensate(
     with x the dense model's inputs, x̂ those of the model pruned so far, and d the residual drift, where the moments
     follow it. λ is ``damping`` times the mean variance of x̂. Solved in fp64 by Cholesky factorisation; where that
     fails, λ is raised (see ``JITTERS``). A low rank is the reduced-rank regression: the best B of that rank in the
-    same error, weighed by ``metric`` (see :func:`reduce_rank`).
+    same error, weighed by ``metric`` (see :func:`reduce_rank`). With single weights gone, every row has columns of its
+    own.
 
     Args:
         weight: Dense W, shape (out, in).
         bias: Dense b, shape (out,).
-        structure: Support of the new weight; a dropped matrix keeps the mean of its target as bias.
+        structure: Support of the new weight; a dropped matrix keeps the mean of its target as bias. Or a mask, shape
+            (out, in), of single weights that stay.
         moments: Of x, x̂ and d.
         damping: λ relative to the mean variance of x̂.
         metric: Weighs the errors of a low rank: shape (out, out), positive semi-definite, or its diagonal (out,); None
             for the identity.
+        offset: Whether the matrix has a bias; else second moments stand for covariances, and b' = b.
 
     Returns:
         New weight, shape (out, pruned in), zero outside the support, and new bias, shape (out,), in the dtype of
@@ -53,19 +57,31 @@ def compensate(
     Raises:
         ModelError: If the moments hold values that are not finite.
     """
-    dense, offset = weight.detach().double().cpu(), bias.detach().double().cpu()
+    dense = weight.detach().double().cpu()
     target_mean, cross = moments.mean, moments.cross_covariance
     if not moments.of_targets:
         target_mean, cross = dense @ target_mean, dense @ cross
-    target_mean = offset + target_mean
+    target_mean = bias.detach().double().cpu() + target_mean
     if len(moments.drift_mean):
         target_mean, cross = target_mean + moments.drift_mean, cross + moments.drift_covariance
     covariance = moments.covariance
     if not all(torch.isfinite(part).all() for part in (target_mean, moments.pruned_mean, cross, covariance)):
         raise ModelError(_NOT_FINITE)
+    if not offset:
+        cross = cross + torch.outer(target_mean, moments.pruned_mean)
+        covariance = covariance + torch.outer(moments.pruned_mean, moments.pruned_mean)
     compensated = torch.zeros_like(cross)
     shift = ridge(covariance, damping)
-    if isinstance(structure, Grouped):
+    if isinstance(structure, Tensor):
+        stays = structure.cpu()
+        for row, kept in enumerate(stays):
+            columns = kept.nonzero().squeeze(1)
+            if len(columns):
+                system, target = covariance[columns][:, columns], cross[row, columns, None]
+                compensated[row, columns] = solve_damped(system, target, shift)[:, 0]
+        # what reads a constant is of no use, but it was to stay
+        compensated = torch.where(stays & (compensated == 0), dense, compensated)
+    elif isinstance(structure, Grouped):
         for rows, columns in zip(
             map(torch.tensor, structure.row_groups), map(torch.tensor, structure.column_groups), strict=True
         ):
@@ -75,7 +91,7 @@ def compensate(
         compensated = solve_damped(covariance, cross.T, shift).T
     if isinstance(structure, LowRank):
         compensated = reduce_rank(compensated, structure.rank, covariance, shift, metric)
-    new_bias = target_mean - compensated @ moments.pruned_mean
+    new_bias = target_mean - compensated @ moments.pruned_mean if offset else bias
     return compensated.to(weight), new_bias.to(bias)
 
 

@@ -1,6 +1,7 @@
-"""The Optimal BERT Surgeon in one shot: rounds of gradients, scores, masks and updates.
+"""The Optimal BERT Surgeon in one shot: rounds of gradients, scores, masks and updates, and compensation at the end.
 
-Kurtic et al., 2022, arXiv 2203.07259, with the greedy solver of CAP (Kuznedelev et al., 2022, arXiv 2210.09223).
+Kurtic et al., 2022, arXiv 2203.07259, with the greedy solver of CAP (Kuznedelev et al., 2022, arXiv 2210.09223). The
+compensation is PGB's, on the support that the masks leave.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,11 @@ from transformers import PreTrainedModel
 from bertsurgeon import progress
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, summed_loss
-from bertsurgeon.checkpoint import attach_sparse, count_kept
+from bertsurgeon.checkpoint import attach_sparse, count_kept, get_plan
+from bertsurgeon.compensation import refit_masked
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import OptionError
+from bertsurgeon.prediction import evaluating
 from bertsurgeon.pruning.report import SparseReport, timed
 from bertsurgeon.recovery import distilled_loss
 from bertsurgeon.second_order import Pattern, Step, count_gradients, masks_of, prune_step, sparsity_of
@@ -36,8 +39,18 @@ def prune_obert(
     config: PruneConfig,
     seconds: dict[str, float],
     teacher: PreTrainedModel | None = None,
+    refit: Sequence[Batch] = (),
 ) -> tuple[PreTrainedModel, SparseReport]:
     """A sparse copy of a model, dense or sparse, and what was done; the time of each round is written to ``seconds``.
+
+    Args:
+        model: Left as it is.
+        architecture: Its entry in the table.
+        batches: What gradients are taken from.
+        config: The options.
+        seconds: Filled in.
+        teacher: Gradients are those of the distillation from this model.
+        refit: What the compensation is fitted to.
 
     Raises:
         OptionError: If the model is as sparse already, or an option does not fit model or data.
@@ -59,6 +72,14 @@ def prune_obert(
         run = partial(prune_step, pruned, architecture, batches, target, options, masks, loss)
         steps.append(timed(seconds, f"round {len(steps) + 1}", run))
         masks = steps[-1].masks
+    if config.compensation == "sequential":
+        if get_plan(model) is None:
+            kept = {(layer, role): mask for (layer, role, _), mask in masks.items()}
+            with evaluating(model), evaluating(pruned):
+                run_refit = partial(refit_masked, model, pruned, architecture, kept, refit, config.damping)
+                timed(seconds, "compensation", run_refit)
+        else:
+            progress.note("Inside the structures of a pruned model the weights are oBERT's own: nothing is refitted.")
     passes = sum(step.passes for step in steps)
     progress.note(f"{len(steps)} rounds, {passes} passes over the data.")
     attach_sparse(pruned, options.pattern.width)

@@ -91,7 +91,10 @@ def prune(
         size = max(1, config.batch_size // joined) * joined
         batches = make_batches(data, tokenizer, obert_samples(config), size, config.seed)
         model = unfuse(model)
-        pruned, sparse = prune_obert(model, architecture, batches, config, seconds, teacher)
+        refit = batches  # gradients are counted in texts, regressions in tokens
+        if isinstance(data, Dataset) and config.compensation != "none":
+            refit = make_batches(data, tokenizer, None, config.batch_size, config.seed)
+        pruned, sparse = prune_obert(model, architecture, batches, config, seconds, teacher, refit)
         plan = get_plan(model) or dense_plan(architecture.name, architecture.shapes(model))
     forget_ranges(pruned)
     if sparse is None:
