@@ -6,7 +6,7 @@
 The dense model is the teacher and the start. The recipe (``experiments/recipes/short.yaml``) is the packaged
 ``downstream-10`` with fewer prunings and gradients, and ``--epochs`` shortens it further. Finished steps are kept, as
 models in ``runs/gradual`` and as JSON, under their sparsity and number of epochs, and not run again; what was cut off
-is resumed.
+is resumed. ``--one-shot`` prunes before training instead: its zeros stay.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, set_seed
 
-from bertsurgeon import evaluate, load_model, progress, save_model
+from bertsurgeon import PruneConfig, evaluate, load_model, progress, prune, save_model
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.cli.app import quieten_libraries
@@ -30,6 +30,8 @@ from sizes import account
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "runs" / "gradual"
+ROUNDS = 4
+"""Of gradients, in one shot."""
 
 
 def main() -> None:
@@ -40,6 +42,9 @@ def main() -> None:
     parser.add_argument("--recipe", default=str(HERE / "recipes" / "short.yaml"))
     parser.add_argument("--epochs", type=float, default=None, help="of pruning; default: as the recipe says")
     parser.add_argument("--sparsity", type=float, default=None, help="at the end; default: as the recipe says")
+    parser.add_argument(
+        "--one-shot", action="store_true", help="prune before training, in rounds and with compensation, instead"
+    )
     parser.add_argument("--int8-epochs", type=float, default=1, help="of training for INT8; 0 for none")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
@@ -65,6 +70,17 @@ def main() -> None:
             "sparsity": sparsity_of(masks_of(model, get_architecture(model.config.model_type))),
             "bytes": account(model),
         }
+
+    def one_shot() -> PreTrainedModel:
+        config = PruneConfig(
+            method="obert",
+            sparsity=pruning.sparsity,
+            pattern=pruning.pattern,
+            recomputations=ROUNDS,
+            samples=pruning.gradients,
+            seed=arguments.seed,
+        )
+        return prune(dense, training, config, tokenizer)[0]
 
     def row(name: str, start: Callable[[], PreTrainedModel], recipe: Recipe) -> Callable[[], PreTrainedModel]:
         """Trains what ``start`` gives, describes it, and says how to load it."""
@@ -95,9 +111,16 @@ def main() -> None:
         return lambda: load_model(folder)
 
     cached(f"gradual/{arguments.task}-{arguments.seed}-dense", lambda: describe(dense))
-    sparse = row("zeros", lambda: load_model(arguments.model), replace(recipe.scaled(epochs), pruning=pruning))
+    training_recipe = replace(recipe.scaled(epochs), pruning=pruning)
+    start, names = lambda: load_model(arguments.model), ("zeros", "int8")
+    if arguments.one_shot:
+        training_recipe = replace(
+            training_recipe, pruning=None, learning_rate=replace(recipe.learning_rate, rewinds="none")
+        )
+        start, names = one_shot, ("oneshot", "oneshot_int8")
+    sparse = row(names[0], start, training_recipe)
     if arguments.int8_epochs:
-        row("int8", sparse, load_recipe("int8").scaled(arguments.int8_epochs))
+        row(names[1], sparse, load_recipe("int8").scaled(arguments.int8_epochs))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,12 @@ UPDATES = {
     "greedy": "greedy within a block",
     "woodtaylor": "WoodTaylor",
 }
-STEPS = {"zeros": "zeros, distilled while pruned", "int8": "+ matrices and embeddings in INT8"}
+STEPS = {
+    "zeros": "zeros, distilled while pruned",
+    "int8": "+ matrices and embeddings in INT8",
+    "oneshot": "zeros at once, compensated, then distilled",
+    "oneshot_int8": "+ matrices and embeddings in INT8",
+}
 
 
 def obert() -> str:
@@ -67,7 +72,7 @@ def gradual() -> str:
         )
         found = [("dense, fp32", "dense", dense)]
         for sparsity, epochs, _, step in runs:
-            title_of = STEPS[step] if step != "zeros" else f"{sparsity:.0%} {STEPS[step]}"
+            title_of = STEPS[step] if "int8" in step else f"{sparsity:.0%} {STEPS[step]}"
             result = read(f"gradual/{task}-0-{sparsity:g}-{epochs:g}-{step}")
             assert result is not None
             found.append((title_of, step, result))
