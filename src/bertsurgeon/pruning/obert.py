@@ -81,7 +81,8 @@ def prune_obert(
         else:
             progress.note("Inside the structures of a pruned model the weights are oBERT's own: nothing is refitted.")
     passes = sum(step.passes for step in steps)
-    progress.note(f"{len(steps)} rounds, {passes} passes over the data.")
+    rounds, times = ("round" if len(steps) == 1 else "rounds"), ("pass" if passes == 1 else "passes")
+    progress.note(f"{len(steps)} {rounds}, {passes} {times} over the data.")
     attach_sparse(pruned, options.pattern.width)
     precision = max(step.precision for step in steps)
     return pruned, SparseReport(count_kept(pruned), sparsity_of(masks), steps[-1].gradients, passes, precision)
