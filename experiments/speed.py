@@ -102,11 +102,11 @@ def make_plans(folder: str, data_dir: Path) -> None:
             file = PLANS / f"{name}-{removed:g}.json"
             if not file.is_file():
                 plan = make(removed)
-                double(plan).save(file)
                 cached(
                     f"speed-quality/{name}-{removed:g}",
                     lambda p=plan: evaluate_plan(model, architecture, calibration, p, data, tokenizer),
                 )
+                double(plan).save(file)  # last: a plan that is there is not made again
 
 
 def double_costs(costs: FittedMilliseconds) -> FittedMilliseconds:

@@ -77,7 +77,7 @@ def compensate(
         for row, kept in enumerate(stays):
             columns = kept.nonzero().squeeze(1)
             if len(columns):
-                system, target = covariance[columns][:, columns], cross[row, columns, None]
+                system, target = covariance[columns.unsqueeze(1), columns], cross[row, columns, None]
                 compensated[row, columns] = solve_damped(system, target, shift)[:, 0]
         # what reads a constant is of no use, but it was to stay
         compensated = torch.where(stays & (compensated == 0), dense, compensated)

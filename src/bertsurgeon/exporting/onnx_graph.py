@@ -82,15 +82,12 @@ def name_products(model: "ir.Model") -> None:
             node.name = path if seen[path] == 1 else f"{path}.{seen[path]}"
 
 
-def merge_products(model: "ir.Model") -> int:
+def merge_products(model: "ir.Model") -> None:
     """Computes products that read the same value by one product, and splits its outputs.
 
     Query, key and value become one product; so do the first factors of their low ranks, and their blocks in aligned
     groups. Biases are added before the split. In floats that saves nothing (``experiments/merged_products.py``).
     In INT8 it does in ONNX Runtime, which computes three products that share their quantized input in floats.
-
-    Returns:
-        How many products were merged into others.
     """
     from onnx_ir.passes import common
 
@@ -98,13 +95,10 @@ def merge_products(model: "ir.Model") -> int:
     for node in model.graph:
         if node.op_type == "MatMul" and node.domain == "" and _constant(node.inputs[1]) is not None:
             readers[id(node.inputs[0])].append(node)
-    saved = 0
     for nodes in readers.values():
         if len(nodes) > 1:
             _merge(model, nodes)
-            saved += len(nodes) - 1
     common.RemoveUnusedNodesPass()(model)
-    return saved
 
 
 def _merge(model: "ir.Model", nodes: "list[ir.Node]") -> None:

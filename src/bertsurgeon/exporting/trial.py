@@ -5,23 +5,21 @@ from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from transformers import PreTrainedModel
-from transformers.utils.generic import ModelOutput
 
-from bertsurgeon.benchmark import Runnable
+from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.calibration import Batch
 from bertsurgeon.exporting.config import ExportConfig
 from bertsurgeon.exporting.folder import OUTPUTS
 from bertsurgeon.exporting.lowering import Graph, lower
 from bertsurgeon.exporting.onnx_graph import trace
-from bertsurgeon.exporting.verify import reference, to_arrays
+from bertsurgeon.exporting.verify import reference
 from bertsurgeon.exporting.write import Job, write
 from bertsurgeon.prediction import evaluating
-from bertsurgeon.runtime import MODEL_FILES, open_session
+from bertsurgeon.runtime import MODEL_FILES, Manifest, RuntimeModel, open_session
 
 
-def open_trial(model: PreTrainedModel, config: ExportConfig, batch: Batch) -> Runnable:
+def open_trial(model: PreTrainedModel, config: ExportConfig, batch: Batch) -> RuntimeModel:
     """A model as it runs once it is exported.
 
     Args:
@@ -43,8 +41,5 @@ def open_trial(model: PreTrainedModel, config: ExportConfig, batch: Batch) -> Ru
             Job(config, model, [batch], [batch], inputs, wanted),
         )
         session = open_session(config.runtime, file, config.precision)
-
-    def run(**arrays: torch.Tensor) -> ModelOutput:
-        return ModelOutput({name: torch.from_numpy(v) for name, v in session.run(to_arrays(arrays, inputs)).items()})
-
-    return run
+    weights = measure_sizes(model).encoder_weights
+    return RuntimeModel(session, Manifest(config.runtime, config.precision, inputs, outputs, weights), model.config)
