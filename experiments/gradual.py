@@ -4,9 +4,9 @@
     python experiments/gradual.py --model runs/mrpc-0 --task mrpc --data-dir ../shared/data/glue --bf16
 
 The dense model is the teacher and the start. The recipe (``experiments/recipes/short.yaml``) is the packaged
-``downstream-10`` with fewer prunings and gradients, and ``--epochs`` shortens it further. Finished steps are kept, as
-models in ``runs/gradual`` and as JSON, under their sparsity and number of epochs, and not run again; what was cut off
-is resumed. ``--one-shot`` prunes before training instead: its zeros stay.
+``downstream-10`` with fewer prunings and gradients, and ``--epochs`` shortens it further; ``early.yaml`` prunes
+earlier. Finished steps are kept, as models in ``runs/gradual`` and as JSON, under their sparsity, number of epochs and
+recipe, and not run again; what was cut off is resumed. ``--one-shot`` prunes before training instead: its zeros stay.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from sizes import account
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "runs" / "gradual"
+SHORT = "short"
 ROUNDS = 4
 """Of gradients, in one shot."""
 
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder of the fine-tuned dense model")
     parser.add_argument("--task", default="sst2")
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--recipe", default=str(HERE / "recipes" / "short.yaml"))
+    parser.add_argument("--recipe", default=str(HERE / "recipes" / f"{SHORT}.yaml"))
     parser.add_argument("--epochs", type=float, default=None, help="of pruning; default: as the recipe says")
     parser.add_argument("--sparsity", type=float, default=None, help="at the end; default: as the recipe says")
     parser.add_argument(
@@ -60,9 +61,11 @@ def main() -> None:
 
     recipe = load_recipe(arguments.recipe)
     epochs = arguments.epochs or recipe.epochs
-    scaled = recipe.scaled(epochs).pruning
-    assert scaled is not None
-    pruning = replace(scaled, sparsity=arguments.sparsity or scaled.sparsity)
+    training_recipe = recipe.scaled(epochs)
+    if arguments.sparsity is not None:
+        training_recipe = training_recipe.with_pruning(sparsity=arguments.sparsity)
+    pruning = training_recipe.pruning
+    assert pruning is not None
 
     def describe(model: PreTrainedModel) -> dict[str, Any]:
         return {
@@ -87,7 +90,7 @@ def main() -> None:
         place = f"{arguments.task}-{arguments.seed}-{pruning.sparsity:g}-{epochs:g}-{name}"
         folder = RUNS / place
 
-        def run() -> dict[str, Any]:
+        def trained() -> PreTrainedModel:
             if not folder.is_dir():
                 set_seed(arguments.seed)
                 model, work = start(), folder.with_name(f"{folder.name}.training")
@@ -105,14 +108,15 @@ def main() -> None:
                 )
                 save_model(model, folder, tokenizer)
                 shutil.rmtree(work)
-            return {"recipe": asdict(recipe), **describe(load_model(folder))}
+            return load_model(folder)
 
-        cached(f"gradual/{place}", run)
-        return lambda: load_model(folder)
+        cached(f"gradual/{place}", lambda: {"recipe": asdict(recipe), **describe(trained())})
+        return trained
 
     cached(f"gradual/{arguments.task}-{arguments.seed}-dense", lambda: describe(dense))
-    training_recipe = replace(recipe.scaled(epochs), pruning=pruning)
     start, names = lambda: load_model(arguments.model), ("zeros", "int8")
+    if (name := Path(arguments.recipe).stem) != SHORT:
+        names = (name, f"{name}_int8")
     if arguments.one_shot:
         training_recipe = replace(
             training_recipe, pruning=None, learning_rate=replace(recipe.learning_rate, rewinds="none")

@@ -2,16 +2,18 @@
 
     python experiments/grouped_zeros.py --model runs/minilm-sst2 --data-dir ../shared/data/glue --samples 512
 
-All in one shot, four rounds of gradients for oBERT. Shares are of the dense encoder's weights: 20 % kept after half of
-them are structure's means that oBERT zeroes three fifths of the rest. Finished rows are kept as JSON and not run again.
+All in one shot, four rounds of gradients for oBERT, with and without compensation. Shares are of the dense encoder's
+weights: 20 % kept after half of them are structure's means that oBERT zeroes three fifths of the rest. Finished rows
+are kept as JSON and not run again.
 """
 
 from dataclasses import replace
 from functools import cache
+from itertools import product
 
 from bertsurgeon import PruneConfig, prune
 from common import cached, parse_arguments
-from obert import Subject, load, one_shot
+from obert import COMPENSATIONS, Subject, load, one_shot
 
 STRUCTURES = ("pgb", "auto", None)
 KEPT_BY_STRUCTURE = 0.5
@@ -33,10 +35,10 @@ def main() -> None:
         share = 1.0 if method is None else KEPT_BY_STRUCTURE
         if method is not None:
             cached(f"{place}-start", lambda m=method: {"metrics": structured(m).score(structured(m).model)})
-        for kept in KEPT:
+        for kept, compensation in product(KEPT, COMPENSATIONS):
             config = PruneConfig(
                 method="obert",
-                compensation="none",
+                compensation=compensation,  # type: ignore[arg-type]
                 sparsity=1 - kept / share,
                 recomputations=ROUNDS,
                 samples=arguments.samples,
@@ -44,7 +46,7 @@ def main() -> None:
                 seed=arguments.seed,
             )
             cached(
-                f"{place}-{kept:g}",
+                f"{place}-{kept:g}{COMPENSATIONS[compensation]}",
                 lambda m=method, c=config: one_shot(subject if m is None else structured(m), c),
             )
 

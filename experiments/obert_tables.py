@@ -17,6 +17,8 @@ UPDATES = {
 STEPS = {
     "zeros": "zeros, distilled while pruned",
     "int8": "+ matrices and embeddings in INT8",
+    "early": "zeros, distilled while pruned, most of them early",
+    "early_int8": "+ matrices and embeddings in INT8",
     "oneshot": "zeros at once, compensated, then distilled",
     "oneshot_int8": "+ matrices and embeddings in INT8",
 }
@@ -49,11 +51,12 @@ def grouped_zeros() -> str:
     """Accuracy of single weights taken out of what a structure leaves, against single weights alone."""
     place, kept = "grouped_zeros/sst2-0", ("0.3", "0.2", "0.1")
     titles = {"none": "oBERT alone", "pgb": "oBERT inside PGB's blocks", "auto": "oBERT inside what `auto` leaves"}
-    rows = []
-    for name, title in titles.items():
-        found = [read(f"{place}/{name}-{share}") for share in ("start", *kept)]
+    start, rows = {name: read(f"{place}/{name}-start") for name in titles}, []
+    for (end, compensated), (name, title) in product((("", ""), ("-refitted", ", compensated")), titles.items()):
+        found = [read(f"{place}/{name}-{share}{end}") for share in kept]
         if any(found):
-            rows.append([title, *("–" if one is None else f"{one['metrics']['accuracy']:.1f}" for one in found)])
+            cells = ["–" if one is None else f"{one['metrics']['accuracy']:.1f}" for one in (start[name], *found)]
+            rows.append([f"{title}{compensated}", *cells])
     header = ["SST-2, MiniLM, one-shot", "50% kept, structure alone"]
     return table([*header, *(f"{float(share):.0%} kept" for share in kept)], rows)
 

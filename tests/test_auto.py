@@ -557,6 +557,11 @@ def test_impossible_places(options: dict[str, Any], message: str) -> None:
         PruneConfig(speedup=2.0, **options)
 
 
+def test_where_no_speedup_is_measured() -> None:
+    with pytest.raises(OptionError, match="name the speedup itself"):
+        PruneConfig(sparsity=0.5, speedup_length=64)
+
+
 @pytest.mark.parametrize("speedup", [1.0, 0.5, -2.0, float("inf"), float("nan")])
 def test_impossible_speedups(speedup: float) -> None:
     with pytest.raises(OptionError, match="speed-up"):

@@ -126,17 +126,6 @@ def test_compensation_keeps_the_masks_and_comes_closer(
     assert error(refitted) < 0.7 * error(plain)
 
 
-def test_structures_are_not_refitted(
-    tiny_model: Factory, tiny_batches: Batches, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    notes: list[str] = []
-    monkeypatch.setattr(progress, "note", notes.append)
-    start, _ = prune(tiny_model("bert"), tiny_batches, PruneConfig(method="pgb", groups=2))
-    found = [prune(start, tiny_batches, config(sparsity=0.75, compensation=c))[0] for c in ("sequential", "none")]
-    assert_same(*found)
-    assert any("nothing is refitted" in note for note in notes)
-
-
 def test_fewer_gradients_than_asked_for(
     tiny_model: Factory, tiny_batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:

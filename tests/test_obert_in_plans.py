@@ -17,7 +17,7 @@ from bertsurgeon.architectures import ARCHITECTURES, get_architecture
 from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.calibration import split_rows
 from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, count_kept
-from bertsurgeon.compensation import apply_plan
+from bertsurgeon.compensation import apply_plan, refit_masked
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.layers import GroupedLinear, dense_parts, find_matrix
 from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Units
@@ -52,7 +52,9 @@ def planned(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def config(**options: Any) -> PruneConfig:
-    return PruneConfig(**{"method": "obert", "sparsity": 0.5, "fisher_damping": 1e-4, **options})
+    """The paper's own weights, without compensation."""
+    own = {"method": "obert", "sparsity": 0.5, "fisher_damping": 1e-4, "compensation": "none"}
+    return PruneConfig(**{**own, **options})
 
 
 def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
@@ -137,6 +139,60 @@ def test_round_trip(
     sizes = [(tmp_path / folder / "model.safetensors").stat().st_size for folder in ("before", "first")]
     assert sizes[0] - sizes[1] > 0.7 * 0.75 * 4 * plan.kept  # bits, and the names of more tensors, take some of it
     torch.testing.assert_close(logits_of(to_dense(pruned), tiny_batches[0]), logits_of(pruned, tiny_batches[0]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compensation_inside_structures(
+    name: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
+) -> None:
+    model = planned(tiny_model(name))
+    before = copy.deepcopy(model.state_dict())
+    plain, _ = prune(model, tiny_batches, config(sparsity=0.6))
+    refitted, report = prune(model, tiny_batches, config(sparsity=0.6, compensation="sequential"))
+    assert list(report.seconds) == ["round 1", "compensation"]
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(torch.equal(mask, masks(plain)[key]) for key, mask in masks(refitted).items())
+
+    def error(pruned: PreTrainedModel) -> float:
+        return float(sum((logits_of(pruned, b) - logits_of(model, b)).square().sum() for b in tiny_batches))
+
+    assert error(refitted) < 0.8 * error(plain)
+
+
+def test_fits_inside_structures_are_least_squares(tiny_model: Factory, tiny_batches: Batches) -> None:
+    """The query of the first layer is grouped and its key a low rank: both against lstsq on the support of each row."""
+    model = planned(tiny_model("bert"))
+    generator = torch.Generator().manual_seed(0)
+    kept = {key: torch.ones_like(mask) for key, mask in masks(model).items()}
+    for place in kept:
+        if place[:2] in ((0, "query"), (0, "key")):
+            kept[place] = torch.rand(kept[place].shape, generator=generator) < 0.5
+    pruned = copy.deepcopy(model)
+    refit_masked(model, pruned, ARCHITECTURES["bert"], kept, tiny_batches, damping=1e-6)
+    old, new = (one.bert.encoder.layer[0].attention.self for one in (model, pruned))  # type: ignore[union-attr]
+    embedded = [model.bert.embeddings(batch["input_ids"])[batch["attention_mask"].bool()] for batch in tiny_batches]  # type: ignore[operator, union-attr]
+    x = torch.cat(embedded).detach().double()
+
+    def fits(inputs: Tensor, weight: Tensor, bias: Tensor | None, wanted: Tensor, support: Tensor) -> None:
+        assert torch.equal(weight != 0, support)
+        for row, columns in enumerate(support):
+            design = torch.cat([inputs[:, columns], torch.ones(len(x), 1, dtype=torch.float64)], 1)
+            left = wanted[:, row] - design @ torch.linalg.lstsq(design, wanted[:, row, None]).solution[:, 0]
+            offset = 0 if bias is None else bias[row]
+            found = wanted[:, row] - inputs @ weight[row].double() - offset
+            found = found - found.mean() if bias is None else found
+            assert float(found.norm()) < float(left.norm()) * 1.001 + 1e-3
+
+    support = torch.zeros_like(old.query.dense_weight(), dtype=torch.bool)
+    for number, (_, rows, columns) in enumerate(old.query.blocks()):
+        support[rows.unsqueeze(1), columns] = kept[0, "query", number]
+    wanted = x @ old.query.dense_weight().double().T + old.query.bias.detach().double()
+    fits(x, new.query.dense_weight(), new.query.bias.detach(), wanted, support)
+    narrow = x @ old.key.weight.detach().double().T
+    fits(x, new.key.weight.detach(), None, narrow, kept[0, "key", 0])
+    wanted = narrow @ old.key.up.detach().double().T + old.key.bias.detach().double()
+    inner = x @ new.key.weight.detach().double().T
+    fits(inner, new.key.up.detach(), new.key.bias.detach(), wanted, kept[0, "key", 1])
 
 
 def test_groups_that_runs_do_not_fit(tiny_model: Factory, tiny_batches: Batches) -> None:

@@ -89,7 +89,7 @@ class PruneConfig:
         grouping: ``sort`` (the paper's), ``assign``, ``none`` or ``random`` (``pgb``).
         permutation_steps: N_perm (``pgb``).
         compensation: ``sequential``, ``independent`` or ``none`` (``pgb``; ``auto`` is always sequential);
-            ``sequential`` (not inside the structures of a pruned model) or the paper's ``none`` (``obert``).
+            ``sequential`` or the paper's ``none`` (``obert``).
         damping: λ of the compensation, relative to the mean variance of the inputs.
         pattern: ``unstructured``; ``1xN``, N consecutive weights of a row at a time (``block`` is ``1x4``); or ``N:M``,
             N of every M consecutive weights stay (``obert``).
@@ -216,7 +216,7 @@ class PruneConfig:
         self._check_method()
 
     def _check_method(self) -> None:
-        """Refuses options of other methods, which would do nothing."""
+        """Refuses options of other methods, or of another budget, which would do nothing."""
         for field in fields(self):
             owners = [method for method, names in OPTIONS.items() if field.name in names]
             if owners and self.method not in owners and getattr(self, field.name) != field.default:
@@ -224,6 +224,12 @@ class PruneConfig:
                 raise OptionError(
                     f"{field.name} is an option of the {word} {' and '.join(owners)}, not of {self.method}."
                 )
+            if (
+                field.name.startswith("speedup_")
+                and self.speedup is None
+                and getattr(self, field.name) != field.default
+            ):
+                raise OptionError(f"{field.name} says where a speed-up is measured; name the speedup itself as well.")
         if self.method == "obert":
             self._check_obert()
 

@@ -161,7 +161,6 @@ def _structure_cost(structure: Structure, shape: tuple[int, int], cost: Cost) ->
         case LowRank():
             return float(cost.ranks(*shape, torch.tensor([structure.rank]))[0])
         case Grouped():
-            blocks = zip(structure.row_groups, structure.column_groups, strict=True)
-            return sum(cost.product(len(rows), len(columns)) for rows, columns in blocks)
+            return sum(cost.product(*block) for block in structure.block_shapes)
         case _:
             return 0.0

@@ -109,13 +109,11 @@ class _Table:
     def __init__(self, curve: SubLayerCurve, cost: Cost, removal: bool, low_rank: bool, groups: bool) -> None:
         self._fixed = [Choice(None, {}, 0.0, curve.dropped)]
         for option in curve.grouped if groups else ():
-            blocks = [
-                cost.product(len(rows), len(columns))
-                for structure in option.structures.values()
-                for rows, columns in zip(structure.row_groups, structure.column_groups, strict=True)
-            ]
+            blocks = sum(
+                cost.product(*block) for structure in option.structures.values() for block in structure.block_shapes
+            )
             extra = cost.sub_layer(curve.sub_layer, option.count * curve.width)
-            self._fixed.append(Choice(option, {}, sum(blocks) + extra, option.error))
+            self._fixed.append(Choice(option, {}, blocks + extra, option.error))
         self._options = curve.options if removal else curve.options[-1:]
         self._extra = [cost.sub_layer(curve.sub_layer, option.count * curve.width) for option in self._options]
         self._matrices = []

@@ -109,6 +109,23 @@ class Moments:
         kept._second = kept._cross[index]
         return kept
 
+    def mapped(self, pruned: Tensor, dense: Tensor | None = None) -> "Moments":
+        """Moments of what linear maps make of the inputs, in fp64; for moments that are paired, and follow no drift.
+
+        Args:
+            pruned: Map of x̂, shape (new pruned width, pruned width).
+            dense: Map of x, shape (new width, width); None leaves x as it is.
+        """
+        after = pruned.detach().double().cpu()
+        before = torch.eye(len(self._sum), dtype=torch.float64) if dense is None else dense.detach().double().cpu()
+        found = Moments(len(before), True, len(after))
+        found.count = self.count
+        found._sum, found._origin = before @ self._sum, before @ self._origin.double().cpu()
+        found._pruned_sum, found._pruned_origin = after @ self._pruned_sum, after @ self._pruned_origin.double().cpu()
+        found._second = after @ self._second @ after.T
+        found._cross = before @ self._cross @ after.T
+        return found
+
     @property
     def mean(self) -> Tensor:
         """E[x], shape (width,)."""

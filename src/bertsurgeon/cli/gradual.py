@@ -133,14 +133,12 @@ def _adapt(
     """A recipe with what the options replace.
 
     Raises:
-        OptionError: If it then contradicts itself, or there is no pruning to change.
+        OptionError: If it then contradicts itself, or prunes nothing that could be changed.
     """
     given = {"sparsity": sparsity, "first_sparsity": first_sparsity, "pattern": pattern}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if changes:
-        if recipe.pruning is None:
-            raise OptionError("The recipe prunes nothing; it takes no --sparsity, --first-sparsity or --pattern.")
-        recipe = replace(recipe, pruning=replace(recipe.pruning, **changes))
+        recipe = recipe.with_pruning(**changes)
     return recipe if epochs is None else recipe.scaled(epochs)
 
 

@@ -1,6 +1,7 @@
 """Compensation: the kept weights move to where they reconstruct the dense model best."""
 
-from bertsurgeon.compensation.apply import Compensation, apply_plan, refit_masked
+from bertsurgeon.compensation.apply import Compensation, apply_plan
+from bertsurgeon.compensation.masked import refit_masked
 from bertsurgeon.compensation.parts import Target
 from bertsurgeon.compensation.solve import (
     JITTERS,

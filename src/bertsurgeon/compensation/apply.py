@@ -1,11 +1,10 @@
 """Turns a dense model and a plan into a pruned model, with the kept weights moved to where they serve best."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Literal
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import Architecture
@@ -14,33 +13,9 @@ from bertsurgeon.compensation.parts import Curvature, Target, TokenWeights, dens
 from bertsurgeon.compensation.sequential import SequentialCompensation
 from bertsurgeon.compensation.solve import compensate
 from bertsurgeon.layers import drop_sub_layer, fit_heads, give_biases, make_linear, replace_matrix
-from bertsurgeon.plan import Dropped, ModelPlan, dense_plan
+from bertsurgeon.plan import Dropped, ModelPlan
 
 Compensation = Literal["sequential", "independent", "none"]
-
-
-@torch.no_grad()
-def refit_masked(
-    model: PreTrainedModel,
-    pruned: PreTrainedModel,
-    architecture: Architecture,
-    masks: Mapping[MatrixKey, Tensor],
-    batches: Sequence[Batch],
-    damping: float = 1e-3,
-) -> None:
-    """Refits the weights that single weights leave behind, in place, as ``sequential`` does for structures.
-
-    Args:
-        model: The dense model, in evaluation mode, without fused matrices.
-        pruned: Its copy; of its matrices nothing but the masks counts, all weights come from ``model``.
-        architecture: Of both.
-        masks: Weights that stay, by matrix, shape (out, in).
-        batches: The calibration set; several processes take a part of it each.
-        damping: See :func:`bertsurgeon.compensation.solve.compensate`.
-    """
-    lossy = {key: mask for key, mask in masks.items() if not mask.all()}
-    walk = SequentialCompensation(model, pruned, architecture, damping, {}, "dense", {}, lossy)
-    walk.run(dense_plan(architecture.name, architecture.shapes(model)), batches)
 
 
 @torch.no_grad()

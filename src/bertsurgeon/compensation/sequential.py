@@ -1,7 +1,7 @@
 """Compensation from the input to the output, each matrix on what the pruned model will really feed it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -28,7 +28,6 @@ class SequentialCompensation:
         curvature: Metrics that weigh the errors of low ranks, by matrix.
         target: What the last matrix of a sub-layer is fitted to.
         token_weights: How much each token counts, by matrix: one (real tokens,) per batch.
-        masks: Single weights that stay of matrices that the plan keeps whole, by matrix.
         states: Every batch between two layers.
         changed: Whether anything so far makes the pruned model's states differ from the dense model's.
     """
@@ -40,7 +39,6 @@ class SequentialCompensation:
     curvature: Curvature
     target: Target
     token_weights: TokenWeights
-    masks: Mapping[MatrixKey, Tensor] = field(default_factory=dict)
     states: Sequence[State] = ()
     changed: bool = False
 
@@ -80,7 +78,7 @@ class SequentialCompensation:
 
     def _refit(self, index: int, plan: LayerPlan, roles: Sequence[Role], dense: nn.Module, pruned: nn.Module) -> None:
         """Replaces matrices that are computed from the same input, unless nothing before or in them has changed."""
-        due = [role for role in roles if self.changed or is_changed(plan, role) or (index, role) in self.masks]
+        due = [role for role in roles if self.changed or is_changed(plan, role)]
         if not due:
             return
         if sub_layer_of(roles[0]) == "feed_forward":
@@ -97,11 +95,9 @@ class SequentialCompensation:
             if shared is None or read_apart:  # matrices with the same input share its moments
                 shared = self._moments(key, path, plan, weight, dense, pruned)
             metric = rows_of(self.curvature.get(key), rows)
-            structure, kept = plan.matrices[role].structure, self.masks.get(key)
-            own = self.architecture.matrix(self.pruned, *key).bias is not None
-            support = structure if kept is None else kept
-            weight, bias = compensate(weight, bias, support, shared, self.damping, metric, offset=own)
-            replacements[role] = make_linear(structure, weight, bias if own else None)
+            structure = plan.matrices[role].structure
+            weight, bias = compensate(weight, bias, structure, shared, self.damping, metric)
+            replacements[role] = make_linear(structure, weight, bias)
         for role, replacement in replacements.items():
             replace_matrix(self.architecture, self.pruned, index, role, replacement)
         self.changed = True

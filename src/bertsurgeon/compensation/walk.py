@@ -174,10 +174,9 @@ def input_moments(
         dense_only: Leave the pruned model out: moments of the dense inputs alone.
         positions: Name of an argument of the layers that the matrix reads beside the tokens; its rows count like them.
     """
-    dense_matrix = dense.get_submodule(path)
-    assert isinstance(dense_matrix, nn.Linear)
+    inputs: Any = dense.get_submodule(path).in_features
     moments = Moments(
-        dense_matrix.in_features if targets_of is None else len(targets_of),
+        inputs if targets_of is None else len(targets_of),
         paired=not dense_only,
         pruned_width=width,
         drift_width=0 if residual is None else int(states[0].dense.shape[-1]),

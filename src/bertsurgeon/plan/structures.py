@@ -66,9 +66,14 @@ class Grouped:
         """Number of diagonal blocks."""
         return len(self.row_groups)
 
+    @property
+    def block_shapes(self) -> list[tuple[int, int]]:
+        """Rows and columns of each diagonal block."""
+        return [(len(r), len(c)) for r, c in zip(self.row_groups, self.column_groups, strict=True)]
+
     def kept(self, rows: int, columns: int) -> int:
         """Weights that remain of ``rows × columns``."""
-        return sum(len(r) * len(c) for r, c in zip(self.row_groups, self.column_groups, strict=True))
+        return sum(r * c for r, c in self.block_shapes)
 
     def check(self, rows: int, columns: int) -> None:
         """Checks the groups against the matrix.

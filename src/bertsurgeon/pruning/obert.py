@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from bertsurgeon import progress
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, summed_loss
-from bertsurgeon.checkpoint import attach_sparse, count_kept, get_plan
+from bertsurgeon.checkpoint import attach_sparse, count_kept
 from bertsurgeon.compensation import refit_masked
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import OptionError
@@ -73,13 +73,9 @@ def prune_obert(
         steps.append(timed(seconds, f"round {len(steps) + 1}", run))
         masks = steps[-1].masks
     if config.compensation == "sequential":
-        if get_plan(model) is None:
-            kept = {(layer, role): mask for (layer, role, _), mask in masks.items()}
-            with evaluating(model), evaluating(pruned):
-                run_refit = partial(refit_masked, model, pruned, architecture, kept, refit, config.damping)
-                timed(seconds, "compensation", run_refit)
-        else:
-            progress.note("Inside the structures of a pruned model the weights are oBERT's own: nothing is refitted.")
+        with evaluating(model), evaluating(pruned):
+            run_refit = partial(refit_masked, model, pruned, architecture, masks, refit, config.damping)
+            timed(seconds, "compensation", run_refit)
     passes = sum(step.passes for step in steps)
     rounds, times = ("round" if len(steps) == 1 else "rounds"), ("pass" if passes == 1 else "passes")
     progress.note(f"{len(steps)} {rounds}, {passes} {times} over the data.")

@@ -269,6 +269,19 @@ class Recipe:
                 f"{quantization.start:g}: what is rounded is what is left."
             )
 
+    def with_pruning(self, **changes: Any) -> "Recipe":
+        """The same recipe with other values in its section ``pruning``.
+
+        Args:
+            changes: By the names of :class:`Pruning`.
+
+        Raises:
+            OptionError: If the recipe prunes nothing, or then contradicts itself.
+        """
+        if self.pruning is None:
+            raise OptionError(f"The recipe prunes nothing; it takes no {', '.join(changes)}.")
+        return replace(self, pruning=replace(self.pruning, **changes))
+
     def scaled(self, epochs: float) -> "Recipe":
         """The same recipe in another time: every number of epochs in it is stretched or shortened alike.
 
