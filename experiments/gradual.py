@@ -6,7 +6,8 @@
 The dense model is the teacher and the start. The recipe (``experiments/recipes/short.yaml``) is the packaged
 ``downstream-10`` with fewer prunings and gradients, and ``--epochs`` shortens it further; ``early.yaml`` prunes
 earlier. Finished steps are kept, as models in ``runs/gradual`` and as JSON, under their sparsity, number of epochs and
-recipe, and not run again; what was cut off is resumed. ``--one-shot`` prunes before training instead: its zeros stay.
+recipe, and not run again; what was cut off is resumed. ``--one-shot`` prunes before training instead: its zeros stay;
+with ``--epochs 0`` INT8 is all that is trained.
 """
 
 import argparse
@@ -60,8 +61,10 @@ def main() -> None:
     training, validation = (tokenize(part, tokenizer) for part in (data.train, data.validation))
 
     recipe = load_recipe(arguments.recipe)
-    epochs = arguments.epochs or recipe.epochs
-    training_recipe = recipe.scaled(epochs)
+    epochs = recipe.epochs if arguments.epochs is None else arguments.epochs
+    if epochs == 0 and not arguments.one_shot:
+        parser.error("Without epochs there is nothing gradual: name --one-shot with --epochs 0.")
+    training_recipe = recipe.scaled(epochs) if epochs else recipe
     if arguments.sparsity is not None:
         training_recipe = training_recipe.with_pruning(sparsity=arguments.sparsity)
     pruning = training_recipe.pruning
@@ -85,8 +88,8 @@ def main() -> None:
         )
         return prune(dense, training, config, tokenizer)[0]
 
-    def row(name: str, start: Callable[[], PreTrainedModel], recipe: Recipe) -> Callable[[], PreTrainedModel]:
-        """Trains what ``start`` gives, describes it, and says how to load it."""
+    def row(name: str, start: Callable[[], PreTrainedModel], recipe: Recipe | None) -> Callable[[], PreTrainedModel]:
+        """Trains what ``start`` gives, if there is a recipe for it, describes it, and says how to load it."""
         place = f"{arguments.task}-{arguments.seed}-{pruning.sparsity:g}-{epochs:g}-{name}"
         folder = RUNS / place
 
@@ -94,23 +97,25 @@ def main() -> None:
             if not folder.is_dir():
                 set_seed(arguments.seed)
                 model, work = start(), folder.with_name(f"{folder.name}.training")
-                train_gradually(
-                    model,
-                    training,
-                    tokenizer,
-                    recipe,
-                    work,
-                    teacher=dense,
-                    resume=work.is_dir(),
-                    bf16=arguments.bf16,
-                    seed=arguments.seed,
-                    description=name,
-                )
+                if recipe is not None:
+                    train_gradually(
+                        model,
+                        training,
+                        tokenizer,
+                        recipe,
+                        work,
+                        teacher=dense,
+                        resume=work.is_dir(),
+                        bf16=arguments.bf16,
+                        seed=arguments.seed,
+                        description=name,
+                    )
                 save_model(model, folder, tokenizer)
-                shutil.rmtree(work)
+                shutil.rmtree(work, ignore_errors=True)
             return load_model(folder)
 
-        cached(f"gradual/{place}", lambda: {"recipe": asdict(recipe), **describe(trained())})
+        settings = {} if recipe is None else {"recipe": asdict(recipe)}
+        cached(f"gradual/{place}", lambda: {**settings, **describe(trained())})
         return trained
 
     cached(f"gradual/{arguments.task}-{arguments.seed}-dense", lambda: describe(dense))
@@ -122,7 +127,7 @@ def main() -> None:
             training_recipe, pruning=None, learning_rate=replace(recipe.learning_rate, rewinds="none")
         )
         start, names = one_shot, ("oneshot", "oneshot_int8")
-    sparse = row(names[0], start, training_recipe)
+    sparse = row(names[0], start, training_recipe if epochs else None)
     if arguments.int8_epochs:
         row(names[1], sparse, load_recipe("int8").scaled(arguments.int8_epochs))
 

@@ -20,6 +20,7 @@ STEPS = {
     "early": "zeros, distilled while pruned, most of them early",
     "early_int8": "+ matrices and embeddings in INT8",
     "oneshot": "zeros at once, compensated, then distilled",
+    "untrained": "zeros at once, compensated",
     "oneshot_int8": "+ matrices and embeddings in INT8",
 }
 
@@ -75,7 +76,8 @@ def gradual() -> str:
         )
         found = [("dense, fp32", "dense", dense)]
         for sparsity, epochs, _, step in runs:
-            title_of = STEPS[step] if "int8" in step else f"{sparsity:.0%} {STEPS[step]}"
+            title_of = STEPS[step if epochs or step != "oneshot" else "untrained"]
+            title_of = title_of if "int8" in step else f"{sparsity:.0%} {title_of}"
             result = read(f"gradual/{task}-0-{sparsity:g}-{epochs:g}-{step}")
             assert result is not None
             found.append((title_of, step, result))
