@@ -111,7 +111,8 @@ def main() -> None:
                         description=name,
                     )
                 save_model(model, folder, tokenizer)
-                shutil.rmtree(work, ignore_errors=True)
+                if recipe is not None:
+                    shutil.rmtree(work)
             return load_model(folder)
 
         settings = {} if recipe is None else {"recipe": asdict(recipe)}
