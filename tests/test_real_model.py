@@ -1,4 +1,4 @@
-"""One real run: a pretrained MiniLM, fine-tuned for 160 steps, keeps its quality without half its encoder."""
+"""One real run: a pretrained MiniLM, fine-tuned for 128 steps, keeps its quality without half its encoder."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, set_seed
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, BatchEncoding, PreTrainedModel, set_seed
 
 from bertsurgeon import PruneConfig, evaluate, load_model, prune, save_model
 from bertsurgeon.cli.sources import resolve_model
@@ -30,30 +31,37 @@ def all_cores() -> Iterator[None]:
 def data() -> TaskData:
     """SST-2 where its files are at hand (``GLUE_DIR``), docstrings anywhere else."""
     sst2 = (GLUE / "SST-2").is_dir()
-    return shorten(load_task("sst2", GLUE) if sst2 else load_task("docstrings"), train=5120)
+    return shorten(load_task("sst2", GLUE) if sst2 else load_task("docstrings"), train=4096, validation=480)
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, batch: BatchEncoding) -> Tensor:
+    found: Tensor = model.eval()(**batch).logits
+    return found
 
 
 def test_half_by_pgb_and_three_quarters_by_auto_cost_few_points(data: TaskData, tmp_path: Path) -> None:
     set_seed(0)
     model, tokenizer = load_for_finetuning(resolve_model("minilm"), data)
     train_set, validation_set = (tokenize(part, tokenizer, 64) for part in (data.train, data.validation))
-    train(model, train_set, tokenizer, TrainingOptions(learning_rate=1e-4, max_steps=160), tmp_path / "work")
+    train(model, train_set, tokenizer, TrainingOptions(learning_rate=1e-4, max_steps=128, bf16=True), tmp_path / "work")
     metric = data.task.primary_metric
     dense = evaluate(model, validation_set, tokenizer, data.task)[metric]
     least, margin = (80, 4) if data.task.name == "sst2" else (65, 8)  # two classes, or four
     assert dense > least
 
-    pruned, report = prune(model, train_set, PruneConfig(method="pgb", sparsity=0.5, samples=512), tokenizer)
-    one_shot = evaluate(pruned, validation_set, tokenizer, data.task)[metric]
+    pruned, report = prune(model, train_set, PruneConfig(method="pgb", sparsity=0.5, samples=256), tokenizer)
     assert abs(report.sparsity - 0.5) < 0.005
-    assert one_shot >= dense - margin
+    assert evaluate(pruned, validation_set, tokenizer, data.task)[metric] >= dense - margin
 
     uncompensated, _ = prune(
-        model, train_set, PruneConfig(method="pgb", sparsity=0.5, samples=512, compensation="none"), tokenizer
+        model, train_set, PruneConfig(method="pgb", sparsity=0.5, samples=256, compensation="none"), tokenizer
     )
-    assert one_shot > evaluate(uncompensated, validation_set, tokenizer, data.task)[metric]
+    batch = tokenizer(data.validation["text"][:64], padding=True, return_tensors="pt")
+    wanted, found, uncorrected = (logits(one, batch) for one in (model, pruned, uncompensated))
+    assert (found - wanted).square().mean() < (uncorrected - wanted).square().mean()
 
-    quarter, report = prune(model, train_set, PruneConfig(sparsity=0.75, samples=512), tokenizer)
+    quarter, report = prune(model, train_set, PruneConfig(sparsity=0.75, samples=256), tokenizer)
     assert abs(report.sparsity - 0.75) < 0.005
     assert evaluate(quarter, validation_set, tokenizer, data.task)[metric] >= dense - margin
 
@@ -62,4 +70,4 @@ def test_half_by_pgb_and_three_quarters_by_auto_cost_few_points(data: TaskData, 
         load_model(tmp_path / "pruned"),
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned"),
     ):
-        assert evaluate(reloaded, validation_set, tokenizer, data.task)[metric] == one_shot
+        assert torch.equal(logits(reloaded, batch), found)
