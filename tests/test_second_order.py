@@ -444,8 +444,11 @@ def test_double_precision_where_single_is_lost(tiny_model: Factory, tiny_batches
     with torch.no_grad():
         for network in (model, reference):
             network.classifier.weight.mul_(1000)
+    asked = []
+    model.register_forward_pre_hook(lambda *_: asked.append(model))
     found = step(model, tiny_batches, 0.5, damping=1e-5)
     assert (found.precision, found.passes) == (64, 2)
+    assert len(asked) == 1 + len(tiny_batches)  # single precision is given up after the first batch
     assert step(reference, tiny_batches, 0.5, damping=1.0).precision == 32
     assert all(torch.isfinite(value).all() for value in weights(model).values())
     with pytest.raises(ModelError, match="raise"):

@@ -90,6 +90,8 @@ def collect_inverses(
 ) -> dict[Piece, InverseFisher]:
     """Runs the model over the data once, in evaluation mode; its weights and gradients are left as they are.
 
+    It ends as soon as rounding has eaten the damping of a block, with all of them lost: they are for a wider type then.
+
     Memory beyond the blocks, the model and its activations: some MiB of gradients at a time.
 
     Args:
@@ -137,6 +139,8 @@ def collect_inverses(
             on_device = {name: value.to(model.device) for name, value in batch.items()}
             mask = token_mask(model, on_device)
             backpropagate(loss(model, on_device, generator), leaf)
+            if any(blocks.loses(damping) for blocks in found.values()):
+                return {piece: blocks.give_up() for piece, blocks in found.items()}
     return {piece: blocks.invert(damping) for piece, blocks in found.items()}
 
 

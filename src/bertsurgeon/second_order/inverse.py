@@ -64,6 +64,11 @@ class FisherBlocks:
         self._sum = torch.zeros(blocks, block_size, block_size, dtype=dtype, device=device)
         self._mean = torch.zeros(blocks if with_mean else 0, block_size, dtype=dtype, device=device)
 
+    def loses(self, damping: float) -> bool:
+        """Whether λ, absolute, drowns in what was added up so far: a diagonal of F only grows."""
+        largest = float(self._sum.diagonal(dim1=1, dim2=2).max())
+        return not largest * torch.finfo(self._sum.dtype).eps <= damping  # true of NaN as well
+
     def add(self, g: Tensor, first_row: int = 0) -> None:
         """Takes gradients in.
 
@@ -79,10 +84,8 @@ class FisherBlocks:
 
     def invert(self, damping: float) -> InverseFisher:
         """Damps F by λ, absolute, and inverts it in its own place: nothing more can be added."""
-        dtype, size = self._sum.dtype, self._sum.shape[-1]
-        largest = self._sum.diagonal(dim1=1, dim2=2).max()
-        lost = not float(largest) * torch.finfo(dtype).eps <= damping  # true of NaN as well
-        for blocks in self._sum.split(max(1, CHUNK_ENTRIES // size**2)):
+        lost = self.loses(damping)
+        for blocks in self._sum.split(max(1, CHUNK_ENTRIES // self._sum.shape[-1] ** 2)):
             if lost:
                 break
             fisher = blocks.double()
@@ -91,6 +94,10 @@ class FisherBlocks:
             lost = failed
             blocks.copy_(inverse)
         return InverseFisher(self._sum, self._mean, lost)
+
+    def give_up(self) -> InverseFisher:
+        """What there is so far, as lost."""
+        return InverseFisher(self._sum, self._mean, is_lost=True)
 
 
 def invert_blocks(fisher: Tensor) -> Tensor:
