@@ -15,7 +15,7 @@ import numpy as np
 
 from architecture_docs import architectures, decoder, names
 from common import RESULTS
-from obert_tables import fisher_engine, gradual, grouped_zeros, obert, sizes
+from obert_tables import fisher_engine, gradual, grouped_zeros, obert, obert_damping, sizes
 from speed_tables import (
     compound,
     deployed,
@@ -324,6 +324,7 @@ def main() -> None:
         ablation=ablation(),
         decoder=decoder(),
         obert=obert(),
+        obert_damping=obert_damping(),
         study_costs=study_costs(),
         gradual=gradual(),
         grouped_zeros=grouped_zeros(),

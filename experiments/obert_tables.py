@@ -48,6 +48,22 @@ def obert() -> str:
     return table([title, "rounds of gradients", *(f"{float(share):.0%} zeros" for share in sparsities)], rows)
 
 
+def obert_damping() -> str:
+    """Divergence and accuracy of every update at every damping, with the choice of weights that belongs to it."""
+    place, sparsities = "obert-damping/sst2-0", ("0.7", "0.8", "0.9")
+
+    def cells(stem: str) -> list[str]:
+        found = [read(f"{place}/{stem}-{sparsity}") for sparsity in sparsities]
+        scores = [(one["divergence"], one["metrics"]["accuracy"]) for one in found if one is not None]
+        return [f"{divergence:.3f} ({accuracy:.1f})" for divergence, accuracy in scores]
+
+    rows = [["–", UPDATES["magnitude"], *cells("magnitude")]]
+    for damping, update in product(("1e-07", "1e-06", "1e-05", "0.0001"), ("none", "obert", "greedy")):
+        rows.append([f"{float(damping):g}", UPDATES[update], *cells(f"b32-s512-{damping}-1-{update}")])
+    header = ["damping λ", "KL(dense ‖ pruned), in brackets accuracy"]
+    return table([*header, *(f"{float(share):.0%} zeros" for share in sparsities)], rows)
+
+
 def grouped_zeros() -> str:
     """Accuracy of single weights taken out of what a structure leaves, against single weights alone."""
     place, kept = "grouped_zeros/sst2-0", ("0.3", "0.2", "0.1")
