@@ -7,9 +7,10 @@ Beside the metric each row has the divergence KL(dense ‖ pruned) of the predic
 not calibrated on: it is far less noisy than a metric on a small development set.
 """
 
+from functools import partial
 from typing import Any
 
-from bertsurgeon import PruneConfig, prune
+from bertsurgeon import PruneConfig
 from common import Probe, cached, parse_arguments
 
 CHOICES: dict[str, dict[str, Any]] = {
@@ -30,20 +31,11 @@ def main() -> None:
     arguments = parse_arguments(__doc__)
     subject = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
 
-    def run(config: PruneConfig) -> dict[str, Any]:
-        pruned, report = prune(subject.model, subject.rest, config, subject.tokenizer)
-        return {
-            "config": config.to_dict(),
-            "metrics": subject.score(pruned),
-            "divergence": subject.divergence(pruned),
-            "report": report.to_dict(),
-        }
-
     for name, changes in CHOICES.items():
         for share in (0.25, 0.12):
             options = {"seed": arguments.seed, **changes}
             config = PruneConfig(sparsity=1 - share, **options)
-            cached(f"choices/{arguments.task}/{name}-{share:g}", lambda c=config: run(c))
+            cached(f"choices/{arguments.task}/{name}-{share:g}", partial(subject.one_shot, config))
 
 
 if __name__ == "__main__":

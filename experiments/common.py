@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from bertsurgeon import PruneConfig, evaluate, load_model, progress
+from bertsurgeon import PruneConfig, evaluate, load_model, progress, prune
 from bertsurgeon.architectures import Architecture, get_architecture
 from bertsurgeon.benchmark import compare_latency, environment
 from bertsurgeon.calibration import Batch, MatrixKey, Statistics, collect_statistics, make_batches
@@ -106,6 +106,16 @@ class Probe:
     def score(self, model: PreTrainedModel) -> dict[str, float]:
         """The task's metrics on the validation data."""
         return evaluate(model, self.validation, self.tokenizer, self.data.task)
+
+    def one_shot(self, config: PruneConfig) -> dict[str, Any]:
+        """Prunes by the other texts, and says what that costs."""
+        pruned, report = prune(self.model, self.rest, config, self.tokenizer)
+        return {
+            "config": config.to_dict(),
+            "metrics": self.score(pruned),
+            "divergence": self.divergence(pruned),
+            "report": report.to_dict(),
+        }
 
     def _ask(self, model: PreTrainedModel) -> Tensor:
         return predict(model, self.texts, self.tokenizer, 64, "Asking").log_softmax(-1)

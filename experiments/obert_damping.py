@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bertsurgeon import PruneConfig, progress, prune
+from bertsurgeon import PruneConfig, progress
 from bertsurgeon.cli.app import quieten_libraries
 from common import Probe, cached
 
@@ -35,15 +35,6 @@ def main() -> None:
     progress.show()
     subject = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
 
-    def run(config: PruneConfig) -> dict[str, Any]:
-        pruned, report = prune(subject.model, subject.rest, config, subject.tokenizer)
-        return {
-            "config": config.to_dict(),
-            "metrics": subject.score(pruned),
-            "divergence": subject.divergence(pruned),
-            "report": report.to_dict(),
-        }
-
     place = f"obert-damping/{arguments.task}-{arguments.seed}"
     common: dict[str, Any] = {
         "method": "obert",
@@ -54,13 +45,13 @@ def main() -> None:
     common["fisher_block_size"] = arguments.fisher_block_size
     for sparsity in arguments.sparsities:
         magnitude = PruneConfig(score="magnitude", sparsity=sparsity, **common)
-        cached(f"{place}/magnitude-{sparsity:g}", partial(run, magnitude))
+        cached(f"{place}/magnitude-{sparsity:g}", partial(subject.one_shot, magnitude))
         for rounds, damping, update in product(arguments.rounds, arguments.dampings, arguments.updates):
             config = PruneConfig(
                 sparsity=sparsity, fisher_damping=damping, update=update, recomputations=rounds, **common
             )
             name = f"b{arguments.fisher_block_size}-s{arguments.samples}-{damping:g}-{rounds}-{update}-{sparsity:g}"
-            cached(f"{place}/{name}", partial(run, config))
+            cached(f"{place}/{name}", partial(subject.one_shot, config))
 
 
 if __name__ == "__main__":
