@@ -1,7 +1,6 @@
 """One real run: a pretrained MiniLM, fine-tuned for 128 steps, keeps its quality without half its encoder."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,6 @@ from bertsurgeon.recovery import TrainingOptions, train
 from bertsurgeon.tasks import TaskData, load_task, shorten, tokenize
 
 GLUE = Path(os.environ.get("GLUE_DIR", Path(__file__).parent.parent.parent / "shared" / "data" / "glue"))
-
-
-@pytest.fixture(autouse=True)
-def all_cores() -> Iterator[None]:
-    """This model is large enough to use them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
