@@ -54,12 +54,11 @@ def obert_damping() -> str:
 
     def cells(stem: str) -> list[str]:
         found = [read(f"{place}/{stem}-{sparsity}") for sparsity in sparsities]
-        scores = [(one["divergence"], one["metrics"]["accuracy"]) for one in found if one is not None]
-        return [f"{divergence:.3f} ({accuracy:.1f})" for divergence, accuracy in scores]
+        return ["–" if one is None else f"{one['divergence']:.3f} ({one['metrics']['accuracy']:.1f})" for one in found]
 
     rows = [["–", UPDATES["magnitude"], *cells("magnitude")]]
     for damping, update in product(("1e-07", "1e-06", "1e-05", "0.0001"), ("none", "obert", "greedy")):
-        rows.append([f"{float(damping):g}", UPDATES[update], *cells(f"b32-s512-{damping}-1-{update}")])
+        rows.append([f"{float(damping):g}", UPDATES[update], *cells(f"s512-{damping}-{update}")])
     header = ["damping λ", "KL(dense ‖ pruned), in brackets accuracy"]
     return table([*header, *(f"{float(share):.0%} zeros" for share in sparsities)], rows)
 
