@@ -1,6 +1,7 @@
 """Tables of the supported architectures, and of the pruned decoder."""
 
 import json
+from typing import Any
 
 from architecture_table import TASKS, find_class
 from bertsurgeon.architectures import ARCHITECTURES
@@ -44,14 +45,20 @@ def decoder() -> str:
         if dense is None:
             continue
         size = f"{folder.name.split('-')[0]}, {dense['parameters'] / 1e6:.1f} M parameters"
-        rows.append([f"{size}, dense", f"{dense['perplexity']:.1f}", "", ""])
+        trained_on = read(f"{place}/dense-trained-on") or {}
+        rows.append([f"{size}, dense", "–", *_perplexities(dense | trained_on, "perplexity", "seen")])
         for path in sorted(folder.glob("*-0.*.json"), key=lambda path: path.stem.split("-")[::-1]):
             result = json.loads(path.read_text(encoding="utf-8"))
             method, share = path.stem.split("-")
             title = "**auto**" if method == "auto" else "heads and neurons with the smallest norms"
-            cells = [
-                f"{result[name]:.1f}" if name in result else "–"
-                for name in ("removed_only", "compensated", "recovered")
-            ]
-            rows.append([f"{title}, {float(share):.0%} removed", *cells])
-    return table(["perplexity on held-out docstrings", "removed", "compensated", "recovered"], rows) if rows else ""
+            removed = _perplexities(result, "removed_only", "")[0]
+            cells = _perplexities(result, "compensated", "compensated_seen")
+            rows.append([f"{title}, {float(share):.0%} removed", removed, *cells])
+    head = ["perplexity on held-out docstrings", "removed", "as it is", "its texts", "trained on", "its texts"]
+    return table(head, rows) if rows else ""
+
+
+def _perplexities(result: dict[str, Any], name: str, seen: str) -> list[str]:
+    """Before and after training on: on held-out texts and on those of training."""
+    names = (name, seen, "recovered", "recovered_seen")
+    return [f"{result[key]:.1f}" if key in result else "–" for key in names]
