@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon import processes, progress
+from bertsurgeon import processes
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, Moments
 from bertsurgeon.compensation.solve import compensate
-from bertsurgeon.compensation.walk import STAGES, State, advance, first_states, input_moments
+from bertsurgeon.compensation.walk import Stage, State, first_states, input_moments, walk
 from bertsurgeon.layers import DroppedLinear, GroupedLinear, LowRankLinear, PartKey, find_matrix
 from bertsurgeon.plan import Role, sub_layer_of
 
@@ -41,7 +41,9 @@ def refit_masked(
     """
     processes.check_enough(batches, "batches of calibration data")
     states = list(first_states(model, architecture, processes.part(batches)))
-    _MaskedCompensation(model, pruned, architecture, masks, damping, states).run()
+    compensation = _MaskedCompensation(model, pruned, architecture, masks, damping, states)
+    for stage in walk(architecture, model, pruned, states):
+        compensation.refit(stage)
 
 
 @dataclass
@@ -56,8 +58,7 @@ class _Fit:
         """Puts them in place."""
         match self.module:
             case GroupedLinear():
-                for block, rows, columns in self.module.blocks():
-                    block.copy_(self.parts[0][rows][:, columns])
+                self.module.take_blocks(self.parts[0])
             case LowRankLinear():
                 self.module.weight.copy_(self.parts[0])
                 self.module.up.copy_(self.parts[1])
@@ -70,7 +71,7 @@ class _Fit:
 
 @dataclass
 class _MaskedCompensation:
-    """Walks both models through the encoder, side by side."""
+    """What the walk through both models needs to know, and whether it has changed anything yet."""
 
     model: PreTrainedModel
     pruned: PreTrainedModel
@@ -80,16 +81,9 @@ class _MaskedCompensation:
     states: Sequence[State]
     changed: bool = False
 
-    def run(self) -> None:
-        layers = list(zip(self.architecture.layers(self.model), self.architecture.layers(self.pruned), strict=True))
-        for index, (before, after) in progress.track(enumerate(layers), "Compensating", len(layers)):
-            for stage in STAGES:
-                self._refit(index, [role for role in stage if role in self.architecture.roles], before, after)
-            if index + 1 < len(layers):
-                advance(self.states, before, after)
-
-    def _refit(self, index: int, roles: Sequence[Role], before: nn.Module, after: nn.Module) -> None:
+    def refit(self, stage: Stage) -> None:
         """Refits matrices that are computed from the same input, unless nothing before or in them has changed."""
+        index, roles, before, after = stage
         found = {role: find_matrix(self.model, self.architecture, index, role) for role in roles}
         due = {
             role: matrix
@@ -151,11 +145,7 @@ def _solve(
     last = matrix.up.detach() if isinstance(matrix, LowRankLinear) else first
     constant = last.new_zeros(len(last)) if bias is None else bias.detach()
     if not isinstance(matrix, LowRankLinear):
-        stays = masks[0]
-        if isinstance(matrix, GroupedLinear):
-            stays = torch.zeros_like(first, dtype=torch.bool)
-            for (_, rows, columns), mask in zip(matrix.blocks(), masks, strict=True):
-                stays[rows.unsqueeze(1), columns] = mask.to(stays.device)
+        stays = matrix.spread(masks) if isinstance(matrix, GroupedLinear) else masks[0]
         weight, constant = compensate(first, constant, stays, moments, damping, offset=own)
         return [weight], constant if own else None
     # what the bottleneck's means differ by, the bias after it makes up for

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon import processes, progress
+from bertsurgeon import processes
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, MatrixKey, Moments
 from bertsurgeon.compensation.parts import Curvature, Target, TokenWeights, dense_matrix, is_changed, rows_of
 from bertsurgeon.compensation.solve import compensate
-from bertsurgeon.compensation.walk import STAGES, State, advance, first_states, input_moments
+from bertsurgeon.compensation.walk import State, first_states, input_moments, walk
 from bertsurgeon.layers import drop_sub_layer, fit_heads, make_linear, replace_matrix
 from bertsurgeon.plan import Dropped, LayerPlan, ModelPlan, Role, SubLayerName, sub_layer_of
 
@@ -47,18 +47,14 @@ class SequentialCompensation:
         processes.check_enough(batches, "batches of calibration data")
         self.states = list(first_states(self.model, self.architecture, processes.part(batches)))
         self.token_weights = {key: processes.part(weights) for key, weights in self.token_weights.items()}
-        for index, layer_plan in progress.track(enumerate(plan.layers), "Compensating", len(plan.layers)):
-            dense, pruned = (self.architecture.layers(model)[index] for model in (self.model, self.pruned))
+        for index, layer_plan in enumerate(plan.layers):
             fit_heads(self.architecture, self.pruned, index, layer_plan)
-            for stage in STAGES:
-                roles = [role for role in stage if role in self.architecture.roles]
-                sub_layer = sub_layer_of(roles[0])
-                if not layer_plan.is_dropped(sub_layer):
-                    self._refit(index, layer_plan, roles, dense, pruned)
-                elif self.architecture.sub_layers[sub_layer][-1] in roles:
-                    self._drop(index, sub_layer, dense)
-            if index + 1 < len(plan.layers):
-                advance(self.states, dense, pruned)
+        for index, roles, dense, pruned in walk(self.architecture, self.model, self.pruned, self.states):
+            layer_plan, sub_layer = plan.layers[index], sub_layer_of(roles[0])
+            if not layer_plan.is_dropped(sub_layer):
+                self._refit(index, layer_plan, roles, dense, pruned)
+            elif self.architecture.sub_layers[sub_layer][-1] in roles:
+                self._drop(index, sub_layer, dense)
 
     def _drop(self, index: int, sub_layer: SubLayerName, dense: nn.Module) -> None:
         """Puts a constant, the mean of what it gave, in place of a whole sub-layer."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bertsurgeon import progress
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, Moments, token_mask
 from bertsurgeon.plan import Role
@@ -217,3 +218,38 @@ STAGES: tuple[tuple[Role, ...], ...] = (
     ("output",),
 )
 """Matrices that can be compensated together, in the order in which a layer computes them."""
+
+
+class Stage(NamedTuple):
+    """Matrices of one layer that read the same.
+
+    Attributes:
+        layer: Its index.
+        roles: Of the matrices, those that the architecture has.
+        dense: The dense model's layer.
+        pruned: The pruned model's.
+    """
+
+    layer: int
+    roles: list[Role]
+    dense: nn.Module
+    pruned: nn.Module
+
+
+def walk(
+    architecture: Architecture, dense: PreTrainedModel, pruned: PreTrainedModel, states: Sequence[State]
+) -> Iterator[Stage]:
+    """Goes through both encoders side by side; behind each layer's last stage the states move on.
+
+    Args:
+        architecture: Of both models.
+        dense: The dense model.
+        pruned: The pruned model, whose matrices may change at each stage.
+        states: Before the first layer.
+    """
+    layers = list(zip(architecture.layers(dense), architecture.layers(pruned), strict=True))
+    for index, (before, after) in progress.track(enumerate(layers), "Compensating", len(layers)):
+        for stage in STAGES:
+            yield Stage(index, [role for role in stage if role in architecture.roles], before, after)
+        if index + 1 < len(layers):
+            advance(states, before, after)

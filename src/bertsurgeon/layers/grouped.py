@@ -132,19 +132,27 @@ class GroupedLinear(nn.Module):
             bias: Shape (out_features,), or None.
         """
         layer = cls(weight.shape[1], weight.shape[0], structure, bias is not None).to(weight.device, weight.dtype)
-        with torch.no_grad():
-            for block, rows, columns in layer.blocks():
-                block.copy_(weight[rows][:, columns])
-            if layer.bias is not None and bias is not None:
-                layer.bias.copy_(bias)
+        layer.take_blocks(weight)
+        if layer.bias is not None and bias is not None:
+            layer.bias.data.copy_(bias)
         return layer
+
+    @torch.no_grad()
+    def take_blocks(self, weight: Tensor) -> None:
+        """Keeps the diagonal blocks of a dense weight, shape (out_features, in_features)."""
+        for block, rows, columns in self.blocks():
+            block.copy_(weight[rows][:, columns])
+
+    def spread(self, blocks: Sequence[Tensor]) -> Tensor:
+        """What is given for each block in its place, zero elsewhere, shape (out_features, in_features)."""
+        dense = torch.zeros(self.out_features, self.in_features, dtype=blocks[0].dtype, device=self.weight.device)
+        for (_, rows, columns), block in zip(self.blocks(), blocks, strict=True):
+            dense[rows.unsqueeze(1), columns] = block.to(dense.device)
+        return dense
 
     def dense_weight(self) -> Tensor:
         """The zero-filled dense twin of the weight, shape (out_features, in_features)."""
-        dense = self.weight.new_zeros(self.out_features, self.in_features)
-        for block, rows, columns in self.blocks():
-            dense[rows.unsqueeze(1), columns] = block.detach()
-        return dense
+        return self.spread([block.detach() for block, _, _ in self.blocks()])
 
     def blocks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Per group: a view of its weights, its output channels, its input channels."""
