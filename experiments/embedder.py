@@ -5,7 +5,11 @@
 Texts are sentences of SST-2, CoLA, MRPC and RTE, without their labels: of the training parts to calibrate and recover
 with, of the development parts to compare neighbours on. STS-B is for the metric alone; none of its texts is used. Rows
 that are finished are kept as JSON and not run again; ``--only auto-0.5 auto-0.25`` asks for some alone. Speeds have
-rows of their own.
+rows of their own. How to recover is asked with fewer steps, under other names:
+
+    python experiments/embedder.py --data-dir ... --only auto-0.5-recovered --name embedder-short-6e-4 --steps 200 ...
+
+with ``--learning-rate 6e-4``, for instance.
 """
 
 import argparse
@@ -187,6 +191,7 @@ def load(arguments: argparse.Namespace) -> Subject:
             epochs=arguments.epochs,
             batch_size=64,
             learning_rate=arguments.learning_rate,
+            hidden_weight=arguments.hidden_weight,
             hardness=1.0,
             max_steps=arguments.steps,
             bf16=True,
@@ -204,6 +209,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=6, help="of recovery")
     parser.add_argument("--steps", type=int, default=-1, help="of recovery, instead")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--hidden-weight", type=float, default=0.0, help="of the teacher's hidden states, in recovery")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="rows to run (default: all)")
     parser.add_argument("--name", default="embedder", help="folder of the results")

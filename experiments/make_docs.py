@@ -300,6 +300,20 @@ def embedder() -> str:
     return table([*header, "rank overlap", "PyTorch 1×128", "8×128", "ONNX Runtime 1×128", "8×128"], rows)
 
 
+def embedder_recovery() -> str:
+    """What the embedder's recovery gains by its learning rate, the teacher's hidden states, and its length."""
+    rows = []
+    for place in sorted(RESULTS.glob("embedder*/auto-0.5-recovered.json"), key=lambda path: path.parent.name[::-1]):
+        result = json.loads(place.read_text(encoding="utf-8"))
+        options, metrics = result["training"], result["metrics"]
+        length = f"{options['max_steps']} steps" if options["max_steps"] > 0 else f"{options['epochs']:g} epochs"
+        hidden = "yes" if options["hidden_weight"] else "no"
+        found = [f"{metrics[name]:.1f}" for name in ("stsb_dev", "recall_at_10", "cosine")]
+        rows.append([length, f"{options['learning_rate']:g}", hidden, *found, f"{result['seconds'] / 60:.0f}"])
+    header = ["auto 50 %, recovered for", "learning rate", "hidden states as well", "STS-B dev", "recall@10", "cosine"]
+    return table([*header, "minutes, one core"], rows)
+
+
 def fill(path: Path, **sections: str) -> None:
     text = path.read_text(encoding="utf-8")
     for name, content in sections.items():
@@ -312,7 +326,7 @@ def fill(path: Path, **sections: str) -> None:
 def main() -> None:
     fill(ROOT / "README.md", headline=headline())
     fill(ROOT / "docs" / "tasks.md", squad=squad())
-    fill(ROOT / "docs" / "embeddings.md", embedder=embedder())
+    fill(ROOT / "docs" / "embeddings.md", embedder=embedder(), embedder_recovery=embedder_recovery())
     fill(
         ROOT / "docs" / "results.md",
         study=study(),
