@@ -52,6 +52,8 @@ from common import cached, speedups
 RUNS = Path(__file__).parent.parent / "runs"
 SOURCES = ("sst2", "cola", "mrpc", "rte")
 SHARES = (0.5, 0.25)
+MILD = (0.9, 0.8, 0.7)
+"""Shares that are not recovered: how much may go before the neighbours change?"""
 SHAPES = ((1, 128), (8, 128))
 INT8 = ("dense", "auto-0.5", "auto-0.25")
 """Rows that are also exported to ONNX Runtime, in fp32 and INT8."""
@@ -219,7 +221,7 @@ def main() -> None:
     subject = load(arguments)
     settings = {"texts": len(subject.texts), "held_out": len(subject.held_out)}
     rows: dict[str, Callable[[], dict[str, Any]]] = {"dense": lambda: subject.describe(subject.dense)}
-    for share in SHARES:
+    for share in (*MILD, *SHARES):
         rows[f"auto-{share:g}"] = lambda s=share: subject.describe(subject.pruned(s))  # type: ignore[misc]
     for share in SHARES:
         rows[f"auto-{share:g}-recovered"] = lambda s=share: {  # type: ignore[misc]

@@ -268,6 +268,9 @@ def answered(result: dict[str, Any] | None) -> list[str]:
 EMBEDDER = {
     "dense": ("dense", "dense", "pytorch", "fp32"),
     "dense-int8": ("dense, INT8", "dense", "int8", "int8"),
+    "auto-0.9": ("**auto**, one-shot", "auto-0.9", "pytorch", "fp32"),
+    "auto-0.8": ("**auto**, one-shot", "auto-0.8", "pytorch", "fp32"),
+    "auto-0.7": ("**auto**, one-shot", "auto-0.7", "pytorch", "fp32"),
     "auto-0.5": ("**auto**, one-shot", "auto-0.5", "pytorch", "fp32"),
     "auto-0.5-recovered": ("**auto**, recovered", "auto-0.5", "pytorch", "fp32"),
     "auto-0.5-int8": ("**auto**, one-shot, INT8", "auto-0.5", "int8", "int8"),
