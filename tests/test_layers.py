@@ -132,6 +132,20 @@ def test_preparing_for_inference_changes_nothing_but_time(
     assert sum(module.gathers for module in grouped) == len(plan.layers)  # of the intermediate matrices
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prepared_model_can_still_be_trained(
+    name: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
+) -> None:
+    model = tiny_model(name)
+    prepared = prepare_for_inference(deepcopy(model))
+    with torch.inference_mode():  # some activations write over their inputs now
+        assert torch.equal(logits_of(prepared, tiny_batches[0]), logits_of(model, tiny_batches[0]))
+    for trained in (model, prepared):
+        trained(**tiny_batches[0]).logits.sum().backward()
+    for (key, expected), found in zip(model.named_parameters(), prepared.parameters(), strict=True):
+        assert expected.grad is None or torch.equal(found.grad, expected.grad), key  # type: ignore[arg-type]
+
+
 def executed_weight(layer: nn.Module, inputs: int) -> Tensor:
     """The matrix that a layer applies, found by feeding it one channel at a time."""
     with torch.no_grad():

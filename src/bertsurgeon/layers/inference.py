@@ -1,9 +1,10 @@
-"""What changes in a grouped model that is only asked, not trained: fewer passes over the activations."""
+"""What changes in a pruned model that is only asked, not trained: fewer passes over the activations."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
@@ -15,11 +16,11 @@ ACTIVATIONS = ("intermediate_act_fn", "activation", "activation_fn", "act")
 
 
 def prepare_for_inference(model: PreTrainedModel) -> PreTrainedModel:
-    """Lets grouped layers do together what they would do one by one; other layers stay as they are.
+    """Lets layers do together what they would do one by one.
 
     Query, key and value of aligned groups read their input through one gather (on a GPU the kernel gathers). A grouped
-    first matrix of a feed-forward part applies the activation itself, in the kernel where there is one. Parameters and
-    checkpoints are the same.
+    first matrix of a feed-forward part applies the activation itself, in the kernel where there is one; behind other
+    first matrices a GELU writes over its input. Parameters and checkpoints are the same.
 
     Args:
         model: Dense or pruned; changed in place and returned.
@@ -64,9 +65,28 @@ def _share_gather(architecture: Architecture, layer: nn.Module) -> None:
 def _fuse_activation(architecture: Architecture, layer: nn.Module) -> None:
     path = architecture.matrices["intermediate"]
     matrix, parent = _find(layer, path), _find(layer, path.rpartition(".")[0])
-    if not isinstance(matrix, GroupedLinear) or parent is None:
+    if matrix is None or parent is None:
         return
     for name in ACTIVATIONS:
-        if isinstance(getattr(parent, name, None), GELUActivation | nn.GELU):
-            setattr(parent, name, nn.Identity())
-            matrix.activation = "gelu"
+        if _is_gelu(getattr(parent, name, None)):
+            if isinstance(matrix, GroupedLinear):
+                setattr(parent, name, nn.Identity())
+                matrix.activation = "gelu"
+            else:
+                setattr(parent, name, _InPlaceGELU())
+
+
+def _is_gelu(module: Any) -> bool:
+    """Whether it is the exact one."""
+    return isinstance(module, GELUActivation) or (isinstance(module, nn.GELU) and module.approximate == "none")
+
+
+class _InPlaceGELU(nn.Module):
+    """A GELU that writes over its input, which nobody else reads, where nobody differentiates or compiles."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (…, neurons), as it comes."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return F.gelu(x)
+        written: Tensor = torch.ops.aten.gelu_(x)
+        return written
