@@ -1,6 +1,5 @@
 """What each choice of ``auto`` is worth, one changed at a time.
 
-    python experiments/choices.py --model runs/minilm-sst2 --task sst2 --data-dir ../shared/data/glue
     python experiments/choices.py --model runs/cola-0 --task cola --data-dir ../shared/data/glue
 
 Beside the metric each row has the divergence KL(dense ‖ pruned) of the predictions on 512 training texts that are

@@ -45,7 +45,7 @@ RUNS = Path(__file__).parent.parent / "runs"
 SHARES = (0.5, 0.25, 0.12, 0.06)
 TASKS = ("sst2", "cola", "mrpc", "rte", "stsb")
 STEPS = 200
-"""Of recovery, with 32 texts each, the same for every method and task: about a minute."""
+"""Of recovery, with 32 texts each, the same for every method and task: one minute to some."""
 
 
 @dataclass
