@@ -632,6 +632,34 @@ def test_options_of_the_other_method(options: dict[str, Any]) -> None:
         PruneConfig(**options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"metric": "plain", "use_labels": True},
+        {"metric": "plain", "token_weighting": 0.9},
+        {"group_chunk": 32},
+        {"method": "pgb", "grouping": "none", "permutation_steps": 3},
+        {"method": "pgb", "obs_block_size": 16},
+        {"method": "obert", "score": "magnitude", "fisher_batch_size": 4},
+    ],
+    ids=str,
+)
+def test_options_that_would_do_nothing(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="does nothing with"):
+        PruneConfig(sparsity=0.5, **options)
+
+
+def test_gradients_from_labels_need_labels(tiny_model: Factory, tiny_batches: Batches) -> None:
+    unlabelled = [{name: value for name, value in batch.items() if name != "labels"} for batch in tiny_batches]
+    with pytest.raises(OptionError, match="need labelled data"):
+        calibrate(tiny_model("bert"), unlabelled, PruneConfig(sparsity=0.5, use_labels=True))
+
+
+def test_images_have_many_tokens() -> None:
+    images = ({"pixel_values": torch.zeros(64, 3, 2, 2)} for _ in range(100))
+    assert sum(len(batch["pixel_values"]) for batch in make_batches(images, None, None, 32, 0)) == 512
+
+
 @pytest.mark.parametrize(("length", "texts"), [(2, 4096), (16, 1536), (100, 512)])
 def test_enough_tokens_are_calibrated_on(length: int, texts: int) -> None:
     ids = torch.ones(32, length, dtype=torch.long)

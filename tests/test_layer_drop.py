@@ -18,12 +18,15 @@ from transformers import (
     PreTrainedModel,
 )
 
+import architecture_cases
 from bertsurgeon import PruneConfig, drop_layers, is_sparse, load_model, prune
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import load_own
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.pruning.layer_drop import choose_layers
+from bertsurgeon.recovery.distillation import outputs_loss
 from bertsurgeon.second_order import masks_of
+from bertsurgeon.tasks import head_of
 from cli_helpers import files, run, succeed, write_model
 from conftest import make_config
 
@@ -109,6 +112,36 @@ def test_importance_asks_token_classifiers_too(tiny_batches: Batches) -> None:
     torch.manual_seed(0)
     model = AutoModelForTokenClassification.from_config(make_config("bert", num_labels=4)).eval()
     assert len(drop_layers(model, 2, "importance", tiny_batches)[1]) == 2
+
+
+def test_importance_goes_by_what_a_model_predicts(tiny_batches: Batches) -> None:
+    """Labels that are predicted each on its own: a shift of all logits alike changes every one of them."""
+    torch.manual_seed(0)
+    settings = {"num_labels": 5, "problem_type": "multi_label_classification"}
+    model = AutoModelForSequenceClassification.from_config(make_config("bert", **settings)).eval()
+    inputs = [seen(batch) for batch in tiny_batches]
+    head = head_of(model)
+    losses = {}
+    with torch.no_grad():
+        for kept in ([1, 2], [0, 2], [0, 1]):
+            smaller, _ = drop_layers(model, kept)
+            losses[tuple(kept)] = sum(
+                float(outputs_loss(head, smaller(**batch), model(**batch), batch, 1.0)) * len(batch["input_ids"])
+                for batch in inputs
+            )
+    assert drop_layers(model, 2, "importance", tiny_batches)[1] == list(min(losses, key=losses.__getitem__))
+
+
+def test_a_first_layer_that_is_special_stays() -> None:
+    """ModernBERT's has no norm before its attention; no other can be loaded in its place."""
+    model = architecture_cases.make_model(AutoModelForSequenceClassification, "modernbert", num_hidden_layers=4)
+    batches = architecture_cases.make_batches("modernbert")
+    for how in ((2, "last"), ([1, 2], "alternate")):
+        with pytest.raises(OptionError, match="keep layer 0"):
+            drop_layers(model, *how)  # type: ignore[arg-type]
+    for strategy in ("first", "alternate", "symmetric"):
+        assert drop_layers(model, 2, strategy)[1][0] == 0  # type: ignore[arg-type]
+    assert drop_layers(model, 1, "importance", batches)[1] == [0]
 
 
 def test_then_pruned(tiny_model: Factory, tiny_batches: Batches) -> None:

@@ -429,7 +429,7 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
 
 
 def test_texts_and_a_teacher_on_the_command_line(folder: Path, tmp_path: Path) -> None:
-    """A teacher that says the same has no gradients to give: magnitude decides."""
+    """A teacher that says the same has no gradients to give: the model's own Fisher information decides."""
     (tmp_path / "texts.txt").write_text("the film was fine\nthe old plot\na dull day\n" * 8)
     common = [
         "prune",
@@ -445,7 +445,7 @@ def test_texts_and_a_teacher_on_the_command_line(folder: Path, tmp_path: Path) -
     succeed(*common, "-o", tmp_path / "magnitude", "--score", "magnitude")
     succeed(*common, "-o", tmp_path / "surrogate")
     models = [load_model(tmp_path / name) for name in ("taught", "magnitude", "surrogate")]
-    assert_same(models[0], models[1])
+    assert_same(models[0], models[2])
     assert any(not torch.equal(mask, masks(models[1])[key]) for key, mask in masks(models[2]).items())
 
 

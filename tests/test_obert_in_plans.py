@@ -15,14 +15,23 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from bertsurgeon import PruneConfig, get_plan, is_sparse, load_model, prune, save_model, to_dense
 from bertsurgeon.architectures import ARCHITECTURES, get_architecture
 from bertsurgeon.benchmark import measure_sizes
-from bertsurgeon.calibration import split_rows
+from bertsurgeon.calibration import make_batches, split_rows
 from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, count_kept
 from bertsurgeon.compensation import apply_plan, refit_masked
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.layers import GroupedLinear, dense_parts, find_matrix
-from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Units
+from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Role, Units
 from bertsurgeon.recovery import Distillation, LearningRate, MaskCallback, Pruning, Recipe, train_gradually
-from bertsurgeon.second_order import collect_inverses, encoder_weights, masks_of, plan_passes, sparsity_of
+from bertsurgeon.second_order import (
+    collect_inverses,
+    encoder_weights,
+    enforce_masks,
+    masks_of,
+    plan_passes,
+    sparsity_of,
+)
+from bertsurgeon.tasks import tokenize
+from bertsurgeon.toy import toy_classifier
 from cli_helpers import files, succeed, tokenized_texts, write_data, write_model
 
 NAMES = ["bert", "distilbert", "roberta"]
@@ -281,3 +290,44 @@ def test_gradually(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sparsity_of(masks(models[0])) == pytest.approx(0.6, abs=1e-3)
     for key, value in models[0].state_dict().items():
         assert torch.equal(models[2].state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("role", ["value", "intermediate"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_what_reads_nothing_but_rounding_stays(role: Role, layer: int) -> None:
+    """Behind a matrix without weights all inputs are constants: no weight is worth a ratio of rounding errors."""
+    model, tokenizer, texts = toy_classifier()
+    architecture = get_architecture("bert")
+    batches = make_batches(tokenize(texts, tokenizer), tokenizer, None, 32, 0)
+    pruned = copy.deepcopy(model)
+    kept = masks_of(pruned, architecture)
+    kept[layer, role, 0][:] = False
+    enforce_masks(pruned, architecture, kept)
+    refit_masked(model, pruned, architecture, kept, batches)
+    assert max(float(weight.detach().abs().max()) for weight in encoder_weights(pruned, architecture).values()) < 10
+    assert all(torch.isfinite(parameter).all() for parameter in pruned.parameters())
+
+
+def test_almost_nothing_left() -> None:
+    model, tokenizer, texts = toy_classifier()
+    pruned, _ = prune(model, tokenize(texts, tokenizer), PruneConfig(method="obert", sparsity=0.98), tokenizer)
+    assert all(torch.isfinite(parameter).all() for parameter in pruned.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    """Sums of squares and gradients of low ranks are computed in single precision."""
+    model, tokenizer, texts = toy_classifier()
+    data = tokenize(texts, tokenizer)
+    low, _ = prune(model, data, PruneConfig(sparsity=0.7, structures=("low_rank",)), tokenizer)
+    pruned, report = prune(low.to(dtype), data, PruneConfig(method="obert", sparsity=0.5), tokenizer)  # type: ignore[arg-type]
+    assert report.sparse is not None
+    assert report.sparse.sparsity == pytest.approx(0.5, abs=0.01)
+    assert {parameter.dtype for parameter in pruned.parameters()} == {dtype}
+    with torch.no_grad():  # variances of the neurons of some thousands, which half precision cannot add up
+        for layer in model.bert.encoder.layer:
+            layer.intermediate.dense.weight.mul_(30)
+            layer.output.dense.weight.div_(30)
+    for method in ("auto", "pgb"):
+        pruned, _ = prune(model.to(dtype), data, PruneConfig(method=method, sparsity=0.5), tokenizer)  # type: ignore[arg-type]
+        assert all(torch.isfinite(parameter).all() for parameter in pruned.parameters())

@@ -230,6 +230,17 @@ class PruneConfig:
                 and getattr(self, field.name) != field.default
             ):
                 raise OptionError(f"{field.name} says where a speed-up is measured; name the speedup itself as well.")
+        for useless, names, where in (
+            (self.metric == "plain", ("use_labels", "token_weighting"), "metric plain, which takes no gradients"),
+            ("groups" not in self.structures, ("group_chunk",), "structures without groups"),
+            (self.groups is not None, ("max_groups",), "groups, which sets their number"),
+            (self.grouping == "none", ("permutation_steps",), "grouping none"),
+            (self.importance != "obs", ("obs_block_size", "obs_damping"), f"importance {self.importance}"),
+            (self.score == "magnitude", ("fisher_block_size", "fisher_batch_size"), "score magnitude"),
+        ):
+            for field in fields(self):
+                if useless and field.name in names and getattr(self, field.name) != field.default:
+                    raise OptionError(f"{field.name} does nothing with {where}; leave it out.")
         if self.method == "obert":
             self._check_obert()
 

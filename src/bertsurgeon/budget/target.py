@@ -33,7 +33,7 @@ def counts_by_sparsity(
         matrices as small as 48 × 48 of which next to nothing is removed: there to 0.2 % of all weights.
 
     Raises:
-        OptionError: If ``sparsity`` is outside its range or G_max impossible.
+        OptionError: If ``sparsity`` is outside its range or leaves nothing, or G_max is impossible.
     """
     if not 0 < sparsity < 1:
         raise OptionError(f"The sparsity must lie strictly between 0 and 1, not {sparsity:g}: 0.5 removes half.")
@@ -48,10 +48,14 @@ def counts_by_sparsity(
         else:
             low = middle + 1
     found = _close_gap(cuts, cuts.counts(taus[low]), float(taus[low]), target)
-    if low > 0 and not _is_met(cuts, found, target):
+    if low > 0 and not (any(found.values()) and _is_met(cuts, found, target)):
         # the cut dropped whole matrices, and those that are left cannot make up for them: come from above instead
         other = _close_gap(cuts, cuts.counts(taus[low - 1]), float(taus[low - 1]), target)
-        found = min(found, other, key=lambda counts: abs(target - cuts.kept(counts)))
+        found = min(found, other, key=lambda counts: (not any(counts.values()), abs(target - cuts.kept(counts))))
+    if not any(found.values()):
+        raise OptionError(
+            "Groups leave nothing of the encoder at that sparsity; ask for a lower one, or take the method auto."
+        )
     return found
 
 

@@ -124,11 +124,12 @@ def _from_batches(data: Iterable[Mapping[str, Any]], samples: int | None) -> lis
         rows = len(next(iter(tensors.values()), ()))
         batches.append({name: value[: limit - seen] for name, value in tensors.items()})
         seen += min(rows, limit - seen)
-        tokens += int(tensors["attention_mask"].sum()) if "attention_mask" in tensors else _size(tensors)
+        tokens += int(tensors["attention_mask"].sum()) if "attention_mask" in tensors else _size(tensors, rows)
         if seen >= limit or (samples is None and seen >= FEWEST and tokens >= ENOUGH_TOKENS):
             break
     return batches
 
 
-def _size(batch: dict[str, Tensor]) -> int:
-    return batch["input_ids"].numel() if "input_ids" in batch else 0
+def _size(batch: dict[str, Tensor], rows: int) -> int:
+    """Tokens of a batch; an image has some hundred of them, so that ``FEWEST`` images are enough."""
+    return batch["input_ids"].numel() if "input_ids" in batch else rows * (ENOUGH_TOKENS // FEWEST)

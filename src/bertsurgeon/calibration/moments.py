@@ -55,6 +55,8 @@ class Moments:
             drift: Dense minus pruned residual stream of the same tokens, shape (tokens, drift width).
             weights: How much each token counts, shape (tokens,); 1 where None.
         """
+        x = at_least_single(x)
+        pruned, drift = (None if part is None else at_least_single(part) for part in (pruned, drift))
         weights = None if weights is None else weights.to(x.device)
         if self.count == 0:
             self._origin = x.mean(0)
@@ -160,3 +162,8 @@ class Moments:
 def _total(x: Tensor, weights: Tensor | None) -> Tensor:
     """Σ_t w_t x_t, shape (width,), fp64."""
     return (x if weights is None else x * weights.unsqueeze(1)).sum(0, dtype=torch.float64).cpu()
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """What sums of squares are made of: they leave the range of half precision."""
+    return x.float() if x.element_size() < 4 else x

@@ -18,7 +18,7 @@ from bertsurgeon.calibration.gradients import (
     per_sample_gradients,
     summed_loss,
 )
-from bertsurgeon.calibration.moments import Moments
+from bertsurgeon.calibration.moments import Moments, at_least_single
 from bertsurgeon.plan import Role
 from bertsurgeon.tasks import model_inputs
 
@@ -107,6 +107,7 @@ def collect_statistics(
     def receive(key: MatrixKey, x: Tensor, delta: Tensor) -> None:
         if x.shape[:2] != mask.shape:
             return
+        x, delta = at_least_single(x), at_least_single(delta)
         if curvature:
             _add_curvature(statistics.curvature, key, delta[mask])
         if weighs:

@@ -15,6 +15,9 @@ JITTERS = (1.0, 10.0, 100.0, 1e4)
 METRIC_DAMPING = 1e-2
 """Share of a metric's mean diagonal that is added to its diagonal."""
 
+ROUNDING = 16 * torch.finfo(torch.float32).eps
+"""What varies by a smaller share of its mean is a constant that was rounded."""
+
 _NOT_FINITE = "Activations on the calibration data are not finite; check the model's weights."
 
 
@@ -67,7 +70,13 @@ def compensate(
     covariance = moments.covariance
     if not all(torch.isfinite(part).all() for part in (target_mean, moments.pruned_mean, cross, covariance)):
         raise ModelError(_NOT_FINITE)
-    if not offset:
+    if offset:
+        # what is constant the bias makes up for: rounding, divided by rounding, would be any weight
+        constant = covariance.diagonal() <= (ROUNDING * moments.pruned_mean).square()
+        if constant.any():
+            cross = cross.masked_fill(constant, 0.0)
+            covariance = covariance.masked_fill(constant | constant.unsqueeze(1), 0.0)
+    else:
         cross = cross + torch.outer(target_mean, moments.pruned_mean)
         covariance = covariance + torch.outer(moments.pruned_mean, moments.pruned_mean)
     compensated = torch.zeros_like(cross)

@@ -55,8 +55,8 @@ def dense_parts(module: nn.Module) -> list[Part]:
         case LowRankLinear():
             down, up = module.weight, module.up
             return [
-                Part(down, outputs=lambda delta: delta @ up.detach()),
-                Part(up, inputs=lambda x: x @ down.detach().t()),
+                Part(down, outputs=lambda delta: delta @ up.detach().to(delta)),
+                Part(up, inputs=lambda x: x @ down.detach().to(x).t()),
             ]
         case nn.Linear():
             return [Part(module.weight)]

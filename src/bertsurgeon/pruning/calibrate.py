@@ -10,11 +10,12 @@ from bertsurgeon.allocation import measure_curves
 from bertsurgeon.architectures import get_architecture, unfuse
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.config import PruneConfig
+from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.pruning.calibration import Calibration, fingerprint
 from bertsurgeon.pruning.check import check_dense
 from bertsurgeon.pruning.report import timed
-from bertsurgeon.tasks import LABELS
+from bertsurgeon.tasks import LABELS, has_labels
 
 SETTINGS = ("samples", "group_chunk", "batch_size", "metric", "token_weighting", "use_labels", "damping", "seed")
 """Options of :class:`bertsurgeon.PruneConfig` that a calibration is made with."""
@@ -37,6 +38,7 @@ def calibrate(
     Raises:
         ModelError: If the model is not supported, already pruned, or has broken weights.
         DataError: If the calibration data is empty or not tokenized.
+        OptionError: If labels shall be used and there are none.
 
     Example:
         >>> from bertsurgeon import PruneConfig, calibrate, prune
@@ -50,6 +52,8 @@ def calibrate(
     check_dense(model)
     architecture = get_architecture(model.config.model_type)
     batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed)
+    if config.use_labels and not all(map(has_labels, batches)):
+        raise OptionError("Gradients from labels need labelled data; these texts have none: leave use_labels out.")
     if not config.use_labels:
         batches = [{name: value for name, value in batch.items() if name not in LABELS} for batch in batches]
     seconds: dict[str, float] = {}

@@ -22,8 +22,7 @@ from bertsurgeon.checkpoint import check_finite, forget_ranges, get_plan
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.recovery import distillation_loss, hidden_state_loss
-from bertsurgeon.tasks.distributions import EMBEDDINGS
-from bertsurgeon.tasks.kinds.embedding import EMBEDDING
+from bertsurgeon.tasks import Prediction, find_head, model_inputs
 
 Strategy = Literal["alternate", "first", "last", "symmetric", "importance"]
 
@@ -51,7 +50,7 @@ def drop_layers(
     - ``last``: the K nearest to the output;
     - ``symmetric``: the outer ones, so that the middle goes;
     - ``importance``: one layer goes after the other, each time the one without which the model's answers on ``data``
-      change least (divergence of the logits; of embedders their loss; else change of the last hidden states).
+      change least (divergence of what its head predicts, as in distillation; else change of the last hidden states).
 
     Args:
         model: Dense or sparse, with any head or none; left as it is.
@@ -68,7 +67,8 @@ def drop_layers(
 
     Raises:
         ModelError: If the model is not supported, has smaller matrices already, or has broken weights.
-        OptionError: If there are not that many layers, or ``data`` is missing or of no use.
+        OptionError: If there are not that many layers, ``data`` is missing or of no use, or the first layer, which
+            would go, has to stay.
         DataError: If the data is empty or not tokenized.
     """
     architecture = get_architecture(model.config.model_type)
@@ -90,6 +90,11 @@ def drop_layers(
         batches = make_batches(data, tokenizer, samples, batch_size, seed)
         with evaluating(model), torch.inference_mode():
             kept = sorted(rank_layers(model, architecture, batches)[:keep])
+    if kept[0] != 0 and _first_is_special(model, architecture):
+        raise OptionError(
+            f"The first layer of a {architecture.name} is not like the others and has to stay: keep layer 0, or take "
+            "the strategy alternate, first, symmetric or importance."
+        )
     return _without(model, architecture, kept), kept
 
 
@@ -108,41 +113,45 @@ def choose_layers(total: int, keep: int, strategy: Strategy) -> list[int]:
 
 def rank_layers(model: PreTrainedModel, architecture: Architecture, batches: Sequence[Batch]) -> list[int]:
     """All layers, the one that would be kept longest first; takes N(N+1)/2 passes over the batches for N layers."""
-    inputs = [{name: value.to(model.device) for name, value in b.items() if name != "labels"} for b in batches]
-    said = model(**inputs[0])
-    has_logits, embeds = "logits" in said, EMBEDDING in said
+    inputs = [{name: value.to(model.device) for name, value in batch.items()} for batch in batches]
+    head = find_head([type(model).__name__], model.config)
 
-    def ask(batch: Batch) -> Tensor:
-        if embeds or has_logits:
-            answer: Tensor = model(**batch)[EMBEDDING if embeds else "logits"]
-            return answer
-        state: Tensor = model.base_model(**batch).last_hidden_state
+    def ask(batch: Batch) -> list[Prediction] | Tensor:
+        if head is not None:
+            return head.predictions(model(**model_inputs(batch)), batch)
+        state: Tensor = model.base_model(**model_inputs(batch)).last_hidden_state
         return state
 
-    def change(answer: Tensor, wanted: Tensor, batch: Batch) -> float:
+    def change(answer: list[Prediction] | Tensor, wanted: list[Prediction] | Tensor, batch: Batch) -> float:
         mask = token_mask(model, batch)
-        if embeds:
-            return float(distillation_loss(answer, wanted, 1.0, EMBEDDINGS)) * len(mask)
-        if not has_logits:
-            return float(hidden_state_loss([answer], [wanted], mask, [0])) * len(answer)
-        if answer.dim() == 3:  # an answer for every token
-            answer, wanted = answer[mask], wanted[mask]
-        return float(distillation_loss(answer, wanted, 1.0)) * len(mask)
+        if isinstance(answer, Tensor) or isinstance(wanted, Tensor):
+            return float(hidden_state_loss([answer], [wanted], mask, [0])) * len(mask)  # type: ignore[list-item]  # both
+        pairs = zip(answer, wanted, strict=True)
+        return sum(float(distillation_loss(a.z, w.z, 1.0, a.distribution)) for a, w in pairs) * len(mask)
 
     whole = [ask(batch) for batch in inputs]
     left = list(range(len(architecture.layers(model))))
+    bound = [0] if _first_is_special(model, architecture) else []
     gone: list[int] = []
     with progress.bar("Leaving layers out", len(left) * (len(left) + 1) / 2 - 1) as advance:
         while len(left) > 1:
             losses = {}
             for layer in left:
+                advance()
+                if layer in bound:
+                    continue
                 with _only(model, architecture, [other for other in left if other != layer]):
                     pairs = zip(inputs, whole, strict=True)
                     losses[layer] = sum(change(ask(batch), wanted, batch) for batch, wanted in pairs)
-                advance()
-            gone.append(min(left, key=losses.__getitem__))
+            gone.append(min(losses, key=losses.__getitem__))
             left.remove(gone[-1])
     return left + gone[::-1]
+
+
+def _first_is_special(model: PreTrainedModel, architecture: Architecture) -> bool:
+    """Whether the first layer lacks a norm that all others have (ModernBERT): none of them can take its place."""
+    norms = [layer.get_submodule(architecture.norms["attention"]) for layer in architecture.layers(model)]
+    return any(type(norm) is not type(norms[0]) for norm in norms)
 
 
 def _check_layers(layers: Sequence[int], total: int) -> list[int]:

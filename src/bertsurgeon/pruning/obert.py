@@ -12,14 +12,14 @@ from transformers import PreTrainedModel
 
 from bertsurgeon import progress
 from bertsurgeon.architectures import Architecture
-from bertsurgeon.calibration import Batch, summed_loss
+from bertsurgeon.calibration import Batch
 from bertsurgeon.checkpoint import attach_sparse, count_kept
 from bertsurgeon.compensation import refit_masked
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.pruning.report import SparseReport, timed
-from bertsurgeon.recovery import distilled_loss
+from bertsurgeon.recovery import pruning_loss, same_weights
 from bertsurgeon.second_order import Pattern, Step, count_gradients, masks_of, prune_step, sparsity_of
 from bertsurgeon.tasks import has_labels
 
@@ -49,7 +49,7 @@ def prune_obert(
         batches: What gradients are taken from.
         config: The options.
         seconds: Filled in.
-        teacher: Gradients are those of the distillation from this model.
+        teacher: Gradients are those of the distillation from this model, once the pruned one differs from it.
         refit: What the compensation is fitted to.
 
     Raises:
@@ -58,17 +58,18 @@ def prune_obert(
     """
     assert config.sparsity is not None
     options = config.step_options()
-    if options.update == "woodtaylor" and teacher is None and not all(map(has_labels, batches)):
-        raise OptionError("The update woodtaylor needs the gradient of a loss: give labels, or a teacher.")
+    own = teacher is None or same_weights(model, teacher)
+    if options.update == "woodtaylor" and own and not all(map(has_labels, batches)):
+        raise OptionError("The update woodtaylor needs the gradient of a loss: give labels, or another teacher.")
     if options.score != "magnitude":
         asked, found = -(-obert_samples(config) // options.batch_size), count_gradients(batches, options.batch_size)
         if found < asked:
             progress.note(f"{asked} gradients were asked for, the data gives {found}: the Fisher is the mean of these.")
-    loss = summed_loss if teacher is None else distilled_loss(teacher)
     pruned = deepcopy(model)
     masks = masks_of(pruned, architecture)
     steps: list[Step] = []
     for target in round_targets(sparsity_of(masks), config.sparsity, config.recomputations, options.pattern):
+        loss = pruning_loss(pruned, teacher)
         run = partial(prune_step, pruned, architecture, batches, target, options, masks, loss)
         steps.append(timed(seconds, f"round {len(steps) + 1}", run))
         masks = steps[-1].masks

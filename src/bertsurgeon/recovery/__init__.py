@@ -1,6 +1,13 @@
 """Recovery: fine-tuning of a pruned model, with the dense model as an optional teacher, or while it is pruned."""
 
-from bertsurgeon.recovery.distillation import DistillationTrainer, distillation_loss, distilled_loss, hidden_state_loss
+from bertsurgeon.recovery.distillation import (
+    DistillationTrainer,
+    distillation_loss,
+    distilled_loss,
+    hidden_state_loss,
+    pruning_loss,
+    same_weights,
+)
 from bertsurgeon.recovery.gradual import GradualPruning, pruning_targets, rate_schedule, train_gradually
 from bertsurgeon.recovery.masking import MaskCallback
 from bertsurgeon.recovery.quantizing import QuantizationAwareTraining
@@ -34,9 +41,11 @@ __all__ = [
     "hidden_state_loss",
     "load_recipe",
     "packaged_recipes",
+    "pruning_loss",
     "pruning_targets",
     "rate_schedule",
     "recover",
+    "same_weights",
     "train",
     "train_gradually",
 ]

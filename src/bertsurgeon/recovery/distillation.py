@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, Trainer
 
+from bertsurgeon.architectures import unfuse
+from bertsurgeon.calibration import summed_loss
 from bertsurgeon.tasks import Distribution, Head, Outputs, default_distribution, head_of, model_inputs
 
 TEACHER = "teacher_"
@@ -91,6 +93,36 @@ def distilled_loss(
         return loss * head.losses(batch)
 
     return loss
+
+
+def pruning_loss(
+    model: PreTrainedModel, teacher: PreTrainedModel | None, temperature: float = 2.0, hardness: float = 1.0
+) -> Callable[[PreTrainedModel, dict[str, Tensor], torch.Generator], Tensor]:
+    """What second-order pruning takes gradients of: what training minimises, wherever that has gradients.
+
+    A teacher that is the model itself agrees with it about everything, so that there is nothing to minimise yet. What
+    tells weights apart then is the Fisher information of the model's own loss, which also is the curvature of the
+    divergence from the teacher.
+
+    Args:
+        model: As it is pruned.
+        teacher: Or None; see :func:`distilled_loss` for it and what follows.
+        temperature: See there.
+        hardness: See there.
+    """
+    if teacher is None or hardness == 0 or (hardness == 1 and same_weights(model, teacher)):
+        return summed_loss
+    return distilled_loss(teacher, temperature, hardness)
+
+
+def same_weights(first: PreTrainedModel, second: PreTrainedModel) -> bool:
+    """Whether two models have the same weights, to the bit, fused or not."""
+    if type(first) is not type(second) or first.config.model_type != second.config.model_type:
+        return False
+    found, other = unfuse(first).state_dict(), unfuse(second).state_dict()
+    return found.keys() == other.keys() and all(
+        value.shape == other[name].shape and torch.equal(value, other[name].to(value)) for name, value in found.items()
+    )
 
 
 def real_rows(student: Tensor, teacher: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

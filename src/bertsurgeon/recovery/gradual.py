@@ -23,16 +23,15 @@ from transformers import (
 
 from bertsurgeon import processes, progress
 from bertsurgeon.architectures import unfuse_in_place
-from bertsurgeon.calibration import make_batches, summed_loss
+from bertsurgeon.calibration import make_batches
 from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, is_sparse
 from bertsurgeon.errors import ModelError, OptionError
-from bertsurgeon.recovery.distillation import distilled_loss
+from bertsurgeon.recovery.distillation import pruning_loss
 from bertsurgeon.recovery.masking import MaskCallback
 from bertsurgeon.recovery.quantizing import QuantizationAwareTraining, check_quantizable
 from bertsurgeon.recovery.recipes import Recipe
 from bertsurgeon.recovery.training import TrainingOptions, train
 from bertsurgeon.second_order import (
-    Loss,
     Masks,
     Pattern,
     StepOptions,
@@ -60,9 +59,11 @@ class GradualPruning(MaskCallback):
         targets: The share of the encoder's weights that is zero from a step on, by step.
         options: How each step prunes.
         gradients: Of each pruning.
-        loss: Whose gradients.
         seed: Fixes, together with the step, which samples are drawn.
-        teacher: The model that ``loss`` asks, which goes where the trained one is.
+        teacher: The model to distil from, whose loss the gradients are of (:func:`pruning_loss`); it goes where the
+            trained one is.
+        temperature: Of the distillation.
+        hardness: The teacher's share of the loss.
         guessing: For masked language modelling: hides tokens of the samples.
     """
 
@@ -74,9 +75,10 @@ class GradualPruning(MaskCallback):
         targets: Mapping[int, float],
         options: StepOptions,
         gradients: int,
-        loss: Loss = summed_loss,
         seed: int = 0,
         teacher: PreTrainedModel | None = None,
+        temperature: float = 2.0,
+        hardness: float = 1.0,
         guessing: TokenMasking | None = None,
     ) -> None:
         super().__init__(model)
@@ -85,9 +87,10 @@ class GradualPruning(MaskCallback):
         self.targets = targets
         self.options = options
         self.gradients = gradients
-        self.loss = loss
         self.seed = seed
         self.teacher = teacher
+        self.temperature = temperature
+        self.hardness = hardness
         self.guessing = guessing
 
     def on_train_begin(
@@ -123,7 +126,8 @@ class GradualPruning(MaskCallback):
             self.seed + state.global_step,
             None if self.guessing is None else replace(self.guessing, epoch=state.global_step),
         )
-        step = prune_step(self.model, self.architecture, batches, target, self.options, self.masks, self.loss)
+        loss = pruning_loss(self.model, self.teacher, self.temperature, self.hardness)
+        step = prune_step(self.model, self.architecture, batches, target, self.options, self.masks, loss)
         self.masks = step.masks
         share = f"{sparsity_of(self.masks):.2%}"
         progress.note(f"Step {state.global_step}: {share} of the encoder is pruned, by {step.gradients} gradients.")
@@ -193,7 +197,8 @@ def train_gradually(
 ) -> None:
     """Trains and prunes ``model`` in place, as a recipe says; it is marked as sparse, so that its file is small.
 
-    Gradients for the pruning are those of what training minimises: with a teacher of the distillation loss.
+    Gradients for the pruning are those of what training minimises: with a teacher of the distillation loss, unless the
+    model still is the teacher (:func:`bertsurgeon.recovery.distillation.pruning_loss`).
 
     Args:
         model: Dense, or sparse: then its zeros stay. What another method left of its matrices is pruned like them.
@@ -239,7 +244,6 @@ def train_gradually(
                 f"not {pruning.sparsity:.2%}."
             )
         distils = teacher is not None and heard.hardness > 0
-        loss = distilled_loss(teacher, heard.temperature, heard.hardness) if teacher and distils else summed_loss
         targets = pruning_targets(recipe, steps_per_epoch)
         masking = GradualPruning(
             model,
@@ -248,9 +252,10 @@ def train_gradually(
             targets,
             options,
             pruning.gradients,
-            loss,
             seed,
             teacher if distils else None,
+            heard.temperature,
+            heard.hardness,
             guessing,
         )
         attach_sparse(model, options.pattern.width)
