@@ -2,9 +2,12 @@
 
     python experiments/study.py --data-dir ../shared/data/glue --tasks sst2 cola --seeds 0
     python experiments/study.py --data-dir ../shared/data/glue --recover
+    python experiments/study.py --data-dir ../shared/data/glue --again
 
 The dense models are those of ``experiments/finetune.py`` (``runs/<task>-<seed>``), for SST-2 that of
-``docs/results.md`` (``runs/minilm-sst2``). Finished rows are kept as JSON and not run again.
+``docs/results.md`` (``runs/minilm-sst2``). Finished rows are kept as JSON and not run again. ``--again`` is for dense
+models that were trained a second time, which on another machine gives others by the same command: it makes recovered
+rows only, beside those of its own dense models, in ``study-again``.
 """
 
 import argparse
@@ -173,6 +176,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=tuple(METHODS))
     parser.add_argument("--shares", nargs="*", type=float, default=SHARES)
     parser.add_argument("--recover", action="store_true", help="also recover each of them")
+    parser.add_argument("--again", action="store_true", help="recovered rows only, from other dense models")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     arguments = parser.parse_args()
     quieten_libraries()
@@ -181,13 +185,14 @@ def main() -> None:
         for seed in arguments.seeds if task != "sst2" else (0,):
             set_seed(seed)
             subject = load(task, seed, arguments.data_dir)
-            place = f"study/{task}-{seed}"
+            place = f"{'study-again' if arguments.again else 'study'}/{task}-{seed}"
             cached(f"{place}/dense", lambda s=subject: {"metrics": s.score(s.model), "kept_share": 1.0})
             for share in arguments.shares:
                 for method in arguments.methods:
                     name = f"{place}/{method}-{share:g}"
-                    cached(name, lambda s=subject, m=method, k=share: one_shot(s, m, k))
-                    if arguments.recover:
+                    if not arguments.again:
+                        cached(name, lambda s=subject, m=method, k=share: one_shot(s, m, k))
+                    if arguments.recover or arguments.again:
                         cached(
                             f"{name}-recovered",
                             lambda s=subject, m=method, k=share, n=name: recover(

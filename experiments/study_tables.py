@@ -19,22 +19,27 @@ METHODS = {
     "first-layers": "the first layers",
     "torch-pruning": "Torch-Pruning",
 }
+AGAIN = "study-again"
+"""Rows of ``study.py --again``, which has dense models of its own."""
+
 STUDIED = {"sst2-0": "SST-2", "cola-0": "CoLA", "mrpc-0": "MRPC", "rte-0": "RTE", "stsb-0": "STS-B"}
 
 
 def study() -> str:
     """One table per share: the deciding metric of each task, and its mean relative to the dense model."""
     tasks = {place: title for place, title in STUDIED.items() if read(f"study/{place}/dense")}
-    dense = {place: score(f"study/{place}/dense") for place in tasks}
-    floor = {place: score(f"study/{place}/floor") for place in tasks}
     parts = []
     for share, ending in product(("0.5", "0.25", "0.12", "0.06"), ("", "-recovered")):
+        again = all(read(f"{AGAIN}/{place}/auto-{share}{ending}") for place in tasks)
+        folder = AGAIN if again else "study"
+        dense = {place: score(f"{folder}/{place}/dense") for place in tasks}
+        floor = {place: score(f"{folder}/{place}/floor") for place in tasks}
         rows = [
             ["dense", *(f"{value:.1f}" for value in dense.values()), "100 %", "100 %"],
             ["no layer at all, head trained", *("–" if v is None else f"{v:.1f}" for v in floor.values()), "–", "0 %"],
         ]
         for method, title in METHODS.items():
-            found = {place: score(f"study/{place}/{method}-{share}{ending}") for place in tasks}
+            found = {place: score(f"{folder}/{place}/{method}-{share}{ending}") for place in tasks}
             if set(found.values()) != {None}:
                 cells = ["–" if value is None else f"{value:.1f}" for value in found.values()]
                 rows.append([title, *cells, *relative(found, dense, floor)])
