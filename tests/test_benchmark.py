@@ -6,8 +6,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
+from bertsurgeon.architectures import get_architecture
 from bertsurgeon.benchmark import compare_latency, count_flops, environment, folder_size, measure_memory
+from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.errors import OptionError
+from bertsurgeon.plan import dense_plan
 
 HIDDEN, INNER, LAYERS, LABELS = 64, 160, 3, 2
 
@@ -98,7 +101,25 @@ def test_folder_size_counts_the_weights_only(tmp_path: Path) -> None:
     (tmp_path / "model-1.safetensors").write_bytes(b"0" * 10)
     (tmp_path / "model-2.safetensors").write_bytes(b"0" * 5)
     (tmp_path / "config.json").write_text("{}")
+    for name in ("pytorch_model.bin", "training_args.bin"):
+        (tmp_path / name).write_bytes(b"0" * 100)
     assert folder_size(tmp_path) == 15
+    for file in tmp_path.glob("*.safetensors"):
+        file.unlink()
+    assert folder_size(tmp_path) == 100
+
+
+def test_memory_of_a_pruned_model_is_its_own(tmp_path: Path) -> None:
+    """What is made while a model is loaded does not count twice."""
+    sizes = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 2048}
+    model = BertForSequenceClassification(BertConfig(vocab_size=25, max_position_embeddings=64, **sizes)).eval()
+    model.save_pretrained(tmp_path / "dense")
+    attach_plan(model, dense_plan("bert", get_architecture("bert").shapes(model)))
+    model.save_pretrained(tmp_path / "planned")
+    dense, planned = (measure_memory(str(tmp_path / name), 1, 8) for name in ("dense", "planned"))
+    assert dense is not None
+    assert planned is not None
+    assert planned < 1.3 * dense
 
 
 def test_memory_is_the_models_own(tmp_path: Path) -> None:

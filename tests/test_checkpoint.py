@@ -10,15 +10,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+)
 
+import architecture_cases
 from bertsurgeon import PruneConfig, get_plan, load_model, prune, save_model, to_dense
 from bertsurgeon.architectures import ARCHITECTURES
-from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, check_output, new_folder
+from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, check_output, load_tokenizer, new_folder
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError
 from bertsurgeon.layers import GroupedLinear
 from bertsurgeon.plan import SUB_LAYERS, Dropped, LayerPlan, MatrixPlan, ModelPlan, dense_plan
+from cli_helpers import write_model
 
 NAMES = ["bert", "distilbert", "roberta"]
 Batches = list[dict[str, Tensor]]
@@ -373,3 +381,79 @@ def test_reports_are_saved_beside_the_model(tiny_model: Factory, tmp_path: Path)
     assert (tmp_path / "out" / "model.safetensors").is_file()
     with pytest.raises(CheckpointError, match="not empty"):
         save_model(tiny_model("bert"), tmp_path / "out")
+
+
+def test_what_cannot_be_renamed_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory; mounted folders are the same."""
+    monkeypatch.chdir(tmp_path)
+    with new_folder(Path()) as folder:
+        (folder / "first").write_text("first")
+    assert contents(tmp_path) == {"first": b"first"}
+
+    def write(*names: str, error: BaseException | None = None) -> None:
+        with new_folder(tmp_path, overwrite=True) as folder:
+            for name in names:
+                (folder / name).write_text(name)
+            if error is not None:
+                raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        write("half", error=KeyboardInterrupt())
+    assert contents(tmp_path) == {"first": b"first"}
+    write("second")
+    assert [path.name for path in tmp_path.iterdir()] == ["second"]
+    replace = Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name == "b" and target.parent == tmp_path:
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(CheckpointError, match="No space left"):
+        write("a", "b")
+    assert contents(tmp_path) == {"second": b"second"}
+
+
+# what else belongs to a model
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "mpnet", "deberta-v2"])
+def test_a_missing_tokenizer_is_not_made_up(name: str, tmp_path: Path) -> None:
+    architecture_cases.make_model(AutoModelForSequenceClassification, name).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="There is no tokenizer") as error:
+        load_tokenizer(tmp_path)
+    one_sentence(error)
+
+
+def test_a_damaged_tokenizer(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer.json"
+    file.write_text(file.read_text()[:100])
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_tokenizer(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["modernbert", "llama"])
+def test_positions_keep_their_precision(name: str, tmp_path: Path) -> None:
+    """What no file holds is in single precision, as in models that transformers loads."""
+    model = architecture_cases.make_model(AutoModelForSequenceClassification, name).to(torch.bfloat16)
+    batches = architecture_cases.make_batches(name)
+    pruned, _ = prune(model, batches, PruneConfig(sparsity=0.3, structures=("removal",)))
+    pruned.save_pretrained(tmp_path)
+    found, stock = load_model(tmp_path), AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        for one in (found, to_dense(found)):
+            types = {name: buffer.dtype for name, buffer in one.named_buffers()}
+            assert types == {name: buffer.dtype for name, buffer in stock.named_buffers()}
+        torch.testing.assert_close(found(**batches[0]).logits, stock(**batches[0]).logits, rtol=0, atol=0)
+
+
+def test_how_a_decoder_generates_is_kept(tmp_path: Path) -> None:
+    model = architecture_cases.make_model(AutoModelForCausalLM, "llama")
+    model.generation_config.update(eos_token_id=[1, 3], max_new_tokens=7)
+    pruned, _ = prune(model, architecture_cases.make_batches("llama"), PruneConfig(sparsity=0.3))
+    pruned.save_pretrained(tmp_path)
+    found = load_model(tmp_path).generation_config
+    assert found is not None
+    assert (found.eos_token_id, found.max_new_tokens) == ([1, 3], 7)

@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import bertsurgeon
+from bertsurgeon import get_plan
 from bertsurgeon.benchmark import measure_sizes
+from bertsurgeon.checkpoint import load_tokenizer
 from cli_helpers import files, run, succeed, write_data, write_model
 
 LAYERS, HIDDEN, INNER = 2, 32, 64
+SMALL: dict[str, Any] = {
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 2,
+    "intermediate_size": INNER,
+}
 ENCODER = LAYERS * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
 TRAINING = ("--epochs", "16", "--batch-size", "16", "--learning-rate", "2e-3")
 
@@ -198,3 +206,41 @@ def test_recovery_from_raw_text(place: Path, recovered: Path, tmp_path: Path) ->
     report = json.loads((tmp_path / "out" / "training_report.json").read_text())
     assert report["training"]["hardness"] == 1
     assert run("recover", place / "pruned", "-o", tmp_path / "none", *options).exit_code == 2
+
+
+def test_what_is_pruned_is_kept_though_no_comparison_can_be_made(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = BertForSequenceClassification.save_pretrained
+
+    def fail(self: BertForSequenceClassification, folder: Path, *arguments: Any, **options: Any) -> None:
+        if get_plan(self) is None:
+            raise OSError(28, "No space left on device")
+        save(self, folder, *arguments, **options)
+
+    monkeypatch.setattr(BertForSequenceClassification, "save_pretrained", fail)
+    result = run("prune", place / "dense", "-o", tmp_path / "pruned", "--sparsity", "0.5", *files(place))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "is written, but" in result.stderr
+    assert get_plan(bertsurgeon.load_model(tmp_path / "pruned")) is not None
+    assert json.loads((tmp_path / "pruned" / "report.json").read_text())["models"]["pruned"]["accuracy"] > 0
+
+
+def test_models_of_few_positions(tmp_path: Path, place: Path) -> None:
+    BertForSequenceClassification(BertConfig(vocab_size=25, max_position_embeddings=40, **SMALL)).save_pretrained(
+        tmp_path / "short"
+    )
+    load_tokenizer(place / "dense").save_pretrained(tmp_path / "short")
+    common = (*files(place), "--max-length", "32", "--json")
+    result = succeed("prune", tmp_path / "short", "-o", tmp_path / "out", "--sparsity", "0.5", *common)
+    assert "latency_ms_8x40" in json.loads(result.stdout)["models"]["dense"]
+    shown = succeed("prune", tmp_path / "short", "-o", tmp_path / "again", "--sparsity", "0.5", *common[:-1])
+    assert "FLOPs, 40 tokens" in shown.stdout
+    assert "latency 8×40" in shown.stdout
+
+
+def test_a_benchmark_needs_a_batch(tmp_path: Path, place: Path) -> None:
+    (tmp_path / "texts.txt").write_text("the film was fine\n" * 20)
+    result = run("bench", place / "dense", "--text-file", tmp_path / "texts.txt", "--batch-size", "1,32")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "A batch of 32 texts" in result.stderr

@@ -338,3 +338,16 @@ def test_from_python(folder: Path, tmp_path: Path) -> None:
     pruned.save_pretrained(tmp_path / "out")
     texts = sentences(4, seed=7)
     np.testing.assert_allclose(encode(tmp_path / "out", texts), embed(pruned, folder / "dense", texts), atol=1e-5)
+
+
+def test_a_trimmed_embedder_tokenizes_for_itself(folder: Path, tmp_path: Path) -> None:
+    texts = sentences(20, seed=4)[:6]
+    model = bertsurgeon.load_model(folder / "dense")
+    smaller, tokenizer, report = bertsurgeon.trim_vocabulary(model, load_tokenizer(folder / "dense"), texts)
+    assert report.kept < report.of
+    smaller.save_pretrained(tmp_path / "saved")
+    bertsurgeon.save_model(smaller, tmp_path / "whole", tokenizer)
+    wanted = encode(folder / "dense", texts)
+    for name in ("saved", "whole"):
+        np.testing.assert_allclose(encode(tmp_path / name, texts), wanted, atol=1e-6)
+        assert sentence_transformers.SentenceTransformer(str(tmp_path / name), device="cpu").max_seq_length == 20

@@ -14,20 +14,28 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification, PreTrainedModel
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForTokenClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    PreTrainedModel,
+)
 
-from bertsurgeon import PruneConfig, prune
+from bertsurgeon import ExportConfig, PruneConfig, export, load_model, prune
 from bertsurgeon.architectures import get_architecture
-from bertsurgeon.checkpoint import attach_plan
+from bertsurgeon.benchmark import open_contender
+from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.errors import CheckpointError, ExportError
+from bertsurgeon.exporting import onnx_edit
 from bertsurgeon.exporting.lowering import Graph, lower
 from bertsurgeon.exporting.onnx_graph import merge_products, trace
 from bertsurgeon.exporting.verify import compare, to_arrays
 from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Units
 from bertsurgeon.runtime import MANIFEST, open_exported, open_session
 from bertsurgeon.tasks import head_of
-from cli_helpers import files, run, succeed, write_data, write_model
+from cli_helpers import files, run, succeed, tokenized_texts, write_data, write_model
 from conftest import make_config
 
 SHAPES = ((1, 1), (1, 7), (2, 2), (5, 16), (3, 33))
@@ -319,3 +327,42 @@ def test_a_missing_runtime_names_what_to_install(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ExportError, match=r"pip install 'bertsurgeon\[openvino\]'"):
         open_session("openvino", Path("model.xml"), "fp32")
+
+
+def test_a_head_may_pool_over_tokens(folder: Path, tmp_path: Path) -> None:
+    """The mask that attention adds is no use to a head that takes means."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    torch.manual_seed(0)
+    config = ModernBertConfig(vocab_size=25, classifier_pooling="mean", initializer_range=0.2, **sizes, **special)
+    model = ModernBertForSequenceClassification(config).eval()
+    tokenizer = load_tokenizer(folder / "dense")
+    found = export(model, tmp_path / "out", ExportConfig(), tokenized_texts(tokenizer, 40), tokenizer)
+    assert found.check["relative_error"] < 1e-4
+
+
+def test_models_in_half_precision(folder: Path, tmp_path: Path) -> None:
+    """Graphs compute in single precision from what is stored, and are compared with that."""
+    load_model(folder / "pruned").to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    load_tokenizer(folder / "dense").save_pretrained(tmp_path / "half")
+    exported = succeed("export", tmp_path / "half", "--to", "onnx", *files(folder), "-o", tmp_path / "out", "--json")
+    assert json.loads(exported.stdout)["check"]["relative_error"] < 1e-4
+    assert [open_contender(str(place)).precision for place in (folder / "pruned", tmp_path / "half")] == [
+        "fp32",
+        "bf16",
+    ]
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_weights_beyond_one_file(runtime: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_edit, "LARGEST", 10_000)
+    succeed("export", folder / "pruned", "--to", runtime, *files(folder), "-o", tmp_path / "out")
+    assert (tmp_path / "out" / "model.onnx.data").is_file() == (runtime == "onnx")
+    succeed("evaluate", tmp_path / "out", *files(folder))
+    integers = ("--precision", "int8", "-o", tmp_path / "int8", *files(folder), "--tolerance", "0.3")
+    if runtime == "openvino":
+        succeed("export", folder / "pruned", "--to", runtime, *integers)
+    else:
+        refused = run("export", folder / "pruned", "--to", runtime, *integers)
+        assert "export to openvino" in refused.stderr
+        assert not (tmp_path / "int8").exists()

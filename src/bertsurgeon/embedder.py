@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.generic import ModelOutput
 from transformers.utils.hub import cached_file
 
@@ -98,7 +98,6 @@ class Embedder(PreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor,
         token_type_ids: Tensor | None = None,
-        token_mask: Tensor | None = None,
         output_hidden_states: bool = False,
         return_dict: bool = True,
         use_cache: bool | None = None,
@@ -107,9 +106,8 @@ class Embedder(PreTrainedModel):
 
         Args:
             input_ids: Shape (texts, tokens).
-            attention_mask: Likewise, 1 for real tokens; or whatever mask the encoder takes.
+            attention_mask: Likewise, 1 for real tokens.
             token_type_ids: Where the encoder has token types.
-            token_mask: 1 for tokens that are pooled; None for ``attention_mask``.
             output_hidden_states: Return these, too.
             return_dict: As other models have it; outputs always have names.
             use_cache: For encoders that once were decoders; None for the others.
@@ -122,7 +120,7 @@ class Embedder(PreTrainedModel):
         found = self.auto_model(**inputs, output_hidden_states=output_hidden_states, return_dict=True)
         features: dict[str, Tensor] = {
             "input_ids": input_ids,
-            "attention_mask": attention_mask if token_mask is None else token_mask,
+            "attention_mask": attention_mask,
             "token_embeddings": found.last_hidden_state,
         }
         for module in self.tail:
@@ -133,6 +131,13 @@ class Embedder(PreTrainedModel):
     def longest_text(self) -> int:
         """Tokens at which ``SentenceTransformer`` cuts a text."""
         return int(self.sentence_model.max_seq_length)
+
+    def take_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Gives the ``SentenceTransformer``, which tokenizes for itself, another tokenizer; it cuts where it did."""
+        own = deepcopy(tokenizer)
+        own.model_max_length = self.longest_text
+        first = self.sentence_model[0]
+        setattr(first, "processor" if hasattr(first, "processor") else "tokenizer", own)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Writes a folder that ``SentenceTransformer`` loads (a pruned one after ``import bertsurgeon``).

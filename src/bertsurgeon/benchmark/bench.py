@@ -71,15 +71,10 @@ def bench(
     }
     running = {name: contender.model for name, contender in contenders.items()}
     asked = list(running.values())
-    latencies = {
-        size: time_batches(
-            running,
-            [random_inputs(asked, size, length, seed)] if draw is None else draw(size, asked),
-            runs,
-            seconds=seconds,
-        )
-        for size in batch_sizes
+    batches = {
+        size: [random_inputs(asked, size, length, seed)] if draw is None else draw(size, asked) for size in batch_sizes
     }
+    latencies = {size: time_batches(running, batches[size], runs, seconds=seconds) for size in batch_sizes}
     first = next(iter(contenders))
     peaks = {
         name: measure_memory(str(model), batch_sizes[0], length)

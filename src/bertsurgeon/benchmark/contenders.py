@@ -19,6 +19,8 @@ from bertsurgeon.runtime import is_exported, open_exported
 
 MODES = ("bf16", "compile")
 
+_PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -77,4 +79,5 @@ def _prepared(model: Any, modes: Sequence[str], size: int | None) -> Contender:
     if "compile" in modes:
         model.forward = torch.compile(model.forward, dynamic=True)
     runtime = "PyTorch compiled" if "compile" in modes else "PyTorch"
-    return Contender(model, runtime, "bf16" if "bf16" in modes else "fp32", size, weights, flops)
+    precision = _PRECISIONS.get(model.dtype, str(model.dtype).removeprefix("torch."))
+    return Contender(model, runtime, precision, size, weights, flops)

@@ -8,13 +8,17 @@ from transformers import PreTrainedModel
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import count_kept, get_plan, is_sparse
 
-PATTERNS = ("*.safetensors", "*.onnx", "*.onnx.data", "*.xml", "*.bin")
+PATTERNS = ("*.safetensors", "*.onnx", "*.onnx.data", "openvino_model.*")
 """Names of the files that hold weights or graphs."""
+
+PICKLED = "pytorch_model*.bin"
+"""Those that are read where there are no others."""
 
 
 def folder_size(path: Path) -> int:
     """Bytes of all files with weights or graphs directly in the folder ``path``."""
-    return sum(file.stat().st_size for pattern in PATTERNS for file in path.glob(pattern))
+    found = [file for pattern in PATTERNS for file in path.glob(pattern)] or list(path.glob(PICKLED))
+    return sum(file.stat().st_size for file in found)
 
 
 @dataclass(frozen=True)

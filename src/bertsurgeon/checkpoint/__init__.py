@@ -27,6 +27,7 @@ from bertsurgeon.checkpoint.store import (
     load_tokenizer,
     read_config,
     save_model,
+    write_report,
 )
 
 __all__ = [
@@ -59,4 +60,5 @@ __all__ = [
     "save_model",
     "set_ranges",
     "sparse_block",
+    "write_report",
 ]

@@ -21,10 +21,12 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from bertsurgeon import processes
 from bertsurgeon.architectures import get_architecture, unfuse_in_place
@@ -82,9 +84,24 @@ def save_model(
             for name, content in getattr(model, COMPANIONS, {}).items():
                 (temporary / name).write_text(content, encoding="utf-8")
             for name, content in (reports or {}).items():
-                (temporary / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+                write_report(temporary / name, content)
 
     processes.on_main(write)
+
+
+def write_report(file: Path, content: dict[str, Any]) -> None:
+    """Writes plain data as JSON; a file that is there is replaced at once.
+
+    Raises:
+        CheckpointError: If it cannot be written.
+    """
+    new = file.with_name(f".{file.name}.new")
+    try:
+        new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        new.replace(file)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise CheckpointError(f"{file} cannot be written: {error.strerror}.") from error
 
 
 def load_model(
@@ -187,10 +204,16 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         ModelError: If there is none.
     """
     place = encoder_folder(name) if Path(name).is_dir() else name
+    absent = f"There is no tokenizer in {name}; save one beside the model (tokenizer.save_pretrained)."
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"There is no tokenizer in {name}; save one beside the model.") from error
+    except Exception as error:  # tokenizers raises nothing more special
+        if Path(place, "tokenizer.json").is_file():
+            raise CheckpointError(f"The tokenizer in {name} cannot be loaded: {first_line(error)}.") from error
+        raise ModelError(absent) from error
+    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    if Path(place).is_dir() and not any(Path(place, file).is_file() for file in files):
+        raise ModelError(absent)  # transformers makes an empty one, to which all words are unknown
     return tokenizer
 
 
@@ -303,11 +326,17 @@ def _load_pruned(
             f"{folder / WEIGHTS} does not fit its config.json: {name} has shape {found.get(name)}, "
             f"{expected.get(name)} was expected (None: absent)."
         )
-    dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
-    model: PreTrainedModel = architecture_class(config).to(dtype)
-    _install(model, quantization)
-    model.load_state_dict(state, strict=not tied)
+    buffers = dict(architecture_class(config).named_buffers())  # of which no file holds all; its weights go at once
+    model: PreTrainedModel = skeleton
+    model.load_state_dict(state, strict=not tied, assign=True)
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta and name in buffers:
+            owner, _, own_name = name.rpartition(".")
+            model.get_submodule(owner).register_buffer(own_name, buffers[name], persistent=False)
+    model.tie_weights()
     _finish(model, quantization)
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     check_finite(model)
     model.eval()
     return model

@@ -16,7 +16,7 @@ from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
-from bertsurgeon.errors import OptionError
+from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.tasks import kind_for_texts, model_inputs, tokenize
 
 DRAWN = 16
@@ -101,6 +101,10 @@ def _parse_sizes(text: str) -> list[int]:
 def _batches(data: DataOptions, first: str, models: Sequence[Any], size: int, seed: int) -> list[Batch]:
     tokenizer = load_tokenizer(resolve_model(first.split("@")[0]))
     texts = load_data(data, seed).train if data.text_file is None else load_texts(data, seed)[0]
+    if len(texts) < size:
+        raise DataError(
+            f"A batch of {size} texts needs as many, and there are {len(texts)}; give more, or a smaller --batch-size."
+        )
     rows = tokenize(texts, tokenizer, data.max_length, kind_for_texts(models[0])).shuffle(seed=seed)
     # drawn batch by batch: texts of one batch are as mixed as those that arrive together
     return [

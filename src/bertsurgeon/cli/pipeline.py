@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import processes
 from bertsurgeon.benchmark import environment
-from bertsurgeon.checkpoint import load_tokenizer, save_model
+from bertsurgeon.checkpoint import load_tokenizer, save_model, write_report
 from bertsurgeon.cli.sources import DataOptions, load_data, load_network, load_texts, raw_texts
 from bertsurgeon.cli.summary import summarise
 from bertsurgeon.config import PruneConfig
+from bertsurgeon.errors import CheckpointError, first_line
 from bertsurgeon.evaluation import check_head, compare, evaluate
 from bertsurgeon.pruning import Calibration, PruneReport, calibrate, prune
 from bertsurgeon.recovery import TrainingOptions, recover
@@ -113,10 +115,12 @@ def run_prune(
             "pruning": report.to_dict(),
             "recovery": None if training is None else asdict(training),
             "vocabulary": None if trimmed is None else trimmed.to_dict(),
-            "models": processes.on_main(partial(_compare, {"dense": dense, "pruned": pruned}, metrics)),
+            "models": metrics,
             "environment": environment(),
         }
         save_model(pruned, folder, own_tokenizer, {"report.json": result}, overwrite=overwrite)
+        result["models"] = processes.on_main(partial(_compare, dense, pruned, folder, metrics))
+        processes.on_main(partial(write_report, folder / "report.json", result))
         results.append((result, report))
     return results
 
@@ -135,10 +139,20 @@ def _recover(pruned: PreTrainedModel, inputs: Inputs, training: TrainingOptions)
     recover(pruned, inputs.training, inputs.tokenizer, training, inputs.model)
 
 
-def _compare(models: dict[str, PreTrainedModel], metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
-    """Both models side by side; their file sizes are those of fresh copies, so that shared files do not count."""
-    with tempfile.TemporaryDirectory() as copies:
-        folders = {name: Path(copies) / name for name in models}
-        for name, model in models.items():
-            model.save_pretrained(folders[name])
-        return summarise(models, folders, metrics)
+def _compare(
+    dense: PreTrainedModel, pruned: PreTrainedModel, folder: Path, metrics: dict[str, dict[str, float]]
+) -> dict[str, dict[str, Any]]:
+    """Both models side by side; the dense one's file size is that of a fresh copy, without what else its folder has.
+
+    Raises:
+        CheckpointError: If there is no room for that copy.
+    """
+    with tempfile.TemporaryDirectory() as copy:
+        try:
+            dense.save_pretrained(copy)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{folder} is written, but there is no room in {tempfile.gettempdir()} to compare its size with the "
+                f"dense model's ({first_line(error)}); set TMPDIR to another folder."
+            ) from error
+        return summarise({"dense": dense, "pruned": pruned}, {"dense": Path(copy), "pruned": folder}, metrics)

@@ -11,7 +11,7 @@ from bertsurgeon.benchmark import compare_latency, count_flops, folder_size, mea
 from bertsurgeon.plan import Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Structure, SubLayerName
 
 LENGTH = 128
-"""Tokens per text for FLOPs and latency."""
+"""Tokens per text for FLOPs and latency, where the models take so many."""
 
 
 def summarise(
@@ -25,8 +25,9 @@ def summarise(
         metrics: The task's metrics of each, in percent; may be empty.
         runs: Timed forward passes per model and batch size.
     """
-    single = compare_latency(models, batch_size=1, length=LENGTH, runs=runs)
-    batch = compare_latency(models, batch_size=8, length=LENGTH, runs=runs)
+    length = min(LENGTH, *(getattr(m.config, "max_position_embeddings", None) or LENGTH for m in models.values()))
+    single = compare_latency(models, batch_size=1, length=length, runs=runs)
+    batch = compare_latency(models, batch_size=8, length=length, runs=runs)
     rows: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
         sizes = measure_sizes(model)
@@ -35,9 +36,9 @@ def summarise(
             "encoder_weights": sizes.encoder_weights,
             "parameters": sizes.parameters,
             "file_bytes": folder_size(folders[name]),
-            "flops": count_flops(model, 1, LENGTH),
-            "latency_ms_1x128": single[name].p50_ms,
-            "latency_ms_8x128": batch[name].p50_ms,
+            "flops": count_flops(model, 1, length),
+            f"latency_ms_1x{length}": single[name].p50_ms,
+            f"latency_ms_8x{length}": batch[name].p50_ms,
         }
     return rows
 
@@ -46,9 +47,7 @@ _FORMATS: dict[str, tuple[str, float, str]] = {
     "encoder_weights": ("encoder weights", 1e6, "{:.2f} M"),
     "parameters": ("all parameters", 1e6, "{:.2f} M"),
     "file_bytes": ("file size", 1e6, "{:.1f} MB"),
-    "flops": (f"FLOPs, {LENGTH} tokens", 1e9, "{:.2f} G"),
-    "latency_ms_1x128": ("latency 1×128", 1.0, "{:.1f} ms"),
-    "latency_ms_8x128": ("latency 8×128", 1.0, "{:.1f} ms"),
+    "flops": ("FLOPs", 1e9, "{:.2f} G"),
 }
 
 
@@ -62,17 +61,23 @@ def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
     if len(names) == 2:
         table.add_column("", justify="right")
     first = rows[names[0]]
+    length = next(key for key in first if key.startswith("latency_ms_")).rpartition("x")[2]
     for key, value in first.items():
+        timed = key.startswith("latency_ms_")
         title, unit, form = _FORMATS.get(key, (key, 1.0, "{:.1f}" if key.endswith("_threshold") else "{:.1f} %"))
+        if key == "flops":
+            title += f", {length} tokens"
+        if timed:
+            title, form = f"latency {key.removeprefix('latency_ms_').replace('x', '×')}", "{:.1f} ms"
         cells = [form.format(rows[name][key] / unit) for name in names]
         if len(names) == 2:
             other = rows[names[1]][key]
-            if key not in _FORMATS:
-                cells.append(f"{other - value:+.1f}")
-            elif key.startswith("latency"):
+            if timed:
                 cells.append(f"{value / other:.2f}x faster" if other < value else f"{other / value:.2f}x slower")
-            else:
+            elif key in _FORMATS:
                 cells.append(f"{100 * other / value:.0f} % kept")
+            else:
+                cells.append(f"{other - value:+.1f}")
         table.add_row(title, *cells)
     console.print(table)
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from datasets import Dataset
+from torch import nn
 from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
@@ -18,6 +20,7 @@ from bertsurgeon.checkpoint import check_output, get_ranges, new_folder
 from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting.config import ExportConfig
 from bertsurgeon.exporting.lowering import Graph, has_groups, lower
+from bertsurgeon.exporting.onnx_edit import save_graph
 from bertsurgeon.exporting.onnx_graph import trace
 from bertsurgeon.exporting.verify import demand, reference, to_arrays
 from bertsurgeon.exporting.write import Job, write
@@ -85,6 +88,8 @@ def export(
     batches = _split(make_batches(data, pads, CHECKED + config.samples, BATCH, config.seed))
     inputs = tuple(name for name in INPUTS if name in tokenizer.model_input_names)
     model = unfuse(model)
+    if model.dtype != torch.float32:  # graphs compute in single precision from whatever is stored
+        model = nn.Module.float(deepcopy(model))  # transformers forbids its own for models that know of a quantizer
     with progress.bar(f"Exporting to {config.runtime}", 4) as advance, evaluating(model):
         outputs, wanted = reference(model, batches[1], OUTPUTS)
         advance()
@@ -146,7 +151,7 @@ def _trace_fastest(
         sessions: dict[str, Any] = {}
         for name, graph in (("grouped", traced), ("filled", filled)):
             file = Path(folder) / f"{name}.onnx"
-            require("onnx_ir", "onnx").save(graph, file)
+            save_graph(graph, file)
             precision: Precision = "bf16" if config.precision == "bf16" else "fp32"
             session = open_session(config.runtime, file, precision)
             sessions[name] = lambda s=session, **batch: s.run(to_arrays(batch, inputs))

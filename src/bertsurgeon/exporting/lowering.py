@@ -15,7 +15,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import get_plan
-from bertsurgeon.embedder import Embedder
 from bertsurgeon.layers import GroupedLinear, chunk_of, gather_channels, make_linear, replace_matrix
 from bertsurgeon.plan import Dense, sub_layer_of
 
@@ -148,19 +147,20 @@ class Graph(nn.Module):
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self.decoder = architecture.decoder
-        self.pools = isinstance(model, Embedder)
-        self.makes_mask = architecture.masks == "additive" and "attention_mask" in inputs
         self.extra = {"use_cache": False} if architecture.decoder else {}
+        if architecture.masks == "additive" and "attention_mask" in inputs:
+            # below the head, which may want the mask as it comes, to pool over tokens for instance
+            architecture.base_model(model).register_forward_pre_hook(self._add_masks, with_kwargs=True)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The outputs for inputs of shape (batch, tokens), or for images."""
         named: dict[str, Any] = dict(zip(self.inputs, tensors, strict=True))
-        if self.pools:
-            named["token_mask"] = named["attention_mask"]
-        if self.makes_mask:
-            named["attention_mask"] = additive_masks(named["attention_mask"], self.model.config, self.decoder)
         found = self.model(**named, **self.extra, return_dict=True)
         return tuple(found[name] for name in self.outputs)
+
+    def _add_masks(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mask = additive_masks(kwargs["attention_mask"], self.model.config, self.decoder)
+        return args, {**kwargs, "attention_mask": mask}
 
 
 def additive_masks(mask: Tensor, config: PretrainedConfig, causal: bool) -> Tensor | dict[str, Tensor]:

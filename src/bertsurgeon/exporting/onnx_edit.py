@@ -1,12 +1,18 @@
 """Inserting nodes and constants into an ONNX graph."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bertsurgeon.errors import ExportError
+
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+LARGEST = 2**31 - 2**20
+"""Bytes of weights in one file: protocol buffers end at 2 GiB."""
 
 
 def insert(
@@ -64,3 +70,31 @@ def look_up_integers(
     scaled.shape, scaled.dtype = lookup.outputs[0].shape, ir.DataType.FLOAT
     ir.convenience.replace_all_uses_with(lookup.outputs[0], scaled)
     graph.remove(lookup, safe=True)
+
+
+def save_graph(model: "ir.Model", file: Path) -> None:
+    """Writes a graph into one file or, where it is too large for that, with its weights in a second one beside it."""
+    import onnx_ir as ir
+
+    ir.save(model, file, external_data=f"{file.name}.data" if _weight_bytes(model) > LARGEST else None)
+
+
+def serialize(model: "ir.Model") -> Any:
+    """The graph as an ``onnx.ModelProto``, weights and all.
+
+    Raises:
+        ExportError: If it is too large.
+    """
+    import onnx_ir as ir
+
+    if _weight_bytes(model) > LARGEST:
+        raise ExportError(
+            f"The weights take {_weight_bytes(model) / 1e9:.1f} GB, and quantizers for ONNX Runtime read at most 2; "
+            "export to openvino, prune more, or trim the vocabulary."
+        )
+    return ir.serde.serialize_model(model)
+
+
+def _weight_bytes(model: "ir.Model") -> int:
+    found = [value.const_value for value in model.graph.initializers.values()]
+    return sum(tensor.nbytes for tensor in found if tensor is not None)

@@ -58,15 +58,20 @@ def trace(graph: Graph, opset: int = OPSET) -> "ir.Model":
                 verbose=False,
             )
     except Exception as error:  # the exporter raises types of torch.export, onnxscript and its own
-        raise ExportError(
-            f"The model cannot be traced ({first_line(error)}); export a dense copy made by to_dense."
-        ) from error
+        raise ExportError(f"The model cannot be traced: {_cause(error)}.") from error
     model: ir.Model = program.model
     name_products(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
     common.ClearMetadataAndDocStringPass()(model)  # stack traces, with this machine's paths
     return model
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong first: the exporter wraps it, and says how to ask for help with it."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return f"{type(error).__name__}, {first_line(error)}"
 
 
 def name_products(model: "ir.Model") -> None:

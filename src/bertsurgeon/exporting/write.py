@@ -13,6 +13,7 @@ from bertsurgeon import progress
 from bertsurgeon.calibration import Batch
 from bertsurgeon.exporting import int8
 from bertsurgeon.exporting.config import ExportConfig
+from bertsurgeon.exporting.onnx_edit import save_graph, serialize
 from bertsurgeon.exporting.onnx_graph import merge_products
 from bertsurgeon.exporting.onnx_tuning import tune
 from bertsurgeon.exporting.sensitivity import encoder_matrices, rank_sub_layers
@@ -89,26 +90,26 @@ def _write_onnx(traced: Any, file: Path, job: Job) -> tuple[str, ...]:
     if job.config.quantization == "dynamic":
         with TemporaryDirectory() as folder:
             quantized = Path(folder) / file.name
-            int8.quantize_dynamically(onnx_ir.serde.serialize_model(traced), quantized)
+            int8.quantize_dynamically(serialize(traced), quantized)
             traced = onnx_ir.load(quantized)
     elif job.config.quantization == "static":
-        model = onnx_ir.serde.serialize_model(traced)
+        model = serialize(traced)
         model, kept = job.quantize(model, lambda one: open_session("onnx", one.SerializeToString(), "int8"))
         traced = onnx_ir.serde.deserialize_model(model)
     elif job.config.quantization == "trained":
         quantize_as_trained(traced, job.model)
     tune(traced)
-    onnx_ir.save(traced, file)
+    save_graph(traced, file)
     return kept
 
 
 def _write_openvino(traced: Any, file: Path, job: Job) -> tuple[str, ...]:
-    openvino, onnx_ir = require("openvino", "openvino"), require("onnx_ir", "onnx")
+    openvino = require("openvino", "openvino")
     kept: tuple[str, ...] = ()
     if job.config.quantization == "trained":
         quantize_as_trained(traced, job.model)
     with TemporaryDirectory() as folder:
-        onnx_ir.save(traced, Path(folder) / "model.onnx")
+        save_graph(traced, Path(folder) / "model.onnx")
         model = openvino.convert_model(Path(folder) / "model.onnx")
         if job.config.quantization == "static":
             model, kept = job.quantize(model, lambda one: open_session("openvino", one, "int8"))

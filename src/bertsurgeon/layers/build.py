@@ -234,7 +234,10 @@ def to_dense(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
     for option in architecture.bias_options:
         setattr(config, option, True)
     stock = make_stock(model, config)
-    stock.to(dtype=model.dtype).to(torch.device(model.device))  # type: ignore[call-arg]  # transformers wraps Module.to
+    stock.to(torch.device(model.device))  # type: ignore[arg-type]  # transformers wraps Module.to
+    for tensor in stock.state_dict(keep_vars=True).values():  # what no file holds keeps its type, as in from_pretrained
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(model.dtype)
     stock.train(model.training)
     twin = unfuse(stock)
     own = dict(twin.state_dict())

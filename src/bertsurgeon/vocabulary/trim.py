@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
+from bertsurgeon.embedder import Embedder
 from bertsurgeon.errors import DataError, ModelError
 from bertsurgeon.vocabulary.pieces import Json, keep_pieces, needed_pieces, piece_ids, special_ids
 
@@ -97,7 +98,10 @@ def trim_vocabulary(
     _cut_rows(smaller, kept)
     _map_config(smaller, new_ids)
     before, after = (sum(p.numel() for p in one.parameters()) for one in (model, smaller))
-    return smaller, _rebuild(tokenizer, smaller_data), TrimReport(len(texts), len(kept), rows, (before, after))
+    rebuilt = _rebuild(tokenizer, smaller_data)
+    if isinstance(smaller, Embedder):
+        smaller.take_tokenizer(rebuilt)
+    return smaller, rebuilt, TrimReport(len(texts), len(kept), rows, (before, after))
 
 
 def _embedding(model: PreTrainedModel) -> nn.Embedding:
