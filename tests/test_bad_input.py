@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import openvino
 import pytest
 import torch
 from click.testing import Result
@@ -20,6 +22,7 @@ import bertsurgeon
 from bertsurgeon import PruneConfig
 from bertsurgeon.checkpoint import load_model, load_tokenizer
 from bertsurgeon.errors import DataError
+from bertsurgeon.runtime import MANIFEST, MODEL_FILES, Manifest, Runtime
 from cli_helpers import files, run, start, succeed, write_data, write_model
 
 PATIENCE = 120.0
@@ -171,6 +174,46 @@ def test_pruning_twice(stock: Path, rejects: Callable[..., None]) -> None:
 
 def test_recovering_a_dense_model(stock: Path, rejects: Callable[..., None]) -> None:
     rejects("recover", stock / "dense", *files(stock), words=("is a dense model", "prune it first"))
+
+
+def write_export(dense: Path, folder: Path, runtime: Runtime) -> Path:
+    """What an export leaves, with a graph of one product: its file is not read before the rest is."""
+    shutil.copytree(dense, folder)
+    Manifest(runtime, "fp32", ("input_ids",), ("logits",), 0).save(folder)
+    if runtime == "onnx":
+        (folder / MODEL_FILES[runtime]).touch()
+    else:
+        inputs = openvino.opset13.parameter([1, 4], np.float32)
+        product = openvino.opset13.matmul(inputs, np.ones((4, 64), np.float32), False, False)
+        openvino.save_model(openvino.Model([product], [inputs]), folder / MODEL_FILES[runtime], compress_to_fp16=False)
+    return folder
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b'{"model_type": "bert", "hidden_size": "x"}', b"\xff"])
+def test_exports_with_a_broken_configuration(content: bytes | None, stock: Path, tmp_path: Path) -> None:
+    folder = write_export(stock / "dense", tmp_path / "exported", "onnx")
+    (folder / "config.json").unlink()
+    if content is not None:
+        (folder / "config.json").write_bytes(content)
+    assert_refused(run("evaluate", folder, *files(stock)), "config.json", "export the model again")
+
+
+def test_an_export_with_a_broken_manifest(stock: Path, tmp_path: Path) -> None:
+    folder = write_export(stock / "dense", tmp_path / "exported", "onnx")
+    (folder / MANIFEST).write_bytes(b'{"\xff": 1}')
+    assert_refused(run("evaluate", folder, *files(stock)), MANIFEST, "export the model again")
+
+
+@pytest.mark.parametrize(("length", "word"), [(None, "cannot be found"), (0, "weights in bin"), (5, "weights in bin")])
+def test_exports_without_all_weights(length: int | None, word: str, stock: Path, tmp_path: Path) -> None:
+    folder = write_export(stock / "dense", tmp_path / "exported", "openvino")
+    weights = folder / "openvino_model.bin"
+    content = weights.read_bytes()
+    weights.unlink()
+    if length is not None:
+        weights.write_bytes(content[:length])
+    words = ("OpenVINO cannot load", "openvino_model.xml", word, "export the model again")
+    assert_refused(run("evaluate", folder, *files(stock)), *words)
 
 
 # data

@@ -21,7 +21,7 @@ from transformers import (
 import architecture_cases
 from bertsurgeon import PruneConfig, get_plan, load_model, prune, save_model, to_dense
 from bertsurgeon.architectures import ARCHITECTURES
-from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, check_output, load_tokenizer, new_folder
+from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, check_output, load_own, load_tokenizer, new_folder
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError
 from bertsurgeon.layers import GroupedLinear
@@ -236,6 +236,66 @@ def test_missing_weights(is_pruned: bool, saved: Path, tiny_model: Factory) -> N
     one_sentence(error)
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage", bytes(200), None], ids=["empty", "text", "zeros", "truncated"])
+def test_broken_pickles(content: bytes | None, tiny_model: Factory, tmp_path: Path) -> None:
+    model, path = tiny_model("bert"), tmp_path / "pytorch_model.bin"
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), path)
+    load_model(tmp_path)
+    path.write_bytes(path.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is damaged") as error:
+        load_model(tmp_path)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("load", [load_model, load_own])
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"intermediate_size": 64}, r"intermediate\.dense\.bias has shape \(96,\) instead of \(64,\)"),
+        ({"num_hidden_layers": 4}, r"bert\.encoder\.layer\.3\.\S+ is missing"),
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, r"classifier\.bias has shape \(2,\) instead of \(3,\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_weights_that_do_not_fit_their_configuration(
+    load: Callable[[Path], PreTrainedModel],
+    entries: dict[str, Any],
+    message: str,
+    tiny_model: Factory,
+    tmp_path: Path,
+) -> None:
+    tiny_model("bert").save_pretrained(tmp_path)
+    edit_config(tmp_path, lambda config: config.update(entries))
+    with pytest.raises(CheckpointError, match=message) as error:
+        load(tmp_path)
+    one_sentence(error)
+
+
+def test_a_new_head_may_have_other_classes(tiny_model: Factory, tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    model.save_pretrained(tmp_path)
+    found = load_model(tmp_path, num_labels=5, new_head=True)
+    assert found.get_parameter("classifier.weight").shape == (5, 48)
+    assert all(map(torch.equal, found.base_model.state_dict().values(), model.base_model.state_dict().values()))
+    with pytest.raises(CheckpointError, match=r"classifier\.bias has shape"):
+        load_model(tmp_path, num_labels=5)
+
+
+@pytest.mark.parametrize("entries", [{"num_attention_heads": 5}, {"num_attention_heads": 0}, {"hidden_act": "none"}])
+@pytest.mark.parametrize("is_pruned", [True, False], ids=["pruned", "dense"])
+def test_configurations_that_make_no_model(
+    is_pruned: bool, entries: dict[str, Any], saved: Path, tiny_model: Factory
+) -> None:
+    if not is_pruned:
+        saved = saved.parent / "dense"
+        tiny_model("bert").save_pretrained(saved)
+    edit_config(saved, lambda config: config.update(entries))
+    with pytest.raises(CheckpointError, match=r"No model can be made of .*config\.json") as error:
+        load_model(saved)
+    one_sentence(error)
+
+
 @pytest.mark.parametrize("damage", ["missing", "unexpected", "shape", "whole matrix"])
 def test_tensors_that_do_not_fit_the_plan(damage: str, saved: Path) -> None:
     path = saved / "model.safetensors"
@@ -265,7 +325,10 @@ def test_weights_that_are_not_finite(saved: Path) -> None:
         load_model(saved)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"bert"', "null"])
+WRONG_VALUES = '{"model_type": "bert", "hidden_size": "x"}', '{"model_type": "bert", "dtype": "float3"}'
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"bert"', "null", *WRONG_VALUES])
 def test_damaged_configurations(content: str, saved: Path) -> None:
     (saved / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"config\.json") as error:
@@ -413,6 +476,16 @@ def test_what_cannot_be_renamed_is_filled(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(CheckpointError, match="No space left"):
         write("a", "b")
     assert contents(tmp_path) == {"second": b"second"}
+
+
+def test_folders_with_more_than_a_model_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "work" / "here").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "work" / "here")
+    for folder in (Path("/"), tmp_path / "home", tmp_path / "work", Path("..")):
+        with pytest.raises(CheckpointError, match="holds more than a model"):
+            check_output(folder, overwrite=True)
 
 
 # what else belongs to a model

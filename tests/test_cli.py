@@ -1,6 +1,9 @@
 """The commands one after the other, as a user would type them."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import bertsurgeon
-from bertsurgeon import get_plan
+from bertsurgeon import get_plan, progress
 from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.checkpoint import load_tokenizer
 from cli_helpers import files, run, succeed, write_data, write_model
@@ -244,3 +247,128 @@ def test_a_benchmark_needs_a_batch(tmp_path: Path, place: Path) -> None:
     result = run("bench", place / "dense", "--text-file", tmp_path / "texts.txt", "--batch-size", "1,32")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "A batch of 32 texts" in result.stderr
+
+
+def must_not(*_: object, **__: object) -> None:
+    raise AssertionError("It is too late to refuse.")
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "said"),
+    [
+        ("finetune", ("--learning-rate", "nan"), "learning rate and the temperature"),
+        ("finetune", ("--epochs", "inf"), "number of epochs"),
+        ("finetune", ("--learning-rate", "1e38", "--epochs", "1"), "diverged"),
+        ("finetune", ("--seed", "-1"), "'--seed'"),
+        ("prune", ("--sparsity", "0.5", "--recover-epochs", "nan"), "number of epochs"),
+        ("prune", ("--sparsity", "0.5", "--recover-epochs", "1", "--temperature", "nan"), "temperature"),
+        ("prune", ("--sparsity", "0.5", "--seed", "99999999999999"), "'--seed'"),
+    ],
+)
+def test_what_is_no_number_is_refused(
+    command: str, options: tuple[str, ...], said: str, place: Path, tmp_path: Path
+) -> None:
+    result = run(command, place / "raw", "-o", tmp_path / "out", *options, *files(place))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["nowhere/chart.png", "chart.doc", "chart", "folder.png", "chart.png"])
+def test_a_chart_that_cannot_be_drawn_is_refused_at_once(
+    name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.setattr("bertsurgeon.cli.bench.compare", must_not)
+    if name == "chart.png":
+        monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
+    result = run("bench", place / "raw", "--chart", tmp_path / name)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "chart" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_folders_without_a_name(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for output in ("", "."):
+        succeed("finetune", place / "raw", "-o", output, *files(place), "--epochs", "1", "--overwrite")
+    assert (tmp_path / "here" / "model.safetensors").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+    for command in ("finetune", "recover"):
+        result = run(command, place / "raw", "-o", "/", *files(place))
+        assert result.exit_code == 2
+        assert "root of the file system" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["run[v2]", "run[/x]", ":bug:"])
+def test_names_are_printed_as_they_are(
+    name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ("--max-train-samples", "16", *files(place))
+    assert f"Saved {name}: load" in succeed("prune", place / "raw", "-o", name, "--sparsity", "0.5", *small).stdout
+    dropped = succeed("drop-layers", place / "raw", "-o", name, "--keep", "1", "--overwrite")
+    assert f"Saved {name}: layers" in dropped.stdout
+    assert name in succeed("bench", name, "--length", "8", "--batch-size", "1", "--runs", "1", "--no-memory").stdout
+    assert f"no {name}; pass" in run("inspect", f"no {name}").stderr
+    monkeypatch.setattr(progress, "_enabled", True)
+    progress.note(f"Saved {name}")
+    assert capsys.readouterr().err == f"Saved {name}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "interrupted", "said"),
+    [
+        (("bench",), "cli.bench.compare", "no output was written."),
+        (
+            ("finetune", "-o", "out"),
+            "cli.train.train",
+            "no output was written. Training goes on where it stopped with --resume.",
+        ),
+        (("prune", "-o", "out", "--sparsity", "0.3"), "cli.pipeline.prune", "no output was written."),
+        (("prune", "-o", "out", "--sparsity", "0.3,0.6"), "cli.pipeline.prune", "what was finished is kept."),
+    ],
+    ids=["bench", "finetune", "prune", "prune twice"],
+)
+def test_what_an_interrupt_leaves(
+    arguments: tuple[str, ...],
+    interrupted: str,
+    said: str,
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[Callable[..., Any]] = [interrupt]
+    if "0.3,0.6" in arguments:
+        steps.insert(0, bertsurgeon.prune)
+    monkeypatch.setattr(f"bertsurgeon.{interrupted}", lambda *args, **kwargs: steps.pop(0)(*args, **kwargs))
+    monkeypatch.chdir(tmp_path)
+    command, *options = arguments
+    result = run(command, place / "raw", *options, *(files(place) if command != "bench" else ()))
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", f"Interrupted; {said}\n")
+    finished = [path.parent.name for path in tmp_path.rglob("config.json")]
+    assert finished == (["sparsity-0.3"] if len(arguments) == 5 and "," in arguments[-1] else [])
+
+
+def test_an_interrupt_of_the_imports() -> None:
+    """It comes when the package asks for transformers, which the imports wait for most of the time."""
+    program = """
+import os, signal, sys
+import bertsurgeon_command
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "transformers":
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+bertsurgeon_command.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Interrupted; nothing was begun.\n")

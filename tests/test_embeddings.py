@@ -99,7 +99,8 @@ def test_pruned_and_recovered_without_labels(method: str, folder: Path, tmp_path
     data = ("--text-file", folder / "texts.txt")
     options = ("--method", method, "--sparsity", "0.8", "--json", *data)
     found = json.loads(succeed("prune", folder / "dense", "-o", tmp_path / "pruned", *options).stdout)
-    assert found["models"]["dense"] == {**found["models"]["dense"], "recall_at_10": 100.0, "cosine": 100.0}
+    assert found["models"]["dense"] == {**found["models"]["dense"], "rank_overlap": 100.0, "cosine": 100.0}
+    assert "recall_at_10" not in found["models"]["dense"]  # of eight held-out texts ten are all others
     cosine = found["models"]["pruned"]["cosine"]
     assert 0 < cosine < 100
     texts = sentences(5, seed=9)
@@ -290,7 +291,10 @@ def test_neighbours() -> None:
     assert 50 < found["cosine"] < 100
     assert neighbour_metrics(first, 3 * first) == pytest.approx(dict.fromkeys(found, 100.0))
     assert "cosine" not in neighbour_metrics(first, first[:, :8])
-    assert neighbour_metrics(first[:1], second[:1])["recall_at_10"] == 100
+    assert neighbour_metrics(first[:12], first[:12])["recall_at_10"] == 100
+    for count in (1, 11):
+        assert "recall_at_10" not in neighbour_metrics(first[:count], second[:count])
+        assert neighbour_metrics(first[:count], first[:count])["rank_overlap"] == 100
 
 
 def test_bad_input(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -301,12 +301,17 @@ def test_what_cannot_be_exported_is_said(folder: Path, tmp_path: Path) -> None:
         (("--to", "tensorrt"), "onnx or openvino"),
         (("--to", "onnx", "--precision", "bf16"), "export to openvino"),
         (("--to", "openvino", "--precision", "int8", "--quantization", "dynamic"), "Dynamic quantization"),
-        (("--to", "onnx", "--opset", "12"), "opset"),
+        (("--to", "onnx", "--precision", "int8", "--quantization", "statc"), "static, dynamic or trained, not 'statc'"),
+        (("--to", "onnx", "--quantization", "static"), "for int8, not for fp32"),
+        (("--to", "onnx", "--opset", "12"), "opsets from 18 to 25, not 12"),
+        (("--to", "openvino", "--opset", "99"), "opsets from 18 to 25, not 99"),
+        (("--to", "onnx", "--precision", "int8", "--opset", "21", *files(folder)), "at most 20, not 21"),
         (("--to", "onnx", "--samples", "0"), "at least one sample"),
     ):
         result = run("export", folder / "dense", *options, "-o", tmp_path / "out")
         assert result.exit_code == 2
         assert said in result.stderr
+        assert not (tmp_path / "out").exists()
 
 
 def test_damaged_exports_are_told_apart(folder: Path, tmp_path: Path) -> None:

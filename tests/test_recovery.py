@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bertsurgeon import PruneConfig, prune
 from bertsurgeon.checkpoint import load_model, save_model
-from bertsurgeon.errors import CheckpointError, OptionError
+from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.prediction import predict
 from bertsurgeon.recovery import TrainingOptions, distillation_loss, hidden_state_loss, train
 from cli_helpers import tokenized_texts
@@ -174,11 +174,39 @@ def test_what_training_without_labels_needs(
 
 
 @pytest.mark.parametrize(
-    "bad", [{"hidden_weight": -1.0}, {"epochs": 0}, {"hardness": 1.5}, {"learning_rate": 0.0}, {"temperature": 0.0}]
+    "bad",
+    [
+        {"hidden_weight": -1.0},
+        {"epochs": 0},
+        {"epochs": float("inf")},
+        {"hardness": 1.5},
+        {"learning_rate": 0.0},
+        {"temperature": 0.0},
+        {"warmup": 1.0},
+        {"seed": -1},
+        {"seed": 2**32},
+        *({name: float("nan")} for name in ("epochs", "learning_rate", "temperature", "weight_decay", "hidden_weight")),
+    ],
+    ids=str,
 )
 def test_impossible_options(bad: dict[str, float]) -> None:
     with pytest.raises(OptionError):
         TrainingOptions(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_a_training_that_diverged_is_no_success(
+    keep_best: bool, folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
+    model = load_model(folder / "dense")
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    options = TrainingOptions(batch_size=16, learning_rate=1e38, keep_best=keep_best, dropout=False)
+    if keep_best:  # the start is the best that there is
+        train(model, dataset, tokenizer, options, tmp_path)
+        assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())
+    else:
+        with pytest.raises(ModelError, match=r"diverged, .* lower learning rate"):
+            train(model, dataset, tokenizer, options, tmp_path)
 
 
 def test_a_run_of_another_model_is_not_gone_on_with(

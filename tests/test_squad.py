@@ -274,7 +274,7 @@ def test_official_files(tmp_path: Path) -> None:
     assert own.task.metrics == data.task.metrics
 
 
-@pytest.mark.parametrize("form", ["hub.jsonl", "list.jsonl", "hub.parquet"])
+@pytest.mark.parametrize("form", ["hub.jsonl", "list.jsonl", "hub.parquet", "array.json"])
 def test_rows_of_questions(form: str, tmp_path: Path) -> None:
     rows = ROWS
     if form == "list.jsonl":
@@ -286,6 +286,8 @@ def test_rows_of_questions(form: str, tmp_path: Path) -> None:
     path = tmp_path / form
     if path.suffix == ".parquet":
         Dataset.from_list(rows).to_parquet(path)
+    elif form == "array.json":
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     data = load_user_task(path, path, kind=KINDS["question-answering"])
@@ -313,6 +315,8 @@ def test_broken_squad_files(content: str, message: str, tmp_path: Path) -> None:
     [
         ({"text": ["plot"], "answer_start": [5]}, "does not stand at character 5"),
         ({"text": ["plot"]}, "not of the form"),
+        ({"text": [4], "answer_start": [4]}, "'4'.* does not stand at character 4"),
+        ([{"text": 4, "answer_start": 4}], "'4'.* does not stand at character 4"),
         ("plot", "not of the form"),
         ({"text": ["plot", "The"], "answer_start": [4]}, "2 answers and 1 starts"),
         ({"text": [], "answer_start": []}, "No question has an answer"),
@@ -323,6 +327,14 @@ def test_broken_answers(answers: Any, message: str, tmp_path: Path) -> None:
     path.write_text(json.dumps({**ROWS[0], "answers": answers}) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=message):
         load_user_task(path, path, kind=KINDS["question-answering"])
+
+
+def test_answers_that_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    row = {"question": "When?", "context": "In 1889.", "answers": {"text": [1889], "answer_start": [3]}}
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    data = load_user_task(path, path, kind=KINDS["question-answering"])
+    assert data.train["answers"][:] == [{"text": ["1889"], "answer_start": [3]}]
 
 
 def test_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Kinds of tasks go the whole way through the command line: fine-tuned, pruned by all methods, exported."""
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -7,11 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    DebertaV2Config,
+    GPT2Config,
+    ModernBertConfig,
+    MPNetConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    RobertaConfig,
+)
 
 import bertsurgeon
 from bertsurgeon.runtime import Manifest
-from bertsurgeon.tasks import KINDS, kind_of
-from cli_helpers import FILLER, WORDS, run, succeed, write_model
+from bertsurgeon.tasks import KINDS, kind_of, tokenize
+from cli_helpers import FILLER, WORDS, files, run, succeed, write_model
 
 TRAINING = ("--epochs", "24", "--batch-size", "16", "--learning-rate", "2e-3")
 
@@ -184,3 +197,48 @@ def test_options_of_questions_only(place: Path) -> None:
         assert never["best_f1"] > 85
     named = run("evaluate", place / "dense", "--task", "sst2", "--task-type", place.name)
     assert "has a type of its own" in " ".join(named.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        (BertConfig(max_position_embeddings=20), 20),
+        (GPT2Config(n_positions=20), 20),
+        (RobertaConfig(max_position_embeddings=20, pad_token_id=1), 18),
+        (MPNetConfig(max_position_embeddings=20), 18),
+        (DebertaV2Config(max_position_embeddings=20), 20),
+        (DebertaV2Config(max_position_embeddings=20, position_biased_input=False), 40),
+        (ModernBertConfig(max_position_embeddings=20), 40),
+        (None, 40),
+    ],
+    ids=lambda value: getattr(value, "model_type", str(value)),
+)
+def test_texts_end_where_positions_end(
+    config: PretrainedConfig | None, longest: int, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    if config is not None:
+        config.save_pretrained(tmp_path)
+    own = copy.deepcopy(tokenizer)
+    own.name_or_path, own.model_max_length = str(tmp_path), 10**30
+    rows = tokenize(Dataset.from_dict({"text": ["film " * 60, "film"]}), own, 40)
+    assert [len(ids) for ids in rows["input_ids"]] == [longest, 3]
+
+
+def test_no_length_exceeds_the_model(folder: Path, tmp_path: Path) -> None:
+    """The tokenizer knows no limit, texts are longer than the model's 128 positions, and so is what is asked for."""
+    model, pruned, data = tmp_path / "endless", tmp_path / "pruned", ["--max-length", "512"]
+    bertsurgeon.load_model(folder / "dense").save_pretrained(model)
+    own = AutoTokenizer.from_pretrained(folder / "dense", model_max_length=10**30)
+    own.save_pretrained(model)
+    choose = random.Random(0)
+    for part in ("train", "validation"):
+        rows = [f"{' '.join(text(choose, [('bad', 'good')[row % 2]], 200))},{row % 2}" for row in range(16)]
+        (tmp_path / f"{part}.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    data += files(tmp_path)
+    succeed("prune", model, "-o", pruned, "--sparsity", "0.5", *data)
+    succeed("evaluate", pruned, *data)
+    succeed("finetune", model, "-o", tmp_path / "tuned", "--epochs", "1", *data)
+    succeed("export", pruned, "-o", tmp_path / "onnx", "--to", "onnx", *data)
+    succeed("evaluate", tmp_path / "onnx", *data)
+    succeed("drop-layers", model, "-o", tmp_path / "small", "--keep", "1", "--strategy", "importance", *data)
+    succeed("bench", model, "--batch-size", "2", "--runs", "1", "--no-memory", *data)

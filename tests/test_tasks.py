@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,20 @@ def test_malformed_glue_files(tmp_path: Path, train: list[list[str]], message: s
         load_task("sst2", tmp_path)
 
 
+def test_glue_files_in_another_encoding(tmp_path: Path) -> None:
+    rows = [["sentence", "label"], ["good", "1"]]
+    write(tmp_path / "SST-2", {"train.tsv": rows, "dev.tsv": rows})
+    (tmp_path / "SST-2" / "dev.tsv").write_bytes("sentence\tlabel\ncafé\t1\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"dev\.tsv cannot be read as UTF-8"):
+        load_task("sst2", tmp_path)
+
+
+def test_glue_files_with_long_texts(tmp_path: Path) -> None:
+    rows = [["sentence", "label"], ["long " * 50_000, "1"]]
+    write(tmp_path / "SST-2", {"train.tsv": rows, "dev.tsv": rows})
+    assert load_task("sst2", tmp_path).train["text"][:] == ["long " * 50_000]
+
+
 # The user's own files
 
 FRAME = pd.DataFrame({"text": ["a, b", 'say "c"', "d"], "label": ["spam", "ham", "spam"]})
@@ -173,6 +188,15 @@ def test_user_files(tmp_path: Path, suffix: str) -> None:
     path = save(FRAME, tmp_path / f"data{suffix}")
     data = load_user_task(path, path)
     assert data.task.labels == ("ham", "spam")
+    assert data.train["text"][:] == ["a, b", 'say "c"', "d"]
+    assert data.train["label"][:] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(("indent", "mark"), [(None, ""), (2, ""), (2, BOM)], ids=["line", "lines", "mark"])
+def test_json_may_be_an_array(tmp_path: Path, indent: int | None, mark: str) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(mark + json.dumps(FRAME.to_dict("records"), indent=indent), encoding="utf-8")
+    data = load_user_task(path, path)
     assert data.train["text"][:] == ["a, b", 'say "c"', "d"]
     assert data.train["label"][:] == [1, 0, 1]
 
@@ -204,11 +228,49 @@ def test_real_labels_make_a_regression(tmp_path: Path) -> None:
     assert data.validation["label"][:] == [1.0, 2.0]
 
 
-def test_incomplete_rows_are_dropped(tmp_path: Path) -> None:
+@pytest.fixture
+def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is said while files are read."""
+    found: list[str] = []
+    monkeypatch.setattr("bertsurgeon.progress.note", found.append)
+    return found
+
+
+def test_incomplete_rows_are_dropped(tmp_path: Path, notes: list[str]) -> None:
     path = tmp_path / "data.csv"
     path.write_text("text,label\na,0\n,1\nb,\nc,1\n")
     data = load_user_task(path, path)
     assert data.train.to_list() == [{"text": "a", "label": 0}, {"text": "c", "label": 1}]
+    assert notes == [f"Incomplete rows of {path} that are left out: 2."] * 2
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_words_that_pandas_takes_for_nothing(tmp_path: Path, suffix: str, notes: list[str]) -> None:
+    words = ["None", "NA", "null", "nan", "N/A"]
+    path = save(pd.DataFrame({"text": words, "label": words[::-1]}), tmp_path / f"data{suffix}")
+    data = load_user_task(path, path)
+    assert data.train["text"][:] == words
+    assert [data.task.labels[code] for code in data.train["label"]] == words[::-1]
+    assert notes == []
+
+
+def test_flags_and_rows_with_names(tmp_path: Path) -> None:
+    """The first column has no header: pandas takes it for the rows' names, which may repeat."""
+    path = tmp_path / "data.csv"
+    path.write_text("text,label\nx,a,1\nx,b,NA\nx,c,0\n")
+    assert load_user_task(path, path).train["label"][:] == [1, 0]
+    path.write_text("text,label\na,True\nb,\nc,False\n")
+    assert load_user_task(path, path).task.labels == ("False", "True")
+
+
+@pytest.mark.parametrize("gap", ["", "NA", "nan"])
+def test_scores_are_numbers_and_gaps_are_missing(tmp_path: Path, gap: str, notes: list[str]) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text(f"text,label\nNA,0.5\nb,{gap}\nnull,2\n")
+    data = load_user_task(path, path)
+    assert data.task.kind is KINDS["regression"]
+    assert data.train.to_list() == [{"text": "NA", "label": 0.5}, {"text": "null", "label": 2.0}]
+    assert len(notes) == 2
 
 
 @pytest.mark.parametrize(
@@ -221,6 +283,10 @@ def test_incomplete_rows_are_dropped(tmp_path: Path) -> None:
         ("data.parquet", "", "is empty"),
         ("data.parquet", "no parquet", "cannot be read as parquet"),
         ("data.jsonl", "{text", "cannot be read as jsonl"),
+        ("data.json", '[{"text": "a"', "cannot be read as json"),
+        ("data.json", '[{"text": "a", "label": 0}, 5]', "cannot be read as json"),
+        ("data.json", "[]", "holds no rows"),
+        ("data.csv", "text,label\na,0\nb,c,1\n", r"cannot be read as csv: .* in line 3, saw 3\."),
         ("data.csv", "text,label\n", "holds no rows"),
         ("data.csv", "text,label\n,\n", "no complete rows"),
         ("data.csv", "sentence,label\na,0\n", "no column 'text'.*--text-column"),
@@ -232,8 +298,15 @@ def test_user_file_errors(tmp_path: Path, name: str, content: str | None, messag
     path = tmp_path / name
     if content is not None:
         path.write_text(content)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as error:
         load_user_task(path, path)
+    assert "\n" not in str(error.value)
+
+
+def test_label_columns_named_twice(tmp_path: Path) -> None:
+    path = save(pd.DataFrame({"text": ["a", "b"], "x": [0, 1], "y": [1, 1]}), tmp_path / "data.csv")
+    with pytest.raises(DataError, match="'x' twice"):
+        load_user_task(path, path, label_column="x,x,y", kind=KINDS["multi-label"])
 
 
 def test_texts_as_labels_are_refused(tmp_path: Path) -> None:

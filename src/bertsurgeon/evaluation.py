@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bertsurgeon import progress
 from bertsurgeon.errors import DataError, ModelError
 from bertsurgeon.prediction import Predictor, predict_outputs
-from bertsurgeon.tasks import IGNORED, Task, head_of, kind_of, mask_tokens
+from bertsurgeon.tasks import IGNORED, Task, check_same_head, head_of, kind_of, mask_tokens
 from bertsurgeon.tasks.collate import WORD_STARTS
 
 READ = ("attention_mask", WORD_STARTS, "labels")
@@ -131,13 +131,12 @@ def compare(
 
     Raises:
         DataError: If the dataset is empty.
-        ModelError: If the models have heads of different kinds.
+        ModelError: If the models predict different things.
     """
     if len(dataset) == 0:
         raise DataError("A comparison needs at least one text.")
     head = head_of(dense)
-    if type(head_of(pruned)) is not type(head):
-        raise ModelError("The models have heads of different kinds; name the dense model that the other was made of.")
+    check_same_head(dense, pruned)
     first, second = (
         [{name: value.unsqueeze(0) for name, value in row.items()} for row in rows]
         for rows in (

@@ -20,7 +20,7 @@ from rich.progress import (
 
 T = TypeVar("T")
 
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False, emoji=False)  # names of files are printed as they are
 _enabled = False
 
 
@@ -52,7 +52,7 @@ def note(message: str) -> None:
 def bar(description: str, total: float | None) -> Iterator[Advance]:
     """A progress bar for the duration of a ``with`` block; yields the function that advances it."""
     progress = Progress(
-        TextColumn("{task.description:<28}"),
+        TextColumn("{task.description:<28}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

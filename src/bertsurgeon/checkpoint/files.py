@@ -25,6 +25,9 @@ def check_output(folder: Path, overwrite: bool) -> None:
 def _check_output(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; choose another output folder.")
+    place = folder.resolve()
+    if folder.is_dir() and (place in (Path.home(), Path(place.anchor)) or place in Path.cwd().parents):
+        raise CheckpointError(f"The output folder {folder} holds more than a model; choose another one.")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise CheckpointError(f"The output folder {folder} is not empty; choose another one or pass --overwrite.")
     try:
@@ -75,7 +78,7 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
 
 def _stays(folder: Path) -> bool:
     """Whether a folder can be emptied and filled but not be renamed."""
-    return folder.is_dir() and (folder.is_mount() or Path.cwd().is_relative_to(folder.resolve()))
+    return folder.is_dir() and (folder.is_mount() or Path.cwd() == folder.resolve())
 
 
 def _move_entries(new: Path, folder: Path) -> None:

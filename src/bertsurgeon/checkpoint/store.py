@@ -7,8 +7,10 @@ fault with one sentence.
 
 import json
 import re
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -47,6 +49,8 @@ from bertsurgeon.layers import install_plan, reset_indices
 from bertsurgeon.tasks import Kind, find_head
 
 WEIGHTS = "model.safetensors"
+_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, UnpicklingError)
+"""What wrong values in a config.json, and broken pickles of weights, end in deep inside other libraries."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -134,20 +138,19 @@ def load_model(
     if head is None:
         known = find_head(config.architectures or (), config)
         head = known.auto_class if isinstance(known, Kind) else AutoModelForSequenceClassification
-    model, absent = _from_pretrained(name, head, **kwargs)
-    if absent["missing"] and not new_head:
+    model, missing, mismatched = _from_pretrained(name, head, **kwargs)
+    body = "" if model.base_model is model else f"{model.base_model_prefix}."
+    wrong = {**missing, **mismatched}
+    _check_fit(
+        name, {key: wrong[key] for key in wrong if key.startswith(body) and not key.startswith(f"{body}pooler.")}
+    )
+    if missing and not new_head:
         raise ModelError(
-            f"{name} has no trained task head ({min(absent['missing'])} is missing); fine-tune the model first, or "
-            "name one that has it."
+            f"{name} has no trained task head ({min(missing)} is missing); fine-tune the model first, or name one that "
+            "has it."
         )
-    body = f"{model.base_model_prefix}."
-    broken = [
-        key
-        for key in sorted({*absent["missing"], *absent["mismatched"]})
-        if key.startswith(body) and not key.startswith(f"{body}pooler.")
-    ]
-    if broken:
-        raise CheckpointError(f"{name} does not fit its config.json: {broken[0]} is missing, or of another shape.")
+    if not new_head:
+        _check_fit(name, mismatched)
     check_finite(model)
     setattr(model, COMPANIONS, companions)
     return model
@@ -230,15 +233,20 @@ def read_config(name: str | Path) -> PretrainedConfig:
             raise ModelError(f"{folder} holds no model: there is no config.json in it.")
         try:
             entry = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            model_type = entry["model_type"]
+            model_type = str(entry["model_type"])
         except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{folder / 'config.json'} is damaged: {first_line(error)}.") from error
+            raise CheckpointError(
+                f"{folder / 'config.json'} is damaged ({first_line(error)}); copy it again."
+            ) from error
         get_architecture(model_type)
     elif folder.exists() or not _HUB_ID.fullmatch(str(name)):
         raise ModelError(f"There is no model folder {name}; pass a folder with a config.json, or a hub id.")
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(name)
     except Exception as error:  # the hub client raises a dozen unrelated types when there is no network
+        if folder.is_dir():
+            said = first_line(error).rstrip(":")
+            raise CheckpointError(f"{folder / 'config.json'} is damaged ({said}); copy it again.") from error
         raise ModelError(
             f"{name} is neither a local folder nor a model the hub could deliver ({type(error).__name__})."
         ) from error
@@ -271,10 +279,8 @@ def _load_as(name: str | Path, head: type[Any] | None) -> PreTrainedModel:
     quantization = _pruned_entry(config)
     if quantization is not None:
         return _load_pruned(_folder_of(name), config, quantization)
-    model, absent = _from_pretrained(name, head or _own_class(name, config))
-    broken = [key for key in sorted({*absent["missing"], *absent["mismatched"]}) if "pooler." not in key]
-    if broken:
-        raise CheckpointError(f"{name} does not fit its config.json: {broken[0]} is missing, or of another shape.")
+    model, missing, mismatched = _from_pretrained(name, head or _own_class(name, config))
+    _check_fit(name, {**{key: missing[key] for key in missing if "pooler." not in key}, **mismatched})
     check_finite(model)
     return model
 
@@ -312,7 +318,7 @@ def _load_pruned(
     architecture_class = _own_class(folder, config)
     del config.quantization_config
     with torch.device("meta"):
-        skeleton = architecture_class(config)
+        skeleton = _make(architecture_class, config, folder)
         tied = set(skeleton.all_tied_weights_keys)  # written once, under the name of what they are tied to
         try:
             _install(skeleton, quantization)
@@ -365,18 +371,48 @@ def _own_class(name: str | Path, config: PretrainedConfig) -> type[Any]:
     return kind
 
 
-def _from_pretrained(name: str | Path, head: type[Any], **kwargs: Any) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-    """A model, and the tensors that its file lacks or has in another shape."""
+def _make(architecture_class: type[Any], config: PretrainedConfig, folder: Path) -> PreTrainedModel:
+    try:
+        model: PreTrainedModel = architecture_class(config)
+    except _FAULTS as error:
+        raise _unusable(folder, error) from error
+    return model
+
+
+def _from_pretrained(
+    name: str | Path, head: type[Any], **kwargs: Any
+) -> tuple[PreTrainedModel, dict[str, str], dict[str, str]]:
+    """A model, the tensors that its file lacks, and those it has in another shape, with what is wrong with each."""
     if Path(name).is_dir():
         _check_header(Path(name))
     try:
         loaded: dict[str, Any]
         model: PreTrainedModel
-        model, loaded = head.from_pretrained(name, output_loading_info=True, **kwargs)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        model, loaded = head.from_pretrained(
+            name, **{"output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
+        )
+    except (OSError, SafetensorError, *_FAULTS) as error:
+        _check_pickles(Path(name))
+        if isinstance(error, _FAULTS):
+            raise _unusable(name, error) from error
         raise CheckpointError(f"The weights of {name} cannot be loaded: {first_line(error)}.") from error
-    mismatched = {key for key, *_ in loaded["mismatched_keys"]}
-    return model, {"missing": set(loaded["missing_keys"]), "mismatched": mismatched}
+    shapes = {key: (tuple(found), tuple(expected)) for key, found, expected in loaded["mismatched_keys"]}
+    mismatched = {key: f"has shape {found} instead of {expected}" for key, (found, expected) in shapes.items()}
+    return model, dict.fromkeys(loaded["missing_keys"], "is missing"), mismatched
+
+
+def _check_fit(name: str | Path, wrong: dict[str, str]) -> None:
+    """Refuses a model for the first of its wrong tensors, if there are any."""
+    if wrong:
+        key = min(wrong)
+        raise CheckpointError(
+            f"The weights of {name} do not fit its config.json ({key} {wrong[key]}); copy the model again."
+        )
+
+
+def _unusable(name: str | Path, error: Exception) -> CheckpointError:
+    said = f"{type(error).__name__}: {first_line(error)}"
+    return CheckpointError(f"No model can be made of {name} ({said}); check its config.json and its weights.")
 
 
 def _check_header(folder: Path) -> None:
@@ -387,3 +423,16 @@ def _check_header(folder: Path) -> None:
                 file.keys()
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is damaged or truncated ({first_line(error)}); copy it again.") from error
+
+
+def _check_pickles(folder: Path) -> None:
+    """Reads all weights in PyTorch's own format, if these are what a folder holds."""
+    if any(folder.glob("*.safetensors")):
+        return
+    for path in sorted(folder.glob("pytorch_model*.bin")):
+        try:
+            is_whole = isinstance(torch.load(path, map_location="meta", weights_only=True), Mapping)
+        except (OSError, *_FAULTS):
+            is_whole = False
+        if not is_whole:
+            raise CheckpointError(f"{path} is damaged, or holds more than weights; copy it again.")

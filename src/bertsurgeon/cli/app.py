@@ -6,11 +6,14 @@ import json
 import logging
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from bertsurgeon import processes, progress
 from bertsurgeon.errors import BertSurgeonError, OptionError
@@ -26,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-output = Console()
+output = Console(markup=False, emoji=False)  # names of files are printed as they are
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -64,19 +67,22 @@ def guarded_together(command: Callable[P, R]) -> Callable[P, R]:
 def _guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        before = _written(kwargs)
         try:
             return command(*args, **kwargs)
         except BertSurgeonError as error:
-            _say(f"[bold red]Error:[/] {_escape(str(error))}")
+            _say_error(str(error))
             raise typer.Exit(BAD_INPUT) from error
         except KeyboardInterrupt as error:
-            _say("Interrupted; no output was written. Training goes on where it stopped with --resume.")
+            done = "no output was written" if _written(kwargs) == before else "what was finished is kept"
+            resume = " Training goes on where it stopped with --resume." if "resume" in kwargs else ""
+            _say(f"Interrupted; {done}.{resume}")
             raise typer.Exit(INTERRUPTED) from error
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 processes.is_first_to_fail()
                 raise
-            _say("[bold red]Error:[/] The disk is full; free some space and run again.")
+            _say_error("The disk is full; free some space and run again.")
             raise typer.Exit(BAD_INPUT) from error
         except Exception as error:
             if processes.is_first_to_fail():
@@ -86,7 +92,22 @@ def _guarded(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def _say(message: str) -> None:
+def _written(options: Mapping[str, Any]) -> dict[Path, int]:
+    """When a command's output folder, and what is in it, was changed last."""
+    folder = options.get("output")
+    times: dict[Path, int] = {}
+    if isinstance(folder, Path):
+        for path in (folder, *folder.glob("*")):
+            with suppress(OSError):  # it does not exist, or is not ours to see
+                times[path] = path.stat().st_mtime_ns
+    return times
+
+
+def _say_error(sentence: str) -> None:
+    _say(Text.assemble(("Error:", "bold red"), f" {sentence}"))
+
+
+def _say(message: str | Text) -> None:
     """Prints a last line, unless another process ended all of them and says why."""
     if processes.is_first_to_fail():
         progress.console.print(message, highlight=False, soft_wrap=True)
@@ -121,7 +142,3 @@ def quieten_libraries() -> None:
     for name in ("datasets", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="torch.utils.data")
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")

@@ -1,5 +1,6 @@
 """``bertsurgeon bench``."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
-from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
+from bertsurgeon.cli.sources import DataOptions, check_same_vocabulary, load_data, load_texts, resolve_model
 from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.tasks import kind_for_texts, model_inputs, tokenize
 
@@ -62,11 +63,16 @@ def bench(
     With data, batches of its texts are timed (padded to the longest of each), without, random texts of --length tokens.
     """
     sizes = _parse_sizes(batch_sizes)
+    if chart is not None:
+        _check_chart(chart)
     if threads is not None:
         if threads < 1:
             raise OptionError(f"At least one thread is needed, not {threads}.")
         torch.set_num_threads(threads)
     names = list(dict.fromkeys(models))
+    if data_options.are_given:
+        for name in names[1:]:
+            check_same_vocabulary(*(one.split("@")[0] for one in (names[0], name)))
 
     def draw(size: int, running: Sequence[Any]) -> list[Batch]:
         return _batches(data_options, names[0], running, size, seed)
@@ -83,9 +89,9 @@ def bench(
         seed=seed,
     )
     result["drawn_from_data"] = data_options.are_given
+    emit(result, as_json, lambda console: _show(result, console))
     if chart is not None:
         _draw(result, chart)
-    emit(result, as_json, lambda console: _show(result, console))
 
 
 def _parse_sizes(text: str) -> list[int]:
@@ -145,11 +151,25 @@ def _megabytes(count: int | None) -> str:
     return "–" if count is None else f"{count / 1e6:.0f} MB"
 
 
-def _draw(result: dict[str, Any], file: Path) -> None:
+def _check_chart(file: Path) -> None:
+    """Checks, before anything is timed, that a chart can be drawn and written.
+
+    Raises:
+        OptionError: If it cannot.
+    """
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.backend_bases import FigureCanvasBase
     except ImportError:
-        raise OptionError("--chart needs matplotlib; run: pip install matplotlib.") from None
+        raise OptionError("--chart needs matplotlib; run: pip install 'bertsurgeon[chart]'.") from None
+    if file.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+        raise OptionError(f"The ending of --chart says what is drawn: .png, .svg or .pdf, and {file} has none of them.")
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise OptionError(f"The chart cannot be written to {file}; name a file in a folder that exists and is yours.")
+
+
+def _draw(result: dict[str, Any], file: Path) -> None:
+    from matplotlib.figure import Figure
+
     rows = result["models"]
     figure = Figure(figsize=(8, 1 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)

@@ -14,11 +14,11 @@ from transformers import (
 
 from bertsurgeon import progress
 from bertsurgeon.architectures import get_architecture
-from bertsurgeon.checkpoint import check_masked_lm, load_model, load_tokenizer
+from bertsurgeon.checkpoint import check_masked_lm, load_model, load_tokenizer, read_config
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded_together
 from bertsurgeon.cli.groups import grouped
-from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
+from bertsurgeon.cli.sources import DataOptions, check_same_vocabulary, load_data, load_texts, resolve_model
 from bertsurgeon.cli.train import (
     Job,
     fit_and_save,
@@ -31,7 +31,7 @@ from bertsurgeon.errors import OptionError
 from bertsurgeon.evaluation import check_head, evaluate_masked_lm
 from bertsurgeon.recovery import MaskedLanguageModeling, Recipe, load_recipe, train_gradually
 from bertsurgeon.second_order import masks_of, sparsity_of
-from bertsurgeon.tasks import tokenize
+from bertsurgeon.tasks import for_model, number_as, tokenize
 
 _RECIPE = "Recipe"
 
@@ -85,6 +85,8 @@ def gradual(
     The recipe upstream learns no task, but to guess hidden words of raw texts: --text-file, or the texts of a --task.
     What --epochs, --sparsity, --first-sparsity and --pattern name replaces what the recipe says.
     """
+    if teacher is not None:
+        check_same_vocabulary(model, teacher)
     chosen = _adapt(load_recipe(recipe), epochs, sparsity, first_sparsity, pattern)
     may_overwrite = may_replace(output, overwrite, resume)
     set_seed(seed)
@@ -188,7 +190,9 @@ def _load(
             raise OptionError("--text-file trains without labels: name a --teacher with it, and no other data.")
         network, tokenizer = load_model(name), load_tokenizer(name)
         return network, tokenizer, unlabelled_job(load_texts(options, seed), tokenizer, options.max_length, teacher)
-    data = load_data(options, seed)
+    own, data = read_config(name), load_data(options, seed)
+    # a new head numbers its classes as the teacher does; one that is there already does so itself
+    data = number_as(data if teacher is None else for_model(data, teacher), own, fresh=True)
     network, tokenizer = load_for_finetuning(name, data, sparse=True)
     check_head(network, data.task)
     if teacher is not None:

@@ -12,7 +12,14 @@ from bertsurgeon.checkpoint import count_kept, get_plan, load_model, load_tokeni
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
-from bertsurgeon.cli.sources import DataOptions, load_data, load_network, read_all_texts, resolve_model
+from bertsurgeon.cli.sources import (
+    DataOptions,
+    check_same_vocabulary,
+    load_data,
+    load_network,
+    read_all_texts,
+    resolve_model,
+)
 from bertsurgeon.cli.summary import print_plan, print_sparsity
 from bertsurgeon.cli.train import show_metrics
 from bertsurgeon.errors import OptionError
@@ -47,6 +54,8 @@ def evaluate(
     """
     if data_options.text_file is not None and (reference is None or not data_options.only_texts):
         raise OptionError("--text-file evaluates without labels: name a --reference with it, and no other data.")
+    if reference is not None:
+        check_same_vocabulary(model, reference)
     network = _open(model, data_options)
     tokenizer = load_tokenizer(resolve_model(model))
     metrics: dict[str, float] = {}

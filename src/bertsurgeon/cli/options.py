@@ -12,7 +12,7 @@ Model = Annotated[str, typer.Argument(help="Model folder, hub id, or 'minilm' fo
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write the model to.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-Seed = Annotated[int, typer.Option("--seed", help="Fixes every random choice.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Fixes every random choice.")]
 
 TaskName = Annotated[
     str | None,

@@ -12,7 +12,7 @@ from bertsurgeon.cli.app import app, emit, guarded_together
 from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.methods import AutoOptions, BudgetOptions, ObertOptions, PgbOptions
 from bertsurgeon.cli.pipeline import load_inputs, run_prune
-from bertsurgeon.cli.sources import DataOptions, LossOptions, resolve_model
+from bertsurgeon.cli.sources import DataOptions, LossOptions, check_same_vocabulary, resolve_model
 from bertsurgeon.cli.summary import print_plan, print_sparsity, print_summary
 from bertsurgeon.config import Method, PruneConfig
 from bertsurgeon.errors import OptionError
@@ -75,6 +75,8 @@ def prune(
     for folder in folders:
         check_output(folder, overwrite)
     known = None if calibration is None else Calibration.load(calibration)
+    if teacher is not None:
+        check_same_vocabulary(model, teacher)
     inputs = load_inputs(resolve_model(model), data_options, seed)
     teacher_network = None if teacher is None else load_model(resolve_model(teacher))
     jobs = list(zip(configs, folders, strict=True))

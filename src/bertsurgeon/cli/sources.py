@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from bertsurgeon.checkpoint import load_embedder, load_model
+from bertsurgeon.checkpoint import load_embedder, load_model, load_tokenizer
 from bertsurgeon.cli import options as opt
 from bertsurgeon.errors import DataError, ModelError, OptionError
 from bertsurgeon.recovery import TrainingOptions
@@ -103,6 +103,23 @@ def load_network(name: str, options: DataOptions) -> PreTrainedModel:
     """
     folder = resolve_model(name)
     return load_embedder(folder) if options.task_type == Embedding.name else load_model(folder)
+
+
+def check_same_vocabulary(first: str, second: str) -> None:
+    """Checks that two models know the same tokens by the same ids: both are given what one tokenizer makes of a text.
+
+    Raises:
+        OptionError: If they do not.
+    """
+    try:
+        vocabularies = [load_tokenizer(resolve_model(name)).get_vocab() for name in (first, second)]
+    except ModelError:  # a teacher without a tokenizer is one of the same family
+        return
+    if vocabularies[0] != vocabularies[1]:
+        raise OptionError(
+            f"{first} and {second} have different vocabularies, so that the same ids are other words to each: if one "
+            "was trimmed, name the other one as it is after trim-vocabulary with the same texts."
+        )
 
 
 def load_texts(options: DataOptions, seed: int) -> tuple[Dataset, Dataset]:

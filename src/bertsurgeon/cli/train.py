@@ -1,5 +1,6 @@
 """``bertsurgeon finetune`` and ``bertsurgeon recover``."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -11,16 +12,32 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import processes, progress
-from bertsurgeon.checkpoint import check_output, get_plan, is_sparse, load_model, load_tokenizer, save_model
+from bertsurgeon.checkpoint import (
+    check_output,
+    get_plan,
+    is_sparse,
+    load_model,
+    load_tokenizer,
+    read_config,
+    save_model,
+)
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded_together
 from bertsurgeon.cli.groups import Without, grouped
-from bertsurgeon.cli.sources import DataOptions, LossOptions, load_data, load_network, load_texts, resolve_model
+from bertsurgeon.cli.sources import (
+    DataOptions,
+    LossOptions,
+    check_same_vocabulary,
+    load_data,
+    load_network,
+    load_texts,
+    resolve_model,
+)
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import check_head, compare, evaluate
 from bertsurgeon.recovery import TrainingOptions, train
 from bertsurgeon.recovery import recover as recover_model
-from bertsurgeon.tasks import TaskData, for_model, kind_for_texts, tokenize
+from bertsurgeon.tasks import TaskData, for_model, kind_for_texts, number_as, tokenize
 
 
 @app.command()
@@ -42,7 +59,7 @@ def finetune(
     may_overwrite = may_replace(output, overwrite, resume)
     training = loss_options.training(epochs, seed)
     set_seed(seed)
-    data = load_data(data_options, seed)
+    data = number_as(load_data(data_options, seed), read_config(resolve_model(model)), fresh=True)
     network, tokenizer = load_for_finetuning(resolve_model(model), data)
     job = labelled_job(data, tokenizer, data_options.max_length)
     metrics = run_training(network, tokenizer, job, training, output, resume, may_overwrite, "Fine-tuning")
@@ -71,6 +88,8 @@ def recover(
     may_overwrite = may_replace(output, overwrite, resume)
     training = loss_options.training(epochs, seed)
     set_seed(seed)
+    if teacher is not None:
+        check_same_vocabulary(model, teacher)
     network, tokenizer = load_model(model), load_tokenizer(model)
     if get_plan(network) is None and not is_sparse(network):
         raise ModelError(f"{model} is a dense model; prune it first, or use 'bertsurgeon finetune'.")
@@ -97,8 +116,15 @@ def recover(
 
 
 def training_folder(output: Path) -> Path:
-    """Where the Trainer keeps its checkpoints until the model is saved."""
-    return output.with_name(f"{output.name}.training")
+    """Where the Trainer keeps its checkpoints until the model is saved: beside the output folder.
+
+    Raises:
+        OptionError: If nothing can be beside it.
+    """
+    folder = Path(os.path.abspath(output))
+    if not folder.name:
+        raise OptionError(f"{folder} is the root of the file system; name a folder in it for the output.")
+    return folder.with_name(f"{folder.name}.training")
 
 
 def may_replace(output: Path, overwrite: bool, resume: bool) -> bool:
@@ -106,11 +132,12 @@ def may_replace(output: Path, overwrite: bool, resume: bool) -> bool:
 
     Raises:
         CheckpointError: If the folder cannot be written, or exists and may not be replaced.
-        OptionError: If there is an unfinished run and nobody said what to do with it.
+        OptionError: If there is an unfinished run and nobody said what to do with it, or it is the root.
     """
     work_dir = training_folder(output)
     unfinished = processes.on_main(work_dir.exists)
     check_output(output, overwrite or (resume and unfinished))
+    check_output(work_dir, overwrite=True)
     if unfinished and not resume and not overwrite:
         raise OptionError(f"{work_dir} holds an unfinished run; pass --resume to go on or --overwrite to start anew.")
     return overwrite or (resume and unfinished)

@@ -91,7 +91,8 @@ def compare(
             for answers in (found, wanted)
         )
         difference = left - right
-        spread = np.sqrt(np.mean((right - right.mean(0)) ** 2))
+        size = np.sqrt(np.mean(right**2))  # a single text has no spread, and all alike have next to none
+        spread = size if len(right) == 1 else max(np.sqrt(np.mean((right - right.mean(0)) ** 2)), 1e-3 * size)
         errors.append(float(np.sqrt(np.mean(difference**2)) / max(spread, np.finfo(np.float32).tiny)))
         largest = max(largest, float(np.abs(difference).max()))
     agreement = None if head is None else head.agreement(_tensors(found), _tensors(wanted), batches)

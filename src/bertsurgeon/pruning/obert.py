@@ -21,7 +21,7 @@ from bertsurgeon.prediction import evaluating
 from bertsurgeon.pruning.report import SparseReport, timed
 from bertsurgeon.recovery import pruning_loss, same_weights
 from bertsurgeon.second_order import Pattern, Step, count_gradients, masks_of, prune_step, sparsity_of
-from bertsurgeon.tasks import has_labels
+from bertsurgeon.tasks import check_same_head, has_labels
 
 OBERT_GRADIENTS = 1024
 """Gradients (m), where no number of samples is asked for; the paper's."""
@@ -54,10 +54,12 @@ def prune_obert(
 
     Raises:
         OptionError: If the model is as sparse already, or an option does not fit model or data.
-        ModelError: If the Fisher information cannot be inverted.
+        ModelError: If the teacher predicts something else, or the Fisher information cannot be inverted.
     """
     assert config.sparsity is not None
     options = config.step_options()
+    if teacher is not None:
+        check_same_head(model, teacher)
     own = teacher is None or same_weights(model, teacher)
     if options.update == "woodtaylor" and own and not all(map(has_labels, batches)):
         raise OptionError("The update woodtaylor needs the gradient of a loss: give labels, or another teacher.")

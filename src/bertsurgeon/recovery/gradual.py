@@ -40,7 +40,7 @@ from bertsurgeon.second_order import (
     sparsity_of,
     unit_mask,
 )
-from bertsurgeon.tasks import TokenMasking, mask_tokens
+from bertsurgeon.tasks import TokenMasking, check_same_head, mask_tokens
 
 TEXTS_AT_ONCE = 32
 """Calibration texts in a batch."""
@@ -216,8 +216,10 @@ def train_gradually(
     Raises:
         OptionError: If the model is as sparse already as the recipe shall make it, an option does not fit, or the run
             that is resumed was begun by another recipe.
-        ModelError: If there are neither zeros nor a pruning to keep.
+        ModelError: If there are neither zeros nor a pruning to keep, or the teacher predicts something else.
     """
+    if teacher is not None:
+        check_same_head(model, teacher)
     if not 0 < memory_gb < float("inf"):
         raise OptionError(f"The memory for Fisher blocks must be greater than 0, not {memory_gb:g}.")
     unfuse_in_place(model)

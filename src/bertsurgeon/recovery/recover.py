@@ -10,7 +10,7 @@ from bertsurgeon import processes
 from bertsurgeon.checkpoint import get_plan, is_sparse
 from bertsurgeon.errors import ModelError
 from bertsurgeon.recovery.training import TrainingOptions, train
-from bertsurgeon.tasks import has_labels
+from bertsurgeon.tasks import check_same_head, has_labels
 
 
 def recover(
@@ -40,7 +40,7 @@ def recover(
         The same model.
 
     Raises:
-        ModelError: If it is dense.
+        ModelError: If it is dense, or the teacher predicts something else.
         OptionError: If there are neither labels nor a teacher.
 
     Example:
@@ -55,6 +55,8 @@ def recover(
     if get_plan(model) is None and not is_sparse(model):
         raise ModelError("The model is dense; prune it first, or fine-tune it with 'bertsurgeon.train'.")
     options = options or TrainingOptions()
+    if teacher is not None:
+        check_same_head(model, teacher)
     if teacher is not None and not has_labels(data.column_names):
         options = replace(options, hardness=1.0)
 

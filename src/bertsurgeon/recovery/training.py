@@ -26,8 +26,8 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from bertsurgeon import processes, progress
-from bertsurgeon.checkpoint import forget_ranges, get_plan, is_sparse
-from bertsurgeon.errors import CheckpointError, OptionError
+from bertsurgeon.checkpoint import check_finite, forget_ranges, get_plan, is_sparse
+from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.prediction import predict_outputs
 from bertsurgeon.recovery.distillation import TEACHER, DistillationTrainer
 from bertsurgeon.recovery.masking import MaskCallback
@@ -87,18 +87,28 @@ class TrainingOptions:
         Raises:
             OptionError: If a value makes no sense.
         """
-        if self.epochs <= 0 or self.batch_size < 1:
-            raise OptionError("Training needs more than 0 epochs and a batch of at least 1.")
+        if not 0 < self.epochs < float("inf") or self.batch_size < 1:
+            raise OptionError(
+                f"Training needs a number of epochs greater than 0 and a batch of at least 1, not {self.epochs} and "
+                f"{self.batch_size}."
+            )
         if self.at_once is not None and (self.at_once < 1 or self.batch_size % self.at_once):
             raise OptionError(
                 f"The samples at once must divide the batch size, {self.batch_size}; {self.at_once} do not."
             )
-        if self.learning_rate <= 0 or self.temperature <= 0:
-            raise OptionError("The learning rate and the temperature must be greater than 0.")
+        if not (0 < self.learning_rate < float("inf") and 0 < self.temperature < float("inf")):
+            raise OptionError(
+                "The learning rate and the temperature must be finite and greater than 0, not "
+                f"{self.learning_rate} and {self.temperature}."
+            )
+        if not (0 <= self.warmup < 1 and 0 <= self.weight_decay < float("inf")):
+            raise OptionError("The warm-up must lie between 0 and 1, and the weight decay must not be negative.")
         if not 0 <= self.hardness <= 1:
             raise OptionError(f"The distillation hardness must lie between 0 and 1, not {self.hardness}.")
-        if self.hidden_weight < 0:
-            raise OptionError(f"The weight of the hidden states must not be negative, not {self.hidden_weight}.")
+        if not 0 <= self.hidden_weight < float("inf"):
+            raise OptionError(f"The weight of the hidden states must be at least 0, not {self.hidden_weight}.")
+        if not 0 <= self.seed < 2**32:
+            raise OptionError(f"The seed must lie between 0 and 2**32 - 1, not {self.seed}.")
 
 
 class _DataOrder(TrainerCallback):
@@ -182,6 +192,7 @@ def train(
     Raises:
         OptionError: If an option does not fit the data, the teacher or the number of processes.
         CheckpointError: If the run that is resumed trained another model.
+        ModelError: If the training diverged.
     """
     together = _samples_together(options)
     if guessing is None and not has_labels(dataset.column_names) and (teacher is None or options.hardness < 1):
@@ -269,6 +280,9 @@ def train(
     try:
         with nullcontext() if dropout else _without_dropout(model):
             trainer.train(resume_from_checkpoint=checkpoint)
+        if start is not None:
+            start.restore_if_better(trainer, model)
+        _check_converged(model)
     except BaseException as error:
         if quantizing is not None:
             quantizing.withdraw()
@@ -279,8 +293,6 @@ def train(
         raise
     finally:
         bar.close()
-    if start is not None:
-        start.restore_if_better(trainer, model)
     if quantizing is not None:
         quantizing.finish()
     if options.bf16:
@@ -343,6 +355,21 @@ class _Start:
         if best is None or self._loss <= best:
             model.load_state_dict(self._state)
             progress.note("No step of the training did better on the held-out texts than its start, which is kept.")
+
+
+def _check_converged(model: PreTrainedModel) -> None:
+    """Checks that training left numbers.
+
+    Raises:
+        ModelError: If it diverged.
+    """
+    try:
+        check_finite(model)
+    except ModelError as error:
+        raise ModelError(
+            "The training diverged, and its weights are not finite (NaN or infinity); start it anew with a lower "
+            "learning rate."
+        ) from error
 
 
 def _compared(model: PreTrainedModel) -> list[int]:

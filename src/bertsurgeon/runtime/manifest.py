@@ -68,7 +68,7 @@ class Manifest:
             manifest = cls(**data)
             if manifest.runtime not in MODEL_FILES or not (folder / manifest.file).is_file():
                 raise CheckpointError(f"{folder} is no complete export; export the model again.")
-        except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise CheckpointError(f"{folder / MANIFEST} is damaged ({error}); export the model again.") from error
         return manifest
 

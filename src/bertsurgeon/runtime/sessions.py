@@ -42,7 +42,7 @@ class OnnxSession:
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own types are not public
-            raise CheckpointError(f"ONNX Runtime cannot load {_name(file)}: {first_line(error)}.") from error
+            raise _unreadable("ONNX Runtime", file, first_line(error)) from error
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
@@ -73,7 +73,7 @@ class OpenVinoSession:
             ready = isinstance(graph, openvino.CompiledModel)
             self._compiled = graph if ready else core.compile_model(graph, "CPU", settings)
         except RuntimeError as error:
-            raise CheckpointError(f"OpenVINO cannot load {_name(model)}: {first_line(error)}.") from error
+            raise _unreadable("OpenVINO", model, _last_line(error)) from error
         self._names = [output.get_any_name() for output in self._compiled.outputs]
         self._request = self._compiled.create_infer_request()
 
@@ -124,7 +124,7 @@ def open_exported(folder: str | Path, threads: int | None = None) -> RuntimeMode
     """
     folder = Path(folder)
     manifest = Manifest.load(folder)
-    config = AutoConfig.from_pretrained(folder)
+    config = _read_config(folder)
     session = open_session(manifest.runtime, folder / manifest.file, manifest.precision, threads)
     return RuntimeModel(session, manifest, config)
 
@@ -143,5 +143,23 @@ def require(package: str, extra: str) -> Any:
         raise ExportError(f"{package} is not installed; run: pip install 'bertsurgeon[{extra}]'.") from error
 
 
-def _name(model: Any) -> str:
-    return str(model) if isinstance(model, Path) else "the model"
+def _read_config(folder: Path) -> PretrainedConfig:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"There is no config.json in {folder}; export the model again.")
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder)
+    except Exception as error:  # wrong values raise a dozen unrelated types
+        said = f"{folder / 'config.json'} is damaged ({first_line(error).rstrip(':')})"
+        raise CheckpointError(f"{said}; export the model again.") from error
+    return config
+
+
+def _unreadable(runtime: str, model: Any, said: str) -> CheckpointError:
+    if isinstance(model, Path):
+        return CheckpointError(f"{runtime} cannot load {model} ({said}); export the model again.")
+    return CheckpointError(f"{runtime} cannot load the model: {said}.")
+
+
+def _last_line(error: BaseException) -> str:
+    """What OpenVINO says at last; before that, it names its own source files."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip().rstrip(".!")

@@ -4,7 +4,7 @@ A :class:`Kind` knows all that depends on the kind of a task, for every room abo
 """
 
 from bertsurgeon.tasks.collate import IGNORED, LABELS, Collator, has_labels, model_inputs
-from bertsurgeon.tasks.data import TaskData, for_model, load_task, load_user_task, shorten, tokenize
+from bertsurgeon.tasks.data import TaskData, for_model, load_task, load_user_task, number_as, shorten, tokenize
 from bertsurgeon.tasks.distributions import CATEGORICAL, Distribution, default_distribution
 from bertsurgeon.tasks.files import read_texts
 from bertsurgeon.tasks.kinds import (
@@ -19,6 +19,8 @@ from bertsurgeon.tasks.kinds import (
     QuestionAnswering,
     Regression,
     TokenClassification,
+    check_same_head,
+    class_labels,
     class_names,
     find_head,
     get_kind,
@@ -50,6 +52,8 @@ __all__ = [
     "TaskData",
     "TokenClassification",
     "TokenMasking",
+    "check_same_head",
+    "class_labels",
     "class_names",
     "default_distribution",
     "find_head",
@@ -64,6 +68,7 @@ __all__ = [
     "load_user_task",
     "mask_tokens",
     "model_inputs",
+    "number_as",
     "read_texts",
     "shorten",
     "tokenize",

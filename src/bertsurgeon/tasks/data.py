@@ -7,18 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.tasks.docstrings import read_docstrings
 from bertsurgeon.tasks.files import is_squad
-from bertsurgeon.tasks.kinds import CLASSIFICATION, KINDS, REGRESSION, Embedding, Kind, class_names, find_head
+from bertsurgeon.tasks.kinds import (
+    CLASSIFICATION,
+    KINDS,
+    REGRESSION,
+    Embedding,
+    Kind,
+    class_labels,
+    class_names,
+    find_head,
+)
 from bertsurgeon.tasks.kinds.sequence import is_real
 from bertsurgeon.tasks.local import read_task
 from bertsurgeon.tasks.table import Task, get_task
 
 CONLL = (".conll", ".iob", ".iob2", ".bio")
 """Endings of files with CoNLL's columns."""
+
+COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+"""Models whose first token has the position behind the id of the padding."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,7 @@ def tokenize(
     Args:
         dataset: With the columns of the kind, or with ``text`` (and ``text_pair``) alone.
         tokenizer: Of the model.
-        max_length: Most tokens of a row; None for the kind's own number.
+        max_length: Most tokens of a row; None for the kind's own number. Never more than tokenizer and model take.
         kind: Of the task: :attr:`Task.kind`, or for texts alone :func:`kind_for_texts`.
 
     Returns:
@@ -128,7 +140,7 @@ def tokenize(
     length = kind.max_length if max_length is None else max_length
     if length < 4:
         raise OptionError(f"A maximum length of {length} tokens leaves no room for text; use at least 4.")
-    limit = min(length, tokenizer.model_max_length)
+    limit = min(length, _longest_input(tokenizer))
     return dataset.map(
         lambda rows, indices: kind.encode(dict(rows), indices, tokenizer, limit),
         batched=True,
@@ -137,17 +149,71 @@ def tokenize(
     )
 
 
+def _longest_input(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that the tokenizer and the model beside it take: many tokenizers know no limit of their own."""
+    own = int(tokenizer.model_max_length)
+    try:
+        config = AutoConfig.from_pretrained(tokenizer.name_or_path, local_files_only=True, trust_remote_code=False)
+    except Exception:  # there is no model beside it, or one that whoever loads it complains of
+        return own
+    positions = getattr(config, "max_position_embeddings", None)
+    # positions that are rotations or distances go on beyond those of the training
+    if positions is None or hasattr(config, "rope_parameters") or not getattr(config, "position_biased_input", True):
+        return own
+    skipped = (config.pad_token_id or 0) + 1 if config.model_type in COUNTED_FROM_PADDING else 0
+    return min(own, int(positions) - skipped)
+
+
 def for_model(data: TaskData, model: Any) -> TaskData:
-    """A task as a model takes it: pairs of texts with numbers are for regressions and, as scores, for embedders.
+    """A task as a model takes it.
+
+    Pairs of texts with numbers are for regressions and, as scores, for embedders. Classes are numbered as the model
+    numbers them (:func:`number_as`).
 
     Args:
         data: The task.
         model: Of transformers, or exported.
+
+    Raises:
+        DataError: If it has as many classes, by other names.
     """
     head = find_head(class_names(model), model.config)
     if data.task.kind is REGRESSION and isinstance(head, Embedding) and "text_pair" in data.train.column_names:
         return replace(data, task=replace(data.task, kind=head))
-    return data
+    return number_as(data, model.config)
+
+
+def number_as(data: TaskData, config: PretrainedConfig, fresh: bool = False) -> TaskData:
+    """Gives the classes the codes that they have in a configuration, by their names, whatever the case.
+
+    Left as they are: classes that are numbers, models whose classes have no names (``LABEL_0``), and the tasks known by
+    name where the model's names are others, as the codes of benchmarks are the same everywhere.
+
+    Args:
+        data: The task.
+        config: Of the model.
+        fresh: The model gets a new head unless its classes are these.
+
+    Raises:
+        DataError: If the user's classes are as many as the model's, but by other names.
+    """
+    task, own = data.task, class_labels(config)
+    if not task.labels or own is None or all(name.isdigit() for name in task.labels):
+        return data
+    places = {name.casefold(): code for code, name in enumerate(own)}
+    codes = [places.get(name.casefold()) for name in task.labels]
+    known = [code for code in codes if code is not None]
+    if len(set(known)) < len(codes) or (fresh and len(codes) != len(own)):
+        if fresh or task.name != "custom" or len(codes) != len(own):
+            return data
+        raise DataError(
+            f"The model's classes are {', '.join(own)}, and the data's are {', '.join(task.labels)}; name the data's "
+            "like the model's, or write the model's codes (0, 1, …) instead of names."
+        )
+    if own == task.labels:
+        return data
+    parts = (task.kind.renumber(part, known, len(own)) for part in (data.train, data.validation))
+    return TaskData(replace(task, labels=own), *parts)
 
 
 def shorten(data: TaskData, train: int | None = None, validation: int | None = None) -> TaskData:

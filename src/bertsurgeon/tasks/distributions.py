@@ -90,7 +90,9 @@ class Normal(Distribution):
         return z.flatten()
 
     def agreement(self, first: Tensor, second: Tensor) -> float:
-        """100 times Pearson's correlation."""
+        """100 times Pearson's correlation; where one side is a constant, 100 for the same numbers and 0 for others."""
+        if min(float(answers.max() - answers.min()) for answers in (first, second)) == 0:
+            return 100.0 * torch.allclose(first, second)
         return 100 * float(torch.corrcoef(torch.stack((first, second)).double())[0, 1])
 
 

@@ -9,20 +9,37 @@ from typing import Any
 import pandas as pd
 from datasets import Dataset
 
-from bertsurgeon.errors import DataError
+from bertsurgeon import progress
+from bertsurgeon.errors import DataError, first_line
 
 _SQUAD = re.compile(r'\s*\{\s*("version"\s*:\s*"[^"]*"\s*,\s*)?"data"\s*:\s*\[')
+_GAPS = ("NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "NULL", "null", "None")
+"""Words that stand for a missing number."""
+
+
+def _read_table(path: Path, separator: str) -> pd.DataFrame:
+    """Only empty cells are missing: texts and classes may be called None or NA."""
+    return pd.read_csv(path, sep=separator, keep_default_na=False, na_values=[""], low_memory=False)
+
+
+def _read_json(path: Path) -> pd.DataFrame:
+    """An array of objects, or an object in each line."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        is_array = file.read(4096).lstrip().startswith("[")
+    return pd.read_json(path, lines=not is_array, encoding="utf-8-sig")
+
+
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".csv": pd.read_csv,
-    ".tsv": lambda file: pd.read_csv(file, sep="\t"),
-    ".jsonl": lambda file: pd.read_json(file, lines=True),
-    ".json": lambda file: pd.read_json(file, lines=True),
+    ".csv": lambda path: _read_table(path, ","),
+    ".tsv": lambda path: _read_table(path, "\t"),
+    ".jsonl": lambda path: pd.read_json(path, lines=True),
+    ".json": _read_json,
     ".parquet": pd.read_parquet,
 }
 
 
 def read_frame(path: Path, columns: Mapping[str, str | None]) -> pd.DataFrame:
-    """Reads columns of the user's CSV, TSV, JSONL or Parquet file, complete rows only.
+    """Reads columns of the user's CSV, TSV, JSON, JSONL or Parquet file, complete rows only.
 
     Args:
         path: The file.
@@ -37,10 +54,10 @@ def read_frame(path: Path, columns: Mapping[str, str | None]) -> pd.DataFrame:
         raise DataError(f"{path} is of unknown type; use one of {', '.join(_READERS)}.")
     try:
         frame = _READERS[path.suffix](path)
-    except (ValueError, OSError) as error:  # pandas' parser errors and pyarrow's ArrowInvalid are ValueErrors
+    except (ValueError, TypeError, OSError) as error:  # pandas' ParserError and pyarrow's ArrowInvalid are ValueErrors
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty.") from error
-        raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {error}.") from error
+        raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {first_line(error)}.") from error
     if frame.empty:
         raise DataError(f"{path} holds no rows.")
     wanted = {role: column for role, column in columns.items() if column is not None}
@@ -51,11 +68,26 @@ def read_frame(path: Path, columns: Mapping[str, str | None]) -> pd.DataFrame:
             raise DataError(
                 f"{path} has no column {column!r}; it has {found}. Name the right one with --{option}-column."
             )
-    frame = frame[list(wanted.values())].dropna()
+    frame = frame[list(wanted.values())]
     frame.columns = pd.Index(list(wanted))
-    if frame.empty:
+    if path.suffix in (".csv", ".tsv"):
+        frame = frame.assign(**{role: _with_gaps(frame[role]) for role in wanted if role.startswith("label")})
+    complete = frame.dropna()
+    if complete.empty:
         raise DataError(f"{path} holds no complete rows; every row misses a text or a label.")
-    return frame
+    if len(complete) < len(frame):
+        progress.note(f"Incomplete rows of {path} that are left out: {len(frame) - len(complete)}.")
+    return complete
+
+
+def _with_gaps(labels: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Labels that are numbers, but for words like NA where one is missing, as numbers; all others as they are."""
+    gaps = labels.isin(_GAPS)
+    if not gaps.any():
+        return labels
+    rest = labels.mask(gaps)
+    numbers = pd.to_numeric(rest, errors="coerce")
+    return numbers if rest.count() == numbers.count() > 0 else labels
 
 
 def read_user_file(path: Path, text_column: str, text_pair_column: str | None, label_column: str | None) -> Dataset:
@@ -107,7 +139,7 @@ def read_conll(path: Path, token_column: int = 0, tag_column: int = -1) -> Datas
     Raises:
         DataError: If the file is missing, unreadable or empty, or a line has too few columns.
     """
-    lines = _read_lines(path)
+    lines = read_lines(path)
     separator = "\t" if any("\t" in line for line in lines) else None
     sentences: list[tuple[list[str], list[str]]] = [([], [])]
     for number, line in enumerate(lines, 1):
@@ -152,7 +184,7 @@ def read_squad(path: Path) -> Dataset:
         DataError: If the file is missing or not of this format.
     """
     try:
-        articles = json.loads("\n".join(_read_lines(path)))["data"]
+        articles = json.loads("\n".join(read_lines(path)))["data"]
         rows = list(_questions(articles))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not in SQuAD's format ({type(error).__name__}: {error}).") from error
@@ -176,7 +208,12 @@ def _questions(articles: Any) -> Iterator[dict[str, Any]]:
                 }
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, with a byte-order mark or without.
+
+    Raises:
+        DataError: If the file is missing or cannot be read.
+    """
     if not path.is_file():
         raise DataError(f"The data file {path} does not exist.")
     try:

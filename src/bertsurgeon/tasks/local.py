@@ -1,12 +1,11 @@
 """Reading tasks known by name from local files, as they are distributed."""
 
-import csv
 from pathlib import Path
 
 from datasets import Dataset
 
 from bertsurgeon.errors import DataError
-from bertsurgeon.tasks.files import read_squad
+from bertsurgeon.tasks.files import read_lines, read_squad
 from bertsurgeon.tasks.kinds import REGRESSION
 from bertsurgeon.tasks.table import Layout, Task
 
@@ -40,8 +39,7 @@ def read_task(task: Task, data_dir: Path) -> tuple[Dataset, Dataset]:
 
 def _read_tsv(task: Task, layout: Layout, path: Path) -> Dataset:
     """GLUE's files quote nothing, may start with a byte-order mark, and may carry further columns."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    rows = [line.split("\t") for line in read_lines(path) if line]
     header = rows.pop(0) if layout.header and rows else []
     if not rows:
         raise DataError(f"{path} holds no rows; check that the file was downloaded completely.")

@@ -13,6 +13,8 @@ from seqeval.metrics import precision_score as entity_precision
 from seqeval.metrics import recall_score as entity_recall
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from bertsurgeon.errors import DataError
+
 Array = NDArray[Any]
 
 
@@ -44,6 +46,8 @@ def tag_metrics(metrics: Sequence[str], tags: list[list[str]], answers: list[lis
 
 
 def _correlation(function: Callable[[Array, Array], Any], labels: Array, answers: Array) -> float:
+    if np.ptp(labels) == 0:
+        raise DataError("All labels are the same number, and a correlation needs different ones.")
     if np.ptp(answers) == 0:  # a constant has no correlation; scipy would answer nan and warn
         return 0.0
     return float(function(labels, answers).statistic)

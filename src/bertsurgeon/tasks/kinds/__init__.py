@@ -55,6 +55,40 @@ def find_head(names: Iterable[str], config: Any) -> Head | None:
     return None
 
 
+def class_labels(config: Any) -> tuple[str, ...] | None:
+    """The names of a model's classes in the order of its outputs; None where it has none but ``LABEL_0`` and so on."""
+    known = getattr(config, "id2label", None) or {}
+    names = tuple(str(known[code]) for code in sorted(known))
+    generic = all(name == f"LABEL_{code}" for code, name in enumerate(names))
+    return None if generic or len({name.casefold() for name in names}) < len(names) else names
+
+
+def check_same_head(first: Any, second: Any) -> None:
+    """Checks that two models predict the same things in the same order, so that they can be compared.
+
+    Args:
+        first: Of transformers, or exported.
+        second: Likewise.
+
+    Raises:
+        ModelError: If they do not.
+    """
+    one, other = head_of(first), head_of(second)
+    outputs = [
+        head.outputs_of(model.config) for head, model in ((one, first), (other, second)) if isinstance(head, Kind)
+    ]
+    if type(one) is not type(other) or len(set(outputs)) > 1:
+        raise ModelError(
+            "The models have heads of different kinds or sizes; name the dense model that the other was made of."
+        )
+    names = [class_labels(model.config) for model in (first, second)]
+    if outputs and names[0] and names[1] and [*map(str.casefold, names[0])] != [*map(str.casefold, names[1])]:
+        raise ModelError(
+            f"The models number their classes differently ({', '.join(names[0])}; {', '.join(names[1])}); name the "
+            "dense model that the other was made of."
+        )
+
+
 def head_of(model: Any) -> Head:
     """What a model predicts.
 
@@ -118,6 +152,8 @@ __all__ = [
     "QuestionAnswering",
     "Regression",
     "TokenClassification",
+    "check_same_head",
+    "class_labels",
     "class_names",
     "find_head",
     "get_kind",

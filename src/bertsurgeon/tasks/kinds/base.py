@@ -165,6 +165,16 @@ class Kind(Head):
             DataError: If the labels do not make a task of this kind.
         """
 
+    def renumber(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
+        """Gives the classes of raw rows other codes.
+
+        Args:
+            part: With labels as :meth:`prepare` codes them.
+            codes: The new code of each old one.
+            count: Classes there are under the new codes.
+        """
+        return part
+
     @abstractmethod
     def encode(
         self, rows: dict[str, list[Any]], indices: list[int], tokenizer: PreTrainedTokenizerBase, limit: int

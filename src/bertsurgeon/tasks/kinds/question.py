@@ -222,10 +222,10 @@ def _answers(value: Any, context: str, where: str) -> dict[str, list[Any]]:
     """Texts and starts of answers, from a struct of lists or a list of structs."""
     try:
         if isinstance(value, Mapping):
-            texts, starts = list(value["text"]), list(value["answer_start"])
+            found, starts = list(value["text"]), list(value["answer_start"])
         else:
-            texts, starts = [one["text"] for one in value], [one["answer_start"] for one in value]
-        starts = [int(start) for start in starts]
+            found, starts = [one["text"] for one in value], [one["answer_start"] for one in value]
+        texts, starts = [str(text) for text in found], [int(start) for start in starts]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"The answers in {where} are not of the form {{'text': […], 'answer_start': […]}} "

@@ -89,6 +89,10 @@ class Classification(_Sequence):
         coded = [recode(part, "label", [codes[_class_name(value)] for value in part["label"]]) for part in parts]
         return Prepared(self, ("accuracy", "f1"), names, coded)
 
+    def renumber(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
+        """See :meth:`Kind.renumber`."""
+        return recode(part, "label", [codes[code] for code in part["label"]])
+
     def answers(self, logits: Array) -> Array:
         """Class codes, shape (texts,)."""
         return np.asarray(logits.argmax(axis=-1))
@@ -147,6 +151,8 @@ class MultiLabel(_Sequence):
     def read(self, path: Path, columns: Mapping[str, str | None]) -> Dataset:
         """Labels from a column with lists of their names, or from several columns with 0 or 1, separated by commas."""
         names = (columns["label"] or "label").split(",")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"The label columns name {twice[0]!r} twice; name each one once.")
         texts = {"text": columns["text"] or "text", "text_pair": columns["text_pair"]}
         frame = read_frame(path, {**texts, **{f"label {name}": name for name in names}})
         found = [frame.pop(f"label {name}").tolist() for name in names]
@@ -167,6 +173,13 @@ class MultiLabel(_Sequence):
             for part in parts
         ]
         return Prepared(self, ("micro_f1", "macro_f1", "accuracy"), names, coded)
+
+    def renumber(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
+        """See :meth:`Kind.renumber`."""
+        old = np.array(part["label"], dtype=np.float64)
+        new = np.zeros((len(old), count))
+        new[:, list(codes)] = old
+        return recode(part, "label", new.tolist())
 
     def answers(self, logits: Array) -> Array:
         """1 for the classes that are more likely than not, shape (texts, labels)."""

@@ -66,6 +66,10 @@ class TokenClassification(Kind):
         entities = all(tag == "O" or tag[:2] in PREFIXES for tag in labels)
         return Prepared(self, ("f1", "precision", "recall", "accuracy") if entities else TAGS, labels, coded)
 
+    def renumber(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
+        """See :meth:`Kind.renumber`."""
+        return recode(part, "tags", [[codes[code] for code in tags] for tags in part["tags"]])
+
     def encode(
         self, rows: dict[str, list[Any]], indices: list[int], tokenizer: PreTrainedTokenizerBase, limit: int
     ) -> dict[str, list[Any]]:
