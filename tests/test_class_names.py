@@ -13,7 +13,7 @@ from datasets import Dataset
 from bertsurgeon import load_model
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.errors import DataError, ModelError
-from bertsurgeon.evaluation import compare
+from bertsurgeon.evaluation import compare, evaluate
 from bertsurgeon.exporting.verify import compare as compare_outputs
 from bertsurgeon.tasks import KINDS, Task, TaskData, number_as
 from bertsurgeon.tasks.distributions import NORMAL
@@ -122,6 +122,13 @@ def test_every_kind_of_label_is_renumbered(kind: str, column: str, values: list[
     found = number_as(data, config)
     assert found.task.labels == ("B", "c", "A")
     assert found.train[column] == found.validation[column] == wanted
+
+
+def test_data_that_were_not_renumbered_are_refused(folder: Path) -> None:
+    model, tokenizer = load_model(folder / "dense"), load_tokenizer(folder / "dense")
+    task = Task("custom", ("accuracy",), ("bad", "good"))
+    with pytest.raises(ModelError, match="for_model"):
+        evaluate(model, tokenized_texts(tokenizer, 4), tokenizer, task)
 
 
 # two models

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bertsurgeon import progress
 from bertsurgeon.errors import DataError, ModelError
 from bertsurgeon.prediction import Predictor, predict_outputs
-from bertsurgeon.tasks import IGNORED, Task, check_same_head, head_of, kind_of, mask_tokens
+from bertsurgeon.tasks import IGNORED, Task, check_same_head, class_labels, head_of, kind_of, mask_tokens
 from bertsurgeon.tasks.collate import WORD_STARTS
 
 READ = ("attention_mask", WORD_STARTS, "labels")
@@ -21,7 +21,7 @@ def check_head(model: Predictor, task: Task) -> None:
     """Checks that a model's head fits a task.
 
     Raises:
-        ModelError: If it is for another kind of task, or the number of outputs differs from the task's.
+        ModelError: If it is for another kind of task, or the number of outputs or the order of the classes differs.
     """
     kind = kind_of(model)
     outputs = kind.outputs_of(model.config)
@@ -30,6 +30,12 @@ def check_head(model: Predictor, task: Task) -> None:
             f"The model has a head for {kind.describe(outputs)}, but task {task.name!r} is "
             f"{task.kind.describe(task.num_labels)}; choose the task the model was fine-tuned on (your own data: also "
             f"--task-type {kind.name})."
+        )
+    own, wanted = ([name.casefold() for name in names or ()] for names in (class_labels(model.config), task.labels))
+    if own != wanted and set(own) == set(wanted):
+        raise ModelError(
+            f"The model's classes are {', '.join(own)} in this order, and those of task {task.name!r} "
+            f"{', '.join(wanted)}; give the data the model's numbers with bertsurgeon.tasks.for_model."
         )
 
 
