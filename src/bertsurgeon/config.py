@@ -238,9 +238,9 @@ class PruneConfig:
             (self.importance != "obs", ("obs_block_size", "obs_damping"), f"importance {self.importance}"),
             (self.score == "magnitude", ("fisher_block_size", "fisher_batch_size"), "score magnitude"),
         ):
-            for field in fields(self):
-                if useless and field.name in names and getattr(self, field.name) != field.default:
-                    raise OptionError(f"{field.name} does nothing with {where}; leave it out.")
+            given = [name for name in names if getattr(self, name) != getattr(PruneConfig, name)]
+            if useless and given:
+                raise OptionError(f"{given[0]} does nothing with {where}; leave it out.")
         if self.method == "obert":
             self._check_obert()
 

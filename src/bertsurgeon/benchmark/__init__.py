@@ -3,7 +3,7 @@
 from bertsurgeon.benchmark.bench import bench
 from bertsurgeon.benchmark.contenders import Contender, open_contender
 from bertsurgeon.benchmark.environment import environment
-from bertsurgeon.benchmark.flops import count_flops, random_inputs
+from bertsurgeon.benchmark.flops import count_flops, fitting_length, random_inputs
 from bertsurgeon.benchmark.latency import Latency, Runnable, compare_latency, time_batches
 from bertsurgeon.benchmark.memory import measure_memory
 from bertsurgeon.benchmark.size import Sizes, folder_size, measure_sizes
@@ -17,6 +17,7 @@ __all__ = [
     "compare_latency",
     "count_flops",
     "environment",
+    "fitting_length",
     "folder_size",
     "measure_memory",
     "measure_sizes",

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from bertsurgeon.benchmark.flops import count_flops
+from bertsurgeon.benchmark.flops import count_flops, fitting_length
 from bertsurgeon.benchmark.size import folder_size, measure_sizes
 from bertsurgeon.checkpoint import get_plan, load_model
 from bertsurgeon.errors import OptionError
@@ -72,8 +72,7 @@ def _prepared(model: Any, modes: Sequence[str], size: int | None) -> Contender:
     weights = measure_sizes(model).encoder_weights
     if get_plan(model) is not None:  # dense ones run as everybody has them
         prepare_for_inference(model)
-    length = min(128, getattr(model.config, "max_position_embeddings", None) or 128)
-    flops = count_flops(model, 1, length)
+    flops = count_flops(model, 1, fitting_length([model], 128))
     if "bf16" in modes:
         nn.Module.to(model, torch.bfloat16)
     if "compile" in modes:

@@ -1,5 +1,6 @@
 """How many floating-point operations one forward pass takes, and the inputs that measurements run on."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,6 +33,11 @@ def count_flops(model: nn.Module, batch_size: int, length: int) -> int:
     return int(counter.get_total_flops())
 
 
+def fitting_length(models: Iterable[Any], length: int) -> int:
+    """As many tokens as asked for or, if these are fewer, as all ``models`` have positions for."""
+    return min(length, *(getattr(model.config, "max_position_embeddings", None) or length for model in models))
+
+
 def random_inputs(models: list[Any], batch_size: int, length: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """Random token ids that all ``models`` know, with an attention mask of ones, or random images, on the CPU.
 
@@ -45,11 +51,10 @@ def random_inputs(models: list[Any], batch_size: int, length: int, seed: int = 0
         height, width = size if isinstance(size, list | tuple) else (size, size)
         shape = (batch_size, configs[0].num_channels, height, width)
         return {PIXELS: torch.randn(shape, generator=generator)}
-    positions = [getattr(config, "max_position_embeddings", None) or length for config in configs]
     if batch_size < 1 or length < 1:
         raise OptionError(f"A batch of {batch_size} texts with {length} tokens is empty; use at least 1 of each.")
-    if length > min(positions):
-        raise OptionError(f"A length of {length} tokens exceeds the model's {min(positions)} positions.")
+    if (longest := fitting_length(models, length)) < length:
+        raise OptionError(f"A length of {length} tokens exceeds the model's {longest} positions.")
     vocabulary = min(config.vocab_size for config in configs)
     ids = torch.randint(vocabulary, (batch_size, length), generator=generator)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -88,7 +88,7 @@ def save_model(
             for name, content in getattr(model, COMPANIONS, {}).items():
                 (temporary / name).write_text(content, encoding="utf-8")
             for name, content in (reports or {}).items():
-                write_report(temporary / name, content)
+                (temporary / name).write_text(_as_json(content), encoding="utf-8")
 
     processes.on_main(write)
 
@@ -101,11 +101,15 @@ def write_report(file: Path, content: dict[str, Any]) -> None:
     """
     new = file.with_name(f".{file.name}.new")
     try:
-        new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        new.write_text(_as_json(content), encoding="utf-8")
         new.replace(file)
     except OSError as error:
         new.unlink(missing_ok=True)
         raise CheckpointError(f"{file} cannot be written: {error.strerror}.") from error
+
+
+def _as_json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1) + "\n"
 
 
 def load_model(

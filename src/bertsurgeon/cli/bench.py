@@ -71,8 +71,7 @@ def bench(
         torch.set_num_threads(threads)
     names = list(dict.fromkeys(models))
     if data_options.are_given:
-        for name in names[1:]:
-            check_same_vocabulary(*(one.split("@")[0] for one in (names[0], name)))
+        check_same_vocabulary(*(name.split("@")[0] for name in names))
 
     def draw(size: int, running: Sequence[Any]) -> list[Batch]:
         return _batches(data_options, names[0], running, size, seed)

@@ -85,8 +85,7 @@ def gradual(
     The recipe upstream learns no task, but to guess hidden words of raw texts: --text-file, or the texts of a --task.
     What --epochs, --sparsity, --first-sparsity and --pattern name replaces what the recipe says.
     """
-    if teacher is not None:
-        check_same_vocabulary(model, teacher)
+    check_same_vocabulary(model, teacher)
     chosen = _adapt(load_recipe(recipe), epochs, sparsity, first_sparsity, pattern)
     may_overwrite = may_replace(output, overwrite, resume)
     set_seed(seed)

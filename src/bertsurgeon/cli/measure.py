@@ -54,8 +54,7 @@ def evaluate(
     """
     if data_options.text_file is not None and (reference is None or not data_options.only_texts):
         raise OptionError("--text-file evaluates without labels: name a --reference with it, and no other data.")
-    if reference is not None:
-        check_same_vocabulary(model, reference)
+    check_same_vocabulary(model, reference)
     network = _open(model, data_options)
     tokenizer = load_tokenizer(resolve_model(model))
     metrics: dict[str, float] = {}

@@ -75,8 +75,7 @@ def prune(
     for folder in folders:
         check_output(folder, overwrite)
     known = None if calibration is None else Calibration.load(calibration)
-    if teacher is not None:
-        check_same_vocabulary(model, teacher)
+    check_same_vocabulary(model, teacher)
     inputs = load_inputs(resolve_model(model), data_options, seed)
     teacher_network = None if teacher is None else load_model(resolve_model(teacher))
     jobs = list(zip(configs, folders, strict=True))

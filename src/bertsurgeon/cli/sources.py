@@ -105,21 +105,33 @@ def load_network(name: str, options: DataOptions) -> PreTrainedModel:
     return load_embedder(folder) if options.task_type == Embedding.name else load_model(folder)
 
 
-def check_same_vocabulary(first: str, second: str) -> None:
-    """Checks that two models know the same tokens by the same ids: both are given what one tokenizer makes of a text.
+def check_same_vocabulary(first: str, *others: str | None) -> None:
+    """Checks that models know the same tokens by the same ids: all are given what one tokenizer makes of a text.
+
+    Args:
+        first: Folder or hub id.
+        *others: Likewise; None for none.
 
     Raises:
         OptionError: If they do not.
     """
+    named = [name for name in others if name is not None]
+    own = _vocabulary(first) if named else None
+    for name in named:
+        other = _vocabulary(name)
+        if own is not None and other is not None and own != other:
+            raise OptionError(
+                f"{first} and {name} have different vocabularies, so that the same ids are other words to each: if one "
+                "was trimmed, name the other one as it is after trim-vocabulary with the same texts."
+            )
+
+
+def _vocabulary(name: str) -> dict[str, int] | None:
+    """Of the tokenizer beside a model; a teacher without one is of the same family."""
     try:
-        vocabularies = [load_tokenizer(resolve_model(name)).get_vocab() for name in (first, second)]
-    except ModelError:  # a teacher without a tokenizer is one of the same family
-        return
-    if vocabularies[0] != vocabularies[1]:
-        raise OptionError(
-            f"{first} and {second} have different vocabularies, so that the same ids are other words to each: if one "
-            "was trimmed, name the other one as it is after trim-vocabulary with the same texts."
-        )
+        return load_tokenizer(resolve_model(name)).get_vocab()
+    except ModelError:
+        return None
 
 
 def load_texts(options: DataOptions, seed: int) -> tuple[Dataset, Dataset]:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from bertsurgeon.benchmark import compare_latency, count_flops, folder_size, measure_sizes
+from bertsurgeon.benchmark import compare_latency, count_flops, fitting_length, folder_size, measure_sizes
 from bertsurgeon.plan import Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Structure, SubLayerName
 
 LENGTH = 128
@@ -25,7 +25,7 @@ def summarise(
         metrics: The task's metrics of each, in percent; may be empty.
         runs: Timed forward passes per model and batch size.
     """
-    length = min(LENGTH, *(getattr(m.config, "max_position_embeddings", None) or LENGTH for m in models.values()))
+    length = fitting_length(models.values(), LENGTH)
     single = compare_latency(models, batch_size=1, length=length, runs=runs)
     batch = compare_latency(models, batch_size=8, length=length, runs=runs)
     rows: dict[str, dict[str, Any]] = {}

@@ -88,8 +88,7 @@ def recover(
     may_overwrite = may_replace(output, overwrite, resume)
     training = loss_options.training(epochs, seed)
     set_seed(seed)
-    if teacher is not None:
-        check_same_vocabulary(model, teacher)
+    check_same_vocabulary(model, teacher)
     network, tokenizer = load_model(model), load_tokenizer(model)
     if get_plan(network) is None and not is_sparse(network):
         raise ModelError(f"{model} is a dense model; prune it first, or use 'bertsurgeon finetune'.")

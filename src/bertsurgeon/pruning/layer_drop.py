@@ -21,10 +21,13 @@ from bertsurgeon.calibration import Batch, make_batches, token_mask
 from bertsurgeon.checkpoint import check_finite, forget_ranges, get_plan
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.prediction import evaluating
-from bertsurgeon.recovery import distillation_loss, hidden_state_loss
-from bertsurgeon.tasks import Prediction, find_head, model_inputs
+from bertsurgeon.recovery import hidden_state_loss, outputs_loss
+from bertsurgeon.tasks import find_head, model_inputs
 
 Strategy = Literal["alternate", "first", "last", "symmetric", "importance"]
+
+STATE = "last_hidden_state"
+"""What models without a known head are judged by."""
 
 SAMPLES = 256
 """Texts that ``importance`` asks, by default."""
@@ -116,33 +119,31 @@ def rank_layers(model: PreTrainedModel, architecture: Architecture, batches: Seq
     inputs = [{name: value.to(model.device) for name, value in batch.items()} for batch in batches]
     head = find_head([type(model).__name__], model.config)
 
-    def ask(batch: Batch) -> list[Prediction] | Tensor:
-        if head is not None:
-            return head.predictions(model(**model_inputs(batch)), batch)
-        state: Tensor = model.base_model(**model_inputs(batch)).last_hidden_state
-        return state
+    def ask(batch: Batch) -> dict[str, Tensor]:
+        if head is None:
+            return {STATE: model.base_model(**model_inputs(batch))[STATE]}
+        said = model(**model_inputs(batch))
+        return {name: said[name] for name in head.outputs}
 
-    def change(answer: list[Prediction] | Tensor, wanted: list[Prediction] | Tensor, batch: Batch) -> float:
+    def change(answer: dict[str, Tensor], wanted: dict[str, Tensor], batch: Batch) -> float:
         mask = token_mask(model, batch)
-        if isinstance(answer, Tensor) or isinstance(wanted, Tensor):
-            return float(hidden_state_loss([answer], [wanted], mask, [0])) * len(mask)  # type: ignore[list-item]  # both
-        pairs = zip(answer, wanted, strict=True)
-        return sum(float(distillation_loss(a.z, w.z, 1.0, a.distribution)) for a, w in pairs) * len(mask)
+        if head is None:
+            return float(hidden_state_loss([answer[STATE]], [wanted[STATE]], mask, [0])) * len(mask)
+        return float(outputs_loss(head, answer, wanted, batch, 1.0)) * len(mask)
 
     whole = [ask(batch) for batch in inputs]
     left = list(range(len(architecture.layers(model))))
-    bound = [0] if _first_is_special(model, architecture) else []
+    bound = {0} if _first_is_special(model, architecture) else set()
     gone: list[int] = []
     with progress.bar("Leaving layers out", len(left) * (len(left) + 1) / 2 - 1) as advance:
         while len(left) > 1:
             losses = {}
             for layer in left:
+                if layer not in bound:
+                    with _only(model, architecture, [other for other in left if other != layer]):
+                        pairs = zip(inputs, whole, strict=True)
+                        losses[layer] = sum(change(ask(batch), wanted, batch) for batch, wanted in pairs)
                 advance()
-                if layer in bound:
-                    continue
-                with _only(model, architecture, [other for other in left if other != layer]):
-                    pairs = zip(inputs, whole, strict=True)
-                    losses[layer] = sum(change(ask(batch), wanted, batch) for batch, wanted in pairs)
             gone.append(min(losses, key=losses.__getitem__))
             left.remove(gone[-1])
     return left + gone[::-1]

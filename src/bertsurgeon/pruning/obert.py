@@ -12,14 +12,14 @@ from transformers import PreTrainedModel
 
 from bertsurgeon import progress
 from bertsurgeon.architectures import Architecture
-from bertsurgeon.calibration import Batch
+from bertsurgeon.calibration import Batch, summed_loss
 from bertsurgeon.checkpoint import attach_sparse, count_kept
 from bertsurgeon.compensation import refit_masked
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.pruning.report import SparseReport, timed
-from bertsurgeon.recovery import pruning_loss, same_weights
+from bertsurgeon.recovery import pruning_loss
 from bertsurgeon.second_order import Pattern, Step, count_gradients, masks_of, prune_step, sparsity_of
 from bertsurgeon.tasks import check_same_head, has_labels
 
@@ -60,8 +60,8 @@ def prune_obert(
     options = config.step_options()
     if teacher is not None:
         check_same_head(model, teacher)
-    own = teacher is None or same_weights(model, teacher)
-    if options.update == "woodtaylor" and own and not all(map(has_labels, batches)):
+    unlabelled = not all(map(has_labels, batches))
+    if options.update == "woodtaylor" and unlabelled and pruning_loss(model, teacher) is summed_loss:
         raise OptionError("The update woodtaylor needs the gradient of a loss: give labels, or another teacher.")
     if options.score != "magnitude":
         asked, found = -(-obert_samples(config) // options.batch_size), count_gradients(batches, options.batch_size)

@@ -5,8 +5,8 @@ from bertsurgeon.recovery.distillation import (
     distillation_loss,
     distilled_loss,
     hidden_state_loss,
+    outputs_loss,
     pruning_loss,
-    same_weights,
 )
 from bertsurgeon.recovery.gradual import GradualPruning, pruning_targets, rate_schedule, train_gradually
 from bertsurgeon.recovery.masking import MaskCallback
@@ -40,12 +40,12 @@ __all__ = [
     "distilled_loss",
     "hidden_state_loss",
     "load_recipe",
+    "outputs_loss",
     "packaged_recipes",
     "pruning_loss",
     "pruning_targets",
     "rate_schedule",
     "recover",
-    "same_weights",
     "train",
     "train_gradually",
 ]

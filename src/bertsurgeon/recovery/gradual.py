@@ -245,7 +245,6 @@ def train_gradually(
                 f"The model is {sparsity_of(masking.masks):.2%} sparse already; the recipe's sparsity must be greater, "
                 f"not {pruning.sparsity:.2%}."
             )
-        distils = teacher is not None and heard.hardness > 0
         targets = pruning_targets(recipe, steps_per_epoch)
         masking = GradualPruning(
             model,
@@ -255,7 +254,7 @@ def train_gradually(
             options,
             pruning.gradients,
             seed,
-            teacher if distils else None,
+            teacher,
             heard.temperature,
             heard.hardness,
             guessing,

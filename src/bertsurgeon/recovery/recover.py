@@ -57,8 +57,8 @@ def recover(
     options = options or TrainingOptions()
     if teacher is not None:
         check_same_head(model, teacher)
-    if teacher is not None and not has_labels(data.column_names):
-        options = replace(options, hardness=1.0)
+        if not has_labels(data.column_names):
+            options = replace(options, hardness=1.0)
 
     def run(folder: Path) -> None:
         train(model, data, tokenizer, options, folder, teacher=teacher, resume=resume, description=description)
