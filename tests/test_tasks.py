@@ -244,6 +244,13 @@ def test_incomplete_rows_are_dropped(tmp_path: Path, notes: list[str]) -> None:
     assert notes == [f"Incomplete rows of {path} that are left out: 2."] * 2
 
 
+def test_torn_rows_of_glue_are_left_out(tmp_path: Path, notes: list[str]) -> None:
+    rows = [["sentence", "label"], ["good", "1"], ["torn"], ["bad", "0"]]
+    write(tmp_path / "SST-2", {"train.tsv": rows, "dev.tsv": rows})
+    assert load_task("sst2", tmp_path).train["text"][:] == ["good", "bad"]
+    assert [note.split(": ")[1] for note in notes] == ["1."] * 2
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_words_that_pandas_takes_for_nothing(tmp_path: Path, suffix: str, notes: list[str]) -> None:
     words = ["None", "NA", "null", "nan", "N/A"]
@@ -261,6 +268,16 @@ def test_flags_and_rows_with_names(tmp_path: Path) -> None:
     assert load_user_task(path, path).train["label"][:] == [1, 0]
     path.write_text("text,label\na,True\nb,\nc,False\n")
     assert load_user_task(path, path).task.labels == ("False", "True")
+
+
+@pytest.mark.parametrize("label", ["inf", "good"])
+@pytest.mark.parametrize("kind", ["regression", "embedding"])
+def test_what_is_no_number_is_refused(tmp_path: Path, label: str, kind: str) -> None:
+    path = tmp_path / "data.jsonl"
+    rows = [{"text": "a", "text_pair": "b", "label": value} for value in ("1", label)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(DataError, match=f"numbers.*{label}"):
+        load_user_task(path, path, kind=KINDS[kind])
 
 
 @pytest.mark.parametrize("gap", ["", "NA", "nan"])

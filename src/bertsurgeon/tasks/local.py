@@ -4,9 +4,11 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from bertsurgeon import progress
 from bertsurgeon.errors import DataError
 from bertsurgeon.tasks.files import read_lines, read_squad
 from bertsurgeon.tasks.kinds import REGRESSION
+from bertsurgeon.tasks.kinds.base import finite
 from bertsurgeon.tasks.table import Layout, Task
 
 
@@ -38,7 +40,7 @@ def read_task(task: Task, data_dir: Path) -> tuple[Dataset, Dataset]:
 
 
 def _read_tsv(task: Task, layout: Layout, path: Path) -> Dataset:
-    """GLUE's files quote nothing, may start with a byte-order mark, and may carry further columns."""
+    """GLUE's files quote nothing, may start with a byte-order mark, may have further columns, and a few torn rows."""
     rows = [line.split("\t") for line in read_lines(path) if line]
     header = rows.pop(0) if layout.header and rows else []
     if not rows:
@@ -47,24 +49,24 @@ def _read_tsv(task: Task, layout: Layout, path: Path) -> Dataset:
         positions = {
             role: column if isinstance(column, int) else header.index(column) for role, column in layout.columns.items()
         }
-        columns: dict[str, list[str]] = {
-            role: [row[position] for row in rows if len(row) > max(positions.values())]
-            for role, position in positions.items()
-        }
     except ValueError:
         expected = ", ".join(str(column) for column in layout.columns.values())
         raise DataError(
             f"{path} lacks a column of task {task.name!r}: expected {expected}, found {', '.join(header)}."
         ) from None
-    if not columns["label"]:
+    whole = [row for row in rows if len(row) > max(positions.values())]
+    if not whole:
         raise DataError(f"{path} has too few columns for task {task.name!r}; it must be tab-separated.")
+    if len(whole) < len(rows):
+        progress.note(f"Incomplete rows of {path} that are left out: {len(rows) - len(whole)}.")
+    columns = {role: [row[position] for row in whole] for role, position in positions.items()}
     return Dataset.from_dict({**columns, "label": _encode_labels(task, columns["label"], path)})
 
 
 def _encode_labels(task: Task, labels: list[str], path: Path) -> list[int] | list[float]:
     try:
         if task.kind is REGRESSION:
-            return [float(label) for label in labels]
+            return [finite(label) for label in labels]
         codes = {name: code for code, name in enumerate(task.labels)}
         return [codes[label] if label in codes else _class_number(label, len(codes)) for label in labels]
     except ValueError as error:

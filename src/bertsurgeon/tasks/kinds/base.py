@@ -1,5 +1,6 @@
 """What every head and every kind of task has to say."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -234,6 +235,19 @@ def encode_texts(
 def recode(part: Dataset, column: str, codes: Sequence[Any]) -> Dataset:
     """A dataset with other values in a column."""
     return part.remove_columns(column).add_column(column, codes)
+
+
+def finite(value: Any) -> float:
+    """A label as a number.
+
+    Raises:
+        ValueError: If it is none, or no finite one.
+        TypeError: If it can be none.
+    """
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value} is no finite number")
+    return number
 
 
 def hide(z: Tensor, mask: Tensor) -> Tensor:

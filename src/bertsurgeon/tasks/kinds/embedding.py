@@ -16,7 +16,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedTokenizerBase
 from bertsurgeon.errors import DataError
 from bertsurgeon.tasks.distributions import EMBEDDINGS
 from bertsurgeon.tasks.files import read_user_file
-from bertsurgeon.tasks.kinds.base import Kind, Outputs, Prediction, Prepared, encode_texts, recode
+from bertsurgeon.tasks.kinds.base import Kind, Outputs, Prediction, Prepared, encode_texts, finite, recode
 from bertsurgeon.tasks.metrics import sequence_metrics
 from bertsurgeon.tasks.neighbours import neighbour_metrics
 
@@ -68,7 +68,7 @@ class Embedding(Kind):
     def prepare(self, parts: Sequence[Dataset]) -> Prepared:
         """Scores become floating-point numbers."""
         try:
-            coded = [recode(part, "label", [float(value) for value in part["label"]]) for part in parts]
+            coded = [recode(part, "label", [finite(value) for value in part["label"]]) for part in parts]
         except (ValueError, TypeError) as error:
             raise DataError(f"The label column must say how alike two texts are, in numbers ({error}).") from error
         return Prepared(self, METRICS, (), coded)

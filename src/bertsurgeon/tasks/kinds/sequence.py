@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig, P
 from bertsurgeon.errors import DataError
 from bertsurgeon.tasks.distributions import BERNOULLI, CATEGORICAL, NORMAL, Distribution
 from bertsurgeon.tasks.files import read_frame, read_user_file
-from bertsurgeon.tasks.kinds.base import Kind, Outputs, Prediction, Prepared, encode_texts, recode
+from bertsurgeon.tasks.kinds.base import Kind, Outputs, Prediction, Prepared, encode_texts, finite, recode
 from bertsurgeon.tasks.metrics import Array, sequence_metrics
 
 
@@ -122,7 +122,7 @@ class Regression(_Sequence):
     def prepare(self, parts: Sequence[Dataset]) -> Prepared:
         """Labels become floating-point numbers."""
         try:
-            coded = [recode(part, "label", [float(value) for value in part["label"]]) for part in parts]
+            coded = [recode(part, "label", [finite(value) for value in part["label"]]) for part in parts]
         except (ValueError, TypeError) as error:
             raise DataError(f"The label column of a regression must hold numbers only ({error}).") from error
         return Prepared(self, ("spearman", "pearson"), (), coded)
