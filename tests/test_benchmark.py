@@ -1,16 +1,19 @@
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import AutoModel, BertConfig, BertForSequenceClassification
 
+from architecture_cases import CONFIGS, SIZES, make_model
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.benchmark import compare_latency, count_flops, environment, folder_size, measure_memory
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.errors import OptionError
 from bertsurgeon.plan import dense_plan
+from bertsurgeon.tasks import longest_input
 
 HIDDEN, INNER, LAYERS, LABELS = 64, 160, 3, 2
 
@@ -63,6 +66,19 @@ def test_flops_leave_the_mode_alone() -> None:
 def test_impossible_batches(batch_size: int, length: int) -> None:
     with pytest.raises(OptionError):
         count_flops(small_bert(), batch_size, length)
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [(name, version) for name in CONFIGS for version in range(len(CONFIGS[name])) if name != "vit"]
+)
+def test_a_text_as_long_as_the_model_takes(name: str, version: int) -> None:
+    """The longest passes, one token more is refused, and where positions go on so do texts."""
+    model = make_model(AutoModel, name, version)
+    longest = longest_input(model.config)
+    with pytest.raises(OptionError, match="exceeds") if longest else nullcontext():
+        count_flops(model, 2, (longest or SIZES["max_position_embeddings"]) + 1)
+    assert count_flops(model, 2, longest or 1) > 0
+    assert longest is None or longest >= SIZES["max_position_embeddings"] - 2
 
 
 def test_latency_of_each_model() -> None:

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bertsurgeon.calibration import PIXELS
 from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import evaluating
+from bertsurgeon.tasks import longest_input
 
 
 def count_flops(model: nn.Module, batch_size: int, length: int) -> int:
@@ -35,7 +36,7 @@ def count_flops(model: nn.Module, batch_size: int, length: int) -> int:
 
 def fitting_length(models: Iterable[Any], length: int) -> int:
     """As many tokens as asked for or, if these are fewer, as all ``models`` have positions for."""
-    return min(length, *(getattr(model.config, "max_position_embeddings", None) or length for model in models))
+    return min(length, *(longest_input(model.config) or length for model in models))
 
 
 def random_inputs(models: list[Any], batch_size: int, length: int, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -54,7 +55,7 @@ def random_inputs(models: list[Any], batch_size: int, length: int, seed: int = 0
     if batch_size < 1 or length < 1:
         raise OptionError(f"A batch of {batch_size} texts with {length} tokens is empty; use at least 1 of each.")
     if (longest := fitting_length(models, length)) < length:
-        raise OptionError(f"A length of {length} tokens exceeds the model's {longest} positions.")
+        raise OptionError(f"A length of {length} tokens exceeds the {longest} that the model takes.")
     vocabulary = min(config.vocab_size for config in configs)
     ids = torch.randint(vocabulary, (batch_size, length), generator=generator)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

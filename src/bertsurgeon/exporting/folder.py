@@ -14,7 +14,7 @@ from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, 
 
 from bertsurgeon import progress
 from bertsurgeon.architectures import unfuse
-from bertsurgeon.benchmark import measure_sizes, random_inputs, time_batches
+from bertsurgeon.benchmark import fitting_length, measure_sizes, random_inputs, time_batches
 from bertsurgeon.calibration import PIXELS, Batch, make_batches
 from bertsurgeon.checkpoint import check_output, get_ranges, new_folder
 from bertsurgeon.errors import OptionError
@@ -145,8 +145,7 @@ def _trace_fastest(
     if not has_groups(model):
         return traced
     filled = trace(Graph(lower(model, fill_groups=True), inputs, outputs), config.opset)
-    positions = getattr(model.config, "max_position_embeddings", None) or TIMED[1]
-    batch = random_inputs([model], TIMED[0], min(TIMED[1], positions - 2))  # RoBERTa counts positions from two
+    batch = random_inputs([model], TIMED[0], fitting_length([model], TIMED[1]))
     with TemporaryDirectory() as folder:
         sessions: dict[str, Any] = {}
         for name, graph in (("grouped", traced), ("filled", filled)):

@@ -28,6 +28,7 @@ from bertsurgeon.tasks.kinds import (
     kind_for_texts,
     kind_of,
 )
+from bertsurgeon.tasks.length import longest_input
 from bertsurgeon.tasks.masking import TokenMasking, mask_tokens
 from bertsurgeon.tasks.table import TASKS, Task, get_task
 
@@ -66,6 +67,7 @@ __all__ = [
     "kind_of",
     "load_task",
     "load_user_task",
+    "longest_input",
     "mask_tokens",
     "model_inputs",
     "number_as",

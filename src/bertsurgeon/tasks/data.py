@@ -23,14 +23,12 @@ from bertsurgeon.tasks.kinds import (
     find_head,
 )
 from bertsurgeon.tasks.kinds.sequence import is_real
+from bertsurgeon.tasks.length import longest_input
 from bertsurgeon.tasks.local import read_task
 from bertsurgeon.tasks.table import Task, get_task
 
 CONLL = (".conll", ".iob", ".iob2", ".bio")
 """Endings of files with CoNLL's columns."""
-
-COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
-"""Models whose first token has the position behind the id of the padding."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +154,8 @@ def _longest_input(tokenizer: PreTrainedTokenizerBase) -> int:
         config = AutoConfig.from_pretrained(tokenizer.name_or_path, local_files_only=True, trust_remote_code=False)
     except Exception:  # there is no model beside it, or one that whoever loads it complains of
         return own
-    positions = getattr(config, "max_position_embeddings", None)
-    # positions that are rotations or distances go on beyond those of the training
-    if positions is None or hasattr(config, "rope_parameters") or not getattr(config, "position_biased_input", True):
-        return own
-    skipped = (config.pad_token_id or 0) + 1 if config.model_type in COUNTED_FROM_PADDING else 0
-    return min(own, int(positions) - skipped)
+    longest = longest_input(config)
+    return own if longest is None else min(own, longest)
 
 
 def for_model(data: TaskData, model: Any) -> TaskData:
