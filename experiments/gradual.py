@@ -120,17 +120,17 @@ def main() -> None:
         return trained
 
     cached(f"gradual/{arguments.task}-{arguments.seed}-dense", lambda: describe(dense))
-    start, names = lambda: load_model(arguments.model), ("zeros", "int8")
+    start, words = lambda: load_model(arguments.model), []
     if (name := Path(arguments.recipe).stem) != SHORT:
-        names = (name, f"{name}_int8")
+        words = [name]
     if arguments.one_shot:
         training_recipe = replace(
             training_recipe, pruning=None, learning_rate=replace(recipe.learning_rate, rewinds="none")
         )
-        start, names = one_shot, ("oneshot", "oneshot_int8")
-    sparse = row(names[0], start, training_recipe if epochs else None)
+        start, words = one_shot, [*words, "oneshot"]
+    sparse = row("_".join(words or ["zeros"]), start, training_recipe if epochs else None)
     if arguments.int8_epochs:
-        row(names[1], sparse, load_recipe("int8").scaled(arguments.int8_epochs))
+        row("_".join([*words, "int8"]), sparse, load_recipe("int8").scaled(arguments.int8_epochs))
 
 
 if __name__ == "__main__":
