@@ -163,8 +163,8 @@ def choices() -> str:
 def recovery() -> str:
     """Metric and divergence after every learning rate, with and without dropout and the teacher's hidden states."""
     rows = []
-    rates = ("2e-05", "5e-05", "0.0001")
-    for share in ("0.5", "0.12"):
+    rates = ("1e-05", "2e-05", "5e-05", "0.0001")
+    for share in ("0.5", "0.25", "0.12"):
         start = read(f"recovery/cola/start-{share}")
         if start is None:
             continue
@@ -177,7 +177,7 @@ def recovery() -> str:
                 if any(results):
                     cells = ["–" if r is None else f"{r['divergence']:.3f} ({accuracy(r)})" for r in results]
                     rows.append([f"{title}, {how}{heard}", *cells])
-    return table(["divergence (metric)", "2e-5", "5e-5", "1e-4"], rows)
+    return table(["divergence (metric)", "1e-5", "2e-5", "5e-5", "1e-4"], rows)
 
 
 def structures() -> str:

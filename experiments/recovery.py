@@ -6,7 +6,7 @@ Every run has 200 steps of 32 sentences. Beside the metric each row has the dive
 predictions on 512 training texts that neither calibration nor recovery has seen.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +18,25 @@ from bertsurgeon import PruneConfig, TrainingOptions, calibrate, prune, train
 from common import Probe, cached, parse_arguments
 
 STEPS = 200
-RATES = (2e-5, 5e-5, 1e-4)
-HIDDEN = {0.12: (0.0, 1.0), 0.5: (0.0,)}
-"""Weights of the teacher's hidden states, by the share that is kept."""
-DROPOUT = (False, True)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What is tried at a share, each with each.
+
+    Attributes:
+        rates: Learning rates.
+        hidden: Weights of the teacher's hidden states.
+        dropout: Whether the model's dropouts act.
+    """
+
+    rates: tuple[float, ...] = (1e-5, 2e-5, 5e-5, 1e-4)
+    hidden: tuple[float, ...] = (0.0,)
+    dropout: tuple[bool, ...] = (False, True)
+
+
+TRIED = {0.12: Tried((2e-5, 5e-5, 1e-4), (0.0, 1.0)), 0.25: Tried(), 0.5: Tried(dropout=(False,))}
+"""By the share that is kept."""
 
 
 def main() -> None:
@@ -49,9 +64,9 @@ def main() -> None:
         result["divergence"] = subject.divergence(pruned)
         return result
 
-    for share, weights in HIDDEN.items():
+    for share, tried in TRIED.items():
         cached(f"recovery/{arguments.task}/start-{share:g}", lambda k=share: run(k, None, 0.0, False))
-        for hidden, dropout, rate in product(weights, DROPOUT, RATES):
+        for hidden, dropout, rate in product(tried.hidden, tried.dropout, tried.rates):
             name = f"recovery/{arguments.task}/rate-{rate:g}-hidden-{hidden:g}-dropout-{dropout:d}-{share:g}"
             cached(name, lambda k=share, r=rate, h=hidden, d=dropout: run(k, r, h, d))
 

@@ -1,12 +1,13 @@
 """Recovery: what the teacher says reaches the student, and training improves a pruned model."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from bertsurgeon import PruneConfig, prune
 from bertsurgeon.checkpoint import load_model, save_model
@@ -192,6 +193,33 @@ def test_what_training_without_labels_needs(
 def test_impossible_options(bad: dict[str, float]) -> None:
     with pytest.raises(OptionError):
         TrainingOptions(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("said", "taught", "rate"),
+    [({}, False, 5e-5), ({}, True, 2e-5), ({"hardness": 0.0}, True, 5e-5), ({"learning_rate": 3e-4}, True, 3e-4)],
+)
+def test_a_teacher_is_followed_in_smaller_steps(
+    said: dict[str, float],
+    taught: bool,
+    rate: float,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def arguments(**settings: Any) -> TrainingArguments:
+        seen.append(settings["learning_rate"])
+        return TrainingArguments(**settings)
+
+    monkeypatch.setattr("bertsurgeon.recovery.training.TrainingArguments", arguments)
+    options = TrainingOptions(max_steps=1, **said)  # type: ignore[arg-type]
+    teacher = load_model(folder / "dense") if taught else None
+    train(load_model(folder / "dense"), dataset, tokenizer, options, tmp_path, teacher=teacher)
+    assert seen == [rate]
 
 
 @pytest.mark.parametrize("keep_best", [False, True])

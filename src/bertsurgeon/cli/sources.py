@@ -65,7 +65,7 @@ class LossOptions:
 
     batch_size: opt.BatchSize = 32
     at_once: opt.AtOnce = None
-    learning_rate: opt.LearningRate = 5e-5
+    learning_rate: opt.LearningRate = None
     hardness: opt.Hardness = 0.9
     temperature: opt.Temperature = 2.0
     hidden_weight: opt.HiddenWeight = 0.0
@@ -73,9 +73,10 @@ class LossOptions:
     bf16: opt.Bf16 = False
     dropout: opt.Dropout = None
 
-    def training(self, epochs: float, seed: int) -> TrainingOptions:
-        """With the options that every command names itself."""
-        return TrainingOptions(epochs=epochs, seed=seed, **asdict(self))
+    def training(self, epochs: float, seed: int, distilled: bool = False) -> TrainingOptions:
+        """With the options that every command names itself, and the learning rate as a number, for the reports."""
+        options = TrainingOptions(epochs=epochs, seed=seed, **asdict(self))
+        return replace(options, learning_rate=options.peak(distilled and self.hardness > 0))
 
 
 def resolve_model(name: str) -> str:

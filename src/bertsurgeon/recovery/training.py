@@ -37,6 +37,8 @@ from bertsurgeon.tasks.collate import WORD_STARTS
 
 MIN_TO_HOLD_OUT = 20
 """Fewest samples of which a tenth can be held out."""
+LEARNING_RATE, DISTILLED_RATE = 5e-5, 2e-5
+"""Where none is said: for labels alone, and from a teacher."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class TrainingOptions:
         batch_size: Samples per step.
         at_once: Samples that go through the model together, where memory does not hold a whole step; divides
             ``batch_size``. None for all of them. Several processes share a step: each takes that many at a time.
-        learning_rate: Peak of AdamW's learning rate, reached after the warm-up, falling linearly to zero.
+        learning_rate: Peak of AdamW's learning rate, reached after the warm-up, falling linearly to zero. None: 5e-5,
+            from a teacher 2e-5, as a higher one harms what started well (``experiments/recovery.py``).
         warmup: Share of the steps in which the learning rate rises.
         weight_decay: AdamW's.
         hardness: Weight of the teacher in the loss, 0 to 1; used only if a teacher is given.
@@ -69,7 +72,7 @@ class TrainingOptions:
     epochs: float = 3.0
     batch_size: int = 32
     at_once: int | None = None
-    learning_rate: float = 5e-5
+    learning_rate: float | None = None
     warmup: float = 0.06
     weight_decay: float = 0.01
     hardness: float = 0.9
@@ -96,10 +99,11 @@ class TrainingOptions:
             raise OptionError(
                 f"The samples at once must divide the batch size, {self.batch_size}; {self.at_once} do not."
             )
-        if not (0 < self.learning_rate < float("inf") and 0 < self.temperature < float("inf")):
+        rate = self.peak(distilled=False)
+        if not (0 < rate < float("inf") and 0 < self.temperature < float("inf")):
             raise OptionError(
                 "The learning rate and the temperature must be finite and greater than 0, not "
-                f"{self.learning_rate} and {self.temperature}."
+                f"{rate} and {self.temperature}."
             )
         if not (0 <= self.warmup < 1 and 0 <= self.weight_decay < float("inf")):
             raise OptionError("The warm-up must lie between 0 and 1, and the weight decay must not be negative.")
@@ -109,6 +113,12 @@ class TrainingOptions:
             raise OptionError(f"The weight of the hidden states must be at least 0, not {self.hidden_weight}.")
         if not 0 <= self.seed < 2**32:
             raise OptionError(f"The seed must lie between 0 and 2**32 - 1, not {self.seed}.")
+
+    def peak(self, distilled: bool) -> float:
+        """The learning rate, or what it is where none is said."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return DISTILLED_RATE if distilled else LEARNING_RATE
 
 
 class _DataOrder(TrainerCallback):
@@ -218,7 +228,7 @@ def train(
         max_steps=options.max_steps,
         per_device_train_batch_size=together,
         gradient_accumulation_steps=options.batch_size // (together * processes.count()),
-        learning_rate=options.learning_rate,
+        learning_rate=options.peak(distil),
         warmup_steps=options.warmup,
         weight_decay=options.weight_decay,
         bf16=options.bf16,
