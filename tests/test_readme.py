@@ -10,7 +10,8 @@ import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertsurgeon.cli.sources import resolve_model
-from bertsurgeon.tasks import load_task
+from bertsurgeon.recovery import TrainingOptions, train
+from bertsurgeon.tasks import load_task, tokenize
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,13 +23,16 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a reader has: a model called my-model, and two CSV files."""
+    """What a reader has: a fine-tuned model called my-model, and two CSV files."""
     folder = tmp_path_factory.mktemp("reader")
     name = resolve_model("minilm")
     small = AutoModelForSequenceClassification.from_pretrained(name, num_labels=4, num_hidden_layers=2)
-    small.save_pretrained(folder / "my-model")
-    AutoTokenizer.from_pretrained(name).save_pretrained(folder / "my-model")
+    tokenizer = AutoTokenizer.from_pretrained(name)
     data = load_task("docstrings")
+    texts = tokenize(data.train.select(range(96)), tokenizer)
+    train(small, texts, tokenizer, TrainingOptions(epochs=4, learning_rate=5e-4), folder / "work")
+    small.save_pretrained(folder / "my-model")
+    tokenizer.save_pretrained(folder / "my-model")
     data.train.select(range(96)).to_csv(folder / "train.csv")
     data.validation.select(range(48)).to_csv(folder / "validation.csv")
     return folder

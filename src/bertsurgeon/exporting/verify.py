@@ -119,6 +119,6 @@ def demand(check: Check, precision: Precision, limit: float) -> None:
     """
     if not check.relative_error <= limit:
         raise ExportError(
-            f"The exported {precision} model differs from PyTorch by {check.relative_error:.2g} of its outputs' spread "
+            f"The exported {precision} model differs from PyTorch by {check.relative_error:.3g} of its outputs' spread "
             f"(allowed: {limit:.2g}); nothing was written. Use another precision, other texts, or --tolerance."
         )
