@@ -29,11 +29,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = AutoModelForSequenceClassification.from_pretrained(name, num_labels=4, num_hidden_layers=2)
     tokenizer = AutoTokenizer.from_pretrained(name)
     data = load_task("docstrings")
-    texts = tokenize(data.train.select(range(96)), tokenizer)
-    train(small, texts, tokenizer, TrainingOptions(epochs=4, learning_rate=5e-4), folder / "work")
+    rows = data.train.select(range(96))
+    train(small, tokenize(rows, tokenizer), tokenizer, TrainingOptions(epochs=4, learning_rate=5e-4), folder / "work")
     small.save_pretrained(folder / "my-model")
     tokenizer.save_pretrained(folder / "my-model")
-    data.train.select(range(96)).to_csv(folder / "train.csv")
+    rows.to_csv(folder / "train.csv")
     data.validation.select(range(48)).to_csv(folder / "validation.csv")
     return folder
 

@@ -197,7 +197,13 @@ def test_impossible_options(bad: dict[str, float]) -> None:
 
 @pytest.mark.parametrize(
     ("said", "taught", "rate"),
-    [({}, False, 5e-5), ({}, True, 2e-5), ({"hardness": 0.0}, True, 5e-5), ({"learning_rate": 3e-4}, True, 3e-4)],
+    [
+        ({}, False, 5e-5),
+        ({}, True, 2e-5),
+        ({"hardness": 0.0}, True, 5e-5),
+        ({"hardness": 0.0, "hidden_weight": 1.0}, True, 2e-5),
+        ({"learning_rate": 3e-4}, True, 3e-4),
+    ],
 )
 def test_a_teacher_is_followed_in_smaller_steps(
     said: dict[str, float],

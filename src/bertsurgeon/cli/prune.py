@@ -70,7 +70,7 @@ def prune(
         raise OptionError("--teacher serves the method obert only; recovery's teacher is the dense model.")
     training = None
     if recover_epochs:
-        training = loss_options.training(recover_epochs, seed, distilled=True)
+        training = loss_options.training(recover_epochs, seed, taught=True)
     folders = [output] if len(configs) == 1 else [output / f"sparsity-{config.sparsity:g}" for config in configs]
     for folder in folders:
         check_output(folder, overwrite)

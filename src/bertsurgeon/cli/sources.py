@@ -73,10 +73,10 @@ class LossOptions:
     bf16: opt.Bf16 = False
     dropout: opt.Dropout = None
 
-    def training(self, epochs: float, seed: int, distilled: bool = False) -> TrainingOptions:
+    def training(self, epochs: float, seed: int, taught: bool = False) -> TrainingOptions:
         """With the options that every command names itself, and the learning rate as a number, for the reports."""
         options = TrainingOptions(epochs=epochs, seed=seed, **asdict(self))
-        return replace(options, learning_rate=options.peak(distilled and self.hardness > 0))
+        return replace(options, learning_rate=options.peak(taught))
 
 
 def resolve_model(name: str) -> str:

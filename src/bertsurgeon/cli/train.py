@@ -86,7 +86,7 @@ def recover(
 ) -> None:
     """Re-finetunes a pruned model, with its dense original as an optional teacher."""
     may_overwrite = may_replace(output, overwrite, resume)
-    training = loss_options.training(epochs, seed, distilled=teacher is not None)
+    training = loss_options.training(epochs, seed, taught=teacher is not None)
     set_seed(seed)
     check_same_vocabulary(model, teacher)
     network, tokenizer = load_model(model), load_tokenizer(model)

@@ -99,7 +99,7 @@ class TrainingOptions:
             raise OptionError(
                 f"The samples at once must divide the batch size, {self.batch_size}; {self.at_once} do not."
             )
-        rate = self.peak(distilled=False)
+        rate = self.peak(taught=False)
         if not (0 < rate < float("inf") and 0 < self.temperature < float("inf")):
             raise OptionError(
                 "The learning rate and the temperature must be finite and greater than 0, not "
@@ -114,11 +114,20 @@ class TrainingOptions:
         if not 0 <= self.seed < 2**32:
             raise OptionError(f"The seed must lie between 0 and 2**32 - 1, not {self.seed}.")
 
-    def peak(self, distilled: bool) -> float:
-        """The learning rate, or what it is where none is said."""
+    @property
+    def listens(self) -> bool:
+        """Whether a teacher, if there is one, has a say in the loss."""
+        return self.hardness > 0 or self.hidden_weight > 0
+
+    def peak(self, taught: bool) -> float:
+        """The learning rate, or what it is where none is said.
+
+        Args:
+            taught: Whether there is a teacher.
+        """
         if self.learning_rate is not None:
             return self.learning_rate
-        return DISTILLED_RATE if distilled else LEARNING_RATE
+        return DISTILLED_RATE if taught and self.listens else LEARNING_RATE
 
 
 class _DataOrder(TrainerCallback):
@@ -207,7 +216,7 @@ def train(
     together = _samples_together(options)
     if guessing is None and not has_labels(dataset.column_names) and (teacher is None or options.hardness < 1):
         raise OptionError("Texts without labels need a teacher, and a hardness of 1: it alone is heard.")
-    distil = teacher is not None and (options.hardness > 0 or options.hidden_weight > 0)
+    distil = teacher is not None and options.listens
     if teacher is not None and distil and guessing is None:
         outputs = predict_outputs(teacher.eval(), dataset, tokenizer, options.batch_size, "Asking the teacher")
         for name in head_of(teacher).outputs:
@@ -228,7 +237,7 @@ def train(
         max_steps=options.max_steps,
         per_device_train_batch_size=together,
         gradient_accumulation_steps=options.batch_size // (together * processes.count()),
-        learning_rate=options.peak(distil),
+        learning_rate=options.peak(teacher is not None),
         warmup_steps=options.warmup,
         weight_decay=options.weight_decay,
         bf16=options.bf16,

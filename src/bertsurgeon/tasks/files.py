@@ -75,9 +75,14 @@ def read_frame(path: Path, columns: Mapping[str, str | None]) -> pd.DataFrame:
     complete = frame.dropna()
     if complete.empty:
         raise DataError(f"{path} holds no complete rows; every row misses a text or a label.")
-    if len(complete) < len(frame):
-        progress.note(f"Incomplete rows of {path} that are left out: {len(frame) - len(complete)}.")
+    say_left_out(path, len(frame) - len(complete))
     return complete
+
+
+def say_left_out(path: Path, rows: int) -> None:
+    """Says how many rows of a file are incomplete and left out, if any are."""
+    if rows:
+        progress.note(f"Incomplete rows of {path} that are left out: {rows}.")
 
 
 def _with_gaps(labels: "pd.Series[Any]") -> "pd.Series[Any]":

@@ -4,9 +4,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from bertsurgeon import progress
 from bertsurgeon.errors import DataError
-from bertsurgeon.tasks.files import read_lines, read_squad
+from bertsurgeon.tasks.files import read_lines, read_squad, say_left_out
 from bertsurgeon.tasks.kinds import REGRESSION
 from bertsurgeon.tasks.kinds.base import finite
 from bertsurgeon.tasks.table import Layout, Task
@@ -57,8 +56,7 @@ def _read_tsv(task: Task, layout: Layout, path: Path) -> Dataset:
     whole = [row for row in rows if len(row) > max(positions.values())]
     if not whole:
         raise DataError(f"{path} has too few columns for task {task.name!r}; it must be tab-separated.")
-    if len(whole) < len(rows):
-        progress.note(f"Incomplete rows of {path} that are left out: {len(rows) - len(whole)}.")
+    say_left_out(path, len(rows) - len(whole))
     columns = {role: [row[position] for row in whole] for role, position in positions.items()}
     return Dataset.from_dict({**columns, "label": _encode_labels(task, columns["label"], path)})
 
