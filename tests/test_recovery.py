@@ -7,12 +7,12 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState, TrainingArguments
 
 from bertsurgeon import PruneConfig, prune
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
-from bertsurgeon.prediction import predict
+from bertsurgeon.prediction import predict, predict_outputs
 from bertsurgeon.recovery import TrainingOptions, distillation_loss, hidden_state_loss, train
 from cli_helpers import tokenized_texts
 
@@ -226,6 +226,42 @@ def test_a_teacher_is_followed_in_smaller_steps(
     teacher = load_model(folder / "dense") if taught else None
     train(load_model(folder / "dense"), dataset, tokenizer, options, tmp_path, teacher=teacher)
     assert seen == [rate]
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "steps"),
+    [
+        ({"epochs": 0.5}, 30, 3),
+        ({"epochs": 2.0}, 60, 12),
+        ({"epochs": 2.0, "max_steps": 2}, 20, 2),
+        ({"epochs": 0.5, "max_steps": 9}, 30, 3),
+        ({"epochs": 0.5, "keep_best": True}, 6 + 30, 3),
+    ],
+    ids=str,
+)
+def test_a_teacher_is_asked_about_no_more_texts_than_are_read(
+    said: dict[str, float],
+    asked: int,
+    steps: int,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    about: list[int] = []
+
+    def counted(model: PreTrainedModel, rows: Dataset, *rest: Any) -> list[dict[str, torch.Tensor]]:
+        about.append(len(rows))
+        return predict_outputs(model, rows, *rest)
+
+    monkeypatch.setattr("bertsurgeon.recovery.training.predict_outputs", counted)
+    model, teacher = load_model(folder / "dense"), load_model(folder / "dense")
+    options = TrainingOptions(batch_size=10, **said)  # type: ignore[arg-type]
+    train(model, dataset, tokenizer, options, tmp_path, teacher=teacher)
+    assert about == [asked]
+    state = TrainerState.load_from_json(str(tmp_path / f"checkpoint-{steps}" / "trainer_state.json"))
+    assert state.max_steps == steps
 
 
 @pytest.mark.parametrize("keep_best", [False, True])

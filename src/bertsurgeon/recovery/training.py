@@ -1,5 +1,6 @@
 """Fine-tuning and recovery: one call into transformers' Trainer, with progress, checkpoints and resumption."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -46,7 +47,8 @@ class TrainingOptions:
     """How to train.
 
     Attributes:
-        epochs: Passes over the training data (3, as the paper's re-finetuning).
+        epochs: Passes over the training data (3, as the paper's re-finetuning); less than one reads as large a part
+            of it, drawn at random.
         batch_size: Samples per step.
         at_once: Samples that go through the model together, where memory does not hold a whole step; divides
             ``batch_size``. None for all of them. Several processes share a step: each takes that many at a time.
@@ -58,7 +60,7 @@ class TrainingOptions:
         temperature: Of the distillation.
         hidden_weight: Weight of the teacher's hidden states in the loss; used only if a teacher is given.
         keep_best: Hold out a tenth of the data (at most 1000 samples), and end with the weights that did best on it:
-            the start, or those after a quarter of an epoch (or of ``max_steps``, if these are fewer), half of one, and
+            the start, or those after a quarter of an epoch (or of the training, if that is shorter), half of one, and
             so on.
         bf16: Multiply in bfloat16 (autocast), keep the weights in float32: half the time where the processor has
             bfloat16 instructions.
@@ -113,6 +115,15 @@ class TrainingOptions:
             raise OptionError(f"The weight of the hidden states must be at least 0, not {self.hidden_weight}.")
         if not 0 <= self.seed < 2**32:
             raise OptionError(f"The seed must lie between 0 and 2**32 - 1, not {self.seed}.")
+
+    def steps(self, epoch: int) -> int:
+        """Of the whole training.
+
+        Args:
+            epoch: Steps of one pass over the data.
+        """
+        total = math.ceil(self.epochs * epoch)
+        return min(total, self.max_steps) if self.max_steps > 0 else total
 
     @property
     def listens(self) -> bool:
@@ -216,25 +227,27 @@ def train(
     together = _samples_together(options)
     if guessing is None and not has_labels(dataset.column_names) and (teacher is None or options.hardness < 1):
         raise OptionError("Texts without labels need a teacher, and a hardness of 1: it alone is heard.")
+    if options.keep_best and len(dataset) < MIN_TO_HOLD_OUT:
+        raise OptionError(f"Keeping the best weights needs at least {MIN_TO_HOLD_OUT} samples, not {len(dataset)}.")
+    held_out = None
+    aside = min(1000, len(dataset) // 10) if options.keep_best else 0
+    epoch = -(-(len(dataset) - aside) // options.batch_size)
+    steps = options.steps(epoch)
+    if steps < epoch:  # a teacher is not asked about texts that nobody reads
+        dataset = dataset.shuffle(seed=options.seed).select(range(aside + steps * options.batch_size))
     distil = teacher is not None and options.listens
     if teacher is not None and distil and guessing is None:
-        outputs = predict_outputs(teacher.eval(), dataset, tokenizer, options.batch_size, "Asking the teacher")
+        with torch.autocast(teacher.device.type, torch.bfloat16, enabled=options.bf16):
+            outputs = predict_outputs(teacher.eval(), dataset, tokenizer, options.batch_size, "Asking the teacher")
         for name in head_of(teacher).outputs:
             dataset = dataset.add_column(TEACHER + name, _flat([row[name] for row in outputs]))
-    held_out = None
-    if options.keep_best:
-        if len(dataset) < MIN_TO_HOLD_OUT:
-            raise OptionError(f"Keeping the best weights needs at least {MIN_TO_HOLD_OUT} samples, not {len(dataset)}.")
-        parts = dataset.train_test_split(test_size=min(1000, len(dataset) // 10), seed=options.seed)
+    if aside:
+        parts = dataset.train_test_split(test_size=aside, seed=options.seed)
         dataset, held_out = parts["train"], parts["test"]
-    steps = -(-len(dataset) // options.batch_size)
-    if options.max_steps > 0:
-        steps = min(steps, options.max_steps)
-    often = max(1, steps // 4)
+    often = max(1, min(steps, epoch) // 4)
     arguments = TrainingArguments(
         output_dir=str(work_dir),
-        num_train_epochs=options.epochs,
-        max_steps=options.max_steps,
+        max_steps=steps,
         per_device_train_batch_size=together,
         gradient_accumulation_steps=options.batch_size // (together * processes.count()),
         learning_rate=options.peak(teacher is not None),
