@@ -10,6 +10,7 @@ from bertsurgeon.recovery.distillation import (
 )
 from bertsurgeon.recovery.gradual import GradualPruning, pruning_targets, rate_schedule, train_gradually
 from bertsurgeon.recovery.masking import MaskCallback
+from bertsurgeon.recovery.options import TrainingOptions
 from bertsurgeon.recovery.quantizing import QuantizationAwareTraining
 from bertsurgeon.recovery.recipes import (
     Distillation,
@@ -22,7 +23,7 @@ from bertsurgeon.recovery.recipes import (
     packaged_recipes,
 )
 from bertsurgeon.recovery.recover import recover
-from bertsurgeon.recovery.training import TrainingOptions, train
+from bertsurgeon.recovery.training import train
 
 __all__ = [
     "Distillation",

@@ -28,9 +28,10 @@ from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, is_sparse
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.recovery.distillation import pruning_loss
 from bertsurgeon.recovery.masking import MaskCallback
+from bertsurgeon.recovery.options import TrainingOptions
 from bertsurgeon.recovery.quantizing import QuantizationAwareTraining, check_quantizable
 from bertsurgeon.recovery.recipes import Recipe
-from bertsurgeon.recovery.training import TrainingOptions, train
+from bertsurgeon.recovery.training import train
 from bertsurgeon.second_order import (
     Masks,
     Pattern,

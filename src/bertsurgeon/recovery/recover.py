@@ -9,7 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bertsurgeon import processes
 from bertsurgeon.checkpoint import get_plan, is_sparse
 from bertsurgeon.errors import ModelError
-from bertsurgeon.recovery.training import TrainingOptions, train
+from bertsurgeon.recovery.options import TrainingOptions
+from bertsurgeon.recovery.training import train
 from bertsurgeon.tasks import check_same_head, has_labels
 
 
