@@ -1,7 +1,9 @@
 """Checkpoints: plan and kept weights in stock files, registered with transformers."""
 
+from bertsurgeon.checkpoint.checks import check_finite, check_masked_lm
 from bertsurgeon.checkpoint.contents import Packing, count_kept, hook_packed
 from bertsurgeon.checkpoint.files import check_output, new_folder
+from bertsurgeon.checkpoint.loading import load_embedder, load_model, load_own
 from bertsurgeon.checkpoint.quantization import (
     FORMAT_VERSION,
     BertSurgeonConfig,
@@ -10,6 +12,8 @@ from bertsurgeon.checkpoint.quantization import (
     get_plan,
 )
 from bertsurgeon.checkpoint.ranges import InputRange, InputRanges, forget_ranges, get_ranges, set_ranges
+from bertsurgeon.checkpoint.reading import load_tokenizer, read_config
+from bertsurgeon.checkpoint.saving import save_model, write_report
 from bertsurgeon.checkpoint.sparse import (
     SPARSE_FORMAT_VERSION,
     SparseConfig,
@@ -17,17 +21,6 @@ from bertsurgeon.checkpoint.sparse import (
     detach_sparse,
     is_sparse,
     sparse_block,
-)
-from bertsurgeon.checkpoint.store import (
-    check_finite,
-    check_masked_lm,
-    load_embedder,
-    load_model,
-    load_own,
-    load_tokenizer,
-    read_config,
-    save_model,
-    write_report,
 )
 
 __all__ = [
