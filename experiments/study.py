@@ -49,6 +49,8 @@ SHARES = (0.5, 0.25, 0.12, 0.06)
 TASKS = ("sst2", "cola", "mrpc", "rte", "stsb")
 STEPS = 200
 """Of recovery, with 32 texts each, the same for every method and task: one minute to some."""
+LEARNING_RATE = 5e-5
+"""Of recovery, the same as well; rows at another one say so in their names."""
 
 
 @dataclass
@@ -177,8 +179,10 @@ def main() -> None:
     parser.add_argument("--shares", nargs="*", type=float, default=SHARES)
     parser.add_argument("--recover", action="store_true", help="also recover each of them")
     parser.add_argument("--again", action="store_true", help="recovered rows only, from other dense models")
-    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="of recovery")
     arguments = parser.parse_args()
+    rate = arguments.learning_rate
+    recovered = "recovered" if rate == LEARNING_RATE else f"recovered-{rate:g}"
     quieten_libraries()
     progress.show()
     for task in arguments.tasks:
@@ -193,11 +197,10 @@ def main() -> None:
                     if not arguments.again:
                         cached(name, lambda s=subject, m=method, k=share: one_shot(s, m, k))
                     if arguments.recover or arguments.again:
+                        name = f"{name}-{recovered}"
                         cached(
-                            f"{name}-recovered",
-                            lambda s=subject, m=method, k=share, n=name: recover(
-                                s, METHODS[m](s, k), RUNS / n, arguments.learning_rate
-                            ),
+                            name,
+                            lambda s=subject, m=method, k=share, n=name: recover(s, METHODS[m](s, k), RUNS / n, rate),
                         )
             cached(f"{place}/floor", lambda s=subject, p=place: floor(s, RUNS / p / "floor"))
 
