@@ -21,7 +21,8 @@ METHODS = {
 }
 AGAIN = "study-again"
 """Rows of ``study.py --again``, which has dense models of its own."""
-
+ENDINGS = {"": "one-shot", "-recovered": "recovered", "-recovered-2e-05": "recovered at 2e-5"}
+"""Of the rows' names, and what they stand for."""
 STUDIED = {"sst2-0": "SST-2", "cola-0": "CoLA", "mrpc-0": "MRPC", "rte-0": "RTE", "stsb-0": "STS-B"}
 
 
@@ -29,7 +30,7 @@ def study() -> str:
     """One table per share: the deciding metric of each task, and its mean relative to the dense model."""
     tasks = {place: title for place, title in STUDIED.items() if read(f"study/{place}/dense")}
     parts = []
-    for share, ending in product(("0.5", "0.25", "0.12", "0.06"), ("", "-recovered")):
+    for share, ending in product(("0.5", "0.25", "0.12", "0.06"), ENDINGS):
         again = all(read(f"{AGAIN}/{place}/auto-{share}{ending}") for place in tasks)
         folder = AGAIN if again else "study"
         dense = {place: score(f"{folder}/{place}/dense") for place in tasks}
@@ -44,8 +45,12 @@ def study() -> str:
                 cells = ["–" if value is None else f"{value:.1f}" for value in found.values()]
                 rows.append([title, *cells, *relative(found, dense, floor)])
         if len(rows) > 2:
-            how = "recovered" if ending else "one-shot"
-            header = [f"{float(share):.0%} kept, {how}", *tasks.values(), "of dense", "of dense above the floor"]
+            header = [
+                f"{float(share):.0%} kept, {ENDINGS[ending]}",
+                *tasks.values(),
+                "of dense",
+                "of dense above the floor",
+            ]
             parts.append(table(header, rows))
     return "\n\n".join(parts)
 
