@@ -170,13 +170,17 @@ def recovery() -> str:
             continue
         title = f"CoLA, {float(share):.0%} kept"
         rows.append([f"{title}, start", *(f"{start['divergence']:.3f} ({accuracy(start)})" for _ in rates)])
-        for dropout, how in (("0", "without dropout"), ("1", "with dropout")):
-            for hidden, heard in (("0", ""), ("1", ", hidden states")):
-                place = f"recovery/cola/rate-{{}}-hidden-{hidden}-dropout-{dropout}-{share}"
-                results = [read(place.format(rate)) for rate in rates]
-                if any(results):
-                    cells = ["–" if r is None else f"{r['divergence']:.3f} ({accuracy(r)})" for r in results]
-                    rows.append([f"{title}, {how}{heard}", *cells])
+        for settings, how in (
+            ("hidden-0-dropout-0", "without dropout"),
+            ("hidden-0-dropout-0-hardness-1", "without dropout, teacher alone"),
+            ("hidden-1-dropout-0", "without dropout, hidden states"),
+            ("hidden-0-dropout-1", "with dropout"),
+            ("hidden-1-dropout-1", "with dropout, hidden states"),
+        ):
+            results = [read(f"recovery/cola/rate-{rate}-{settings}-{share}") for rate in rates]
+            if any(results):
+                cells = ["–" if r is None else f"{r['divergence']:.3f} ({accuracy(r)})" for r in results]
+                rows.append([f"{title}, {how}", *cells])
     return table(["divergence (metric)", "1e-5", "2e-5", "5e-5", "1e-4"], rows)
 
 

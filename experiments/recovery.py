@@ -28,15 +28,24 @@ class Tried:
         rates: Learning rates.
         hidden: Weights of the teacher's hidden states.
         dropout: Whether the model's dropouts act.
+        hardness: Weights of the teacher's outputs, against the labels.
     """
 
     rates: tuple[float, ...] = (1e-5, 2e-5, 5e-5, 1e-4)
     hidden: tuple[float, ...] = (0.0,)
     dropout: tuple[bool, ...] = (False, True)
+    hardness: tuple[float, ...] = (0.9,)
 
 
-TRIED = {0.12: Tried((2e-5, 5e-5, 1e-4), (0.0, 1.0)), 0.25: Tried(), 0.5: Tried(dropout=(False,))}
-"""By the share that is kept."""
+TEACHER_ALONE = Tried((2e-5, 5e-5), dropout=(False,), hardness=(1.0,))
+TRIED = (
+    (0.12, Tried((2e-5, 5e-5, 1e-4), (0.0, 1.0))),
+    (0.25, Tried()),
+    (0.5, Tried(dropout=(False,))),
+    (0.25, TEACHER_ALONE),
+    (0.5, TEACHER_ALONE),
+)
+"""With the share that is kept."""
 
 
 def main() -> None:
@@ -44,7 +53,7 @@ def main() -> None:
     subject = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
     calibration = calibrate(subject.model, subject.rest, PruneConfig(sparsity=0.5), subject.tokenizer)
 
-    def run(share: float, rate: float | None, hidden: float, dropout: bool) -> dict[str, Any]:
+    def run(share: float, rate: float | None, hidden: float, dropout: bool, hardness: float) -> dict[str, Any]:
         set_seed(arguments.seed)
         pruned, _ = prune(subject.model, calibration, PruneConfig(sparsity=1 - share), subject.tokenizer)
         result: dict[str, Any] = {}
@@ -52,6 +61,7 @@ def main() -> None:
             options = TrainingOptions(
                 max_steps=STEPS,
                 learning_rate=rate,
+                hardness=hardness,
                 hidden_weight=hidden,
                 bf16=True,
                 dropout=dropout,
@@ -64,11 +74,15 @@ def main() -> None:
         result["divergence"] = subject.divergence(pruned)
         return result
 
-    for share, tried in TRIED.items():
-        cached(f"recovery/{arguments.task}/start-{share:g}", lambda k=share: run(k, None, 0.0, False))
-        for hidden, dropout, rate in product(tried.hidden, tried.dropout, tried.rates):
-            name = f"recovery/{arguments.task}/rate-{rate:g}-hidden-{hidden:g}-dropout-{dropout:d}-{share:g}"
-            cached(name, lambda k=share, r=rate, h=hidden, d=dropout: run(k, r, h, d))
+    for share, tried in TRIED:
+        cached(f"recovery/{arguments.task}/start-{share:g}", lambda k=share: run(k, None, 0.0, False, 1.0))
+        for hardness, hidden, dropout, rate in product(tried.hardness, tried.hidden, tried.dropout, tried.rates):
+            name = f"recovery/{arguments.task}/rate-{rate:g}-hidden-{hidden:g}-dropout-{dropout:d}"
+            heard = "" if hardness == 0.9 else f"-hardness-{hardness:g}"
+            cached(
+                f"{name}{heard}-{share:g}",
+                lambda k=share, r=rate, h=hidden, d=dropout, t=hardness: run(k, r, h, d, t),
+            )
 
 
 if __name__ == "__main__":
