@@ -53,11 +53,21 @@ def main() -> None:
     subject = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
     calibration = calibrate(subject.model, subject.rest, PruneConfig(sparsity=0.5), subject.tokenizer)
 
-    def run(share: float, rate: float | None, hidden: float, dropout: bool, hardness: float) -> dict[str, Any]:
+    def run(share: float, options: TrainingOptions | None) -> dict[str, Any]:
         set_seed(arguments.seed)
         pruned, _ = prune(subject.model, calibration, PruneConfig(sparsity=1 - share), subject.tokenizer)
         result: dict[str, Any] = {}
-        if rate is not None:
+        if options is not None:
+            with TemporaryDirectory() as folder:
+                train(pruned, subject.rest, subject.tokenizer, options, Path(folder), teacher=subject.model)
+            result["training"] = asdict(options)
+        result["metrics"] = subject.score(pruned)
+        result["divergence"] = subject.divergence(pruned)
+        return result
+
+    for share, tried in TRIED:
+        cached(f"recovery/{arguments.task}/start-{share:g}", lambda k=share: run(k, None))
+        for hardness, hidden, dropout, rate in product(tried.hardness, tried.hidden, tried.dropout, tried.rates):
             options = TrainingOptions(
                 max_steps=STEPS,
                 learning_rate=rate,
@@ -67,22 +77,9 @@ def main() -> None:
                 dropout=dropout,
                 seed=arguments.seed,
             )
-            with TemporaryDirectory() as folder:
-                train(pruned, subject.rest, subject.tokenizer, options, Path(folder), teacher=subject.model)
-            result["training"] = asdict(options)
-        result["metrics"] = subject.score(pruned)
-        result["divergence"] = subject.divergence(pruned)
-        return result
-
-    for share, tried in TRIED:
-        cached(f"recovery/{arguments.task}/start-{share:g}", lambda k=share: run(k, None, 0.0, False, 1.0))
-        for hardness, hidden, dropout, rate in product(tried.hardness, tried.hidden, tried.dropout, tried.rates):
             name = f"recovery/{arguments.task}/rate-{rate:g}-hidden-{hidden:g}-dropout-{dropout:d}"
             heard = "" if hardness == 0.9 else f"-hardness-{hardness:g}"
-            cached(
-                f"{name}{heard}-{share:g}",
-                lambda k=share, r=rate, h=hidden, d=dropout, t=hardness: run(k, r, h, d, t),
-            )
+            cached(f"{name}{heard}-{share:g}", lambda k=share, o=options: run(k, o))
 
 
 if __name__ == "__main__":

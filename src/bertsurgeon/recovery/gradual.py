@@ -28,7 +28,7 @@ from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, is_sparse
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.recovery.distillation import pruning_loss
 from bertsurgeon.recovery.masking import MaskCallback
-from bertsurgeon.recovery.options import TrainingOptions
+from bertsurgeon.recovery.options import TrainingOptions, total_steps
 from bertsurgeon.recovery.quantizing import QuantizationAwareTraining, check_quantizable
 from bertsurgeon.recovery.recipes import Recipe
 from bertsurgeon.recovery.training import train
@@ -153,7 +153,7 @@ def pruning_targets(recipe: Recipe, steps_per_epoch: int) -> dict[int, float]:
     """
     if recipe.pruning is None:
         return {}
-    last = _total_steps(recipe, steps_per_epoch) - 1
+    last = total_steps(recipe.epochs, steps_per_epoch) - 1
     return {
         min(round(epoch * steps_per_epoch), last): recipe.pruning.sparsity_at(epoch) for epoch in recipe.pruning.epochs
     }
@@ -161,7 +161,7 @@ def pruning_targets(recipe: Recipe, steps_per_epoch: int) -> dict[int, float]:
 
 def rate_schedule(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
     """The learning rate by step, as a factor of its start: it falls linearly between rewinds."""
-    rate, total = recipe.learning_rate, _total_steps(recipe, steps_per_epoch)
+    rate, total = recipe.learning_rate, total_steps(recipe.epochs, steps_per_epoch)
     if rate.rewinds == "none":
         rewinds = []
     elif rate.rewinds == "pruning":
@@ -300,7 +300,7 @@ def quantization_steps(recipe: Recipe, steps_per_epoch: int) -> tuple[int, int]:
     At least one step finds ranges, however short the recipe is.
     """
     assert recipe.quantization is not None
-    total = _total_steps(recipe, steps_per_epoch)
+    total = total_steps(recipe.epochs, steps_per_epoch)
     start, freeze = recipe.quantization.start, recipe.quantization.freeze
     begin = min(round(start * steps_per_epoch), total - 1)
     return begin, total if freeze is None else max(begin + 1, round(freeze * steps_per_epoch))
@@ -320,8 +320,3 @@ def _check_resumed(work_dir: Path, settings: dict[str, Any], resume: bool) -> No
         return
     work_dir.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-
-
-def _total_steps(recipe: Recipe, steps_per_epoch: int) -> int:
-    """Of the whole training, as the Trainer counts them."""
-    return math.ceil(recipe.epochs * steps_per_epoch)

@@ -9,6 +9,11 @@ LEARNING_RATE, DISTILLED_RATE = 5e-5, 2e-5
 """Where none is said: for labels alone, and from a teacher."""
 
 
+def total_steps(epochs: float, steps_per_epoch: int) -> int:
+    """Steps of that many passes over the data, the last of which may be a part of one."""
+    return math.ceil(epochs * steps_per_epoch)
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
     """How to train.
@@ -83,13 +88,9 @@ class TrainingOptions:
         if not 0 <= self.seed < 2**32:
             raise OptionError(f"The seed must lie between 0 and 2**32 - 1, not {self.seed}.")
 
-    def steps(self, epoch: int) -> int:
-        """Of the whole training.
-
-        Args:
-            epoch: Steps of one pass over the data.
-        """
-        total = math.ceil(self.epochs * epoch)
+    def steps(self, steps_per_epoch: int) -> int:
+        """Of the whole training, if nothing interrupts it."""
+        total = total_steps(self.epochs, steps_per_epoch)
         return min(total, self.max_steps) if self.max_steps > 0 else total
 
     @property

@@ -127,11 +127,10 @@ def train(
         raise OptionError("Texts without labels need a teacher, and a hardness of 1: it alone is heard.")
     if options.keep_best and len(dataset) < MIN_TO_HOLD_OUT:
         raise OptionError(f"Keeping the best weights needs at least {MIN_TO_HOLD_OUT} samples, not {len(dataset)}.")
-    held_out = None
     aside = min(1000, len(dataset) // 10) if options.keep_best else 0
-    epoch = -(-(len(dataset) - aside) // options.batch_size)
-    steps = options.steps(epoch)
-    if steps < epoch:  # a teacher is not asked about texts that nobody reads
+    steps_per_epoch = -(-(len(dataset) - aside) // options.batch_size)
+    steps = options.steps(steps_per_epoch)
+    if steps < steps_per_epoch:  # a teacher is not asked about texts that nobody reads
         dataset = dataset.shuffle(seed=options.seed).select(range(aside + steps * options.batch_size))
     distil = teacher is not None and options.listens
     if teacher is not None and distil and guessing is None:
@@ -139,10 +138,11 @@ def train(
             outputs = predict_outputs(teacher.eval(), dataset, tokenizer, options.batch_size, "Asking the teacher")
         for name in head_of(teacher).outputs:
             dataset = dataset.add_column(TEACHER + name, _flat([row[name] for row in outputs]))
+    held_out = None
     if aside:
         parts = dataset.train_test_split(test_size=aside, seed=options.seed)
         dataset, held_out = parts["train"], parts["test"]
-    often = max(1, min(steps, epoch) // 4)
+    often = max(1, min(steps, steps_per_epoch) // 4)
     arguments = TrainingArguments(
         output_dir=str(work_dir),
         max_steps=steps,
