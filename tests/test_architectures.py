@@ -38,9 +38,9 @@ from bertsurgeon.errors import ModelError
 from bertsurgeon.exporting.lowering import Graph, lower
 from bertsurgeon.exporting.onnx_graph import trace
 from bertsurgeon.exporting.verify import to_arrays
+from bertsurgeon.layers.masks import encoder_weights
 from bertsurgeon.plan import Dense, Dropped, LayerPlan, LowRank, ModelPlan, Structure, Units, dense_plan
 from bertsurgeon.runtime import open_session
-from bertsurgeon.second_order import encoder_weights
 
 CASES = [(name, version) for name, versions in CONFIGS.items() for version in range(len(versions))]
 DECODERS = [case for case in CASES if ARCHITECTURES[case[0]].decoder]

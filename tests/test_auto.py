@@ -14,26 +14,19 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from bertsurgeon import Calibration, PruneConfig, calibrate, prune, to_dense
-from bertsurgeon.allocation import (
-    Cost,
-    FittedMilliseconds,
-    Flops,
-    Milliseconds,
-    Weights,
-    allocate,
-    full_cost,
-    make_allocated_plan,
-    plan_cost,
-)
-from bertsurgeon.allocation.groups import group_error
-from bertsurgeon.allocation.options import Option, SubLayerCurve
 from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.benchmark import count_flops, random_inputs
 from bertsurgeon.calibration import Moments, make_batches
 from bertsurgeon.calibration.statistics import weigh_tokens
-from bertsurgeon.compensation import apply_plan, compensate, matrix_roots, reduced_errors
+from bertsurgeon.compensation import apply_plan, compensate, reduced_errors, sqrt_metric
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError, PlanError
-from bertsurgeon.grouping import align_groups, kept_energy
+from bertsurgeon.methods.auto import latency_model as trials
+from bertsurgeon.methods.auto import speedup as speed
+from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
+from bertsurgeon.methods.auto.costs import Cost, FittedMilliseconds, Flops, Milliseconds, Weights, plan_cost
+from bertsurgeon.methods.auto.groups import align_groups, group_error, kept_energy
+from bertsurgeon.methods.auto.latency_model import DeploymentTarget
+from bertsurgeon.methods.auto.search import allocate, full_cost, make_allocated_plan
 from bertsurgeon.plan import (
     ROLES,
     Dense,
@@ -48,8 +41,6 @@ from bertsurgeon.plan import (
     Units,
     dense_plan,
 )
-from bertsurgeon.pruning import speed, trials
-from bertsurgeon.pruning.trials import Place
 
 NAMES = ["bert", "distilbert", "roberta"]
 ONES: dict[SubLayerName, float] = {"attention": 1.0, "feed_forward": 1.0}
@@ -228,7 +219,7 @@ def test_reduced_errors_are_those_of_the_best_low_rank(outputs: int, inputs: int
 
 def test_matrix_roots() -> None:
     factor = torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    root, inverse = matrix_roots(factor @ factor.T, 0.1)
+    root, inverse = sqrt_metric(factor @ factor.T, 0.1)
     floor = 0.1 * (factor @ factor.T).diagonal().mean() * torch.eye(4, dtype=torch.float64)
     torch.testing.assert_close(root @ root, factor @ factor.T + floor)
     torch.testing.assert_close(root @ inverse, torch.eye(4, dtype=torch.float64))
@@ -250,7 +241,7 @@ def test_curves_fall_with_what_is_kept(calibration: Calibration) -> None:
         assert errors == sorted(errors, reverse=True)
         assert errors[-1] == 0
         for option in curve.options:
-            assert all((tail.diff() <= 1e-9).all() and tail[-1] == 0 for tail in option.tails.values())
+            assert all((tail.diff() <= 1e-9).all() and tail[-1] == 0 for tail in option.rank_errors.values())
 
 
 @pytest.mark.parametrize("cost", [Weights(), Flops(length=12)])
@@ -395,10 +386,10 @@ def test_an_option_that_no_price_chooses_is_still_bought() -> None:
     """Half of the units lose less than dropping all, but more than the mean of dropping all and nothing."""
     shapes = {"intermediate": (8, 4), "output": (4, 8)}
     half = {"intermediate": (4, 4), "output": (4, 4)}
-    tails = {role: torch.zeros(5, dtype=torch.float64) for role in shapes}
+    rank_errors = {role: torch.zeros(5, dtype=torch.float64) for role in shapes}
     options = (
-        Option((tuple(range(4)),), 0.9, half, tails),  # type: ignore[arg-type]
-        Option((tuple(range(8)),), 0.0, shapes, tails),  # type: ignore[arg-type]
+        Candidate((tuple(range(4)),), 0.9, half, rank_errors),  # type: ignore[arg-type]
+        Candidate((tuple(range(8)),), 0.0, shapes, rank_errors),  # type: ignore[arg-type]
     )
     curve = SubLayerCurve(0, "feed_forward", 8, 1, 1.0, options)
     [choice] = allocate([curve], Weights(), 40.0, low_rank=False)
@@ -450,7 +441,7 @@ def test_a_speedup_is_reached_by_correcting_the_share(
         return {"dense": SimpleNamespace(p50_ms=dense + 1e4), "pruned": SimpleNamespace(p50_ms=pruned + 1e4)}
 
     monkeypatch.setattr(speed, "time_batches", time)
-    plan = speed.meet_speedup(model, 2.0, plan_for, Place("pytorch", "fp32", random_inputs([model], 1, 32)))
+    plan = speed.meet_speedup(model, 2.0, plan_for, DeploymentTarget("pytorch", "fp32", random_inputs([model], 1, 32)))
     assert (plan.size + 1e4) / (plan.kept + 1e4) == pytest.approx(2.0, rel=0.03)
 
 
@@ -462,14 +453,14 @@ def test_costs_of_a_runtime_are_fitted(
     true = FittedMilliseconds(
         0.5, 1e-4, 2e-3, 0.0, {"attention": 1.0, "feed_forward": 1.0}, {"attention": 0.05, "feed_forward": 0.02}
     )
-    monkeypatch.setattr(Place, "open", lambda place, model, plan: plan)
+    monkeypatch.setattr(DeploymentTarget, "open", lambda place, model, plan: plan)
 
     def time(plans: dict[str, ModelPlan], *_: Any, **__: Any) -> dict[str, Any]:
         assert len({plan.kept for plan in plans.values()}) > len(plans) / 2
         return {name: SimpleNamespace(p50_ms=10 + plan_cost(plan, true)) for name, plan in plans.items()}
 
     monkeypatch.setattr(trials, "time_batches", time)
-    place = Place("onnx", "int8", random_inputs([model], 1, 32))
+    place = DeploymentTarget("onnx", "int8", random_inputs([model], 1, 32))
     found = trials.fit_costs(model, architecture, calibration.curves, place)
     for share in (0.3, 0.6):
         choices = allocate(calibration.curves, Weights(), share * full_cost(calibration.curves, Weights()))
@@ -492,7 +483,7 @@ def test_encoders_are_timed_without_their_words(
         return {name: SimpleNamespace(p50_ms=1.0) for name in models}
 
     monkeypatch.setattr(trials, "time_batches", time)
-    place = Place("pytorch", "fp32", random_inputs([model], 3, 32))
+    place = DeploymentTarget("pytorch", "fp32", random_inputs([model], 3, 32))
     trials.fit_costs(model, ARCHITECTURES["bert"], calibration.curves, place)
     assert opened == [(3, model.config.num_labels)] * 2
     assert model.get_input_embeddings().num_embeddings == words > 7

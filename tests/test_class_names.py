@@ -15,7 +15,7 @@ from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.errors import DataError, ModelError
 from bertsurgeon.evaluation import compare, evaluate
 from bertsurgeon.exporting.verify import compare as compare_outputs
-from bertsurgeon.tasks import KINDS, Task, TaskData, number_as
+from bertsurgeon.tasks import TASK_TYPES, Task, TaskData, number_as
 from bertsurgeon.tasks.distributions import NORMAL
 from bertsurgeon.tasks.metrics import sequence_metrics
 from cli_helpers import files, run, succeed, tokenized_texts, write_data, write_model
@@ -117,7 +117,7 @@ def test_what_stays(name: str, labels: tuple[str, ...], own: dict[int, str] | No
 )
 def test_every_kind_of_label_is_renumbered(kind: str, column: str, values: list[Any], wanted: list[Any]) -> None:
     part = Dataset.from_dict({"text": ["x", "y"], column: values})
-    data = TaskData(Task("custom", ("accuracy",), ("a", "b"), kind=KINDS[kind]), part, part)
+    data = TaskData(Task("custom", ("accuracy",), ("a", "b"), kind=TASK_TYPES[kind]), part, part)
     config: Any = type("Config", (), {"id2label": {0: "B", 1: "c", 2: "A"}})
     found = number_as(data, config)
     assert found.task.labels == ("B", "c", "A")

@@ -207,7 +207,7 @@ def test_recovery_from_raw_text(place: Path, recovered: Path, tmp_path: Path) ->
     arguments = ("recover", place / "pruned", "--teacher", place / "dense", "-o", tmp_path / "out", *options)
     assert json.loads(succeed(*arguments).stdout)["metrics"]["agreement"] > 60
     report = json.loads((tmp_path / "out" / "training_report.json").read_text())
-    assert report["training"]["hardness"] == 1
+    assert report["training"]["distillation_weight"] == 1
     assert report["training"]["learning_rate"] == 2e-5
     assert run("recover", place / "pruned", "-o", tmp_path / "none", *options).exit_code == 2
 

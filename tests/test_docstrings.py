@@ -7,8 +7,8 @@ import pytest
 
 EXAMPLES = {
     "bertsurgeon.config": "PruneConfig",
-    "bertsurgeon.pruning.prune": "prune",
-    "bertsurgeon.pruning.calibrate": "calibrate",
+    "bertsurgeon.pruning": "prune",
+    "bertsurgeon.methods.auto.measurements": "calibrate",
     "bertsurgeon.recovery.recover": "recover",
     "bertsurgeon.evaluation": "evaluate",
     "bertsurgeon.benchmark.bench": "bench",

@@ -27,10 +27,10 @@ from bertsurgeon.embedder import Embedder, encoder_folder, is_embedder
 from bertsurgeon.errors import CheckpointError, ModelError
 from bertsurgeon.recovery import distillation_loss
 from bertsurgeon.runtime import Manifest
-from bertsurgeon.tasks import for_model, kind_of, load_user_task, tokenize
+from bertsurgeon.tasks import for_model, load_user_task, task_type_of, tokenize
 from bertsurgeon.tasks.distributions import EMBEDDINGS
-from bertsurgeon.tasks.kinds import REGRESSION, Embedding
 from bertsurgeon.tasks.neighbours import neighbour_metrics
+from bertsurgeon.tasks.types import REGRESSION, Embedding
 from cli_helpers import FILLER, WORDS, run, succeed, write_model
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
@@ -86,7 +86,7 @@ def test_a_folder_is_what_sentence_transformers_says(folder: Path) -> None:
     texts = sentences(5, seed=9)
     model = bertsurgeon.load_model(folder / "dense")
     assert isinstance(model, Embedder)
-    assert isinstance(kind_of(model), Embedding)
+    assert isinstance(task_type_of(model), Embedding)
     np.testing.assert_allclose(embed(model, folder / "dense", texts), encode(folder / "dense", texts), atol=1e-6)
     plain = load_embedder(folder / "plain")  # mean pooling, as sentence-transformers has it
     np.testing.assert_allclose(embed(plain, folder / "plain", texts), encode(folder / "plain", texts), atol=1e-6)
@@ -336,7 +336,7 @@ def test_bad_input(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_from_python(folder: Path, tmp_path: Path) -> None:
     model, tokenizer = bertsurgeon.load_model(folder / "dense"), load_tokenizer(folder / "dense")
-    data = tokenize(Dataset.from_dict({"text": sentences(40)}), tokenizer, kind=kind_of(model))
+    data = tokenize(Dataset.from_dict({"text": sentences(40)}), tokenizer, kind=task_type_of(model))
     pruned, report = bertsurgeon.prune(model, data, PruneConfig(sparsity=0.5), tokenizer)
     assert report.sparsity == pytest.approx(0.5, abs=0.02)
     pruned.save_pretrained(tmp_path / "out")

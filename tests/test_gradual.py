@@ -26,20 +26,10 @@ from bertsurgeon import PruneConfig, is_sparse, load_model, prune, save_model
 from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.checkpoint import sparse_block
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
-from bertsurgeon.recovery import (
-    GradualPruning,
-    LearningRate,
-    MaskCallback,
-    Pruning,
-    Recipe,
-    distilled_loss,
-    load_recipe,
-    packaged_recipes,
-    pruning_targets,
-    rate_schedule,
-    train_gradually,
-)
-from bertsurgeon.second_order import masks_of, sparsity_of
+from bertsurgeon.gradual.recipes import LearningRate, Pruning, Recipe, load_recipe, packaged_recipes
+from bertsurgeon.gradual.training import GradualPruning, pruning_targets, rate_schedule, train_gradually
+from bertsurgeon.layers.masks import masks_of, sparsity_of
+from bertsurgeon.recovery import MaskCallback, distilled_loss
 from cli_helpers import files, run, start, succeed, tokenized_texts
 
 STEPS = 4
@@ -79,7 +69,7 @@ def sparse(folder: Path, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -
 @pytest.mark.parametrize("name", packaged_recipes())
 def test_packaged_recipes(name: str) -> None:
     recipe = load_recipe(name)
-    assert recipe.distillation.hardness == 1
+    assert recipe.distillation.distillation_weight == 1
     assert (recipe.pruning is None) == (name in ("sparse-transfer", "int8"))
     if recipe.pruning is not None:
         targets = list(pruning_targets(recipe, 1000).values())
@@ -144,7 +134,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ("[2, 2.5]", "[3]", "learning_rate.rewinds must come before"),
         ("[2, 2.5]", "[0]", "learning_rate.rewinds must be greater"),
         ("[2, 2.5]", "[two]", "learning_rate.rewinds must be a number"),
-        ("epochs: 3", "epochs: 3\ndistillation: {hardness: 2}", "distillation.hardness must lie"),
+        ("epochs: 3", "epochs: 3\ndistillation: {distillation_weight: 2}", "distillation.distillation_weight must lie"),
         ("epochs: 3", "epochs: 3\ndistillation: {temperature: 0}", "distillation.temperature must be"),
         ("epochs: 3", "epochs: 3\ndistillation: strong", "The section distillation must hold keys"),
         ("epochs: 3", "epochs: 0", "epochs must be greater than 0"),
@@ -213,7 +203,10 @@ def test_the_loss_of_the_gradients_is_that_of_the_training(folder: Path, tokeniz
     generator = torch.Generator()
     with torch.no_grad():
         task = 2 * float(student(**batch).loss)
-        losses = [distilled_loss(teacher, 2.0, hardness)(student, batch, generator) for hardness in (1, 0.25)]
+        losses = [
+            distilled_loss(teacher, 2.0, distillation_weight)(student, batch, generator)
+            for distillation_weight in (1, 0.25)
+        ]
     taught, both = map(float, losses)
     assert taught > 0
     assert both == pytest.approx(0.25 * taught + 0.75 * task)

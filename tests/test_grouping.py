@@ -6,10 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertsurgeon.budget import DROPPED, GroupCounts, group_sizes
-from bertsurgeon.grouping import assign_groups, find_groups, kept_importance, plan_groups, sort_groups
-from bertsurgeon.grouping.permute import Grouping
+from bertsurgeon.grouping import assign_groups, kept_importance, sort_groups
+from bertsurgeon.grouping.sizes import group_sizes
 from bertsurgeon.grouping.sort import Partition, Scores
+from bertsurgeon.methods.pgb.group_counts import DROPPED, GroupCounts
+from bertsurgeon.methods.pgb.permutation import Grouping, find_groups, plan_groups
 from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped
 
 GROUPINGS: list[Grouping] = ["sort", "assign", "none", "random"]

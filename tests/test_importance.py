@@ -10,7 +10,7 @@ from bertsurgeon.architectures import ARCHITECTURES, Architecture
 from bertsurgeon.calibration import MatrixKey, Statistics, collect_statistics
 from bertsurgeon.calibration.gradients import fisher_surrogate
 from bertsurgeon.errors import ModelError
-from bertsurgeon.importance import fisher_scores, obs_scores, score_matrices
+from bertsurgeon.methods.pgb.importance import fisher_scores, obs_scores, score_matrices
 from bertsurgeon.plan import ROLES
 
 NAMES = ["bert", "distilbert", "roberta"]

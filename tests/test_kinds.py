@@ -27,9 +27,9 @@ from bertsurgeon.embedder import Embedder
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.recovery import distillation_loss
 from bertsurgeon.recovery.distillation import outputs_loss
-from bertsurgeon.tasks import KINDS, Collator, get_kind, has_labels, head_of, kind_of, model_inputs
+from bertsurgeon.tasks import TASK_TYPES, Collator, get_task_type, has_labels, head_of, model_inputs, task_type_of
 from bertsurgeon.tasks.distributions import BERNOULLI, CATEGORICAL, NORMAL
-from bertsurgeon.tasks.kinds.base import hide
+from bertsurgeon.tasks.types.base import hide
 from cli_helpers import write_model
 from conftest import make_config
 
@@ -69,20 +69,20 @@ def make_batch() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert"])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", TASK_TYPES)
 def test_a_model_tells_its_kind(name: str, architecture: str) -> None:
     model = make(name, architecture)
-    assert kind_of(model) is KINDS[name]
+    assert task_type_of(model) is TASK_TYPES[name]
     outputs = model(**model_inputs(make_batch()))
-    for output, of_tokens in KINDS[name].outputs.items():
+    for output, of_tokens in TASK_TYPES[name].outputs.items():
         assert (outputs[output].shape[:2] == (3, 6)) == of_tokens
 
 
 def test_a_model_without_a_head_has_no_kind() -> None:
     with pytest.raises(ModelError, match=r"no head for a task.*ForQuestionAnswering"):
-        kind_of(AutoModel.from_config(make_config("bert")))
+        task_type_of(AutoModel.from_config(make_config("bert")))
     with pytest.raises(OptionError, match=r"no task type 'translation'.*multi-label"):
-        get_kind("translation")
+        get_task_type("translation")
 
 
 def test_second_moments_are_the_fisher_information() -> None:
@@ -129,9 +129,9 @@ def counted(name: str, batch: dict[str, Tensor]) -> Tensor:
     return batch["attention_mask"].bool() if name == "question-answering" else torch.ones(3, dtype=torch.bool)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", TASK_TYPES)
 def test_the_surrogate_reads_what_counts(name: str) -> None:
-    model, batch, kind = make(name), make_batch(), KINDS[name]
+    model, batch, kind = make(name), make_batch(), TASK_TYPES[name]
     kept: dict[str, Tensor] = {}
 
     def keep(_: Any, __: Any, outputs: Any) -> None:
@@ -149,9 +149,9 @@ def test_the_surrogate_reads_what_counts(name: str) -> None:
         assert (gradient[~where] == 0).all()
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", TASK_TYPES)
 def test_distillation_reads_what_counts(name: str) -> None:
-    student, teacher, kind, batch = make(name), make(name, seed=1), KINDS[name], make_batch()
+    student, teacher, kind, batch = make(name), make(name, seed=1), TASK_TYPES[name], make_batch()
     with torch.no_grad():
         said, wanted = (dict(model(**model_inputs(batch))) for model in (student, teacher))
     loss = outputs_loss(kind, said, wanted, batch, 2.0)
@@ -231,6 +231,6 @@ def test_heads_without_a_task() -> None:
     found = summed_loss(images, {**pixels, "labels": torch.arange(5) % 3}, torch.Generator())
     torch.testing.assert_close(found, F.cross_entropy(images(**pixels).logits, torch.arange(5) % 3, reduction="sum"))
     with pytest.raises(ModelError, match="no head for a task"):
-        kind_of(images)
+        task_type_of(images)
     with pytest.raises(ModelError, match="no head that is known"):
         head_of(AutoModel.from_config(make_config("bert")))

@@ -23,9 +23,9 @@ from bertsurgeon import PruneConfig, drop_layers, is_sparse, load_model, prune
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import load_own
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
-from bertsurgeon.pruning.layer_drop import choose_layers
+from bertsurgeon.layer_drop import choose_layers
+from bertsurgeon.layers.masks import masks_of
 from bertsurgeon.recovery.distillation import outputs_loss
-from bertsurgeon.second_order import masks_of
 from bertsurgeon.tasks import head_of
 from cli_helpers import files, run, succeed, write_model
 from conftest import make_config

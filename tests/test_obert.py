@@ -27,9 +27,10 @@ from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.checkpoint import SPARSE_FORMAT_VERSION, attach_sparse
 from bertsurgeon.checkpoint.packing import pack, unpack
 from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError, OptionError
-from bertsurgeon.pruning.obert import round_targets
-from bertsurgeon.recovery import TrainingOptions, distilled_loss
-from bertsurgeon.second_order import Pattern, encoder_weights, masks_of, sparsity_of
+from bertsurgeon.layers.masks import encoder_weights, masks_of, sparsity_of
+from bertsurgeon.methods.obert.method import round_targets
+from bertsurgeon.methods.obert.patterns import Pattern
+from bertsurgeon.recovery import TrainingConfig, distilled_loss
 from cli_helpers import files, run, succeed, tokenized_texts
 
 NAMES = ["bert", "distilbert", "roberta"]
@@ -374,7 +375,7 @@ def test_training_leaves_the_zeros(
     pruned, _ = prune(teacher, dataset, config(pattern="1x4", samples=32, sparsity=0.7), tokenizer)
     before = masks(pruned)
     weights = {name: value.clone() for name, value in pruned.named_parameters()}
-    options = TrainingOptions(epochs=2, batch_size=16, learning_rate=1e-3, keep_best=keep_best)
+    options = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3, keep_best=keep_best)
     train(pruned, dataset, tokenizer, options, tmp_path / "work", teacher=teacher)
     after = masks(pruned)
     assert all(torch.equal(mask, after[key]) for key, mask in before.items())
@@ -389,7 +390,7 @@ def test_training_is_resumed(
     """The Trainer's own checkpoints are sparse as well, and it reads them forgiving whatever is missing."""
     pruned, _ = prune(load_model(folder / "dense"), dataset, config(samples=32), tokenizer)
     trained, resumed = copy.deepcopy(pruned), copy.deepcopy(pruned)
-    options = TrainingOptions(epochs=2, batch_size=16, learning_rate=1e-3)
+    options = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3)
     train(trained, dataset, tokenizer, options, tmp_path)
     assert any(key.endswith(".bitmap") for key in load_file(tmp_path / "checkpoint-8" / "model.safetensors"))
     train(resumed, dataset, tokenizer, options, tmp_path, resume=True)  # there is nothing left to do but to read

@@ -19,19 +19,15 @@ from bertsurgeon.calibration import make_batches, split_rows
 from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, count_kept
 from bertsurgeon.compensation import apply_plan, refit_masked
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
+from bertsurgeon.gradual.recipes import Distillation, LearningRate, Pruning, Recipe
+from bertsurgeon.gradual.training import train_gradually
 from bertsurgeon.layers import GroupedLinear, dense_parts, find_matrix
+from bertsurgeon.layers.masks import encoder_weights, enforce_masks, masks_of, sparsity_of
+from bertsurgeon.methods.obert.collect import collect_inverses, plan_passes
 from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Role, Units
-from bertsurgeon.recovery import Distillation, LearningRate, MaskCallback, Pruning, Recipe, train_gradually
-from bertsurgeon.second_order import (
-    collect_inverses,
-    encoder_weights,
-    enforce_masks,
-    masks_of,
-    plan_passes,
-    sparsity_of,
-)
+from bertsurgeon.recovery import MaskCallback
 from bertsurgeon.tasks import tokenize
-from bertsurgeon.toy import toy_classifier
+from bertsurgeon.testing import toy_classifier
 from cli_helpers import files, succeed, tokenized_texts, write_data, write_model
 
 NAMES = ["bert", "distilbert", "roberta"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from bertsurgeon import get_plan, processes, train
+from bertsurgeon import distributed, get_plan, train
 from bertsurgeon.calibration import Moments
 from bertsurgeon.checkpoint import load_model
 from bertsurgeon.prediction import predict
@@ -51,7 +51,18 @@ def test_two_processes_find_what_one_finds(folder: Path) -> None:
 
 
 def test_the_command_line_writes_one_folder_and_prints_one_result(folder: Path) -> None:
-    options = ["--sparsity", "0.5", "--samples", "64", "--recover-epochs", "1", "--batch-size", "8", "--at-once", "2"]
+    options = [
+        "--sparsity",
+        "0.5",
+        "--samples",
+        "64",
+        "--recover-epochs",
+        "1",
+        "--batch-size",
+        "8",
+        "--micro-batch-size",
+        "2",
+    ]
     command = ["-m", "bertsurgeon", "prune", folder / "dense", "-o", folder / "pruned", *files(folder), *options]
     result = launch(*command, "--json")
     assert result.returncode == 0, result.stderr
@@ -86,9 +97,9 @@ def test_parts_of_moments_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
             found.update(x[chunk], seen[chunk], drift[chunk], weights[chunk])
         return found
 
-    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     recorded: list[torch.Tensor] = []
-    monkeypatch.setattr(processes, "add_up", lambda tensor: recorded.append(tensor.clone()))
+    monkeypatch.setattr(distributed, "all_reduce", lambda tensor: recorded.append(tensor.clone()))
     moments(slice(30, 90)).reduce()
     origins = [recorded[0] + moments(slice(0, 30))._origin / 2, recorded[1] + moments(slice(0, 30))._pruned_origin / 2]
     # the second process again, now that it knows the middle of both origins, and then the first one
@@ -104,7 +115,7 @@ def test_parts_of_moments_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
             elif others is not None:
                 tensor += passes[others][number]
 
-        monkeypatch.setattr(processes, "add_up", add)
+        monkeypatch.setattr(distributed, "all_reduce", add)
         found = moments(part)
         found.reduce()
         passes.append(mine)
@@ -115,10 +126,10 @@ def test_parts_of_moments_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_single_process_has_all_to_itself() -> None:
-    assert processes.count() == 1
-    assert processes.is_main()
-    assert processes.part(range(5)) == processes.gather(range(5)) == [0, 1, 2, 3, 4]
-    assert processes.on_main(lambda: 3) == 3
-    with processes.temporary_folder() as work_dir:
+    assert distributed.world_size() == 1
+    assert distributed.is_main()
+    assert distributed.shard(range(5)) == distributed.all_gather(range(5)) == [0, 1, 2, 3, 4]
+    assert distributed.run_on_main(lambda: 3) == 3
+    with distributed.temporary_folder() as work_dir:
         assert work_dir.is_dir()
     assert not work_dir.exists()

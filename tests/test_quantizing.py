@@ -25,16 +25,7 @@ from transformers import (
     set_seed,
 )
 
-from bertsurgeon import (
-    PruneConfig,
-    TrainingOptions,
-    drop_layers,
-    is_sparse,
-    load_model,
-    prune,
-    save_model,
-    train,
-)
+from bertsurgeon import PruneConfig, TrainingConfig, drop_layers, is_sparse, load_model, prune, save_model, train
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import attach_sparse, get_ranges
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
@@ -42,24 +33,21 @@ from bertsurgeon.exporting.lowering import Graph, lower
 from bertsurgeon.exporting.onnx_graph import merge_products, trace
 from bertsurgeon.exporting.trained_int8 import quantize_as_trained
 from bertsurgeon.exporting.verify import to_arrays
-from bertsurgeon.layers import dequantize_rows, is_on_grid, quantize_rows, round_rows, row_scales
-from bertsurgeon.prediction import predict
-from bertsurgeon.recovery import (
+from bertsurgeon.gradual.recipes import (
     Distillation,
     LearningRate,
-    MaskCallback,
     Pruning,
     Quantization,
-    QuantizationAwareTraining,
     Recipe,
-    distillation_loss,
     load_recipe,
     packaged_recipes,
-    train_gradually,
 )
-from bertsurgeon.recovery.gradual import quantization_steps
+from bertsurgeon.gradual.training import quantization_steps, train_gradually
+from bertsurgeon.layers import dequantize_rows, is_on_grid, quantize_rows, round_rows, row_scales
+from bertsurgeon.layers.masks import encoder_weights, masks_of, sparsity_of
+from bertsurgeon.prediction import predict
+from bertsurgeon.recovery import MaskCallback, QuantizationAwareTraining, distillation_loss
 from bertsurgeon.runtime import open_session
-from bertsurgeon.second_order import encoder_weights, masks_of, sparsity_of
 from bertsurgeon.tasks import load_user_task, tokenize
 from cli_helpers import files, run, succeed, tokenized_texts, write_data, write_model
 from conftest import make_config
@@ -365,9 +353,7 @@ def test_training_for_int8_loses_less(tmp_path: Path) -> None:
     data = load_user_task(write_data(tmp_path / "train.csv", 96, 1), write_data(tmp_path / "validation.csv", 64, 2))
     dataset, held_out = (tokenize(part, tokenizer) for part in (data.train, data.validation))
     teacher = load_model(tmp_path / "dense")
-    train(
-        teacher, dataset, tokenizer, TrainingOptions(epochs=4, batch_size=8, learning_rate=2e-3), tmp_path / "teacher"
-    )
+    train(teacher, dataset, tokenizer, TrainingConfig(epochs=4, batch_size=8, learning_rate=2e-3), tmp_path / "teacher")
     before = predict(teacher, held_out, tokenizer, 64, "")
     with torch.no_grad():
         for layer in range(2):  # the same function in other units, which INT8 minds

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertsurgeon.cli.sources import resolve_model
-from bertsurgeon.recovery import TrainingOptions, train
+from bertsurgeon.recovery import TrainingConfig, train
 from bertsurgeon.tasks import load_task, tokenize
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(name)
     data = load_task("docstrings")
     rows = data.train.select(range(96))
-    train(small, tokenize(rows, tokenizer), tokenizer, TrainingOptions(epochs=4, learning_rate=5e-4), folder / "work")
+    train(small, tokenize(rows, tokenizer), tokenizer, TrainingConfig(epochs=4, learning_rate=5e-4), folder / "work")
     small.save_pretrained(folder / "my-model")
     tokenizer.save_pretrained(folder / "my-model")
     rows.to_csv(folder / "train.csv")

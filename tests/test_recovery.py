@@ -13,7 +13,7 @@ from bertsurgeon import PruneConfig, prune
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.prediction import predict, predict_outputs
-from bertsurgeon.recovery import TrainingOptions, distillation_loss, hidden_state_loss, train
+from bertsurgeon.recovery import TrainingConfig, distillation_loss, hidden_state_loss, train
 from cli_helpers import tokenized_texts
 
 
@@ -55,7 +55,7 @@ def test_a_student_comes_closer_to_its_teacher(
     )
     before = predict(pruned, dataset, tokenizer, 16, "")
     wanted = predict(teacher, dataset, tokenizer, 16, "")
-    options = TrainingOptions(epochs=6, batch_size=16, learning_rate=1e-3, hardness=1.0)
+    options = TrainingConfig(epochs=6, batch_size=16, learning_rate=1e-3, distillation_weight=1.0)
     train(pruned, dataset, tokenizer, options, tmp_path, teacher=teacher)
     after = predict(pruned, dataset, tokenizer, 16, "")
     assert distillation_loss(after, wanted, 2.0) < 0.5 * distillation_loss(before, wanted, 2.0)
@@ -76,7 +76,7 @@ def test_dropout_acts_only_without_a_teacher_unless_asked(
         for module in student.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = probability
-        options = TrainingOptions(batch_size=16, max_steps=2, dropout=dropout)
+        options = TrainingConfig(batch_size=16, max_steps=2, dropout=dropout)
         train(student, dataset, tokenizer, options, tmp_path / str(probability), teacher=teacher)
         assert not student.training
         assert not student._forward_pre_hooks
@@ -109,7 +109,9 @@ def test_hidden_states_come_closer_to_the_teachers(
     distances = []
     for weight in (0.0, 5.0):
         student, _ = prune(teacher, dataset, PruneConfig(sparsity=0.7, samples=32), tokenizer)
-        options = TrainingOptions(epochs=4, batch_size=16, learning_rate=1e-3, hardness=1.0, hidden_weight=weight)
+        options = TrainingConfig(
+            epochs=4, batch_size=16, learning_rate=1e-3, distillation_weight=1.0, hidden_weight=weight
+        )
         train(student, dataset, tokenizer, options, tmp_path / str(weight), teacher=teacher)
         batch = tokenizer.pad(dataset.select(range(8)).remove_columns("labels").to_list(), return_tensors="pt")
         with torch.no_grad():
@@ -133,8 +135,13 @@ def test_the_best_weights_are_kept(
     good = PruneConfig(sparsity=0.3, samples=32)
     pruned, _ = prune(teacher, dataset, good if rate == 50.0 else poor, tokenizer)
     start = {name: value.clone() for name, value in pruned.state_dict().items()}
-    options = TrainingOptions(
-        epochs=6, batch_size=16 if steps < 0 else 2, max_steps=steps, learning_rate=rate, hardness=1.0, keep_best=True
+    options = TrainingConfig(
+        epochs=6,
+        batch_size=16 if steps < 0 else 2,
+        max_steps=steps,
+        learning_rate=rate,
+        distillation_weight=1.0,
+        keep_best=True,
     )
     unlabelled = dataset.remove_columns("labels")
     train(pruned, unlabelled, tokenizer, options, tmp_path, teacher=teacher)
@@ -151,7 +158,7 @@ def test_bfloat16_training_keeps_the_weights_in_float32(
         teacher = load_model(folder / "dense")
         with torch.no_grad():
             teacher.classifier.weight.mul_(20)
-        options = TrainingOptions(epochs=2, learning_rate=1e-3, hidden_weight=1.0, bf16=bf16)
+        options = TrainingConfig(epochs=2, learning_rate=1e-3, hidden_weight=1.0, bf16=bf16)
         train(model, dataset, tokenizer, options, tmp_path / str(bf16), teacher=teacher)
         assert {value.dtype for value in model.parameters()} == {torch.float32}
         save_model(model, tmp_path / f"saved-{bf16}")
@@ -166,12 +173,19 @@ def test_what_training_without_labels_needs(
 ) -> None:
     model = load_model(folder / "dense")
     unlabelled = dataset.remove_columns("labels")
-    for teacher, hardness in ((None, 1.0), (model, 0.9)):
+    for teacher, distillation_weight in ((None, 1.0), (model, 0.9)):
         with pytest.raises(OptionError, match="without labels"):
-            train(model, unlabelled, tokenizer, TrainingOptions(hardness=hardness), tmp_path, teacher=teacher)
+            train(
+                model,
+                unlabelled,
+                tokenizer,
+                TrainingConfig(distillation_weight=distillation_weight),
+                tmp_path,
+                teacher=teacher,
+            )
     few = dataset.select(range(10))
     with pytest.raises(OptionError, match="at least"):
-        train(model, few, tokenizer, TrainingOptions(keep_best=True), tmp_path)
+        train(model, few, tokenizer, TrainingConfig(keep_best=True), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +194,7 @@ def test_what_training_without_labels_needs(
         {"hidden_weight": -1.0},
         {"epochs": 0},
         {"epochs": float("inf")},
-        {"hardness": 1.5},
+        {"distillation_weight": 1.5},
         {"learning_rate": 0.0},
         {"temperature": 0.0},
         {"warmup": 1.0},
@@ -192,7 +206,7 @@ def test_what_training_without_labels_needs(
 )
 def test_impossible_options(bad: dict[str, float]) -> None:
     with pytest.raises(OptionError):
-        TrainingOptions(**bad)  # type: ignore[arg-type]
+        TrainingConfig(**bad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -200,8 +214,8 @@ def test_impossible_options(bad: dict[str, float]) -> None:
     [
         ({}, False, 5e-5),
         ({}, True, 2e-5),
-        ({"hardness": 0.0}, True, 5e-5),
-        ({"hardness": 0.0, "hidden_weight": 1.0}, True, 2e-5),
+        ({"distillation_weight": 0.0}, True, 5e-5),
+        ({"distillation_weight": 0.0, "hidden_weight": 1.0}, True, 2e-5),
         ({"learning_rate": 3e-4}, True, 3e-4),
     ],
 )
@@ -222,7 +236,7 @@ def test_a_teacher_is_followed_in_smaller_steps(
         return TrainingArguments(**settings)
 
     monkeypatch.setattr("bertsurgeon.recovery.training.TrainingArguments", arguments)
-    options = TrainingOptions(max_steps=1, **said)  # type: ignore[arg-type]
+    options = TrainingConfig(max_steps=1, **said)  # type: ignore[arg-type]
     teacher = load_model(folder / "dense") if taught else None
     train(load_model(folder / "dense"), dataset, tokenizer, options, tmp_path, teacher=teacher)
     assert seen == [rate]
@@ -257,7 +271,7 @@ def test_a_teacher_is_asked_about_no_more_texts_than_are_read(
 
     monkeypatch.setattr("bertsurgeon.recovery.training.predict_outputs", counted)
     model, teacher = load_model(folder / "dense"), load_model(folder / "dense")
-    options = TrainingOptions(batch_size=10, **said)  # type: ignore[arg-type]
+    options = TrainingConfig(batch_size=10, **said)  # type: ignore[arg-type]
     train(model, dataset, tokenizer, options, tmp_path, teacher=teacher)
     assert about == [asked]
     state = TrainerState.load_from_json(str(tmp_path / f"checkpoint-{steps}" / "trainer_state.json"))
@@ -270,7 +284,7 @@ def test_a_training_that_diverged_is_no_success(
 ) -> None:
     model = load_model(folder / "dense")
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    options = TrainingOptions(batch_size=16, learning_rate=1e38, keep_best=keep_best, dropout=False)
+    options = TrainingConfig(batch_size=16, learning_rate=1e38, keep_best=keep_best, dropout=False)
     if keep_best:  # the start is the best that there is
         train(model, dataset, tokenizer, options, tmp_path)
         assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())
@@ -286,6 +300,6 @@ def test_a_run_of_another_model_is_not_gone_on_with(
     half, quarter = (
         prune(dense, dataset, PruneConfig(method="pgb", groups=count, samples=32), tokenizer)[0] for count in (2, 4)
     )
-    train(half, dataset, tokenizer, TrainingOptions(max_steps=2, batch_size=8), tmp_path)
+    train(half, dataset, tokenizer, TrainingConfig(max_steps=2, batch_size=8), tmp_path)
     with pytest.raises(CheckpointError, match="trained another model; resume it with that, or start anew"):
-        train(quarter, dataset, tokenizer, TrainingOptions(max_steps=4, batch_size=8), tmp_path, resume=True)
+        train(quarter, dataset, tokenizer, TrainingConfig(max_steps=4, batch_size=8), tmp_path, resume=True)

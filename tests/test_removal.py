@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bertsurgeon.removal import greedy_removal
-from bertsurgeon.removal.greedy import _remove_block, invert
+from bertsurgeon.methods.auto.removal import _remove_block, greedy_removal, invert
 
 
 def problem(outputs: int, inputs: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

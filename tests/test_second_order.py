@@ -12,25 +12,14 @@ from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.calibration import join_rows, split_rows
+from bertsurgeon.calibration.inverse_fisher import FisherBlocks, invert_blocks, unit_scores
 from bertsurgeon.errors import ModelError, OptionError
-from bertsurgeon.second_order import (
-    FisherBlocks,
-    Pattern,
-    Step,
-    StepOptions,
-    collect_inverses,
-    encoder_weights,
-    greedy_scores,
-    invert_blocks,
-    keep_highest,
-    masks_of,
-    plan_passes,
-    prune_step,
-    sparsity_of,
-    unit_scores,
-    update_apart,
-    update_jointly,
-)
+from bertsurgeon.layers.masks import encoder_weights, masks_of, sparsity_of
+from bertsurgeon.methods.obert.collect import collect_inverses, plan_passes
+from bertsurgeon.methods.obert.patterns import Pattern
+from bertsurgeon.methods.obert.selection import keep_highest
+from bertsurgeon.methods.obert.solve import greedy_scores, update_apart, update_jointly
+from bertsurgeon.methods.obert.step import Step, StepOptions, prune_step
 
 Batches = list[dict[str, Tensor]]
 Factory = Callable[..., PreTrainedModel]
@@ -418,7 +407,7 @@ def test_blocks_of_one_pass_at_a_time(
         alive[:] = [weakref.ref(fisher) for fisher in found.values()]
         return found
 
-    monkeypatch.setattr("bertsurgeon.second_order.step.collect_inverses", collect)
+    monkeypatch.setattr("bertsurgeon.methods.obert.step.collect_inverses", collect)
     model = tiny_model("bert", num_hidden_layers=1)
     assert step(model, tiny_batches, 0.5, update="greedy", memory=450_000, damping=1e-4).passes == 5
     assert alive

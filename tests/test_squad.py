@@ -14,7 +14,7 @@ from torchmetrics.functional.text import squad
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bertsurgeon.errors import DataError, OptionError
-from bertsurgeon.tasks import KINDS, QuestionAnswering, load_task, load_user_task, tokenize
+from bertsurgeon.tasks import TASK_TYPES, QuestionAnswering, load_task, load_user_task, tokenize
 from bertsurgeon.tasks.squad import answer_metrics, answer_metrics_v2, exact_match, normalize_answer, token_f1
 from cli_helpers import write_model
 
@@ -290,7 +290,7 @@ def test_rows_of_questions(form: str, tmp_path: Path) -> None:
         path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    data = load_user_task(path, path, kind=KINDS["question-answering"])
+    data = load_user_task(path, path, kind=TASK_TYPES["question-answering"])
     assert data.train.to_list() == ROWS
     assert data.task.metrics[:2] == ("f1", "exact_match")
 
@@ -326,14 +326,14 @@ def test_broken_answers(answers: Any, message: str, tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps({**ROWS[0], "answers": answers}) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=message):
-        load_user_task(path, path, kind=KINDS["question-answering"])
+        load_user_task(path, path, kind=TASK_TYPES["question-answering"])
 
 
 def test_answers_that_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     row = {"question": "When?", "context": "In 1889.", "answers": {"text": [1889], "answer_start": [3]}}
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    data = load_user_task(path, path, kind=KINDS["question-answering"])
+    data = load_user_task(path, path, kind=TASK_TYPES["question-answering"])
     assert data.train["answers"][:] == [{"text": ["1889"], "answer_start": [3]}]
 
 

@@ -23,7 +23,7 @@ from transformers import (
 
 import bertsurgeon
 from bertsurgeon.runtime import Manifest
-from bertsurgeon.tasks import KINDS, kind_of, tokenize
+from bertsurgeon.tasks import TASK_TYPES, task_type_of, tokenize
 from cli_helpers import FILLER, WORDS, files, run, succeed, write_model
 
 TRAINING = ("--epochs", "24", "--batch-size", "16", "--learning-rate", "2e-3")
@@ -99,7 +99,7 @@ def metric(folder: Path, printed: str) -> float:
 
 def test_it_is_learnt(place: Path) -> None:
     model = bertsurgeon.load_model(place / "dense")
-    assert type(kind_of(model)) is type(KINDS[place.name])
+    assert type(task_type_of(model)) is type(TASK_TYPES[place.name])
     assert metric(place, succeed("evaluate", place / "dense", *data(place), "--json").stdout) > 85
 
 
@@ -110,7 +110,9 @@ def test_pruned_without_labels_recovered_and_exported(place: Path, tmp_path: Pat
     options = ("--sparsity", "0.5", *calibration, "--json", *data(place))
     pruned = json.loads(succeed("prune", place / "dense", "-o", tmp_path / "pruned", *options).stdout)
     assert pruned["models"]["pruned"][FIRST[place.name]] > 85
-    assert kind_of(bertsurgeon.load_model(tmp_path / "pruned")) is kind_of(bertsurgeon.load_model(place / "dense"))
+    assert task_type_of(bertsurgeon.load_model(tmp_path / "pruned")) is task_type_of(
+        bertsurgeon.load_model(place / "dense")
+    )
     teacher = ("--teacher", place / "dense", "--epochs", "3", "--learning-rate", "1e-3", "--hidden-weight", "1")
     recover = succeed("recover", tmp_path / "pruned", "-o", tmp_path / "out", *teacher, *data(place), "--json")
     recovered = metric(place, recover.stdout)
@@ -118,7 +120,7 @@ def test_pruned_without_labels_recovered_and_exported(place: Path, tmp_path: Pat
     exported = ("export", tmp_path / "out", "-o", tmp_path / "onnx", "--to", "onnx", *data(place), "--json")
     check = json.loads(succeed(*exported).stdout)["check"]
     assert check["agreement"] == pytest.approx(100, abs=0.1)
-    assert set(KINDS[place.name].outputs) <= set(Manifest.load(tmp_path / "onnx").outputs)
+    assert set(TASK_TYPES[place.name].outputs) <= set(Manifest.load(tmp_path / "onnx").outputs)
     found = metric(place, succeed("evaluate", tmp_path / "onnx", *data(place), "--json").stdout)
     assert found == pytest.approx(recovered, abs=1e-3)
     names = (place / "dense", tmp_path / "onnx")
@@ -150,7 +152,7 @@ epochs: 2
 batch_size: 16
 weight_decay: 0.0
 learning_rate: {start: 1.0e-3, end: 1.0e-4, rewinds: none}
-distillation: {hardness: 0.5, temperature: 2.0}
+distillation: {distillation_weight: 0.5, temperature: 2.0}
 pruning:
   sparsity: 0.5
   first_sparsity: 0.2

@@ -10,16 +10,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from bertsurgeon.errors import DataError, OptionError
-from bertsurgeon.tasks import (
-    KINDS,
-    TASKS,
-    Task,
-    TaskData,
-    get_task,
-    load_task,
-    load_user_task,
-    shorten,
-)
+from bertsurgeon.tasks import TASK_TYPES, TASKS, Task, TaskData, get_task, load_task, load_user_task, shorten
 from bertsurgeon.tasks.docstrings import read_docstrings
 
 BOM = "\ufeff"
@@ -117,7 +108,7 @@ def test_stsb_with_further_columns_and_quotes(tmp_path: Path) -> None:
         },
     )
     data = load_task("stsb", tmp_path)
-    assert data.task.kind is KINDS["regression"]
+    assert data.task.kind is TASK_TYPES["regression"]
     assert data.train.to_list() == [
         {"text": "A plane, taking off.", "text_pair": "An air plane.", "label": 5.0},
         {"text": '"A man', "text_pair": 'A "man" plays.', "label": 3.8},
@@ -223,7 +214,7 @@ def test_real_labels_make_a_regression(tmp_path: Path) -> None:
     train = save(pd.DataFrame({"text": ["a", "b"], "label": [0.5, 2.0]}), tmp_path / "train.csv")
     validation = save(pd.DataFrame({"text": ["c", "d"], "label": [1, 2]}), tmp_path / "validation.csv")
     data = load_user_task(train, validation)
-    assert data.task.kind is KINDS["regression"]
+    assert data.task.kind is TASK_TYPES["regression"]
     assert data.train["label"][:] == [0.5, 2.0]
     assert data.validation["label"][:] == [1.0, 2.0]
 
@@ -277,7 +268,7 @@ def test_what_is_no_number_is_refused(tmp_path: Path, label: str, kind: str) -> 
     rows = [{"text": "a", "text_pair": "b", "label": value} for value in ("1", label)]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with pytest.raises(DataError, match=f"numbers.*{label}"):
-        load_user_task(path, path, kind=KINDS[kind])
+        load_user_task(path, path, kind=TASK_TYPES[kind])
 
 
 @pytest.mark.parametrize("gap", ["", "NA", "nan"])
@@ -285,7 +276,7 @@ def test_scores_are_numbers_and_gaps_are_missing(tmp_path: Path, gap: str, notes
     path = tmp_path / "data.csv"
     path.write_text(f"text,label\nNA,0.5\nb,{gap}\nnull,2\n")
     data = load_user_task(path, path)
-    assert data.task.kind is KINDS["regression"]
+    assert data.task.kind is TASK_TYPES["regression"]
     assert data.train.to_list() == [{"text": "NA", "label": 0.5}, {"text": "null", "label": 2.0}]
     assert len(notes) == 2
 
@@ -323,7 +314,7 @@ def test_user_file_errors(tmp_path: Path, name: str, content: str | None, messag
 def test_label_columns_named_twice(tmp_path: Path) -> None:
     path = save(pd.DataFrame({"text": ["a", "b"], "x": [0, 1], "y": [1, 1]}), tmp_path / "data.csv")
     with pytest.raises(DataError, match="'x' twice"):
-        load_user_task(path, path, label_column="x,x,y", kind=KINDS["multi-label"])
+        load_user_task(path, path, label_column="x,x,y", kind=TASK_TYPES["multi-label"])
 
 
 def test_texts_as_labels_are_refused(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from bertsurgeon.errors import DataError, OptionError
-from bertsurgeon.tasks import KINDS, load_user_task, tokenize
+from bertsurgeon.tasks import TASK_TYPES, load_user_task, tokenize
 from bertsurgeon.tasks.files import read_conll
 from cli_helpers import write_model
 
-TOKENS, LISTS = KINDS["token-classification"], KINDS["multi-label"]
+TOKENS, LISTS = TASK_TYPES["token-classification"], TASK_TYPES["multi-label"]
 
 CONLL = """-DOCSTART- -X- -X- O
 
@@ -228,14 +228,14 @@ def test_lists_need_a_type(tmp_path: Path) -> None:
 
 def test_the_type_may_be_named(tmp_path: Path) -> None:
     path = save(pd.DataFrame({"text": ["x", "y"], "label": [1, 2]}), tmp_path / "data.csv")
-    assert load_user_task(path, path).task.kind is KINDS["classification"]
-    data = load_user_task(path, path, kind=KINDS["regression"])
+    assert load_user_task(path, path).task.kind is TASK_TYPES["classification"]
+    data = load_user_task(path, path, kind=TASK_TYPES["regression"])
     assert data.train["label"][:] == [1.0, 2.0]
     assert data.task.metrics == ("spearman", "pearson")
     save(pd.DataFrame({"text": ["x", "y"], "label": [1.5, 2]}), path)
-    assert load_user_task(path, path).task.kind is KINDS["regression"]
+    assert load_user_task(path, path).task.kind is TASK_TYPES["regression"]
     with pytest.raises(DataError, match="--task-type regression"):
-        load_user_task(path, path, kind=KINDS["classification"])
+        load_user_task(path, path, kind=TASK_TYPES["classification"])
 
 
 def test_micro_and_macro_f1() -> None:

@@ -20,19 +20,11 @@ from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, load_own
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import evaluate_masked_lm
-from bertsurgeon.recovery import (
-    Distillation,
-    LearningRate,
-    MaskCallback,
-    MaskedLanguageModeling,
-    Pruning,
-    Recipe,
-    distilled_loss,
-    load_recipe,
-    train_gradually,
-)
+from bertsurgeon.gradual.recipes import Distillation, LearningRate, MaskedLanguageModeling, Pruning, Recipe, load_recipe
+from bertsurgeon.gradual.training import train_gradually
+from bertsurgeon.layers.masks import masks_of, sparsity_of
+from bertsurgeon.recovery import MaskCallback, distilled_loss
 from bertsurgeon.recovery.distillation import DistillationTrainer
-from bertsurgeon.second_order import masks_of, sparsity_of
 from bertsurgeon.tasks import IGNORED, TokenMasking, head_of, mask_tokens, tokenize
 from cli_helpers import FILLER, WORDS, files, run, succeed, write_data, write_model
 from conftest import make_config
@@ -40,7 +32,7 @@ from conftest import make_config
 RECIPE = Recipe(
     epochs=2,
     batch_size=16,
-    at_once=8,
+    micro_batch_size=8,
     learning_rate=LearningRate(1e-3, 1e-4, 0.5),
     distillation=Distillation(0.5, 2.0),
     masked_lm=MaskedLanguageModeling(0.3),
@@ -152,7 +144,12 @@ def test_the_teacher_is_heard_at_real_tokens(
         expected = 0.75 * 9 * divergence + 0.25 * task
         found = distilled_loss(teacher, 3.0, 0.75)(student, batch, torch.Generator())
         trainer = DistillationTrainer.__new__(DistillationTrainer)
-        trainer.hardness, trainer.temperature, trainer.hidden_weight, trainer.teacher = 0.75, 3.0, 0.0, teacher
+        trainer.distillation_weight, trainer.temperature, trainer.hidden_weight, trainer.teacher = (
+            0.75,
+            3.0,
+            0.0,
+            teacher,
+        )
         trainer.head = head_of(student)
         trained = trainer.compute_loss(student, dict(batch))
     assert divergence > 1e-4
@@ -272,9 +269,9 @@ def test_several_batches_make_the_same_step(
 ) -> None:
     """But for the share of each text: with a token hidden in each, batches of equal size have equal shares."""
     rows = dataset.select([0] * 32)
-    recipe = replace(RECIPE, epochs=1, pruning=None, masked_lm=MaskedLanguageModeling(1e-9), at_once=None)
+    recipe = replace(RECIPE, epochs=1, pruning=None, masked_lm=MaskedLanguageModeling(1e-9), micro_batch_size=None)
     found = []
-    for at_once in (None, 4):
+    for micro_batch_size in (None, 4):
         model = load_model(folder / "dense", AutoModelForMaskedLM)
         for parameter in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             setattr(model.config, parameter, 0.0)
@@ -282,7 +279,9 @@ def test_several_batches_make_the_same_step(
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         attach_sparse(model, 1)
-        train_gradually(model, rows, tokenizer, replace(recipe, at_once=at_once), tmp_path / str(at_once))
+        train_gradually(
+            model, rows, tokenizer, replace(recipe, micro_batch_size=micro_batch_size), tmp_path / str(micro_batch_size)
+        )
         found.append({key: value.clone() for key, value in model.named_parameters()})
     for key, value in found[0].items():
         torch.testing.assert_close(found[1][key], value, rtol=1e-3, atol=2e-5, msg=key)
@@ -338,8 +337,8 @@ def test_bad_options_on_the_command_line(folder: Path, tmp_path: Path) -> None:
     [
         (lambda: MaskedLanguageModeling(0), "masked_lm.probability"),
         (lambda: MaskedLanguageModeling(1), "masked_lm.probability"),
-        (lambda: replace(RECIPE, at_once=5), "at_once must divide batch_size, 16"),
-        (lambda: replace(RECIPE, at_once=0), "at_once must divide"),
+        (lambda: replace(RECIPE, micro_batch_size=5), "micro_batch_size must divide batch_size, 16"),
+        (lambda: replace(RECIPE, micro_batch_size=0), "micro_batch_size must divide"),
     ],
 )
 def test_bad_recipes(change: Callable[[], Any], words: str) -> None:

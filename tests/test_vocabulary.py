@@ -27,7 +27,7 @@ from transformers import (
 from bertsurgeon import PruneConfig, get_plan, prune, trim_vocabulary
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import DataError, ModelError
-from bertsurgeon.toy import toy_classifier
+from bertsurgeon.testing import toy_classifier
 from cli_helpers import files, run, succeed, write_data, write_model
 
 KNOWN = (

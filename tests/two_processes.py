@@ -11,19 +11,19 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from bertsurgeon import Calibration, PruneConfig, TrainingOptions, calibrate, evaluate, prune, train
-from bertsurgeon import processes as together
+from bertsurgeon import Calibration, PruneConfig, TrainingConfig, calibrate, evaluate, prune, train
+from bertsurgeon import distributed
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import CheckpointError, OptionError
 from bertsurgeon.prediction import predict
-from bertsurgeon.tasks import KINDS, Task
+from bertsurgeon.tasks import TASK_TYPES, Task
 from cli_helpers import tokenized_texts
 
 TOLERANCE = 1e-5
 
-TRAINING = TrainingOptions(epochs=2, batch_size=24, at_once=6, learning_rate=1e-3)
+TRAINING = TrainingConfig(epochs=2, batch_size=24, micro_batch_size=6, learning_rate=1e-3)
 """Three steps an epoch, with nothing left over, from rows that are 72."""
 
 
@@ -49,7 +49,7 @@ def compare(folder: Path) -> None:
     ):
         batches = make_batches(data, tokenizer, 72, 8, 0)
         found = collect_statistics(dense, architecture, batches, **options)
-        with together.alone():
+        with distributed.disabled():
             wanted = collect_statistics(dense, architecture, batches, **options)
         assert (found.samples, found.tokens) == (wanted.samples, wanted.tokens) == (72, found.tokens)
         for name in ("squared_gradients", "block_fisher", "curvature"):
@@ -73,7 +73,7 @@ def compare(folder: Path) -> None:
         ),
     ):
         pruned, report = prune(dense, dataset, config, tokenizer)
-        with together.alone():
+        with distributed.disabled():
             wanted_model, wanted_report = prune(dense, dataset, config, tokenizer)
         assert report.plan == wanted_report.plan
         assert (report.samples, report.tokens) == (wanted_report.samples, wanted_report.tokens)
@@ -86,15 +86,15 @@ def compare(folder: Path) -> None:
 
     student, _ = prune(dense, dataset, PruneConfig(method="pgb", sparsity=0.5, samples=64, batch_size=8), tokenizer)
     save_model(student, folder / "pruned", tokenizer)
-    with together.temporary_folder() as work_dir:
+    with distributed.temporary_folder() as work_dir:
         train(student, dataset, tokenizer, replace(TRAINING, keep_best=True, max_steps=2), work_dir / "best")
         student = load_model(folder / "pruned")
         train(student, dataset, tokenizer, TRAINING, work_dir / "recovered", teacher=dense)
-    both = together.gather([weights(student)])
+    both = distributed.all_gather([weights(student)])
     assert torch.equal(both[0], both[1])
-    task = Task("custom", ("accuracy",), ("0", "1"), kind=KINDS["classification"])
+    task = Task("custom", ("accuracy",), ("0", "1"), kind=TASK_TYPES["classification"])
     shared = evaluate(student, dataset, tokenizer, task, batch_size=5)
-    with together.alone():
+    with distributed.disabled():
         assert evaluate(student, dataset, tokenizer, task, batch_size=5) == shared
 
     calibrate(dense, dataset, PruneConfig(sparsity=0.5, batch_size=8), tokenizer).save(folder / "calibration")
@@ -104,7 +104,7 @@ def compare(folder: Path) -> None:
 
     wrong = {
         CheckpointError: lambda: save_model(student, folder / "recovered", tokenizer),
-        OptionError: lambda: train(dense, dataset, tokenizer, TrainingOptions(batch_size=33), folder / "work"),
+        OptionError: lambda: train(dense, dataset, tokenizer, TrainingConfig(batch_size=33), folder / "work"),
     }
     for error, call in wrong.items():
         with pytest.raises(error):
@@ -117,14 +117,14 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     arguments = sys.argv[1:]
     if len(arguments) == 1:
-        together.join()
-        assert together.count() == 2
+        distributed.init()
+        assert distributed.world_size() == 2
         compare(Path(arguments[0]))
-        together.leave()
+        distributed.shutdown()
     else:
         from bertsurgeon.cli import main
 
         split = arguments.index("--second")
-        together.join()
-        sys.argv[1:] = arguments[split + 1 :] if together.rank() == 1 else arguments[:split]
+        distributed.init()
+        sys.argv[1:] = arguments[split + 1 :] if distributed.rank() == 1 else arguments[:split]
         main()

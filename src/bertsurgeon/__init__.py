@@ -14,11 +14,14 @@ from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import BertSurgeonError, ModelError
 from bertsurgeon.evaluation import evaluate
 from bertsurgeon.exporting import ExportConfig, export
+from bertsurgeon.layer_drop import drop_layers
 from bertsurgeon.layers import GroupedLinear, LowRankLinear, prepare_for_inference
 from bertsurgeon.layers import to_dense as _to_dense
+from bertsurgeon.methods.auto.measurements import Calibration, calibrate
+from bertsurgeon.methods.report import PruneReport
 from bertsurgeon.plan import ModelPlan
-from bertsurgeon.pruning import Calibration, PruneReport, calibrate, drop_layers, prune
-from bertsurgeon.recovery import TrainingOptions, recover, train
+from bertsurgeon.pruning import prune
+from bertsurgeon.recovery import TrainingConfig, recover, train
 from bertsurgeon.runtime import open_exported
 from bertsurgeon.vocabulary import TrimReport, trim_vocabulary
 
@@ -33,7 +36,7 @@ __all__ = [
     "ModelPlan",
     "PruneConfig",
     "PruneReport",
-    "TrainingOptions",
+    "TrainingConfig",
     "TrimReport",
     "bench",
     "calibrate",

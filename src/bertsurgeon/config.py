@@ -6,10 +6,12 @@ from typing import Any, Literal, get_args
 from bertsurgeon.compensation import Compensation, Target
 from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting import ExportConfig
-from bertsurgeon.grouping import Grouping
-from bertsurgeon.importance import Importance
+from bertsurgeon.methods.obert.patterns import Pattern
+from bertsurgeon.methods.obert.selection import Scope
+from bertsurgeon.methods.obert.step import Score, StepOptions, Update
+from bertsurgeon.methods.pgb.importance import Importance
+from bertsurgeon.methods.pgb.permutation import Grouping
 from bertsurgeon.runtime import Precision
-from bertsurgeon.second_order import Pattern, Scope, Score, StepOptions, Update
 
 Method = Literal["auto", "pgb", "obert"]
 Metric = Literal["fisher", "plain"]

@@ -17,7 +17,7 @@ from transformers.utils.generic import ModelOutput
 from transformers.utils.hub import cached_file
 
 from bertsurgeon.errors import CheckpointError, ModelError, first_line
-from bertsurgeon.tasks.kinds.embedding import EMBEDDING
+from bertsurgeon.tasks.types.embedding import EMBEDDING
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bertsurgeon import progress
 from bertsurgeon.errors import DataError, ModelError
 from bertsurgeon.prediction import Predictor, predict_outputs
-from bertsurgeon.tasks import IGNORED, Task, check_same_head, class_labels, head_of, kind_of, mask_tokens
+from bertsurgeon.tasks import IGNORED, Task, check_same_head, class_labels, head_of, mask_tokens, task_type_of
 from bertsurgeon.tasks.collate import WORD_STARTS
 
 READ = ("attention_mask", WORD_STARTS, "labels")
@@ -23,7 +23,7 @@ def check_head(model: Predictor, task: Task) -> None:
     Raises:
         ModelError: If it is for another kind of task, or the number of outputs or the order of the classes differs.
     """
-    kind = kind_of(model)
+    kind = task_type_of(model)
     outputs = kind.outputs_of(model.config)
     if type(kind) is not type(task.kind) or outputs != task.num_labels:
         raise ModelError(
@@ -62,7 +62,7 @@ def evaluate(
     Example:
         >>> from bertsurgeon import evaluate
         >>> from bertsurgeon.tasks import Task, tokenize
-        >>> from bertsurgeon.toy import toy_classifier
+        >>> from bertsurgeon.testing import toy_classifier
         >>> model, tokenizer, texts = toy_classifier()
         >>> task = Task("toy", metrics=("accuracy",), labels=("bad", "good"))
         >>> 0 <= evaluate(model, tokenize(texts, tokenizer), tokenizer, task)["accuracy"] <= 100

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from bertsurgeon import processes, progress
+from bertsurgeon import distributed, progress
 from bertsurgeon.tasks import Collator, head_of
 
 
@@ -59,7 +59,7 @@ def predict_outputs(
     ordered = dataset.select_columns(names).select(order)
     collate = Collator(tokenizer)
     parts: list[list[dict[str, Tensor]]] = []
-    for start in progress.track(processes.part(range(0, len(dataset), batch_size)), description):
+    for start in progress.track(distributed.shard(range(0, len(dataset), batch_size)), description):
         batch = collate(list(ordered.select(range(start, min(start + batch_size, len(dataset))))))
         inputs = {name: value.to(model.device) for name, value in batch.items()}
         outputs = model(**inputs)
@@ -73,7 +73,7 @@ def predict_outputs(
                 for row, mask in enumerate(batch["attention_mask"].bool())
             ]
         )
-    rows = list(chain.from_iterable(processes.gather(parts)))
+    rows = list(chain.from_iterable(distributed.all_gather(parts)))
     return [rows[place] for place in np.argsort(order)]
 
 

@@ -1,12 +1,12 @@
 """Architecture knowledge: one table of supported models."""
 
-from bertsurgeon.architectures.fused import SideBySide, fuse_in_place, unfuse, unfuse_in_place
+from bertsurgeon.architectures.fused import SplitLinear, fuse_in_place, unfuse, unfuse_in_place
 from bertsurgeon.architectures.table import ARCHITECTURES, Architecture, get_architecture
 
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
-    "SideBySide",
+    "SplitLinear",
     "fuse_in_place",
     "get_architecture",
     "unfuse",

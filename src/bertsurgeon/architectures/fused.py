@@ -15,7 +15,7 @@ from bertsurgeon.architectures.table import Architecture, get_architecture
 from bertsurgeon.plan import Role
 
 
-class SideBySide(nn.Module):
+class SplitLinear(nn.Module):
     """Linear maps of the same input, their outputs side by side.
 
     Args:
@@ -65,7 +65,7 @@ def unfuse_in_place(model: PreTrainedModel) -> None:
             size = len(weight) // len(roles)
             biases = [None] * len(roles) if bias is None else bias.split(size)
             parts = zip(weight.split(size), biases, strict=True)
-            layer.set_submodule(path, SideBySide(dict(zip(roles, (_linear(*part) for part in parts), strict=True))))
+            layer.set_submodule(path, SplitLinear(dict(zip(roles, (_linear(*part) for part in parts), strict=True))))
 
 
 def fuse_in_place(model: PreTrainedModel, stock: PreTrainedModel) -> None:

@@ -1,7 +1,7 @@
 """Measuring models: size on disk, memory, floating-point operations, latency, and what they were measured on."""
 
 from bertsurgeon.benchmark.bench import bench
-from bertsurgeon.benchmark.contenders import Contender, open_contender
+from bertsurgeon.benchmark.contenders import BenchmarkEntry, open_contender
 from bertsurgeon.benchmark.environment import environment
 from bertsurgeon.benchmark.flops import count_flops, fitting_length, random_inputs
 from bertsurgeon.benchmark.latency import Latency, Runnable, compare_latency, time_batches
@@ -9,7 +9,7 @@ from bertsurgeon.benchmark.memory import measure_memory
 from bertsurgeon.benchmark.size import Sizes, folder_size, measure_sizes
 
 __all__ = [
-    "Contender",
+    "BenchmarkEntry",
     "Latency",
     "Runnable",
     "Sizes",

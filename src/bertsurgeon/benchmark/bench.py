@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from bertsurgeon.benchmark.contenders import Contender, in_pytorch, open_contender
+from bertsurgeon.benchmark.contenders import BenchmarkEntry, in_pytorch, open_contender
 from bertsurgeon.benchmark.environment import environment
 from bertsurgeon.benchmark.flops import random_inputs
 from bertsurgeon.benchmark.latency import Latency, time_batches
@@ -55,7 +55,7 @@ def bench(
     Example:
         >>> from bertsurgeon import PruneConfig, bench, prune
         >>> from bertsurgeon.tasks import tokenize
-        >>> from bertsurgeon.toy import toy_classifier
+        >>> from bertsurgeon.testing import toy_classifier
         >>> model, tokenizer, texts = toy_classifier()
         >>> pruned, _ = prune(model, tokenize(texts, tokenizer), PruneConfig(sparsity=0.5), tokenizer)
         >>> found = bench({"dense": model, "pruned": pruned}, batch_sizes=[1], length=16, runs=3)
@@ -91,7 +91,7 @@ def bench(
 
 
 def _row(
-    name: str, first: str, contender: Contender, latencies: dict[int, dict[str, Latency]], memory: int | None
+    name: str, first: str, contender: BenchmarkEntry, latencies: dict[int, dict[str, Latency]], memory: int | None
 ) -> dict[str, Any]:
     smallest = next(iter(latencies.values()))
 

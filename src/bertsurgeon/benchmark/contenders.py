@@ -23,7 +23,7 @@ _PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp
 
 
 @dataclass(frozen=True)
-class Contender:
+class BenchmarkEntry:
     """A model that is ready to run.
 
     Attributes:
@@ -43,7 +43,7 @@ class Contender:
     flops: int | None
 
 
-def open_contender(name: str, threads: int | None = None) -> Contender:
+def open_contender(name: str, threads: int | None = None) -> BenchmarkEntry:
     """Opens ``FOLDER``, ``FOLDER@bf16``, ``FOLDER@compile`` or ``FOLDER@bf16@compile``; the latter three in PyTorch.
 
     Raises:
@@ -59,16 +59,18 @@ def open_contender(name: str, threads: int | None = None) -> Contender:
             raise OptionError(f"{path} was exported in one precision; @{modes[0]} is for PyTorch models.")
         exported = open_exported(path, threads)
         runtime = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}[exported.manifest.runtime]
-        return Contender(exported, runtime, exported.manifest.precision, size, exported.manifest.encoder_weights, None)
+        return BenchmarkEntry(
+            exported, runtime, exported.manifest.precision, size, exported.manifest.encoder_weights, None
+        )
     return _prepared(load_model(path).eval(), modes, size)
 
 
-def in_pytorch(model: PreTrainedModel) -> Contender:
+def in_pytorch(model: PreTrainedModel) -> BenchmarkEntry:
     """A copy of a model at hand, ready to run: some layers change for it."""
     return _prepared(deepcopy(model).eval(), (), None)
 
 
-def _prepared(model: Any, modes: Sequence[str], size: int | None) -> Contender:
+def _prepared(model: Any, modes: Sequence[str], size: int | None) -> BenchmarkEntry:
     weights = measure_sizes(model).encoder_weights
     if get_plan(model) is not None:  # dense ones run as everybody has them
         prepare_for_inference(model)
@@ -79,4 +81,4 @@ def _prepared(model: Any, modes: Sequence[str], size: int | None) -> Contender:
         model.forward = torch.compile(model.forward, dynamic=True)
     runtime = "PyTorch compiled" if "compile" in modes else "PyTorch"
     precision = _PRECISIONS.get(model.dtype, str(model.dtype).removeprefix("torch."))
-    return Contender(model, runtime, precision, size, weights, flops)
+    return BenchmarkEntry(model, runtime, precision, size, weights, flops)

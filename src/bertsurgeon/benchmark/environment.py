@@ -10,7 +10,7 @@ import torch
 
 
 def environment() -> dict[str, Any]:
-    """Kind of machine, processor, cores and threads, and the versions that matter for a measurement."""
+    """TaskType of machine, processor, cores and threads, and the versions that matter for a measurement."""
     return {
         "machine": platform.machine(),
         "processor": _processor(),

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bertsurgeon import processes
+from bertsurgeon import distributed
 from bertsurgeon.plan import Channels
 
 
@@ -77,13 +77,13 @@ class Moments:
 
     def reduce(self) -> None:
         """Adds up what all processes saw, each its part of the tokens; relative to the middle of their origins."""
-        if processes.count() == 1:
+        if distributed.world_size() == 1:
             return
         origins = [self._origin.double().cpu(), self._pruned_origin.double().cpu()]
         shifts = []
         for origin in origins:
-            middle = origin / processes.count()
-            processes.add_up(middle)
+            middle = origin / distributed.world_size()
+            distributed.all_reduce(middle)
             shifts.append(origin - middle)
         self._origin, self._pruned_origin = (origin - shift for origin, shift in zip(origins, shifts, strict=True))
         shift, pruned_shift = shifts
@@ -98,7 +98,7 @@ class Moments:
         self._sum += n * shift
         tokens = torch.tensor(n, dtype=torch.float64)
         for total in (*totals, tokens):
-            processes.add_up(total)
+            distributed.all_reduce(total)
         self.count = float(tokens)
 
     def keep(self, channels: Channels) -> "Moments":

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon import processes, progress
+from bertsurgeon import distributed, progress
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration.batches import Batch, token_mask
 from bertsurgeon.calibration.blocks import split_rows
@@ -87,7 +87,7 @@ def collect_statistics(
     Raises:
         ModelError: If the model's outputs or gradients are not finite.
     """
-    processes.check_enough(batches, "batches of calibration data")
+    distributed.check_enough(batches, "batches of calibration data")
     statistics = Statistics()
     matrices: dict[MatrixKey, nn.Module] = {
         (layer, role): architecture.matrix(model, layer, role)
@@ -132,7 +132,7 @@ def collect_statistics(
             backward_leaf(model, architecture) as leaf,
             gradient_hooks(matrices, receive) if backward else torch.no_grad(),
         ):
-            for number, batch in progress.track(processes.part(list(enumerate(batches))), "Calibrating"):
+            for number, batch in progress.track(distributed.shard(list(enumerate(batches))), "Calibrating"):
                 generator.manual_seed(seed + number)  # whoever takes the batch draws the same
                 batch = {name: value.to(model.device) for name, value in batch.items()}
                 mask = token_mask(model, batch)
@@ -161,15 +161,15 @@ def collect_statistics(
 def _reduce(statistics: Statistics) -> None:
     """Brings together what all processes gathered."""
     counts = torch.tensor([statistics.samples, statistics.tokens])
-    processes.add_up(counts)
+    distributed.all_reduce(counts)
     statistics.samples, statistics.tokens = map(int, counts)
     for totals in (statistics.squared_gradients, statistics.block_fisher, statistics.curvature):
         for key in sorted(totals):
-            processes.add_up(totals[key])
+            distributed.all_reduce(totals[key])
     for key in sorted(statistics.moments):
         statistics.moments[key].reduce()
     for key in sorted(statistics.token_weights):
-        statistics.token_weights[key] = processes.gather(statistics.token_weights[key])
+        statistics.token_weights[key] = distributed.all_gather(statistics.token_weights[key])
 
 
 def weigh_tokens(delta: Tensor, mask: Tensor, share: float) -> Tensor:

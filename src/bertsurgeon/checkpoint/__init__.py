@@ -1,17 +1,17 @@
 """Checkpoints: plan and kept weights in stock files, registered with transformers."""
 
 from bertsurgeon.checkpoint.checks import check_finite, check_masked_lm
-from bertsurgeon.checkpoint.contents import Packing, count_kept, hook_packed
 from bertsurgeon.checkpoint.files import check_output, new_folder
-from bertsurgeon.checkpoint.loading import load_embedder, load_model, load_own
-from bertsurgeon.checkpoint.quantization import (
+from bertsurgeon.checkpoint.hf_quantizer import (
     FORMAT_VERSION,
     BertSurgeonConfig,
     BertSurgeonQuantizer,
     attach_plan,
     get_plan,
 )
-from bertsurgeon.checkpoint.ranges import InputRange, InputRanges, forget_ranges, get_ranges, set_ranges
+from bertsurgeon.checkpoint.loading import load_embedder, load_model, load_own
+from bertsurgeon.checkpoint.packed import Packing, count_kept, hook_packed
+from bertsurgeon.checkpoint.ranges import InputRange, InputRanges, clear_int8_ranges, get_ranges, set_ranges
 from bertsurgeon.checkpoint.reading import load_tokenizer, read_config
 from bertsurgeon.checkpoint.saving import save_model, write_report
 from bertsurgeon.checkpoint.sparse import (
@@ -37,9 +37,9 @@ __all__ = [
     "check_finite",
     "check_masked_lm",
     "check_output",
+    "clear_int8_ranges",
     "count_kept",
     "detach_sparse",
-    "forget_ranges",
     "get_plan",
     "get_ranges",
     "hook_packed",

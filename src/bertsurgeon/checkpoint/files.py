@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from bertsurgeon import processes
+from bertsurgeon import distributed
 from bertsurgeon.errors import CheckpointError
 
 
@@ -19,7 +19,7 @@ def check_output(folder: Path, overwrite: bool) -> None:
     Raises:
         CheckpointError: If it exists and ``overwrite`` is not set, or cannot be written.
     """
-    processes.on_main(lambda: _check_output(folder, overwrite))
+    distributed.run_on_main(lambda: _check_output(folder, overwrite))
 
 
 def _check_output(folder: Path, overwrite: bool) -> None:

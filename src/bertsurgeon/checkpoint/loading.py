@@ -18,7 +18,7 @@ from bertsurgeon.checkpoint.reading import folder_of, own_class, pruned_entry, r
 from bertsurgeon.checkpoint.sparse import SparseConfig
 from bertsurgeon.embedder import COMPANIONS, Embedder, encoder_folder, is_embedder, open_sentence_model, read_companions
 from bertsurgeon.errors import CheckpointError, ModelError, first_line
-from bertsurgeon.tasks import Kind, find_head
+from bertsurgeon.tasks import TaskType, find_head
 
 
 def load_model(
@@ -50,7 +50,7 @@ def load_model(
         return model
     if head is None:
         known = find_head(config.architectures or (), config)
-        head = known.auto_class if isinstance(known, Kind) else AutoModelForSequenceClassification
+        head = known.auto_class if isinstance(known, TaskType) else AutoModelForSequenceClassification
     model, missing, mismatched = _from_pretrained(name, head, **kwargs)
     body = "" if model.base_model is model else f"{model.base_model_prefix}."
     wrong = {**missing, **mismatched}

@@ -10,8 +10,8 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from bertsurgeon.architectures import unfuse_in_place
 from bertsurgeon.checkpoint.checks import FAULTS, check_finite, check_header, unusable
-from bertsurgeon.checkpoint.contents import hook_packed, install_packed, restore_model
-from bertsurgeon.checkpoint.quantization import BertSurgeonConfig, attach_plan
+from bertsurgeon.checkpoint.hf_quantizer import BertSurgeonConfig, attach_plan
+from bertsurgeon.checkpoint.packed import hook_packed, install_packed, restore_model
 from bertsurgeon.checkpoint.reading import own_class
 from bertsurgeon.checkpoint.sparse import SparseConfig, attach_sparse
 from bertsurgeon.errors import CheckpointError, PlanError

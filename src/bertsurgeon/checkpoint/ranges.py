@@ -64,7 +64,7 @@ def get_ranges(model: PreTrainedModel) -> InputRanges | None:
     return ranges
 
 
-def forget_ranges(model: PreTrainedModel) -> None:
+def clear_int8_ranges(model: PreTrainedModel) -> None:
     """Takes the ranges from a model whose weights are about to change."""
     if hasattr(model.config, ENTRY):
         delattr(model.config, ENTRY)

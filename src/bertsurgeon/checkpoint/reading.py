@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from bertsurgeon.architectures import get_architecture
-from bertsurgeon.checkpoint.quantization import METHOD, BertSurgeonConfig
+from bertsurgeon.checkpoint.hf_quantizer import METHOD, BertSurgeonConfig
 from bertsurgeon.checkpoint.sparse import SPARSE_METHOD, SparseConfig
 from bertsurgeon.embedder import encoder_folder
 from bertsurgeon.errors import CheckpointError, ModelError, first_line

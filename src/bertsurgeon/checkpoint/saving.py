@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bertsurgeon import processes
+from bertsurgeon import distributed
 from bertsurgeon.checkpoint.files import new_folder
 from bertsurgeon.embedder import COMPANIONS, Embedder
 from bertsurgeon.errors import CheckpointError
@@ -49,7 +49,7 @@ def save_model(
             for name, content in (reports or {}).items():
                 (temporary / name).write_text(_as_json(content), encoding="utf-8")
 
-    processes.on_main(write)
+    distributed.run_on_main(write)
 
 
 def write_report(file: Path, content: dict[str, Any]) -> None:

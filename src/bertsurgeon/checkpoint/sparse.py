@@ -14,8 +14,8 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from bertsurgeon.architectures import fuse_in_place, unfuse_in_place
-from bertsurgeon.checkpoint.contents import DAMAGED, Packing, hook_packed, install_packed, restore_model
-from bertsurgeon.checkpoint.quantization import NAMES, BertSurgeonQuantizer, attach_plan, get_plan, mark
+from bertsurgeon.checkpoint.hf_quantizer import NAMES, BertSurgeonQuantizer, attach_plan, get_plan, mark
+from bertsurgeon.checkpoint.packed import DAMAGED, Packing, hook_packed, install_packed, restore_model
 from bertsurgeon.embedder import make_stock
 from bertsurgeon.errors import CheckpointError
 from bertsurgeon.plan import ALL_ROLES, ROLES
@@ -32,7 +32,7 @@ class SparseConfig(QuantizationConfigMixin):
     Args:
         block: Consecutive weights of a row that share a bit.
         format_version: Of the checkpoint; see ``docs/format.md``.
-        **kwargs: The rest of what is stored, see :class:`bertsurgeon.checkpoint.contents.Packing`; others are ignored,
+        **kwargs: The rest of what is stored, see :class:`bertsurgeon.checkpoint.packed.Packing`; others are ignored,
             so that later minor additions can be read.
 
     Raises:
@@ -89,7 +89,7 @@ def attach_sparse(model: PreTrainedModel, block: int) -> None:
 
     Args:
         model: With a plan or without.
-        block: See :class:`bertsurgeon.checkpoint.contents.Packing`.
+        block: See :class:`bertsurgeon.checkpoint.packed.Packing`.
     """
     if not is_sparse(model):
         hook_packed(model)

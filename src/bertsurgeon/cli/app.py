@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from bertsurgeon import processes, progress
+from bertsurgeon import distributed, progress
 from bertsurgeon.errors import BertSurgeonError, OptionError
 
 P = ParamSpec("P")
@@ -42,8 +42,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     """
 
     def single(*args: P.args, **kwargs: P.kwargs) -> R:
-        if processes.launched() > 1:
-            processes.join()
+        if distributed.launched_world_size() > 1:
+            distributed.init()
             name = getattr(command, "__name__", "this command").replace("_", "-")
             raise OptionError(f"'{name}' runs in a single process; start it without torchrun or accelerate launch.")
         return command(*args, **kwargs)
@@ -55,10 +55,10 @@ def guarded_together(command: Callable[P, R]) -> Callable[P, R]:
     """Likewise, for a command that several processes run together (``torchrun``, ``accelerate launch``)."""
 
     def together(*args: P.args, **kwargs: P.kwargs) -> R:
-        processes.join()
-        progress.show(progress.is_shown() and processes.is_main())
+        distributed.init()
+        progress.show(progress.is_shown() and distributed.is_main())
         result = command(*args, **kwargs)
-        processes.leave()
+        distributed.shutdown()
         return result
 
     return _guarded(functools.wraps(command)(together))
@@ -80,12 +80,12 @@ def _guarded(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(INTERRUPTED) from error
         except OSError as error:
             if error.errno != errno.ENOSPC:
-                processes.is_first_to_fail()
+                distributed.is_first_to_fail()
                 raise
             _say_error("The disk is full; free some space and run again.")
             raise typer.Exit(BAD_INPUT) from error
         except Exception as error:
-            if processes.is_first_to_fail():
+            if distributed.is_first_to_fail():
                 raise
             raise typer.Exit(1) from error  # another process failed before, and says why
 
@@ -109,13 +109,13 @@ def _say_error(sentence: str) -> None:
 
 def _say(message: str | Text) -> None:
     """Prints a last line, unless another process ended all of them and says why."""
-    if processes.is_first_to_fail():
+    if distributed.is_first_to_fail():
         progress.console.print(message, highlight=False, soft_wrap=True)
 
 
 def emit(result: dict[str, Any], as_json: bool, show: Callable[[Console], None]) -> None:
     """Prints a command's result: JSON on standard output, or whatever ``show`` prints; in the first process only."""
-    if not processes.is_main():
+    if not distributed.is_main():
         return
     if as_json:
         typer.echo(json.dumps(result, indent=1))

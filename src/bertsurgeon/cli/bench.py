@@ -18,7 +18,7 @@ from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.sources import DataOptions, check_same_vocabulary, load_data, load_texts, resolve_model
 from bertsurgeon.errors import DataError, OptionError
-from bertsurgeon.tasks import kind_for_texts, model_inputs, tokenize
+from bertsurgeon.tasks import model_inputs, task_type_for_texts, tokenize
 
 DRAWN = 16
 """Batches that are drawn from a user's data."""
@@ -110,7 +110,7 @@ def _batches(data: DataOptions, first: str, models: Sequence[Any], size: int, se
         raise DataError(
             f"A batch of {size} texts needs as many, and there are {len(texts)}; give more, or a smaller --batch-size."
         )
-    rows = tokenize(texts, tokenizer, data.max_length, kind_for_texts(models[0])).shuffle(seed=seed)
+    rows = tokenize(texts, tokenizer, data.max_length, task_type_for_texts(models[0])).shuffle(seed=seed)
     # drawn batch by batch: texts of one batch are as mixed as those that arrive together
     return [
         model_inputs(make_batches(rows.select(range(start, start + size)), tokenizer, size, size, 0)[0])

@@ -16,7 +16,7 @@ from bertsurgeon.cli.sources import MINILM, DataOptions, load_data, resolve_mode
 from bertsurgeon.cli.summary import print_plan, print_summary
 from bertsurgeon.cli.train import labelled_job, load_for_finetuning, run_training
 from bertsurgeon.config import PruneConfig
-from bertsurgeon.recovery import TrainingOptions
+from bertsurgeon.recovery import TrainingConfig
 
 TASK = "docstrings"
 LENGTH = 64
@@ -42,7 +42,7 @@ def demo(
     set_seed(seed)
     data = load_data(data_options, seed)
     network, tokenizer = load_for_finetuning(resolve_model(MINILM), data)
-    training = TrainingOptions(epochs=1, learning_rate=1e-4, seed=seed)
+    training = TrainingConfig(epochs=1, learning_rate=1e-4, seed=seed)
     job = labelled_job(data, tokenizer, LENGTH)
     run_training(network, tokenizer, job, training, dense_folder, False, overwrite, "Fine-tuning")
     progress.note(f"2. Pruning {100 * sparsity:.0f} % of its encoder, then one epoch of recovery")

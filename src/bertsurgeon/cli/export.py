@@ -14,7 +14,7 @@ from bertsurgeon.cli.sources import DataOptions, load_data, load_network, load_t
 from bertsurgeon.exporting import OPSET, ExportConfig, Quantization
 from bertsurgeon.exporting import export as export_model
 from bertsurgeon.runtime import Precision, Runtime
-from bertsurgeon.tasks import kind_for_texts, tokenize
+from bertsurgeon.tasks import task_type_for_texts, tokenize
 
 
 @app.command()
@@ -63,7 +63,7 @@ def export(
     if not data_options.are_given:
         data_options = DataOptions("docstrings", max_length=data_options.max_length)
     texts = load_texts(data_options, seed)[0] if data_options.text_file else load_data(data_options, seed).train
-    rows = tokenize(texts, tokenizer, data_options.max_length, kind_for_texts(network))
+    rows = tokenize(texts, tokenizer, data_options.max_length, task_type_for_texts(network))
     manifest = export_model(network, output, config, rows, tokenizer, overwrite)
     result: dict[str, Any] = {
         "output": str(output),

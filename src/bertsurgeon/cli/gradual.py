@@ -19,18 +19,12 @@ from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded_together
 from bertsurgeon.cli.groups import grouped
 from bertsurgeon.cli.sources import DataOptions, check_same_vocabulary, load_data, load_texts, resolve_model
-from bertsurgeon.cli.train import (
-    Job,
-    fit_and_save,
-    labelled_job,
-    load_for_finetuning,
-    may_replace,
-    unlabelled_job,
-)
+from bertsurgeon.cli.train import Job, fit_and_save, labelled_job, load_for_finetuning, may_replace, unlabelled_job
 from bertsurgeon.errors import OptionError
 from bertsurgeon.evaluation import check_head, evaluate_masked_lm
-from bertsurgeon.recovery import MaskedLanguageModeling, Recipe, load_recipe, train_gradually
-from bertsurgeon.second_order import masks_of, sparsity_of
+from bertsurgeon.gradual.recipes import MaskedLanguageModeling, Recipe, load_recipe
+from bertsurgeon.gradual.training import train_gradually
+from bertsurgeon.layers.masks import masks_of, sparsity_of
 from bertsurgeon.tasks import for_model, number_as, tokenize
 
 _RECIPE = "Recipe"
@@ -91,7 +85,7 @@ def gradual(
     set_seed(seed)
     head = AutoModelForMaskedLM if chosen.masked_lm else None
     teacher_network = None if teacher is None else load_model(resolve_model(teacher), head)
-    if teacher_network is None and chosen.distillation.hardness > 0:
+    if teacher_network is None and chosen.distillation.distillation_weight > 0:
         progress.note(f"No --teacher is named: only the {'hidden words' if chosen.masked_lm else 'labels'} are learnt.")
     if chosen.masked_lm:
         network, tokenizer, job = _load_masked_lm(
@@ -100,7 +94,9 @@ def gradual(
     else:
         network, tokenizer, job = _load(resolve_model(model), data_options, teacher_network, seed)
     if job.name is None and not chosen.masked_lm:
-        chosen = replace(chosen, distillation=replace(chosen.distillation, hardness=1.0))  # only the teacher speaks
+        chosen = replace(
+            chosen, distillation=replace(chosen.distillation, distillation_weight=1.0)
+        )  # only the teacher speaks
 
     def fit(work_dir: Path) -> None:
         train_gradually(

@@ -15,9 +15,9 @@ from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
 from bertsurgeon.errors import OptionError
-from bertsurgeon.pruning import Strategy
-from bertsurgeon.pruning import drop_layers as drop_layers_of
-from bertsurgeon.tasks import Embedding, Kind, kind_for_texts, tokenize
+from bertsurgeon.layer_drop import Strategy
+from bertsurgeon.layer_drop import drop_layers as drop_layers_of
+from bertsurgeon.tasks import Embedding, TaskType, task_type_for_texts, tokenize
 
 
 @app.command()
@@ -53,7 +53,7 @@ def drop_layers(
     load = load_embedder if data_options.task_type == Embedding.name else load_own
     network, tokenizer = load(resolve_model(model)), load_tokenizer(resolve_model(model))
     total = len(get_architecture(network.config.model_type).layers(network))
-    data = _texts(data_options, tokenizer, kind_for_texts(network), seed) if data_options.are_given else None
+    data = _texts(data_options, tokenizer, task_type_for_texts(network), seed) if data_options.are_given else None
     smaller, chosen = drop_layers_of(
         network, kept, cast(Strategy, strategy), data, tokenizer, samples=samples, seed=seed
     )
@@ -95,6 +95,6 @@ def _parse(keep: int | None, layers: str | None) -> int | list[int]:
         raise OptionError(f"--layers must be numbers such as 0,2,4, not {layers!r}.") from None
 
 
-def _texts(options: DataOptions, tokenizer: PreTrainedTokenizerBase, kind: Kind, seed: int) -> Dataset:
+def _texts(options: DataOptions, tokenizer: PreTrainedTokenizerBase, kind: TaskType, seed: int) -> Dataset:
     texts = load_texts(options, seed)[0] if options.text_file is not None else load_data(options, seed).train
     return tokenize(texts, tokenizer, options.max_length, kind)

@@ -28,7 +28,7 @@ from bertsurgeon.evaluation import evaluate as evaluate_model
 from bertsurgeon.plan import dense_plan
 from bertsurgeon.prediction import Predictor
 from bertsurgeon.runtime import is_exported, open_exported
-from bertsurgeon.tasks import for_model, kind_for_texts, tokenize
+from bertsurgeon.tasks import for_model, task_type_for_texts, tokenize
 
 
 @app.command()
@@ -60,7 +60,7 @@ def evaluate(
     metrics: dict[str, float] = {}
     name: str | None = None
     if data_options.text_file is not None:
-        rows = tokenize(read_all_texts(data_options), tokenizer, data_options.max_length, kind_for_texts(network))
+        rows = tokenize(read_all_texts(data_options), tokenizer, data_options.max_length, task_type_for_texts(network))
     else:
         data = for_model(load_data(data_options, seed), network)
         check_head(network, data.task)

@@ -90,10 +90,10 @@ MaxTrain = Annotated[
 ]
 
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Texts per training step.", rich_help_panel=_TRAINING)]
-AtOnce = Annotated[
+MicroBatchSize = Annotated[
     int | None,
     typer.Option(
-        "--at-once",
+        "--micro-batch-size",
         help="Texts that go through the model together, in each process; gradients of a step's parts are added up.",
         rich_help_panel=_TRAINING,
     ),
@@ -106,10 +106,12 @@ LearningRate = Annotated[
         rich_help_panel=_TRAINING,
     ),
 ]
-Hardness = Annotated[
+DistillationWeight = Annotated[
     float,
     typer.Option(
-        "--hardness", help="Weight of the dense teacher in the loss, 0 (labels only) to 1.", rich_help_panel=_TRAINING
+        "--distillation-weight",
+        help="Weight of the dense teacher in the loss, 0 (labels only) to 1.",
+        rich_help_panel=_TRAINING,
     ),
 ]
 Temperature = Annotated[float, typer.Option("--temperature", help="Of the distillation.", rich_help_panel=_TRAINING)]

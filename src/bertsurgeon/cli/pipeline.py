@@ -11,7 +11,7 @@ from datasets import Dataset
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from bertsurgeon import processes
+from bertsurgeon import distributed
 from bertsurgeon.benchmark import environment
 from bertsurgeon.checkpoint import load_tokenizer, save_model, write_report
 from bertsurgeon.cli.sources import DataOptions, load_data, load_network, load_texts, raw_texts
@@ -19,9 +19,11 @@ from bertsurgeon.cli.summary import summarise
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import CheckpointError, first_line
 from bertsurgeon.evaluation import check_head, compare, evaluate
-from bertsurgeon.pruning import Calibration, PruneReport, calibrate, prune
-from bertsurgeon.recovery import TrainingOptions, recover
-from bertsurgeon.tasks import Task, for_model, kind_for_texts, tokenize
+from bertsurgeon.methods.auto.measurements import Calibration, calibrate
+from bertsurgeon.methods.report import PruneReport
+from bertsurgeon.pruning import prune
+from bertsurgeon.recovery import TrainingConfig, recover
+from bertsurgeon.tasks import Task, for_model, task_type_for_texts, tokenize
 from bertsurgeon.vocabulary import trim_vocabulary
 
 
@@ -58,7 +60,7 @@ def load_inputs(name: str, options: DataOptions, seed: int) -> Inputs:
     model, tokenizer = load_network(name, options), load_tokenizer(name)
 
     def encode(texts: Dataset) -> Dataset:
-        return tokenize(texts, tokenizer, options.max_length, kind_for_texts(model))
+        return tokenize(texts, tokenizer, options.max_length, task_type_for_texts(model))
 
     texts = None if options.text_file is None else load_texts(options, seed)
     if texts is not None and options.only_texts:
@@ -77,7 +79,7 @@ def load_inputs(name: str, options: DataOptions, seed: int) -> Inputs:
 def run_prune(
     inputs: Inputs,
     outputs: Sequence[tuple[PruneConfig, Path]],
-    training: TrainingOptions | None,
+    training: TrainingConfig | None,
     overwrite: bool,
     calibration: Calibration | None = None,
     teacher: PreTrainedModel | None = None,
@@ -119,8 +121,8 @@ def run_prune(
             "environment": environment(),
         }
         save_model(pruned, folder, own_tokenizer, {"report.json": result}, overwrite=overwrite)
-        result["models"] = processes.on_main(partial(_compare, dense, pruned, folder, metrics))
-        processes.on_main(partial(write_report, folder / "report.json", result))
+        result["models"] = distributed.run_on_main(partial(_compare, dense, pruned, folder, metrics))
+        distributed.run_on_main(partial(write_report, folder / "report.json", result))
         results.append((result, report))
     return results
 
@@ -132,10 +134,10 @@ def _score(inputs: Inputs, model: PreTrainedModel) -> dict[str, float]:
     return compare(inputs.model, model, inputs.validation, inputs.tokenizer)
 
 
-def _recover(pruned: PreTrainedModel, inputs: Inputs, training: TrainingOptions) -> None:
+def _recover(pruned: PreTrainedModel, inputs: Inputs, training: TrainingConfig) -> None:
     """Re-finetunes in a temporary folder (``bertsurgeon recover`` is the one that can be resumed)."""
     if inputs.task is None or not inputs.task.kind.learns_from_labels:
-        training = replace(training, hardness=1.0)  # without labels only the teacher speaks
+        training = replace(training, distillation_weight=1.0)  # without labels only the teacher speaks
     recover(pruned, inputs.training, inputs.tokenizer, training, inputs.model)
 
 

@@ -16,8 +16,8 @@ from bertsurgeon.cli.sources import DataOptions, LossOptions, check_same_vocabul
 from bertsurgeon.cli.summary import print_plan, print_sparsity, print_summary
 from bertsurgeon.config import Method, PruneConfig
 from bertsurgeon.errors import OptionError
-from bertsurgeon.pruning import Calibration
-from bertsurgeon.pruning import calibrate as calibrate_model
+from bertsurgeon.methods.auto.measurements import Calibration
+from bertsurgeon.methods.auto.measurements import calibrate as calibrate_model
 
 Samples = Annotated[
     int | None, typer.Option("--samples", help="Calibration texts; default: enough (auto), or 1024 (pgb, obert).")

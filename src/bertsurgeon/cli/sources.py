@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 from bertsurgeon.checkpoint import load_embedder, load_model, load_tokenizer
 from bertsurgeon.cli import options as opt
 from bertsurgeon.errors import DataError, ModelError, OptionError
-from bertsurgeon.recovery import TrainingOptions
+from bertsurgeon.recovery import TrainingConfig
 from bertsurgeon.tasks import (
-    KINDS,
+    TASK_TYPES,
     Embedding,
     QuestionAnswering,
     TaskData,
-    get_kind,
+    get_task_type,
     load_task,
     load_user_task,
     read_texts,
@@ -26,7 +26,7 @@ from bertsurgeon.tasks import (
 
 MINILM = "minilm"
 
-TEXT_COLUMNS = {name for kind in KINDS.values() for role, name in kind.columns.items() if role != "label"}
+TEXT_COLUMNS = {name for kind in TASK_TYPES.values() for role, name in kind.columns.items() if role != "label"}
 """What columns with texts are called, before they are tokenized."""
 
 
@@ -64,18 +64,18 @@ class LossOptions:
     """The training options of a command, likewise."""
 
     batch_size: opt.BatchSize = 32
-    at_once: opt.AtOnce = None
+    micro_batch_size: opt.MicroBatchSize = None
     learning_rate: opt.LearningRate = None
-    hardness: opt.Hardness = 0.9
+    distillation_weight: opt.DistillationWeight = 0.9
     temperature: opt.Temperature = 2.0
     hidden_weight: opt.HiddenWeight = 0.0
     keep_best: opt.KeepBest = False
     bf16: opt.Bf16 = False
     dropout: opt.Dropout = None
 
-    def training(self, epochs: float, seed: int, taught: bool = False) -> TrainingOptions:
+    def training(self, epochs: float, seed: int, taught: bool = False) -> TrainingConfig:
         """With the options that every command names itself, and the learning rate as a number, for the reports."""
-        options = TrainingOptions(epochs=epochs, seed=seed, **asdict(self))
+        options = TrainingConfig(epochs=epochs, seed=seed, **asdict(self))
         return replace(options, learning_rate=options.peak(taught))
 
 
@@ -183,7 +183,7 @@ def load_data(options: DataOptions, seed: int) -> TaskData:
     """
     if (options.task is None) == (options.train_file is None and options.validation_file is None):
         raise OptionError("Name a task (--task) or your own files (--train-file and --validation-file), one of them.")
-    kind = None if options.task_type is None else get_kind(options.task_type)
+    kind = None if options.task_type is None else get_task_type(options.task_type)
     if options.task is not None:
         if kind is not None and not isinstance(kind, Embedding):  # of which the model may be
             raise OptionError("A task has a type of its own; --task-type is for your own files.")

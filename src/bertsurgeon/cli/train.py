@@ -11,7 +11,7 @@ import typer
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from bertsurgeon import processes, progress
+from bertsurgeon import distributed, progress
 from bertsurgeon.checkpoint import (
     check_output,
     get_plan,
@@ -35,9 +35,9 @@ from bertsurgeon.cli.sources import (
 )
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import check_head, compare, evaluate
-from bertsurgeon.recovery import TrainingOptions, train
+from bertsurgeon.recovery import TrainingConfig, train
 from bertsurgeon.recovery import recover as recover_model
-from bertsurgeon.tasks import TaskData, for_model, kind_for_texts, number_as, tokenize
+from bertsurgeon.tasks import TaskData, for_model, number_as, task_type_for_texts, tokenize
 
 
 @app.command()
@@ -49,7 +49,9 @@ def finetune(
     output: opt.Output,
     data_options: Annotated[DataOptions, Without("text_file")],
     epochs: Annotated[float, typer.Option("--epochs", help="Passes over the training data.")] = 3.0,
-    loss_options: Annotated[LossOptions, Without("hardness", "temperature", "hidden_weight", "keep_best", "dropout")],
+    loss_options: Annotated[
+        LossOptions, Without("distillation_weight", "temperature", "hidden_weight", "keep_best", "dropout")
+    ],
     resume: opt.Resume = False,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
@@ -96,7 +98,7 @@ def recover(
     if data_options.text_file is not None:
         if not data_options.only_texts or teacher_network is None:
             raise OptionError("--text-file recovers without labels: name a --teacher with it, and no other data.")
-        training = replace(training, hardness=1.0)  # without labels only the teacher speaks
+        training = replace(training, distillation_weight=1.0)  # without labels only the teacher speaks
         job = unlabelled_job(load_texts(data_options, seed), tokenizer, data_options.max_length, teacher_network)
     else:
         data = for_model(load_data(data_options, seed), network)
@@ -104,7 +106,7 @@ def recover(
         if teacher_network is not None:
             check_head(teacher_network, data.task)
         if not data.task.kind.learns_from_labels:
-            training = replace(training, hardness=1.0)
+            training = replace(training, distillation_weight=1.0)
         job = labelled_job(data, tokenizer, data_options.max_length)
 
     def fit(work_dir: Path) -> None:
@@ -134,7 +136,7 @@ def may_replace(output: Path, overwrite: bool, resume: bool) -> bool:
         OptionError: If there is an unfinished run and nobody said what to do with it, or it is the root.
     """
     work_dir = training_folder(output)
-    unfinished = processes.on_main(work_dir.exists)
+    unfinished = distributed.run_on_main(work_dir.exists)
     check_output(output, overwrite or (resume and unfinished))
     check_output(work_dir, overwrite=True)
     if unfinished and not resume and not overwrite:
@@ -178,7 +180,7 @@ def unlabelled_job(
     texts: tuple[Dataset, Dataset], tokenizer: PreTrainedTokenizerBase, max_length: int | None, teacher: PreTrainedModel
 ) -> Job:
     """Texts alone: the score is how far a model says what its teacher says of the held-out ones."""
-    training, held_out = (tokenize(part, tokenizer, max_length, kind_for_texts(teacher)) for part in texts)
+    training, held_out = (tokenize(part, tokenizer, max_length, task_type_for_texts(teacher)) for part in texts)
     return Job(None, training, lambda model: compare(teacher, model, held_out, tokenizer))
 
 
@@ -186,7 +188,7 @@ def run_training(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     job: Job,
-    training: TrainingOptions,
+    training: TrainingConfig,
     output: Path,
     resume: bool,
     overwrite: bool,
@@ -213,12 +215,12 @@ def fit_and_save(
     """Trains a model by ``fit``, which is given the folder for checkpoints; scores it, and saves it with a report."""
     work_dir = training_folder(output)
     if not resume:
-        processes.on_main(lambda: shutil.rmtree(work_dir, ignore_errors=True))
+        distributed.run_on_main(lambda: shutil.rmtree(work_dir, ignore_errors=True))
     fit(work_dir)
     metrics = job.score(model)
     report = {"task": job.name, **settings, "metrics": metrics}
     save_model(model, output, tokenizer, {"training_report.json": report}, overwrite=overwrite)
-    processes.on_main(lambda: shutil.rmtree(work_dir, ignore_errors=True))
+    distributed.run_on_main(lambda: shutil.rmtree(work_dir, ignore_errors=True))
     progress.note(f"Saved {output}")
     return metrics
 

@@ -5,26 +5,26 @@ from bertsurgeon.compensation.masked import refit_masked
 from bertsurgeon.compensation.parts import Target
 from bertsurgeon.compensation.solve import (
     JITTERS,
+    apply_metric,
     compensate,
     factorise,
-    matrix_roots,
     reduced_errors,
     ridge,
     solve_damped,
-    times,
+    sqrt_metric,
 )
 
 __all__ = [
     "JITTERS",
     "Compensation",
     "Target",
+    "apply_metric",
     "apply_plan",
     "compensate",
     "factorise",
-    "matrix_roots",
     "reduced_errors",
     "refit_masked",
     "ridge",
     "solve_damped",
-    "times",
+    "sqrt_metric",
 ]

@@ -12,7 +12,7 @@ from bertsurgeon.calibration import Batch, MatrixKey, Moments
 from bertsurgeon.compensation.parts import Curvature, Target, TokenWeights, dense_matrix, is_changed, rows_of
 from bertsurgeon.compensation.sequential import SequentialCompensation
 from bertsurgeon.compensation.solve import compensate
-from bertsurgeon.layers import drop_sub_layer, fit_heads, give_biases, make_linear, replace_matrix
+from bertsurgeon.layers import drop_sub_layer, give_biases, make_linear, replace_matrix, update_head_counts
 from bertsurgeon.plan import Dropped, ModelPlan
 
 Compensation = Literal["sequential", "independent", "none"]
@@ -65,7 +65,7 @@ def apply_plan(
         walk.run(plan, batches)
         return pruned
     for index, layer_plan in enumerate(plan.layers):
-        fit_heads(architecture, pruned, index, layer_plan)
+        update_head_counts(architecture, pruned, index, layer_plan)
         for sub_layer, roles in architecture.sub_layers.items():
             if layer_plan.is_dropped(sub_layer):
                 role = roles[-1]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon import processes
+from bertsurgeon import distributed
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, Moments
+from bertsurgeon.compensation.lockstep import Stage, State, first_layer_inputs, input_moments, walk
 from bertsurgeon.compensation.solve import compensate
-from bertsurgeon.compensation.walk import Stage, State, first_states, input_moments, walk
 from bertsurgeon.layers import DroppedLinear, GroupedLinear, LowRankLinear, PartKey, find_matrix
 from bertsurgeon.plan import Role, sub_layer_of
 
@@ -39,8 +39,8 @@ def refit_masked(
         batches: The calibration set; several processes take a part of it each.
         damping: See :func:`bertsurgeon.compensation.solve.compensate`.
     """
-    processes.check_enough(batches, "batches of calibration data")
-    states = list(first_states(model, architecture, processes.part(batches)))
+    distributed.check_enough(batches, "batches of calibration data")
+    states = list(first_layer_inputs(model, architecture, distributed.shard(batches)))
     compensation = _MaskedCompensation(model, pruned, architecture, masks, damping, states)
     for stage in walk(architecture, model, pruned, states):
         compensation.refit(stage)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon import processes
+from bertsurgeon import distributed
 from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, MatrixKey, Moments
+from bertsurgeon.compensation.lockstep import State, first_layer_inputs, input_moments, walk
 from bertsurgeon.compensation.parts import Curvature, Target, TokenWeights, dense_matrix, is_changed, rows_of
 from bertsurgeon.compensation.solve import compensate
-from bertsurgeon.compensation.walk import State, first_states, input_moments, walk
-from bertsurgeon.layers import drop_sub_layer, fit_heads, make_linear, replace_matrix
+from bertsurgeon.layers import drop_sub_layer, make_linear, replace_matrix, update_head_counts
 from bertsurgeon.plan import Dropped, LayerPlan, ModelPlan, Role, SubLayerName, sub_layer_of
 
 
@@ -44,11 +44,11 @@ class SequentialCompensation:
 
     def run(self, plan: ModelPlan, batches: Sequence[Batch]) -> None:
         """Applies the plan to the pruned model, in place; several processes take a part of the batches each."""
-        processes.check_enough(batches, "batches of calibration data")
-        self.states = list(first_states(self.model, self.architecture, processes.part(batches)))
-        self.token_weights = {key: processes.part(weights) for key, weights in self.token_weights.items()}
+        distributed.check_enough(batches, "batches of calibration data")
+        self.states = list(first_layer_inputs(self.model, self.architecture, distributed.shard(batches)))
+        self.token_weights = {key: distributed.shard(weights) for key, weights in self.token_weights.items()}
         for index, layer_plan in enumerate(plan.layers):
-            fit_heads(self.architecture, self.pruned, index, layer_plan)
+            update_head_counts(self.architecture, self.pruned, index, layer_plan)
         for index, roles, dense, pruned in walk(self.architecture, self.model, self.pruned, self.states):
             layer_plan, sub_layer = plan.layers[index], sub_layer_of(roles[0])
             if not layer_plan.is_dropped(sub_layer):

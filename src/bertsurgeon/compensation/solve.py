@@ -120,17 +120,17 @@ def reduce_rank(weight: Tensor, rank: int, covariance: Tensor, shift: float, met
     if metric is None:
         weighed = weight
     else:
-        root, inverse = matrix_roots(metric)
-        weighed = times(root, weight)
+        root, inverse = sqrt_metric(metric)
+        weighed = apply_metric(root, weight)
     damped = covariance + shift * torch.eye(len(covariance), dtype=covariance.dtype)
     if len(weighed) <= len(damped):
         _, directions = torch.linalg.eigh(weighed @ damped @ weighed.T)
         top = directions[:, -rank:]
     else:
-        factor, _ = matrix_roots(damped, 0.0)
+        factor, _ = sqrt_metric(damped, 0.0)
         top = torch.linalg.svd(weighed @ factor, full_matrices=False).U[:, :rank]
     reduced = top @ (top.T @ weighed)
-    return reduced if metric is None else times(inverse, reduced)
+    return reduced if metric is None else apply_metric(inverse, reduced)
 
 
 def reduced_errors(second: Tensor, full_rank: int) -> Tensor:
@@ -148,7 +148,7 @@ def reduced_errors(second: Tensor, full_rank: int) -> Tensor:
     return torch.cat([errors, errors.new_zeros(1)])
 
 
-def matrix_roots(metric: Tensor, damping: float = METRIC_DAMPING) -> tuple[Tensor, Tensor]:
+def sqrt_metric(metric: Tensor, damping: float = METRIC_DAMPING) -> tuple[Tensor, Tensor]:
     """M^½ and M^-½ of a positive semi-definite M.
 
     Args:
@@ -164,7 +164,7 @@ def matrix_roots(metric: Tensor, damping: float = METRIC_DAMPING) -> tuple[Tenso
     return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
 
 
-def times(left: Tensor, right: Tensor) -> Tensor:
+def apply_metric(left: Tensor, right: Tensor) -> Tensor:
     """Left · right, where ``left`` may be given by its diagonal."""
     return left.unsqueeze(1) * right if left.dim() == 1 else left @ right
 

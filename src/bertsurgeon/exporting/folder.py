@@ -26,7 +26,7 @@ from bertsurgeon.exporting.verify import demand, reference, to_arrays
 from bertsurgeon.exporting.write import Job, write
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.runtime import MODEL_FILES, Manifest, Precision, open_session, require
-from bertsurgeon.tasks.kinds.embedding import EMBEDDING
+from bertsurgeon.tasks.types.embedding import EMBEDDING
 
 OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output", EMBEDDING)
 """Outputs of the models that can be exported; a graph has those that its model has."""
@@ -72,7 +72,7 @@ def export(
         >>> from tempfile import TemporaryDirectory
         >>> from bertsurgeon import ExportConfig, export, open_exported
         >>> from bertsurgeon.tasks import tokenize
-        >>> from bertsurgeon.toy import toy_classifier
+        >>> from bertsurgeon.testing import toy_classifier
         >>> model, tokenizer, texts = toy_classifier()
         >>> with TemporaryDirectory() as folder:
         ...     _ = export(model, Path(folder) / "onnx", ExportConfig(), tokenize(texts, tokenizer), tokenizer)

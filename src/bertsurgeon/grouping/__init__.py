@@ -1,18 +1,16 @@
 """Grouping: permutations that gather importance in diagonal blocks."""
 
-from bertsurgeon.grouping.aligned import AlignedGroups, align_groups, kept_energy
-from bertsurgeon.grouping.assign import assign_groups, kept_importance
-from bertsurgeon.grouping.permute import Grouping, find_groups, plan_groups
-from bertsurgeon.grouping.sort import sort_groups
+from bertsurgeon.grouping.assign import assign_groups, assign_rows, group_profits, kept_importance
+from bertsurgeon.grouping.sizes import group_sizes
+from bertsurgeon.grouping.sort import Partition, Scores, sort_groups
 
 __all__ = [
-    "AlignedGroups",
-    "Grouping",
-    "align_groups",
+    "Partition",
+    "Scores",
     "assign_groups",
-    "find_groups",
-    "kept_energy",
+    "assign_rows",
+    "group_profits",
+    "group_sizes",
     "kept_importance",
-    "plan_groups",
     "sort_groups",
 ]

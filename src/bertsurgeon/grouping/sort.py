@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from bertsurgeon.budget import group_sizes
+from bertsurgeon.grouping.sizes import group_sizes
 
 Scores = NDArray[np.floating]
 Partition = list[NDArray[np.intp]]

@@ -12,7 +12,7 @@ from bertsurgeon.layers.build import (
     to_dense,
 )
 from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear, chunk_of, gather_channels
-from bertsurgeon.layers.heads import fit_heads
+from bertsurgeon.layers.heads import update_head_counts
 from bertsurgeon.layers.inference import prepare_for_inference
 from bertsurgeon.layers.int8_grid import dequantize_rows, is_on_grid, quantize_rows, round_rows, row_scales
 from bertsurgeon.layers.low_rank import LowRankLinear
@@ -31,7 +31,6 @@ __all__ = [
     "drop_sub_layer",
     "empty_linear",
     "find_matrix",
-    "fit_heads",
     "gather_channels",
     "give_biases",
     "install_plan",
@@ -45,4 +44,5 @@ __all__ = [
     "round_rows",
     "row_scales",
     "to_dense",
+    "update_head_counts",
 ]

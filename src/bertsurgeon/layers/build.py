@@ -17,7 +17,7 @@ from bertsurgeon.layers.dropped import (
     DroppedNormedAttention,
 )
 from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear
-from bertsurgeon.layers.heads import fit_heads
+from bertsurgeon.layers.heads import update_head_counts
 from bertsurgeon.layers.low_rank import LowRankLinear
 from bertsurgeon.plan import (
     Channels,
@@ -175,7 +175,7 @@ def install_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
                     continue
                 new = empty_linear(matrix.structure, matrix.stored_shape, bias=True)
                 replace_matrix(architecture, model, index, role, new.to(old.weight.device, old.weight.dtype))
-        fit_heads(architecture, model, index, layer_plan)
+        update_head_counts(architecture, model, index, layer_plan)
 
 
 def check_plan(model: PreTrainedModel, plan: ModelPlan) -> None:

@@ -9,7 +9,7 @@ from bertsurgeon.architectures import Architecture
 from bertsurgeon.plan import LayerPlan
 
 
-def fit_heads(architecture: Architecture, model: PreTrainedModel, layer: int, plan: LayerPlan) -> None:
+def update_head_counts(architecture: Architecture, model: PreTrainedModel, layer: int, plan: LayerPlan) -> None:
     """Tells a layer's attention which heads are left.
 
     Most modules find out from the shapes of what their matrices return; for the others the table names what they count.

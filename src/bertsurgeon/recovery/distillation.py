@@ -1,4 +1,4 @@
-"""Distillation inside transformers' Trainer: the loss of a student that also listens to its dense teacher."""
+"""Distillation inside transformers' Trainer: the loss of a student that also uses_teacher to its dense teacher."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -72,31 +72,31 @@ def hidden_state_loss(
 
 
 def distilled_loss(
-    teacher: PreTrainedModel, temperature: float = 2.0, hardness: float = 1.0
+    teacher: PreTrainedModel, temperature: float = 2.0, distillation_weight: float = 1.0
 ) -> Callable[[PreTrainedModel, Mapping[str, Tensor], torch.Generator], Tensor]:
     """The sum over a batch of what training with a teacher minimises, for gradients of it.
 
     Args:
         teacher: Runs in evaluation mode, without gradients.
         temperature: See :func:`distillation_loss`.
-        hardness: Weight of the teacher, between 0 and 1; labels are needed below 1.
+        distillation_weight: Weight of the teacher, between 0 and 1; labels are needed below 1.
     """
 
     def loss(model: PreTrainedModel, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         with torch.no_grad():
             wanted = teacher.eval()(**model_inputs(batch))
-        outputs = model(**model_inputs(batch, labels=hardness < 1))
+        outputs = model(**model_inputs(batch, labels=distillation_weight < 1))
         head = head_of(model)
-        loss = hardness * outputs_loss(head, outputs, wanted, batch, temperature)
-        if hardness < 1:
-            loss = loss + (1 - hardness) * outputs.loss
+        loss = distillation_weight * outputs_loss(head, outputs, wanted, batch, temperature)
+        if distillation_weight < 1:
+            loss = loss + (1 - distillation_weight) * outputs.loss
         return loss * head.losses(batch)
 
     return loss
 
 
 def pruning_loss(
-    model: PreTrainedModel, teacher: PreTrainedModel | None, temperature: float = 2.0, hardness: float = 1.0
+    model: PreTrainedModel, teacher: PreTrainedModel | None, temperature: float = 2.0, distillation_weight: float = 1.0
 ) -> Callable[[PreTrainedModel, dict[str, Tensor], torch.Generator], Tensor]:
     """What second-order pruning takes gradients of: what training minimises, wherever that has gradients.
 
@@ -108,11 +108,11 @@ def pruning_loss(
         model: As it is pruned.
         teacher: Or None; see :func:`distilled_loss` for it and what follows.
         temperature: See there.
-        hardness: See there.
+        distillation_weight: See there.
     """
-    if teacher is None or hardness == 0 or (hardness == 1 and same_weights(model, teacher)):
+    if teacher is None or distillation_weight == 0 or (distillation_weight == 1 and same_weights(model, teacher)):
         return summed_loss
-    return distilled_loss(teacher, temperature, hardness)
+    return distilled_loss(teacher, temperature, distillation_weight)
 
 
 def same_weights(first: PreTrainedModel, second: PreTrainedModel) -> bool:
@@ -140,14 +140,16 @@ def real_rows(student: Tensor, teacher: Tensor, batch: Mapping[str, Tensor]) -> 
 
 
 class DistillationTrainer(Trainer):
-    """A Trainer whose loss is ``(1 - hardness) · task loss + hardness · distillation loss + weight · hidden loss``.
+    """A Trainer with loss (1 - w) · task loss + w · distillation loss + h · hidden-state loss.
+
+    w is ``distillation_weight`` and h is ``hidden_weight``.
 
     The teacher's outputs come with the data, in columns that begin with ``TEACHER``: a teacher in evaluation mode says
     the same in every epoch, so it is asked once. Its hidden states are too large to keep, and what is masked anew in
     every epoch gets new answers; there the teacher runs beside the student.
 
     Args:
-        hardness: Weight of the teacher, between 0 (task loss only) and 1 (teacher only).
+        distillation_weight: Weight of the teacher, between 0 (task loss only) and 1 (teacher only).
         temperature: See :func:`distillation_loss`.
         hidden_weight: Weight of :func:`hidden_state_loss`.
         teacher: The dense model; asked if ``hidden_weight`` is not zero, or the data lacks its logits.
@@ -158,7 +160,7 @@ class DistillationTrainer(Trainer):
     def __init__(
         self,
         *,
-        hardness: float,
+        distillation_weight: float,
         temperature: float,
         hidden_weight: float = 0.0,
         teacher: PreTrainedModel | None = None,
@@ -166,7 +168,7 @@ class DistillationTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.hardness = hardness
+        self.distillation_weight = distillation_weight
         self.temperature = temperature
         self.hidden_weight = hidden_weight
         self.teacher = teacher
@@ -194,9 +196,9 @@ class DistillationTrainer(Trainer):
             with torch.no_grad():
                 answers = self.teacher(**model_inputs(inputs), output_hidden_states=with_hidden)
             wanted = wanted or {name: answers[name] for name in self.head.outputs}
-        loss = self.hardness * outputs_loss(self.head, outputs, wanted, inputs, self.temperature)
-        if self.hardness < 1:
-            loss = loss + (1 - self.hardness) * outputs.loss
+        loss = self.distillation_weight * outputs_loss(self.head, outputs, wanted, inputs, self.temperature)
+        if self.distillation_weight < 1:
+            loss = loss + (1 - self.distillation_weight) * outputs.loss
         if with_hidden:
             mask, states = inputs["attention_mask"], answers.hidden_states
             loss = loss + self.hidden_weight * hidden_state_loss(outputs.hidden_states, states, mask, self.compared)

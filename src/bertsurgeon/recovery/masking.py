@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from bertsurgeon.architectures import get_architecture
-from bertsurgeon.second_order import Masks, enforce_masks, masks_of
+from bertsurgeon.layers.masks import Masks, enforce_masks, masks_of
 
 
 class MaskCallback(TrainerCallback):

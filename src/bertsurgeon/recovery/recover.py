@@ -6,10 +6,10 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bertsurgeon import processes
+from bertsurgeon import distributed
 from bertsurgeon.checkpoint import get_plan, is_sparse
 from bertsurgeon.errors import ModelError
-from bertsurgeon.recovery.options import TrainingOptions
+from bertsurgeon.recovery.config import TrainingConfig
 from bertsurgeon.recovery.training import train
 from bertsurgeon.tasks import check_same_head, has_labels
 
@@ -18,7 +18,7 @@ def recover(
     model: PreTrainedModel,
     data: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    options: TrainingOptions | None = None,
+    options: TrainingConfig | None = None,
     teacher: PreTrainedModel | None = None,
     *,
     work_dir: Path | None = None,
@@ -45,21 +45,21 @@ def recover(
         OptionError: If there are neither labels nor a teacher.
 
     Example:
-        >>> from bertsurgeon import PruneConfig, TrainingOptions, prune, recover
+        >>> from bertsurgeon import PruneConfig, TrainingConfig, prune, recover
         >>> from bertsurgeon.tasks import tokenize
-        >>> from bertsurgeon.toy import toy_classifier
+        >>> from bertsurgeon.testing import toy_classifier
         >>> model, tokenizer, texts = toy_classifier()
         >>> data = tokenize(texts, tokenizer)
         >>> pruned, _ = prune(model, data, PruneConfig(sparsity=0.5), tokenizer)
-        >>> pruned = recover(pruned, data, tokenizer, TrainingOptions(max_steps=2), teacher=model)
+        >>> pruned = recover(pruned, data, tokenizer, TrainingConfig(max_steps=2), teacher=model)
     """
     if get_plan(model) is None and not is_sparse(model):
         raise ModelError("The model is dense; prune it first, or fine-tune it with 'bertsurgeon.train'.")
-    options = options or TrainingOptions()
+    options = options or TrainingConfig()
     if teacher is not None:
         check_same_head(model, teacher)
         if not has_labels(data.column_names):
-            options = replace(options, hardness=1.0)
+            options = replace(options, distillation_weight=1.0)
 
     def run(folder: Path) -> None:
         train(model, data, tokenizer, options, folder, teacher=teacher, resume=resume, description=description)
@@ -67,6 +67,6 @@ def recover(
     if work_dir is not None:
         run(work_dir)
     else:
-        with processes.temporary_folder() as folder:
+        with distributed.temporary_folder() as folder:
             run(folder)
     return model

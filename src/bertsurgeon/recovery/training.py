@@ -24,13 +24,13 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from bertsurgeon import processes, progress
-from bertsurgeon.checkpoint import check_finite, forget_ranges, get_plan, is_sparse
+from bertsurgeon import distributed, progress
+from bertsurgeon.checkpoint import check_finite, clear_int8_ranges, get_plan, is_sparse
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.prediction import predict_outputs
+from bertsurgeon.recovery.config import TrainingConfig
 from bertsurgeon.recovery.distillation import TEACHER, DistillationTrainer
 from bertsurgeon.recovery.masking import MaskCallback
-from bertsurgeon.recovery.options import TrainingOptions
 from bertsurgeon.recovery.quantizing import QuantizationAwareTraining
 from bertsurgeon.tasks import LABELS, Collator, TokenMasking, has_labels, head_of
 from bertsurgeon.tasks.collate import WORD_STARTS
@@ -90,7 +90,7 @@ def train(
     model: PreTrainedModel,
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    options: TrainingOptions,
+    options: TrainingConfig,
     work_dir: Path,
     *,
     teacher: PreTrainedModel | None = None,
@@ -105,10 +105,10 @@ def train(
 
     Args:
         model: Any model with a ``loss`` in its outputs, pruned or dense.
-        dataset: Tokenized samples with labels; without, if a teacher alone is heard (``hardness`` 1).
+        dataset: Tokenized samples with labels; without, if a teacher alone is heard (``distillation_weight`` 1).
         tokenizer: Pads the batches.
-        options: See :class:`TrainingOptions`.
-        work_dir: Where the Trainer keeps its checkpoints (four an epoch, the last one stays); one for all processes.
+        options: See :class:`TrainingConfig`.
+        work_dir: Where the Trainer keeps its checkpoints (four an epoch, the last one stays); one for all distributed.
         teacher: The dense model to distil from, or None.
         resume: Go on from the last checkpoint in ``work_dir``; without one, training starts from the beginning.
         description: Shown beside the progress bar.
@@ -118,13 +118,17 @@ def train(
         quantizing: Rounds weights and inputs to INT8 meanwhile, and is finished afterwards.
 
     Raises:
-        OptionError: If an option does not fit the data, the teacher or the number of processes.
+        OptionError: If an option does not fit the data, the teacher or the number of distributed.
         CheckpointError: If the run that is resumed trained another model.
         ModelError: If the training diverged.
     """
     together = _samples_together(options)
-    if guessing is None and not has_labels(dataset.column_names) and (teacher is None or options.hardness < 1):
-        raise OptionError("Texts without labels need a teacher, and a hardness of 1: it alone is heard.")
+    if (
+        guessing is None
+        and not has_labels(dataset.column_names)
+        and (teacher is None or options.distillation_weight < 1)
+    ):
+        raise OptionError("Texts without labels need a teacher, and a distillation_weight of 1: it alone is heard.")
     if options.keep_best and len(dataset) < MIN_TO_HOLD_OUT:
         raise OptionError(f"Keeping the best weights needs at least {MIN_TO_HOLD_OUT} samples, not {len(dataset)}.")
     aside = min(1000, len(dataset) // 10) if options.keep_best else 0
@@ -132,7 +136,7 @@ def train(
     steps = options.steps(steps_per_epoch)
     if steps < steps_per_epoch:  # a teacher is not asked about texts that nobody reads
         dataset = dataset.shuffle(seed=options.seed).select(range(aside + steps * options.batch_size))
-    distil = teacher is not None and options.listens
+    distil = teacher is not None and options.uses_teacher
     if teacher is not None and distil and guessing is None:
         with torch.autocast(teacher.device.type, torch.bfloat16, enabled=options.bf16):
             outputs = predict_outputs(teacher.eval(), dataset, tokenizer, options.batch_size, "Asking the teacher")
@@ -147,7 +151,7 @@ def train(
         output_dir=str(work_dir),
         max_steps=steps,
         per_device_train_batch_size=together,
-        gradient_accumulation_steps=options.batch_size // (together * processes.count()),
+        gradient_accumulation_steps=options.batch_size // (together * distributed.world_size()),
         learning_rate=options.peak(teacher is not None),
         warmup_steps=options.warmup,
         weight_decay=options.weight_decay,
@@ -182,7 +186,7 @@ def train(
     if distil:
         assert teacher is not None
         trainer = DistillationTrainer(
-            hardness=options.hardness,
+            distillation_weight=options.distillation_weight,
             temperature=options.temperature,
             hidden_weight=options.hidden_weight,
             teacher=teacher.eval().to(arguments.device),
@@ -201,10 +205,10 @@ def train(
     for callback in (masking, quantizing):
         if callback is not None:
             trainer.add_callback(callback)
-    forget_ranges(model)
+    clear_int8_ranges(model)
     if schedule is not None:
         trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), schedule)
-    checkpoint = processes.on_main(lambda: _last_checkpoint(work_dir)) if resume else None
+    checkpoint = distributed.run_on_main(lambda: _last_checkpoint(work_dir)) if resume else None
     start = None if held_out is None else _Start(trainer, model)
     dropout = not distil if options.dropout is None else options.dropout
     try:
@@ -231,25 +235,26 @@ def train(
     model.eval()
 
 
-def _samples_together(options: TrainingOptions) -> int:
-    """Samples that go through the model together in each process.
+def _samples_together(config: TrainingConfig) -> int:
+    """Samples per forward pass in each process.
 
     Raises:
         OptionError: If the processes cannot share a step evenly.
     """
-    share, rest = divmod(options.batch_size, processes.count())
+    world_size = distributed.world_size()
+    per_process, rest = divmod(config.batch_size, world_size)
     if rest:
         raise OptionError(
-            f"{processes.count()} processes cannot share a batch of {options.batch_size} evenly; choose another batch "
-            "size, or start another number of processes."
+            f"{world_size} processes cannot share a batch of {config.batch_size} evenly; choose another batch size, or "
+            "start another number of processes."
         )
-    together = min(options.at_once or share, share)
-    if share % together:
+    micro_batch = min(config.micro_batch_size or per_process, per_process)
+    if per_process % micro_batch:
         raise OptionError(
-            f"Each of {processes.count()} processes takes {share} samples of a step; the samples at once must divide "
-            f"them, and {together} do not."
+            f"Each of {world_size} processes takes {per_process} samples of a step; micro_batch_size must divide "
+            f"that number, and {micro_batch} does not."
         )
-    return together
+    return micro_batch
 
 
 def _flat(rows: Sequence[Tensor]) -> pa.Array:

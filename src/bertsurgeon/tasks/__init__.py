@@ -1,49 +1,48 @@
 """Tasks and metrics: labelled text by name, from local files or the user's own, and its published scores.
 
-A :class:`Kind` knows all that depends on the kind of a task, for every room above.
+A :class:`TaskType` knows all that depends on the kind of a task, for every room above.
 """
 
 from bertsurgeon.tasks.collate import IGNORED, LABELS, Collator, has_labels, model_inputs
 from bertsurgeon.tasks.data import TaskData, for_model, load_task, load_user_task, number_as, shorten, tokenize
 from bertsurgeon.tasks.distributions import CATEGORICAL, Distribution, default_distribution
 from bertsurgeon.tasks.files import read_texts
-from bertsurgeon.tasks.kinds import (
-    KINDS,
+from bertsurgeon.tasks.length import longest_input
+from bertsurgeon.tasks.masking import TokenMasking, mask_tokens
+from bertsurgeon.tasks.table import TASKS, Task, get_task
+from bertsurgeon.tasks.types import (
+    TASK_TYPES,
     Classification,
     Embedding,
     Head,
-    Kind,
     MultiLabel,
     Outputs,
     Prediction,
     QuestionAnswering,
     Regression,
+    TaskType,
     TokenClassification,
     check_same_head,
     class_labels,
     class_names,
     find_head,
-    get_kind,
+    get_task_type,
     head_of,
-    kind_for_texts,
-    kind_of,
+    task_type_for_texts,
+    task_type_of,
 )
-from bertsurgeon.tasks.length import longest_input
-from bertsurgeon.tasks.masking import TokenMasking, mask_tokens
-from bertsurgeon.tasks.table import TASKS, Task, get_task
 
 __all__ = [
     "CATEGORICAL",
     "IGNORED",
-    "KINDS",
     "LABELS",
     "TASKS",
+    "TASK_TYPES",
     "Classification",
     "Collator",
     "Distribution",
     "Embedding",
     "Head",
-    "Kind",
     "MultiLabel",
     "Outputs",
     "Prediction",
@@ -51,6 +50,7 @@ __all__ = [
     "Regression",
     "Task",
     "TaskData",
+    "TaskType",
     "TokenClassification",
     "TokenMasking",
     "check_same_head",
@@ -59,12 +59,10 @@ __all__ = [
     "default_distribution",
     "find_head",
     "for_model",
-    "get_kind",
     "get_task",
+    "get_task_type",
     "has_labels",
     "head_of",
-    "kind_for_texts",
-    "kind_of",
     "load_task",
     "load_user_task",
     "longest_input",
@@ -73,5 +71,7 @@ __all__ = [
     "number_as",
     "read_texts",
     "shorten",
+    "task_type_for_texts",
+    "task_type_of",
     "tokenize",
 ]

@@ -12,20 +12,20 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.tasks.docstrings import read_docstrings
 from bertsurgeon.tasks.files import is_squad
-from bertsurgeon.tasks.kinds import (
+from bertsurgeon.tasks.length import longest_input
+from bertsurgeon.tasks.local import read_task
+from bertsurgeon.tasks.table import Task, get_task
+from bertsurgeon.tasks.types import (
     CLASSIFICATION,
-    KINDS,
     REGRESSION,
+    TASK_TYPES,
     Embedding,
-    Kind,
+    TaskType,
     class_labels,
     class_names,
     find_head,
 )
-from bertsurgeon.tasks.kinds.sequence import is_real
-from bertsurgeon.tasks.length import longest_input
-from bertsurgeon.tasks.local import read_task
-from bertsurgeon.tasks.table import Task, get_task
+from bertsurgeon.tasks.types.sequence import is_real
 
 CONLL = (".conll", ".iob", ".iob2", ".bio")
 """Endings of files with CoNLL's columns."""
@@ -75,7 +75,7 @@ def load_user_task(
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | None = None,
-    kind: Kind | None = None,
+    kind: TaskType | None = None,
 ) -> TaskData:
     """Loads the user's own labelled files.
 
@@ -83,7 +83,7 @@ def load_user_task(
         train_file: CSV, TSV, JSONL or Parquet; for token classification also CoNLL's columns, for question answering
             also SQuAD's JSON.
         validation_file: Likewise.
-        text_column: Of the texts; None for the kind's own (:attr:`bertsurgeon.tasks.Kind.columns`).
+        text_column: Of the texts; None for the kind's own (:attr:`bertsurgeon.tasks.TaskType.columns`).
         text_pair_column: Of second texts; None for the kind's own, or for no pairs.
         label_column: Of the labels.
         kind: Of the task; None for what the files look like: CoNLL's by their ending and SQuAD's by their form, from
@@ -102,15 +102,15 @@ def load_user_task(
     return TaskData(Task("custom", found.metrics, found.labels, kind=found.kind), *found.parts)
 
 
-def _guess(files: Sequence[Path]) -> Kind:
+def _guess(files: Sequence[Path]) -> TaskType:
     """What files are for, if they tell."""
     if any(path.suffix in CONLL for path in files):
-        return KINDS["token-classification"]
-    return KINDS["question-answering"] if any(map(is_squad, files)) else CLASSIFICATION
+        return TASK_TYPES["token-classification"]
+    return TASK_TYPES["question-answering"] if any(map(is_squad, files)) else CLASSIFICATION
 
 
 def tokenize(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, kind: Kind = CLASSIFICATION
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, kind: TaskType = CLASSIFICATION
 ) -> Dataset:
     """Tokenizes a dataset, truncated (long passages of question answering: in windows), unpadded.
 
@@ -118,7 +118,7 @@ def tokenize(
         dataset: With the columns of the kind, or with ``text`` (and ``text_pair``) alone.
         tokenizer: Of the model.
         max_length: Most tokens of a row; None for the kind's own number. Never more than tokenizer and model take.
-        kind: Of the task: :attr:`Task.kind`, or for texts alone :func:`kind_for_texts`.
+        kind: Of the task: :attr:`Task.kind`, or for texts alone :func:`task_type_for_texts`.
 
     Returns:
         The model's inputs and, where there are any, its labels.

@@ -6,9 +6,9 @@ from datasets import Dataset
 
 from bertsurgeon.errors import DataError
 from bertsurgeon.tasks.files import read_lines, read_squad, say_left_out
-from bertsurgeon.tasks.kinds import REGRESSION
-from bertsurgeon.tasks.kinds.base import finite
 from bertsurgeon.tasks.table import Layout, Task
+from bertsurgeon.tasks.types import REGRESSION
+from bertsurgeon.tasks.types.base import finite
 
 
 def read_task(task: Task, data_dir: Path) -> tuple[Dataset, Dataset]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 
 from bertsurgeon.errors import OptionError
-from bertsurgeon.tasks.kinds import CLASSIFICATION, REGRESSION, Kind, Outputs, QuestionAnswering
+from bertsurgeon.tasks.types import CLASSIFICATION, REGRESSION, Outputs, QuestionAnswering, TaskType
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class Task:
     hub_columns: tuple[str, ...] = ()
     layouts: tuple[Layout, ...] = field(default=(), repr=False)
     validation_split: str = "validation"
-    kind: Kind = CLASSIFICATION
+    kind: TaskType = CLASSIFICATION
 
     def score(self, outputs: Sequence[Outputs], dataset: Dataset) -> dict[str, float]:
-        """The metrics, see :meth:`bertsurgeon.tasks.Kind.score`."""
+        """The metrics, see :meth:`bertsurgeon.tasks.TaskType.score`."""
         return self.kind.score(self.metrics, self.labels, outputs, dataset)
 
     @property

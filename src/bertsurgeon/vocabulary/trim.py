@@ -69,7 +69,7 @@ def trim_vocabulary(
 
     Example:
         >>> from bertsurgeon import trim_vocabulary
-        >>> from bertsurgeon.toy import toy_classifier
+        >>> from bertsurgeon.testing import toy_classifier
         >>> model, tokenizer, _ = toy_classifier()
         >>> smaller, its_tokenizer, report = trim_vocabulary(model, tokenizer, ["a warm film", "a dull film"])
         >>> report.kept, report.of

@@ -1,0 +1,28 @@
+"""Gradual pruning: oBERT's pruning steps, and quantization-aware training, at the epochs that a recipe names."""
+
+from bertsurgeon.gradual.recipes import (
+    Distillation,
+    LearningRate,
+    MaskedLanguageModeling,
+    Pruning,
+    Quantization,
+    Recipe,
+    load_recipe,
+    packaged_recipes,
+)
+from bertsurgeon.gradual.training import GradualPruning, pruning_targets, rate_schedule, train_gradually
+
+__all__ = [
+    "Distillation",
+    "GradualPruning",
+    "LearningRate",
+    "MaskedLanguageModeling",
+    "Pruning",
+    "Quantization",
+    "Recipe",
+    "load_recipe",
+    "packaged_recipes",
+    "pruning_targets",
+    "rate_schedule",
+    "train_gradually",
+]

@@ -1,0 +1,1 @@
+"""Pruning methods, one folder each: its options (``config``) and its steps (``method``)."""

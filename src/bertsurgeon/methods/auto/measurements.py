@@ -1,0 +1,259 @@
+"""What ``auto`` knows about a model: gathered once, good for any number of budgets, and worth keeping on disk."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bertsurgeon import distributed
+from bertsurgeon.architectures import get_architecture, unfuse
+from bertsurgeon.calibration import Batch, MatrixKey, collect_statistics, make_batches
+from bertsurgeon.checkpoint import new_folder
+from bertsurgeon.config import PruneConfig
+from bertsurgeon.errors import CheckpointError, ModelError, OptionError, PlanError
+from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
+from bertsurgeon.methods.auto.curves import measure_curves
+from bertsurgeon.methods.report import check_dense, timed
+from bertsurgeon.plan import ALL_ROLES, Grouped, format_channels, parse_channels, structure_from_dict
+from bertsurgeon.prediction import evaluating
+from bertsurgeon.tasks import LABELS, has_labels
+
+FORMAT_VERSION = 1
+_DATA = "calibration.json"
+_TENSORS = "calibration.safetensors"
+
+
+@dataclass
+class Calibration:
+    """One calibration of one dense model.
+
+    Attributes:
+        model: Fingerprint of the model's weights (:func:`fingerprint`).
+        batches: The calibration texts, tokenized and padded.
+        curvature: Second moments of the output gradients, by matrix.
+        token_weights: How much the loss minds an error at each token, by matrix, one (real tokens,) per batch.
+        curves: What every sub-layer would lose, for all it may keep.
+        settings: The options of :class:`bertsurgeon.PruneConfig` it was made with.
+        seconds: Time of each step.
+    """
+
+    model: str
+    batches: list[Batch]
+    curvature: dict[MatrixKey, Tensor]
+    token_weights: dict[MatrixKey, list[Tensor]]
+    curves: list[SubLayerCurve]
+    settings: dict[str, Any]
+    seconds: dict[str, float]
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Checks that this is the calibration of ``model``.
+
+        Raises:
+            ModelError: If it is not.
+        """
+        if fingerprint(model) != self.model:
+            raise ModelError("The calibration belongs to another model (or its weights have changed); calibrate again.")
+
+    def save(self, folder: Path, overwrite: bool = False) -> None:
+        """Writes ``calibration.json`` and ``calibration.safetensors``; the folder is there completely or not at all.
+
+        Of several processes the first one writes; all have to call this.
+
+        Raises:
+            CheckpointError: If the folder exists or cannot be written.
+        """
+        tensors: dict[str, Tensor] = {}
+        for number, batch in enumerate(self.batches):
+            tensors |= {f"batches.{number}.{name}": value.contiguous() for name, value in batch.items()}
+        tensors |= {f"curvature.{layer}.{role}": m.float() for (layer, role), m in self.curvature.items()}
+        for (layer, role), weights in self.token_weights.items():
+            tensors |= {f"token_weights.{layer}.{role}.{number}": part for number, part in enumerate(weights)}
+        curves = []
+        for number, curve in enumerate(self.curves):
+            curves.append(
+                {
+                    "layer": curve.layer,
+                    "sub_layer": curve.sub_layer,
+                    "total": curve.total,
+                    "width": curve.width,
+                    "dropped": curve.dropped,
+                    "options": [
+                        {"units": format_channels(option.groups[0]), "error": option.error, "shapes": option.shapes}
+                        for option in curve.options
+                    ],
+                    "grouped": [
+                        {
+                            "units": [format_channels(group) for group in option.groups],
+                            "error": option.error,
+                            "structures": {role: s.to_dict() for role, s in option.structures.items()},
+                        }
+                        for option in curve.grouped
+                    ],
+                }
+            )
+            for place, option in enumerate(curve.options):
+                tensors |= {f"tails.{number}.{place}.{role}": tail for role, tail in option.rank_errors.items()}
+        data = {
+            "format_version": FORMAT_VERSION,
+            "model": self.model,
+            "settings": self.settings,
+            "seconds": self.seconds,
+            "batches": len(self.batches),
+            "curves": curves,
+        }
+
+        def write() -> None:
+            with new_folder(folder, overwrite) as temporary:
+                save_file(tensors, temporary / _TENSORS)
+                (temporary / _DATA).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+        distributed.run_on_main(write)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Calibration":
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: If it is missing, damaged, or of a newer format.
+        """
+        try:
+            data = json.loads((folder / _DATA).read_text(encoding="utf-8"))
+            version = data["format_version"]
+            if version != FORMAT_VERSION:
+                raise CheckpointError(f"{folder} is a calibration of format {version}; calibrate again.")
+            tensors = load_file(folder / _TENSORS)
+            batches: list[Batch] = [{} for _ in range(data["batches"])]
+            curvature: dict[MatrixKey, Tensor] = {}
+            token_weights: dict[MatrixKey, list[Tensor]] = {}
+            for layer, role in product(range(len(data["curves"]) // 2), ALL_ROLES):
+                names = [f"token_weights.{layer}.{role}.{number}" for number in range(data["batches"])]
+                if names[0] in tensors:
+                    token_weights[layer, role] = [tensors[name] for name in names]
+            for name, tensor in tensors.items():
+                kind, number, rest = name.split(".", 2)
+                if kind == "batches":
+                    batches[int(number)][rest] = tensor
+                elif kind == "curvature":
+                    curvature[int(number), rest] = tensor.double()  # type: ignore[index]  # roles are names
+            curves = [_read_curve(number, curve, tensors) for number, curve in enumerate(data["curves"])]
+            return cls(data["model"], batches, curvature, token_weights, curves, data["settings"], data["seconds"])
+        except (OSError, SafetensorError, PlanError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise CheckpointError(f"{folder} is no complete calibration ({error}); calibrate again.") from error
+
+
+def _read_curve(number: int, data: dict[str, Any], tensors: dict[str, Tensor]) -> SubLayerCurve:
+    options = tuple(
+        Candidate(
+            (parse_channels(option["units"]),),
+            option["error"],
+            {role: (shape[0], shape[1]) for role, shape in option["shapes"].items()},
+            {role: tensors[f"tails.{number}.{place}.{role}"] for role in option["shapes"]},
+        )
+        for place, option in enumerate(data["options"])
+    )
+    grouped = tuple(
+        Candidate(
+            tuple(parse_channels(group) for group in option["units"]),
+            option["error"],
+            {},
+            {},
+            {role: _grouped(structure) for role, structure in option["structures"].items()},
+        )
+        for option in data["grouped"]
+    )
+    return SubLayerCurve(
+        data["layer"], data["sub_layer"], data["total"], data["width"], data["dropped"], options, grouped
+    )
+
+
+def _grouped(data: dict[str, Any]) -> Grouped:
+    structure = structure_from_dict(data)
+    if not isinstance(structure, Grouped):
+        raise ValueError(f"{structure.kind} is not grouped")
+    return structure
+
+
+@torch.no_grad()
+def fingerprint(model: PreTrainedModel) -> str:
+    """A hash of all weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+SETTINGS = ("samples", "group_chunk", "batch_size", "metric", "token_weighting", "use_labels", "damping", "seed")
+"""Options of :class:`bertsurgeon.PruneConfig` that a calibration is made with."""
+
+
+def calibrate(
+    model: PreTrainedModel,
+    data: Dataset | Iterable[Mapping[str, Any]],
+    config: PruneConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Calibration:
+    """Finds out what every part of a dense model is worth.
+
+    Args:
+        model: A dense fine-tuned model of a supported architecture; left as it is.
+        data: Calibration data, see :func:`bertsurgeon.prune`; labels are not needed.
+        config: The options (of which only ``SETTINGS`` matter here).
+        tokenizer: Pads the batches of a dataset.
+
+    Raises:
+        ModelError: If the model is not supported, already pruned, or has broken weights.
+        DataError: If the calibration data is empty or not tokenized.
+        OptionError: If labels shall be used and there are none.
+
+    Example:
+        >>> from bertsurgeon import PruneConfig, calibrate, prune
+        >>> from bertsurgeon.tasks import tokenize
+        >>> from bertsurgeon.testing import toy_classifier
+        >>> model, tokenizer, texts = toy_classifier()
+        >>> known = calibrate(model, tokenize(texts, tokenizer), PruneConfig(sparsity=0.5), tokenizer)
+        >>> [f"{prune(model, known, PruneConfig(sparsity=share))[1].sparsity:.1f}" for share in (0.5, 0.7)]
+        ['0.5', '0.7']
+    """
+    check_dense(model)
+    architecture = get_architecture(model.config.model_type)
+    batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed)
+    if config.use_labels and not all(map(has_labels, batches)):
+        raise OptionError("Gradients from labels need labelled data; these texts have none: leave use_labels out.")
+    if not config.use_labels:
+        batches = [{name: value for name, value in batch.items() if name not in LABELS} for batch in batches]
+    seconds: dict[str, float] = {}
+    found = fingerprint(model)
+    model = unfuse(model)
+    with evaluating(model):
+        statistics = timed(
+            seconds,
+            "statistics",
+            lambda: collect_statistics(
+                model,
+                architecture,
+                batches,
+                gradients=False,
+                curvature=config.metric == "fisher",
+                moments=True,
+                token_weighting=config.token_weighting,
+                seed=config.seed,
+            ),
+        )
+        groups = "groups" in config.structures
+        chunk = config.group_chunk if groups else None
+        curves = timed(
+            seconds, "curves", lambda: measure_curves(model, architecture, statistics, config.damping, chunk)
+        )
+    settings = {name: getattr(config, name) for name in SETTINGS} | {"groups": groups}
+    return Calibration(found, batches, statistics.curvature, statistics.token_weights, curves, settings, seconds)
