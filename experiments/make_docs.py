@@ -1,10 +1,10 @@
-"""Writes the tables of the README and of ``docs`` from the results.
+"""Writes the tables of the README and of ``docs`` from the results, and the index in ``experiments/README.md``.
 
     python experiments/make_docs.py
     python experiments/make_docs.py --check
 
 Only text between ``<!-- NAME: generated … -->`` and ``<!-- end NAME -->`` is replaced. ``--check`` writes nothing; it
-fails if a table is out of date.
+fails if a table is out of date, or if the index is incomplete or links to something that does not exist.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 
 from lib.architecture_tables import architectures, names
+from lib.index import check_index, index
 from lib.obert_tables import fisher_engine, gradual, grouped_zeros, obert, obert_damping, sizes
 from lib.pruning_tables import ablation, choices, comparison, headline, recovery, structures
 from lib.results_store import ROOT
@@ -60,6 +61,7 @@ SECTIONS: dict[str, tuple[Callable[[], str], ...]] = {
         grouped_zeros,
     ),
     "docs/tasks.md": (squad,),
+    "experiments/README.md": (index,),
 }
 """Functions that make a page's tables; each is named like its section."""
 
@@ -79,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if something is out of date")
     arguments = parser.parse_args()
-    problems = []
+    problems = check_index()
     for page in SECTIONS:
         path = ROOT / page
         current = path.read_text(encoding="utf-8")
