@@ -203,7 +203,7 @@ def reset_indices(model: nn.Module) -> None:
             module.reset_indices()
 
 
-def to_dense(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
+def dense_twin(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
     """The zero-filled dense twin of a pruned model: a stock Hugging Face model with the same outputs.
 
     Args:
