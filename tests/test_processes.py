@@ -44,7 +44,7 @@ def test_two_processes_find_what_one_finds(folder: Path) -> None:
     dense, tokenizer = load_model(folder / "dense"), AutoTokenizer.from_pretrained(folder / "dense")
     dataset = tokenized_texts(tokenizer, 72)
     start, shared, alone = (load_model(folder / "dense" / name) for name in ("pruned", "recovered", "pruned"))
-    train(alone, dataset, tokenizer, TRAINING, folder / "work", teacher=dense)
+    train(alone, TRAINING, dataset, tokenizer, work_dir=folder / "work", teacher=dense)
     before, wanted, found = (predict(model, dataset, tokenizer, 24, "") for model in (start, alone, shared))
     moved = (wanted - before).abs().max()
     assert (found - wanted).abs().max() < 1e-3 * moved

@@ -190,7 +190,7 @@ def test_a_killed_run_goes_on_the_same(
 
     def go(model: PreTrainedModel, name: str, resume: bool = False) -> None:
         set_seed(0)
-        train_gradually(model, dataset, tokenizer, RECIPE, tmp_path / name, teacher=teacher, resume=resume)
+        train_gradually(model, RECIPE, dataset, tokenizer, work_dir=tmp_path / name, teacher=teacher, resume=resume)
 
     go(models[0], "whole")
     step = MaskCallback.on_optimizer_step
@@ -223,7 +223,7 @@ def test_zeros_stay_and_files_hold_bytes(
         kept.append(callback.masks)
 
     monkeypatch.setattr(MaskCallback, "on_optimizer_step", look)
-    train_gradually(model, dataset, tokenizer, RECIPE, tmp_path / "work", teacher=load_model(folder / "dense"))
+    train_gradually(model, RECIPE, dataset, tokenizer, work_dir=tmp_path / "work", teacher=load_model(folder / "dense"))
     assert sparsity_of(kept[-1]) == 0.75
     for key, mask in masks(model).items():
         assert not (mask & ~kept[-1][key]).any()
@@ -309,7 +309,7 @@ def test_ranges_are_forgotten_where_weights_change(
     assert get_ranges(sparse) is None
     recipe = replace(RECIPE, epochs=1, pruning=None, quantization=None, distillation=Distillation(0.0))
     attach_sparse(model, 1)
-    train_gradually(model, dataset, tokenizer, recipe, tmp_path)
+    train_gradually(model, recipe, dataset, tokenizer, work_dir=tmp_path)
     assert get_ranges(model) is None
 
 
@@ -330,8 +330,8 @@ def test_what_cannot_be_trained_for_int8(
         load_model(folder / "dense"), dataset, PruneConfig(method="pgb", groups=2, samples=16), tokenizer
     )
     recipe = replace(RECIPE, pruning=None)
-    with pytest.raises(ModelError, match="no whole matrix"):
-        train_gradually(grouped, dataset, tokenizer, recipe, tmp_path)
+    with pytest.raises(ModelError, match="is not a whole matrix"):
+        train_gradually(grouped, recipe, dataset, tokenizer, work_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
     for bad, words in (
         (lambda: replace(RECIPE, quantization=Quantization(3)), "quantization.start must come before the end"),
@@ -353,7 +353,13 @@ def test_training_for_int8_loses_less(tmp_path: Path) -> None:
     data = load_user_task(write_data(tmp_path / "train.csv", 96, 1), write_data(tmp_path / "validation.csv", 64, 2))
     dataset, held_out = (tokenize(part, tokenizer) for part in (data.train, data.validation))
     teacher = load_model(tmp_path / "dense")
-    train(teacher, dataset, tokenizer, TrainingConfig(epochs=4, batch_size=8, learning_rate=2e-3), tmp_path / "teacher")
+    train(
+        teacher,
+        TrainingConfig(epochs=4, batch_size=8, learning_rate=2e-3),
+        dataset,
+        tokenizer,
+        work_dir=tmp_path / "teacher",
+    )
     before = predict(teacher, held_out, tokenizer, 64, "")
     with torch.no_grad():
         for layer in range(2):  # the same function in other units, which INT8 minds
@@ -378,7 +384,7 @@ def test_training_for_int8_loses_less(tmp_path: Path) -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(QuantizationAwareTraining, "finish", ask)
-            train_gradually(model, dataset, tokenizer, recipe, tmp_path / name, teacher=teacher)
+            train_gradually(model, recipe, dataset, tokenizer, work_dir=tmp_path / name, teacher=teacher)
         lost[name] = float(distillation_loss(said[0], wanted, 1.0))
     assert lost["only ranges"] > 0.1
     assert lost["trained"] < 0.2 * lost["only ranges"]
@@ -450,7 +456,9 @@ def test_int8_alone(
     recipe = replace(load_recipe("int8").scaled(1), batch_size=16)
     for number, model in enumerate((load_model(folder / "dense"), copy.deepcopy(sparse))):
         before = masks(model)
-        train_gradually(model, dataset, tokenizer, recipe, tmp_path / str(number), teacher=load_model(folder / "dense"))
+        train_gradually(
+            model, recipe, dataset, tokenizer, work_dir=tmp_path / str(number), teacher=load_model(folder / "dense")
+        )
         assert get_ranges(model) is not None
         assert is_sparse(model) == bool(number)
         assert all(not (mask & ~before[key]).any() for key, mask in masks(model).items())

@@ -195,7 +195,7 @@ def test_another_head_is_refused(
 ) -> None:
     classifier = load_model(folder / "classifier")
     with pytest.raises(ModelError, match="does not guess hidden words"):
-        train_gradually(classifier, dataset, tokenizer, RECIPE, tmp_path)
+        train_gradually(classifier, RECIPE, dataset, tokenizer, work_dir=tmp_path)
     with pytest.raises(ModelError, match="no trained task head"):
         load_model(folder / "classifier", AutoModelForMaskedLM)
 
@@ -239,7 +239,7 @@ def test_a_killed_run_goes_on_the_same(
 
     def go(model: PreTrainedModel, name: str, resume: bool = False) -> None:
         set_seed(0)
-        train_gradually(model, dataset, tokenizer, RECIPE, tmp_path / name, teacher=teacher, resume=resume)
+        train_gradually(model, RECIPE, dataset, tokenizer, work_dir=tmp_path / name, teacher=teacher, resume=resume)
 
     with monkeypatch.context() as patch:
         watch = Killed(patch)
@@ -260,7 +260,7 @@ def test_words_are_learnt(folder: Path, tokenizer: PreTrainedTokenizerBase, data
     model = load_model(folder / "dense", AutoModelForMaskedLM)
     before = evaluate_masked_lm(model, dataset, tokenizer)["perplexity"]
     recipe = replace(RECIPE, epochs=6, learning_rate=LearningRate(3e-3, 1e-3), pruning=Pruning(0.5, 0.4, 0, 1, 0.5))
-    train_gradually(model, dataset, tokenizer, recipe, tmp_path)
+    train_gradually(model, recipe, dataset, tokenizer, work_dir=tmp_path)
     assert evaluate_masked_lm(model, dataset, tokenizer)["perplexity"] < 0.7 * before
 
 
@@ -280,7 +280,11 @@ def test_several_batches_make_the_same_step(
                 module.p = 0.0
         attach_sparse(model, 1)
         train_gradually(
-            model, rows, tokenizer, replace(recipe, micro_batch_size=micro_batch_size), tmp_path / str(micro_batch_size)
+            model,
+            replace(recipe, micro_batch_size=micro_batch_size),
+            rows,
+            tokenizer,
+            work_dir=tmp_path / str(micro_batch_size),
         )
         found.append({key: value.clone() for key, value in model.named_parameters()})
     for key, value in found[0].items():
@@ -311,7 +315,7 @@ def test_upstream_then_downstream(folder: Path, tmp_path: Path) -> None:
 def test_the_texts_of_a_task(folder: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "own.yaml"
     recipe.write_text(
-        "epochs: 1\nbatch_size: 16\nat_once: 8\nmasked_lm: {}\nlearning_rate: {start: 1e-4, end: 1e-5}\n"
+        "epochs: 1\nbatch_size: 16\nmicro_batch_size: 8\nmasked_lm: {}\nlearning_rate: {start: 1e-4, end: 1e-5}\n"
         "pruning: {sparsity: 0.5, first_sparsity: 0.4, start: 0, end: 0.5, every: 0.5, gradients: 8}\n"
     )
     options = ["--recipe", recipe, *files(folder), "--max-train-samples", "32"]

@@ -11,8 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from bertsurgeon import Calibration, PruneConfig, TrainingConfig, calibrate, evaluate, prune, train
-from bertsurgeon import distributed
+from bertsurgeon import Calibration, PruneConfig, TrainingConfig, calibrate, distributed, evaluate, prune, train
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.checkpoint import load_model, save_model
@@ -87,9 +86,9 @@ def compare(folder: Path) -> None:
     student, _ = prune(dense, dataset, PruneConfig(method="pgb", sparsity=0.5, samples=64, batch_size=8), tokenizer)
     save_model(student, folder / "pruned", tokenizer)
     with distributed.temporary_folder() as work_dir:
-        train(student, dataset, tokenizer, replace(TRAINING, keep_best=True, max_steps=2), work_dir / "best")
+        train(student, replace(TRAINING, keep_best=True, max_steps=2), dataset, tokenizer, work_dir=work_dir / "best")
         student = load_model(folder / "pruned")
-        train(student, dataset, tokenizer, TRAINING, work_dir / "recovered", teacher=dense)
+        train(student, TRAINING, dataset, tokenizer, work_dir=work_dir / "recovered", teacher=dense)
     both = distributed.all_gather([weights(student)])
     assert torch.equal(both[0], both[1])
     task = Task("custom", ("accuracy",), ("0", "1"), kind=TASK_TYPES["classification"])
@@ -104,7 +103,7 @@ def compare(folder: Path) -> None:
 
     wrong = {
         CheckpointError: lambda: save_model(student, folder / "recovered", tokenizer),
-        OptionError: lambda: train(dense, dataset, tokenizer, TrainingConfig(batch_size=33), folder / "work"),
+        OptionError: lambda: train(dense, TrainingConfig(batch_size=33), dataset, tokenizer, work_dir=folder / "work"),
     }
     for error, call in wrong.items():
         with pytest.raises(error):
