@@ -12,7 +12,6 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from bertsurgeon import Calibration, PruneConfig, TrainingConfig, calibrate, distributed, evaluate, prune, train
-from bertsurgeon.architectures import get_architecture
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import CheckpointError, OptionError
@@ -59,7 +58,6 @@ def check_collectives() -> None:
 def compare(folder: Path) -> None:
     dense, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
     dataset = tokenized_texts(tokenizer, 72)
-    architecture = get_architecture("bert")
     unlabeled = dataset.remove_columns("labels")
 
     for data, options in (
@@ -68,9 +66,9 @@ def compare(folder: Path) -> None:
         (unlabeled, {"gradients": False, "curvature": True, "moments": True, "token_weighting": 0.5}),
     ):
         batches = make_batches(data, tokenizer, 72, 8, 0)
-        statistics = collect_statistics(dense, architecture, batches, **options)
+        statistics = collect_statistics(dense, batches, **options)
         with distributed.disabled():
-            expected = collect_statistics(dense, architecture, batches, **options)
+            expected = collect_statistics(dense, batches, **options)
         assert (statistics.samples, statistics.tokens) == (expected.samples, expected.tokens) == (72, statistics.tokens)
         for name in ("squared_gradients", "block_fisher", "curvature"):
             assert getattr(statistics, name).keys() == getattr(expected, name).keys()

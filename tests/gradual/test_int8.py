@@ -15,12 +15,10 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerControl,
-    TrainerState,
 )
 
 from bertsurgeon import PruneConfig, TrainingConfig, is_sparse, load_model, prune, train
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import get_ranges
 from bertsurgeon.gradual.recipes import (
     Distillation,
@@ -31,7 +29,7 @@ from bertsurgeon.gradual.recipes import (
     load_recipe,
 )
 from bertsurgeon.gradual.training import train_gradually
-from bertsurgeon.layers.masks import encoder_weights, masks_of, sparsity_of
+from bertsurgeon.layers.masks import masks_of, sparsity_of
 from bertsurgeon.prediction import predict
 from bertsurgeon.recovery import QuantizationAwareTraining, distillation_loss
 from bertsurgeon.tasks import load_user_task, tokenize
@@ -52,18 +50,7 @@ RECIPE = Recipe(
 
 
 def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model, get_architecture(model.config.model_type))
-
-
-def matrices(model: PreTrainedModel) -> list[Tensor]:
-    return list(encoder_weights(model, get_architecture(model.config.model_type)).values())
-
-
-def begin(model: PreTrainedModel, step: int = 0, start: int = 0, freeze: int = 10) -> QuantizationAwareTraining:
-    arguments: Any = None
-    callback = QuantizationAwareTraining(model, start, freeze)
-    callback.on_step_begin(arguments, TrainerState(global_step=step), TrainerControl())
-    return callback
+    return masks_of(model)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +68,7 @@ def sparse(folder: Path, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -
 
 
 def test_training_for_int8_loses_less(tmp_path: Path) -> None:
-    """A fine-tuned model in which one channel dwarfs the others: how far INT8 is from it, with and without training."""
+    """Compares INT8 with and without training for a model in which one channel is much larger than the others."""
     write_model(tmp_path / "dense", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "dense")
     data = load_user_task(write_data(tmp_path / "train.csv", 96, 1), write_data(tmp_path / "validation.csv", 64, 2))
@@ -96,10 +83,8 @@ def test_training_for_int8_loses_less(tmp_path: Path) -> None:
     )
     before = predict(teacher, held_out, tokenizer, 64, "")
     with torch.no_grad():
-        for layer in range(2):  # the same function in other units, which INT8 minds
-            value, output = (
-                get_architecture("bert").matrix(teacher, layer, role) for role in ("value", "attention_output")
-            )
+        for layer in range(2):  # the same function in other units, to which INT8 is sensitive
+            value, output = (Encoder(teacher).matrix(layer, role) for role in ("value", "attention_output"))
             for parameter in (value.get_parameter("weight"), value.get_parameter("bias")):
                 parameter[0] *= 300
             output.get_parameter("weight")[:, 0] /= 300

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import PruneConfig, load_model, prune, save_model
-from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, load_own
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import evaluate_masked_lm
@@ -40,7 +39,7 @@ RECIPE = Recipe(
 
 
 def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model, get_architecture(model.config.model_type))
+    return masks_of(model)
 
 
 def make_masked_lm(source: Path, folder: Path) -> Path:

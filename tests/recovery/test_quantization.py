@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from bertsurgeon import PruneConfig, drop_layers, is_sparse, load_model, prune, save_model
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import attach_sparse, get_ranges
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.exporting.lowering import Graph, lower
@@ -62,11 +62,11 @@ RECIPE = Recipe(
 
 
 def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model, get_architecture(model.config.model_type))
+    return masks_of(model)
 
 
 def matrices(model: PreTrainedModel) -> list[Tensor]:
-    return list(encoder_weights(model, get_architecture(model.config.model_type)).values())
+    return list(encoder_weights(model).values())
 
 
 def begin(model: PreTrainedModel, step: int = 0, start: int = 0, freeze: int = 10) -> QuantizationAwareTraining:
@@ -128,7 +128,7 @@ def test_what_is_rounded(name: str, tiny_model: Factory, tiny_batches: Batches) 
     arguments: Any = None
     callback.on_step_begin(arguments, TrainerState(global_step=5), TrainerControl())
     quantized_inputs: list[Tensor] = []
-    query = get_architecture(name).matrix(model, 0, "query")
+    query = Encoder(model).matrix(0, "query")
     assert isinstance(query.inputs, nn.Module)
     query.inputs.register_forward_hook(lambda module, inputs, output: quantized_inputs.append(output))
     logits = model(**batch).logits

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint.packing import (
     BITMAPS,
     SCALES,
@@ -19,7 +19,7 @@ from bertsurgeon.checkpoint.packing import (
     unpack_on_load,
 )
 from bertsurgeon.errors import CheckpointError
-from bertsurgeon.layers import dequantize_rows, find_matrix, quantize_rows
+from bertsurgeon.layers import dequantize_rows, quantize_rows
 from bertsurgeon.plan import ALL_ROLES
 
 DAMAGED = "config.json is damaged: its entry for sparse matrices cannot be read."
@@ -170,15 +170,15 @@ def restore_model(model: PreTrainedModel) -> None:
     Raises:
         CheckpointError: If values and bitmap of a matrix do not fit each other.
     """
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
     dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-    for layer in range(len(architecture.layers(model))):
-        for role in architecture.roles:
-            module = find_matrix(model, architecture, layer, role)
+    for layer in range(len(encoder.layers)):
+        for role in encoder.roles:
+            module = encoder.find_matrix(layer, role)
             for tensor in BITMAPS:
                 shape = getattr(module, _shape_name(tensor), None)
                 if module is not None and shape is not None:
-                    restore_packed(module, tensor, shape, architecture.matrix_name(model, layer, role), dtype)
+                    restore_packed(module, tensor, shape, encoder.matrix_name(layer, role), dtype)
                     delattr(module, _shape_name(tensor))
     for _, embedding in _embeddings(model):
         scales = embedding._buffers.pop(SCALES["weight"], None)
@@ -193,18 +193,18 @@ def _shape_name(tensor: str) -> str:
 
 
 def _prefix(model: PreTrainedModel) -> str:
-    base = get_architecture(model.config.model_type).base_model(model)
+    base = Encoder(model).base
     return "" if base is model else f"{model.base_model_prefix}."
 
 
 def _places(model: PreTrainedModel) -> list[list[_Place]]:
     """The tensors of the encoder's matrices, by layer."""
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
     places: list[list[_Place]] = []
-    for layer in range(len(architecture.layers(model))):
+    for layer in range(len(encoder.layers)):
         places.append([])
-        for role in architecture.roles:
-            path, module = architecture.matrix_name(model, layer, role), find_matrix(model, architecture, layer, role)
+        for role in encoder.roles:
+            path, module = encoder.matrix_name(layer, role), encoder.find_matrix(layer, role)
             for tensor in BITMAPS:
                 if module is not None and tensor in module._parameters:
                     entry = role if tensor == "weight" else f"{role}.{tensor}"
@@ -214,7 +214,7 @@ def _places(model: PreTrainedModel) -> list[list[_Place]]:
 
 def _embeddings(model: PreTrainedModel) -> Iterator[tuple[str, nn.Embedding]]:
     """The embeddings before the first layer, and their names inside the base model."""
-    base = get_architecture(model.config.model_type).base_model(model)
+    base = Encoder(model).base
     for name, module in base.named_modules():
         if isinstance(module, nn.Embedding):
             yield name, module

@@ -117,7 +117,7 @@ class GradualPruning(MaskCallback):
                 f"The last pruning is at step {last}, but the training ends after {state.max_steps} steps; train for "
                 "more epochs, and with one device per process."
             )
-        self.masks = masks_of(self.model, self.architecture)
+        self.masks = masks_of(self.model)
         if self.teacher is not None:
             self.teacher.to(self.model.device)  # type: ignore[arg-type]  # transformers wraps Module.to
 
@@ -140,7 +140,7 @@ class GradualPruning(MaskCallback):
         loss = pruning_loss(
             self.model, self.teacher, self.distillation.temperature, self.distillation.distillation_weight
         )
-        step = prune_step(self.model, self.architecture, batches, target, self.options, self.masks, loss)
+        step = prune_step(self.model, batches, target, self.options, self.masks, loss)
         self.masks = step.masks
         progress.note(
             f"Step {state.global_step}: pruned {sparsity_of(self.masks):.2%} of the encoder, using {step.gradients} "

@@ -8,7 +8,6 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from bertsurgeon import progress
-from bertsurgeon.architectures import get_architecture
 from bertsurgeon.layers.masks import Masks, enforce_masks, masks_of
 from bertsurgeon.tasks import TokenMasking
 
@@ -25,14 +24,13 @@ class MaskCallback(TrainerCallback):
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.architecture = get_architecture(model.config.model_type)
-        self.masks: Masks = masks_of(model, self.architecture)
+        self.masks: Masks = masks_of(model)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Applies the masks; the Trainer calls it right after the optimizer."""
-        enforce_masks(self.model, self.architecture, self.masks)
+        enforce_masks(self.model, self.masks)
 
 
 class DataOrderCallback(TrainerCallback):
