@@ -9,7 +9,7 @@ EXAMPLES = {
     "bertsurgeon.config": "PruneConfig",
     "bertsurgeon.pruning": "prune",
     "bertsurgeon.methods.auto.measurements": "calibrate",
-    "bertsurgeon.recovery.recover": "recover",
+    "bertsurgeon.recovery.training": "recover",
     "bertsurgeon.evaluation": "evaluate",
     "bertsurgeon.benchmark.bench": "bench",
     "bertsurgeon.exporting.folder": "export",

@@ -375,7 +375,7 @@ def test_training_leaves_the_zeros(
     before = masks(pruned)
     weights = {name: value.clone() for name, value in pruned.named_parameters()}
     options = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3, keep_best=keep_best)
-    train(pruned, dataset, tokenizer, options, tmp_path / "work", teacher=teacher)
+    train(pruned, options, dataset, tokenizer, work_dir=tmp_path / "work", teacher=teacher)
     after = masks(pruned)
     assert all(torch.equal(mask, after[key]) for key, mask in before.items())
     assert any(not torch.equal(value, weights[name]) for name, value in pruned.named_parameters())
@@ -390,9 +390,11 @@ def test_training_is_resumed(
     pruned, _ = prune(load_model(folder / "dense"), dataset, config(samples=32), tokenizer)
     trained, resumed = copy.deepcopy(pruned), copy.deepcopy(pruned)
     options = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3)
-    train(trained, dataset, tokenizer, options, tmp_path)
+    train(trained, options, dataset, tokenizer, work_dir=tmp_path)
     assert any(key.endswith(".bitmap") for key in load_file(tmp_path / "checkpoint-8" / "model.safetensors"))
-    train(resumed, dataset, tokenizer, options, tmp_path, resume=True)  # there is nothing left to do but to read
+    train(
+        resumed, options, dataset, tokenizer, work_dir=tmp_path, resume=True
+    )  # there is nothing left to do but to read
     assert_same(resumed, trained)
     assert all(torch.equal(mask, masks(pruned)[key]) for key, mask in masks(resumed).items())
 

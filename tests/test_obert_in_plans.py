@@ -270,7 +270,7 @@ def test_gradually(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pruning = Pruning(0.6, 0.3, 0.5, 1.5, 0.5, block_size=16, damping=1e-4, gradients=8, gradient_batch_size=4)
     recipe = Recipe(2, 8, LearningRate(1e-3, 1e-4), Distillation(), pruning)
     models = [copy.deepcopy(grouped) for _ in range(3)]
-    train_gradually(models[0], dataset, tokenizer, recipe, tmp_path / "whole")
+    train_gradually(models[0], recipe, dataset, tokenizer, work_dir=tmp_path / "whole")
     original = MaskCallback.on_optimizer_step
 
     def kill(callback: MaskCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -281,8 +281,8 @@ def test_gradually(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(MaskCallback, "on_optimizer_step", kill)
         with pytest.raises(KeyboardInterrupt):
-            train_gradually(models[1], dataset, tokenizer, recipe, tmp_path / "killed")
-    train_gradually(models[2], dataset, tokenizer, recipe, tmp_path / "killed", resume=True)
+            train_gradually(models[1], recipe, dataset, tokenizer, work_dir=tmp_path / "killed")
+    train_gradually(models[2], recipe, dataset, tokenizer, work_dir=tmp_path / "killed", resume=True)
     assert sparsity_of(masks(models[0])) == pytest.approx(0.6, abs=1e-3)
     for key, value in models[0].state_dict().items():
         assert torch.equal(models[2].state_dict()[key], value), key

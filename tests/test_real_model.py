@@ -34,7 +34,13 @@ def test_half_by_pgb_and_three_quarters_by_auto_cost_few_points(data: TaskData, 
     set_seed(0)
     model, tokenizer = load_for_finetuning(resolve_model("minilm"), data)
     train_set, validation_set = (tokenize(part, tokenizer, 64) for part in (data.train, data.validation))
-    train(model, train_set, tokenizer, TrainingConfig(learning_rate=1e-4, max_steps=128, bf16=True), tmp_path / "work")
+    train(
+        model,
+        TrainingConfig(learning_rate=1e-4, max_steps=128, bf16=True),
+        train_set,
+        tokenizer,
+        work_dir=tmp_path / "work",
+    )
     metric = data.task.primary_metric
     dense = evaluate(model, validation_set, tokenizer, data.task)[metric]
     least, margin = (80, 4) if data.task.name == "sst2" else (65, 8)  # two classes, or four

@@ -22,7 +22,7 @@ from cli_helpers import tokenized_texts
 TOLERANCE = 1e-5
 
 TRAINING = TrainingConfig(epochs=2, batch_size=24, micro_batch_size=6, learning_rate=1e-3)
-"""Three steps an epoch, with nothing left over, from rows that are 72."""
+"""Three complete steps an epoch, from 72 rows."""
 
 
 def close(first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -34,30 +34,51 @@ def weights(model: PreTrainedModel) -> torch.Tensor:
     return torch.cat([value.flatten().double() for value in model.state_dict().values()])
 
 
+def fail() -> None:
+    raise ValueError("no room")
+
+
+def check_collectives() -> None:
+    rank = distributed.rank()
+    items = list(range(5))
+    assert distributed.shard(items) == items[rank::2]
+    assert distributed.all_gather(distributed.shard(items)) == items
+    assert distributed.run_on_main(distributed.rank) == 0
+    with pytest.raises(ValueError if rank == 0 else RuntimeError, match="no room"):
+        distributed.run_on_main(fail)
+    total = torch.tensor([1.0, rank])
+    distributed.all_reduce(total)
+    assert total.tolist() == [2, 1]
+    assert distributed.any_process(rank == 1)
+    with distributed.disabled():
+        assert (distributed.world_size(), distributed.all_gather([rank])) == (1, [rank])
+        assert not distributed.any_process(False)
+
+
 def compare(folder: Path) -> None:
     dense, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
     dataset = tokenized_texts(tokenizer, 72)
-    unlabelled = dataset.remove_columns("labels")
+    unlabeled = dataset.remove_columns("labels")
 
     for data, options in (
         (dataset, {"gradients": True, "moments": True}),
         (dataset, {"gradients": True, "block_size": 8}),
-        (unlabelled, {"gradients": False, "curvature": True, "moments": True, "token_weighting": 0.5}),
+        (unlabeled, {"gradients": False, "curvature": True, "moments": True, "token_weighting": 0.5}),
     ):
         batches = make_batches(data, tokenizer, 72, 8, 0)
-        found = collect_statistics(dense, batches, **options)
+        statistics = collect_statistics(dense, batches, **options)
         with distributed.disabled():
-            wanted = collect_statistics(dense, batches, **options)
-        assert (found.samples, found.tokens) == (wanted.samples, wanted.tokens) == (72, found.tokens)
+            expected = collect_statistics(dense, batches, **options)
+        assert (statistics.samples, statistics.tokens) == (expected.samples, expected.tokens) == (72, statistics.tokens)
         for name in ("squared_gradients", "block_fisher", "curvature"):
-            assert getattr(found, name).keys() == getattr(wanted, name).keys()
-            assert all(close(value, getattr(wanted, name)[key]) for key, value in getattr(found, name).items())
-        for key, moments in found.moments.items():
-            assert close(moments.covariance, wanted.moments[key].covariance)
-            assert close(moments.mean, wanted.moments[key].mean)
-        for key, parts in found.token_weights.items():
-            assert close(torch.cat(parts), torch.cat(wanted.token_weights[key]))
-        assert found.squared_gradients or found.block_fisher or found.curvature
+            assert getattr(statistics, name).keys() == getattr(expected, name).keys()
+            assert all(close(value, getattr(expected, name)[key]) for key, value in getattr(statistics, name).items())
+        for key, moments in statistics.moments.items():
+            assert close(moments.covariance, expected.moments[key].covariance)
+            assert close(moments.mean, expected.moments[key].mean)
+        for key, parts in statistics.token_weights.items():
+            assert close(torch.cat(parts), torch.cat(expected.token_weights[key]))
+        assert statistics.squared_gradients or statistics.block_fisher or statistics.curvature
 
     for config in (
         PruneConfig(sparsity=0.5, samples=72, batch_size=8),
@@ -84,9 +105,9 @@ def compare(folder: Path) -> None:
     student, _ = prune(dense, dataset, PruneConfig(method="pgb", sparsity=0.5, samples=64, batch_size=8), tokenizer)
     save_model(student, folder / "pruned", tokenizer)
     with distributed.temporary_folder() as work_dir:
-        train(student, dataset, tokenizer, replace(TRAINING, keep_best=True, max_steps=2), work_dir / "best")
+        train(student, replace(TRAINING, keep_best=True, max_steps=2), dataset, tokenizer, work_dir=work_dir / "best")
         student = load_model(folder / "pruned")
-        train(student, dataset, tokenizer, TRAINING, work_dir / "recovered", teacher=dense)
+        train(student, TRAINING, dataset, tokenizer, work_dir=work_dir / "recovered", teacher=dense)
     both = distributed.all_gather([weights(student)])
     assert torch.equal(both[0], both[1])
     task = Task("custom", ("accuracy",), ("0", "1"), kind=TASK_TYPES["classification"])
@@ -101,7 +122,7 @@ def compare(folder: Path) -> None:
 
     wrong = {
         CheckpointError: lambda: save_model(student, folder / "recovered", tokenizer),
-        OptionError: lambda: train(dense, dataset, tokenizer, TrainingConfig(batch_size=33), folder / "work"),
+        OptionError: lambda: train(dense, TrainingConfig(batch_size=33), dataset, tokenizer, work_dir=folder / "work"),
     }
     for error, call in wrong.items():
         with pytest.raises(error):
@@ -116,6 +137,7 @@ if __name__ == "__main__":
     if len(arguments) == 1:
         distributed.init()
         assert distributed.world_size() == 2
+        check_collectives()
         compare(Path(arguments[0]))
         distributed.shutdown()
     else:

@@ -21,8 +21,7 @@ from bertsurgeon.cli.sources import DataOptions, check_same_vocabulary, load_dat
 from bertsurgeon.cli.train import Job, fit_and_save, labelled_job, load_for_finetuning, may_replace, unlabelled_job
 from bertsurgeon.errors import OptionError
 from bertsurgeon.evaluation import check_head, evaluate_masked_lm
-from bertsurgeon.gradual.recipes import MaskedLanguageModeling, Recipe, load_recipe
-from bertsurgeon.gradual.training import train_gradually
+from bertsurgeon.gradual import MaskedLanguageModeling, Recipe, load_recipe, train_gradually
 from bertsurgeon.layers.masks import masks_of, sparsity_of
 from bertsurgeon.tasks import for_model, number_as, tokenize
 
@@ -100,10 +99,10 @@ def gradual(
     def fit(work_dir: Path) -> None:
         train_gradually(
             network,
+            chosen,
             job.training,
             tokenizer,
-            chosen,
-            work_dir,
+            work_dir=work_dir,
             teacher=teacher_network,
             resume=resume,
             memory_gb=memory_gb,
@@ -142,7 +141,7 @@ def _load_masked_lm(
     name: str,
     options: DataOptions,
     teacher: PreTrainedModel | None,
-    guessing: MaskedLanguageModeling,
+    masked_lm: MaskedLanguageModeling,
     seed: int,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Job]:
     """The model, dense or sparse, and the texts that it guesses hidden words of.
@@ -166,7 +165,7 @@ def _load_masked_lm(
     training, held_out = (tokenize(part, tokenizer, options.max_length) for part in texts)
 
     def score(model: PreTrainedModel) -> dict[str, float]:
-        return evaluate_masked_lm(model, held_out, tokenizer, probability=guessing.probability, seed=seed)
+        return evaluate_masked_lm(model, held_out, tokenizer, probability=masked_lm.probability, seed=seed)
 
     return network, tokenizer, Job(None, training, score)
 

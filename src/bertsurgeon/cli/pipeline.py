@@ -138,7 +138,7 @@ def _recover(pruned: PreTrainedModel, inputs: Inputs, training: TrainingConfig) 
     """Re-finetunes in a temporary folder (``bertsurgeon recover`` is the one that can be resumed)."""
     if inputs.task is None or not inputs.task.kind.learns_from_labels:
         training = replace(training, distillation_weight=1.0)  # without labels only the teacher speaks
-    recover(pruned, inputs.training, inputs.tokenizer, training, inputs.model)
+    recover(pruned, training, inputs.training, inputs.tokenizer, teacher=inputs.model)
 
 
 def _compare(

@@ -76,7 +76,7 @@ class LossOptions:
     def training(self, epochs: float, seed: int, taught: bool = False) -> TrainingConfig:
         """With the options that every command names itself, and the learning rate as a number, for the reports."""
         options = TrainingConfig(epochs=epochs, seed=seed, **asdict(self))
-        return replace(options, learning_rate=options.peak(taught))
+        return replace(options, learning_rate=options.peak_learning_rate(taught))
 
 
 def resolve_model(name: str) -> str:

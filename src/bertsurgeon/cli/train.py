@@ -110,7 +110,9 @@ def recover(
         job = labelled_job(data, tokenizer, data_options.max_length)
 
     def fit(work_dir: Path) -> None:
-        recover_model(network, job.training, tokenizer, training, teacher_network, work_dir=work_dir, resume=resume)
+        recover_model(
+            network, training, job.training, tokenizer, teacher=teacher_network, work_dir=work_dir, resume=resume
+        )
 
     metrics = fit_and_save(network, tokenizer, job, fit, {"training": asdict(training)}, output, resume, may_overwrite)
     show_metrics({"output": str(output), "metrics": metrics}, as_json)
@@ -197,7 +199,7 @@ def run_training(
     """Trains, scores and saves a model; what a killed run left is found by ``--resume``."""
 
     def fit(work_dir: Path) -> None:
-        train(model, job.training, tokenizer, training, work_dir, resume=resume, description=description)
+        train(model, training, job.training, tokenizer, work_dir=work_dir, resume=resume, description=description)
 
     return fit_and_save(model, tokenizer, job, fit, {"training": asdict(training)}, output, resume, overwrite)
 

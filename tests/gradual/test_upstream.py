@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from bertsurgeon import PruneConfig, load_model, prune, save_model
 from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, load_own
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import evaluate_masked_lm
-from bertsurgeon.gradual.recipes import Distillation, LearningRate, MaskedLanguageModeling, Pruning, Recipe, load_recipe
+from bertsurgeon.gradual.recipes import Distillation, LearningRate, MaskedLanguageModeling, Pruning, Recipe
 from bertsurgeon.gradual.training import train_gradually
 from bertsurgeon.layers.masks import masks_of, sparsity_of
 from bertsurgeon.recovery import MaskCallback, distilled_loss
@@ -79,13 +78,13 @@ def dataset(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
 def test_masks_depend_on_seed_epoch_and_texts_alone(tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
     first, second = mask_tokens(tokenizer, 0.3, 0), mask_tokens(tokenizer, 0.3, 0)
     torch.rand(7)  # what others draw does not matter
-    wanted = first(list(dataset.select(range(8))))
+    expected = first(list(dataset.select(range(8))))
     second(list(dataset.select(range(8, 16))))  # nor what was masked before
-    found = second(list(dataset.select(range(8))))
-    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    again = second(list(dataset.select(range(8))))
+    assert all(torch.equal(again[name], value) for name, value in expected.items())
     others = replace(first, epoch=1), mask_tokens(tokenizer, 0.3, 1)
     for other in others:
-        assert not torch.equal(other(list(dataset.select(range(8))))["labels"], wanted["labels"])
+        assert not torch.equal(other(list(dataset.select(range(8))))["labels"], expected["labels"])
 
 
 def test_what_is_masked(tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
@@ -135,13 +134,13 @@ def test_the_teacher_is_heard_at_real_tokens(
     with torch.no_grad():
         teacher.cls.predictions.transform.dense.weight.mul_(2)  # type: ignore[union-attr,operator]
     batch = mask_tokens(tokenizer, 0.3, 0)(list(dataset.select(range(6))))
-    seen = {name: value for name, value in batch.items() if name != "labels"}
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
     with torch.no_grad():
-        p, q = ((model(**seen).logits / 3).softmax(-1) for model in (teacher, student))
+        p, q = ((model(**inputs).logits / 3).softmax(-1) for model in (teacher, student))
         divergence = (p * (p / q).log()).sum(-1)[batch["attention_mask"].bool()].mean()
-        task = F.cross_entropy(student(**seen).logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
+        task = F.cross_entropy(student(**inputs).logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
         expected = 0.75 * 9 * divergence + 0.25 * task
-        found = distilled_loss(teacher, 3.0, 0.75)(student, batch, torch.Generator())
+        summed = distilled_loss(teacher, 3.0, 0.75)(student, batch, torch.Generator())
         trainer = DistillationTrainer.__new__(DistillationTrainer)
         trainer.distillation_weight, trainer.temperature, trainer.hidden_weight, trainer.teacher = (
             0.75,
@@ -152,21 +151,21 @@ def test_the_teacher_is_heard_at_real_tokens(
         trainer.head = head_of(student)
         trained = trainer.compute_loss(student, dict(batch))
     assert divergence > 1e-4
-    assert float(found) == pytest.approx(6 * float(expected), rel=1e-4)
+    assert float(summed) == pytest.approx(6 * float(expected), rel=1e-4)
     assert float(trained) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_perplexity(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
     model = load_model(folder / "dense", AutoModelForMaskedLM)
-    found = evaluate_masked_lm(model, dataset, tokenizer, batch_size=64, probability=0.3)
+    metrics = evaluate_masked_lm(model, dataset, tokenizer, batch_size=64, probability=0.3)
     rows = sorted(dataset, key=lambda row: len(row["input_ids"]))
     batch = mask_tokens(tokenizer, 0.3, 0)(rows)
     with torch.no_grad():
         outputs = model(**batch)
     hidden = batch["labels"] != IGNORED
     right = (outputs.logits.argmax(-1) == batch["labels"])[hidden].float().mean()
-    assert found["perplexity"] == pytest.approx(float(outputs.loss.exp()), rel=1e-4)
-    assert found["masked_accuracy"] == pytest.approx(100 * float(right))
+    assert metrics["perplexity"] == pytest.approx(float(outputs.loss.exp()), rel=1e-4)
+    assert metrics["masked_accuracy"] == pytest.approx(100 * float(right))
 
 
 # tied heads
@@ -194,7 +193,7 @@ def test_another_head_is_refused(
 ) -> None:
     classifier = load_model(folder / "classifier")
     with pytest.raises(ModelError, match="does not guess hidden words"):
-        train_gradually(classifier, dataset, tokenizer, RECIPE, tmp_path)
+        train_gradually(classifier, RECIPE, dataset, tokenizer, work_dir=tmp_path)
     with pytest.raises(ModelError, match="no trained task head"):
         load_model(folder / "classifier", AutoModelForMaskedLM)
 
@@ -203,7 +202,7 @@ def test_another_head_is_refused(
 
 
 class Killed:
-    """Kills a run, once, at a step; and keeps what was given to the model in each step."""
+    """Kills a run, once, at a step; and keeps the inputs of the model in each step."""
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int = -1) -> None:
         self.inputs: list[Tensor] = []
@@ -238,12 +237,12 @@ def test_a_killed_run_goes_on_the_same(
 
     def go(model: PreTrainedModel, name: str, resume: bool = False) -> None:
         set_seed(0)
-        train_gradually(model, dataset, tokenizer, RECIPE, tmp_path / name, teacher=teacher, resume=resume)
+        train_gradually(model, RECIPE, dataset, tokenizer, work_dir=tmp_path / name, teacher=teacher, resume=resume)
 
     with monkeypatch.context() as patch:
-        watch = Killed(patch)
+        run_through = Killed(patch)
         go(models[0], "whole")
-        assert len({tuple(batch.flatten().tolist()) for batch in watch.inputs}) == len(watch.inputs)
+        assert len({tuple(batch.flatten().tolist()) for batch in run_through.inputs}) == len(run_through.inputs)
     with monkeypatch.context() as patch:
         Killed(patch, at=5)
         with pytest.raises(KeyboardInterrupt):
@@ -259,7 +258,7 @@ def test_words_are_learnt(folder: Path, tokenizer: PreTrainedTokenizerBase, data
     model = load_model(folder / "dense", AutoModelForMaskedLM)
     before = evaluate_masked_lm(model, dataset, tokenizer)["perplexity"]
     recipe = replace(RECIPE, epochs=6, learning_rate=LearningRate(3e-3, 1e-3), pruning=Pruning(0.5, 0.4, 0, 1, 0.5))
-    train_gradually(model, dataset, tokenizer, recipe, tmp_path)
+    train_gradually(model, recipe, dataset, tokenizer, work_dir=tmp_path)
     assert evaluate_masked_lm(model, dataset, tokenizer)["perplexity"] < 0.7 * before
 
 
@@ -269,7 +268,7 @@ def test_several_batches_make_the_same_step(
     """But for the share of each text: with a token hidden in each, batches of equal size have equal shares."""
     rows = dataset.select([0] * 32)
     recipe = replace(RECIPE, epochs=1, pruning=None, masked_lm=MaskedLanguageModeling(1e-9), micro_batch_size=None)
-    found = []
+    parameters = []
     for micro_batch_size in (None, 4):
         model = load_model(folder / "dense", AutoModelForMaskedLM)
         for parameter in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
@@ -279,11 +278,15 @@ def test_several_batches_make_the_same_step(
                 module.p = 0.0
         attach_sparse(model, 1)
         train_gradually(
-            model, rows, tokenizer, replace(recipe, micro_batch_size=micro_batch_size), tmp_path / str(micro_batch_size)
+            model,
+            replace(recipe, micro_batch_size=micro_batch_size),
+            rows,
+            tokenizer,
+            work_dir=tmp_path / str(micro_batch_size),
         )
-        found.append({key: value.clone() for key, value in model.named_parameters()})
-    for key, value in found[0].items():
-        torch.testing.assert_close(found[1][key], value, rtol=1e-3, atol=2e-5, msg=key)
+        parameters.append({key: value.clone() for key, value in model.named_parameters()})
+    for key, value in parameters[0].items():
+        torch.testing.assert_close(parameters[1][key], value, rtol=1e-3, atol=2e-5, msg=key)
 
 
 # the command line
@@ -302,8 +305,8 @@ def test_upstream_then_downstream(folder: Path, tmp_path: Path) -> None:
     for teacher in ([], ["--teacher", folder / "classifier"]):
         result = succeed("gradual", upstream, "-o", task, *transfer, *teacher, "--overwrite")
         assert "accuracy" in result.stdout
-        found = masks(load_model(task))
-        assert all(torch.equal(mask, found[key]) for key, mask in masks(load_model(upstream)).items())
+        task_masks = masks(load_model(task))
+        assert all(torch.equal(mask, task_masks[key]) for key, mask in masks(load_model(upstream)).items())
         assert type(load_model(task)).__name__ == "BertForSequenceClassification"
 
 
@@ -329,26 +332,3 @@ def test_bad_options_on_the_command_line(folder: Path, tmp_path: Path) -> None:
         assert result.exit_code == 2, result.output
         assert words in result.stderr
         assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda: MaskedLanguageModeling(0), "masked_lm.probability"),
-        (lambda: MaskedLanguageModeling(1), "masked_lm.probability"),
-        (lambda: replace(RECIPE, micro_batch_size=5), "micro_batch_size must divide batch_size, 16"),
-        (lambda: replace(RECIPE, micro_batch_size=0), "micro_batch_size must divide"),
-    ],
-)
-def test_bad_recipes(change: Callable[[], Any], words: str) -> None:
-    with pytest.raises(OptionError, match=words):
-        change()
-
-
-def test_the_packaged_recipe() -> None:
-    recipe = load_recipe("upstream")
-    assert recipe.masked_lm == MaskedLanguageModeling(0.15)
-    assert recipe.pruning is not None
-    assert recipe.pruning.epochs == pytest.approx([number / 4 for number in range(12)])
-    assert recipe.learning_rate == LearningRate(5e-4, 5e-6, 0.25)
-    assert recipe.distillation == Distillation(1.0, 5.5)

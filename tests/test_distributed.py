@@ -44,10 +44,10 @@ def test_two_processes_find_what_one_finds(folder: Path) -> None:
     dense, tokenizer = load_model(folder / "dense"), AutoTokenizer.from_pretrained(folder / "dense")
     dataset = tokenized_texts(tokenizer, 72)
     start, shared, alone = (load_model(folder / "dense" / name) for name in ("pruned", "recovered", "pruned"))
-    train(alone, dataset, tokenizer, TRAINING, folder / "work", teacher=dense)
-    before, wanted, found = (predict(model, dataset, tokenizer, 24, "") for model in (start, alone, shared))
-    moved = (wanted - before).abs().max()
-    assert (found - wanted).abs().max() < 1e-3 * moved
+    train(alone, TRAINING, dataset, tokenizer, work_dir=folder / "work", teacher=dense)
+    before, expected, outputs = (predict(model, dataset, tokenizer, 24, "") for model in (start, alone, shared))
+    moved = (expected - before).abs().max()
+    assert (outputs - expected).abs().max() < 1e-3 * moved
 
 
 def test_the_command_line_writes_one_folder_and_prints_one_result(folder: Path) -> None:
@@ -66,8 +66,8 @@ def test_the_command_line_writes_one_folder_and_prints_one_result(folder: Path) 
     command = ["-m", "bertsurgeon", "prune", folder / "dense", "-o", folder / "pruned", *files(folder), *options]
     result = launch(*command, "--json")
     assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert found == json.loads((folder / "pruned" / "report.json").read_text())
+    printed = json.loads(result.stdout)
+    assert printed == json.loads((folder / "pruned" / "report.json").read_text())
     assert result.stderr.count("Compensating") <= 1
     plan = get_plan(load_model(folder / "pruned"))
     assert plan is not None
@@ -88,14 +88,14 @@ def test_an_error_in_one_process_ends_both_with_one_sentence(folder: Path) -> No
 def test_parts_of_moments_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes' moments, one after the other, each with what the other one is about to add."""
     generator = torch.Generator().manual_seed(0)
-    x, seen, drift = (torch.randn(90, width, generator=generator) + 5 for width in (7, 4, 3))
+    x, pruned, drift = (torch.randn(90, width, generator=generator) + 5 for width in (7, 4, 3))
     weights = torch.rand(90, generator=generator)
 
     def moments(part: slice) -> Moments:
-        found = Moments(7, True, 4, 3)
+        result = Moments(7, True, 4, 3)
         for chunk in torch.arange(90)[part].split(20):
-            found.update(x[chunk], seen[chunk], drift[chunk], weights[chunk])
-        return found
+            result.update(x[chunk], pruned[chunk], drift[chunk], weights[chunk])
+        return result
 
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     recorded: list[torch.Tensor] = []
@@ -116,20 +116,28 @@ def test_parts_of_moments_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
                 tensor += passes[others][number]
 
         monkeypatch.setattr(distributed, "all_reduce", add)
-        found = moments(part)
-        found.reduce()
+        result = moments(part)
+        result.reduce()
         passes.append(mine)
-    wanted = moments(slice(0, 90))
-    assert found.count == pytest.approx(wanted.count)
+    expected = moments(slice(0, 90))
+    assert result.count == pytest.approx(expected.count)
     for name in ("mean", "pruned_mean", "covariance", "cross_covariance", "drift_mean", "drift_covariance"):
-        assert torch.allclose(getattr(found, name), getattr(wanted, name), rtol=1e-5, atol=1e-6), name
+        assert torch.allclose(getattr(result, name), getattr(expected, name), rtol=1e-5, atol=1e-6), name
 
 
-def test_a_single_process_has_all_to_itself() -> None:
-    assert distributed.world_size() == 1
+def test_a_single_process_needs_no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if a launcher started it."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    distributed.init()
+    assert (distributed.launched_world_size(), distributed.world_size(), distributed.rank()) == (1, 1, 0)
     assert distributed.is_main()
     assert distributed.shard(range(5)) == distributed.all_gather(range(5)) == [0, 1, 2, 3, 4]
     assert distributed.run_on_main(lambda: 3) == 3
+    assert distributed.any_process(True)
+    assert distributed.is_first_to_fail()
     with distributed.temporary_folder() as work_dir:
         assert work_dir.is_dir()
     assert not work_dir.exists()
+    distributed.shutdown()
+    assert not torch.distributed.is_initialized()

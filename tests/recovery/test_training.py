@@ -1,5 +1,6 @@
-"""Recovery: what the teacher says reaches the student, and training improves a pruned model."""
+"""Recovery: losses against a teacher, training options, and what training does to a pruned model."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,27 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from bertsurgeon import PruneConfig, prune
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.prediction import predict, predict_outputs
-from bertsurgeon.recovery import TrainingConfig, distillation_loss, hidden_state_loss, train
+from bertsurgeon.recovery import (
+    MaskCallback,
+    TrainingConfig,
+    distillation_loss,
+    hidden_state_loss,
+    recover,
+    train,
+)
 from cli_helpers import tokenized_texts
 
 
@@ -54,11 +69,11 @@ def test_a_student_comes_closer_to_its_teacher(
         teacher, dataset, PruneConfig(method="pgb", sparsity=0.7, samples=32, compensation="none"), tokenizer
     )
     before = predict(pruned, dataset, tokenizer, 16, "")
-    wanted = predict(teacher, dataset, tokenizer, 16, "")
+    target = predict(teacher, dataset, tokenizer, 16, "")
     options = TrainingConfig(epochs=6, batch_size=16, learning_rate=1e-3, distillation_weight=1.0)
-    train(pruned, dataset, tokenizer, options, tmp_path, teacher=teacher)
+    train(pruned, options, dataset, tokenizer, work_dir=tmp_path, teacher=teacher)
     after = predict(pruned, dataset, tokenizer, 16, "")
-    assert distillation_loss(after, wanted, 2.0) < 0.5 * distillation_loss(before, wanted, 2.0)
+    assert distillation_loss(after, target, 2.0) < 0.5 * distillation_loss(before, target, 2.0)
 
 
 @pytest.mark.parametrize("dropout", [None, True, False])
@@ -77,7 +92,7 @@ def test_dropout_acts_only_without_a_teacher_unless_asked(
             if isinstance(module, torch.nn.Dropout):
                 module.p = probability
         options = TrainingConfig(batch_size=16, max_steps=2, dropout=dropout)
-        train(student, dataset, tokenizer, options, tmp_path / str(probability), teacher=teacher)
+        train(student, options, dataset, tokenizer, work_dir=tmp_path / str(probability), teacher=teacher)
         assert not student.training
         assert not student._forward_pre_hooks
         return student.classifier.weight.detach()
@@ -112,11 +127,11 @@ def test_hidden_states_come_closer_to_the_teachers(
         options = TrainingConfig(
             epochs=4, batch_size=16, learning_rate=1e-3, distillation_weight=1.0, hidden_weight=weight
         )
-        train(student, dataset, tokenizer, options, tmp_path / str(weight), teacher=teacher)
+        train(student, options, dataset, tokenizer, work_dir=tmp_path / str(weight), teacher=teacher)
         batch = tokenizer.pad(dataset.select(range(8)).remove_columns("labels").to_list(), return_tensors="pt")
         with torch.no_grad():
-            wanted, found = (model(**batch, output_hidden_states=True).hidden_states for model in (teacher, student))
-        distances.append(float(hidden_state_loss(found, wanted, batch["attention_mask"], [1, 2])))
+            targets, states = (model(**batch, output_hidden_states=True).hidden_states for model in (teacher, student))
+        distances.append(float(hidden_state_loss(states, targets, batch["attention_mask"], [1, 2])))
     assert distances[1] < 0.8 * distances[0]
 
 
@@ -143,8 +158,8 @@ def test_the_best_weights_are_kept(
         distillation_weight=1.0,
         keep_best=True,
     )
-    unlabelled = dataset.remove_columns("labels")
-    train(pruned, unlabelled, tokenizer, options, tmp_path, teacher=teacher)
+    unlabeled = dataset.remove_columns("labels")
+    train(pruned, options, unlabeled, tokenizer, work_dir=tmp_path, teacher=teacher)
     same = all(torch.equal(value, start[name]) for name, value in pruned.state_dict().items())
     assert same == (rate == 50.0)
 
@@ -159,7 +174,7 @@ def test_bfloat16_training_keeps_the_weights_in_float32(
         with torch.no_grad():
             teacher.classifier.weight.mul_(20)
         options = TrainingConfig(epochs=2, learning_rate=1e-3, hidden_weight=1.0, bf16=bf16)
-        train(model, dataset, tokenizer, options, tmp_path / str(bf16), teacher=teacher)
+        train(model, options, dataset, tokenizer, work_dir=tmp_path / str(bf16), teacher=teacher)
         assert {value.dtype for value in model.parameters()} == {torch.float32}
         save_model(model, tmp_path / f"saved-{bf16}")
         again = load_model(tmp_path / f"saved-{bf16}")  # computes in float32, and so does what was trained
@@ -168,24 +183,24 @@ def test_bfloat16_training_keeps_the_weights_in_float32(
     assert 0 < (ends[0] - ends[1]).norm() < 0.05 * ends[0].norm()
 
 
-def test_what_training_without_labels_needs(
+def test_training_without_labels_needs_a_teacher(
     folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
 ) -> None:
     model = load_model(folder / "dense")
-    unlabelled = dataset.remove_columns("labels")
+    unlabeled = dataset.remove_columns("labels")
     for teacher, distillation_weight in ((None, 1.0), (model, 0.9)):
-        with pytest.raises(OptionError, match="without labels"):
+        with pytest.raises(OptionError, match="Unlabeled data requires a teacher"):
             train(
                 model,
-                unlabelled,
-                tokenizer,
                 TrainingConfig(distillation_weight=distillation_weight),
-                tmp_path,
+                unlabeled,
+                tokenizer,
+                work_dir=tmp_path,
                 teacher=teacher,
             )
     few = dataset.select(range(10))
-    with pytest.raises(OptionError, match="at least"):
-        train(model, few, tokenizer, TrainingConfig(keep_best=True), tmp_path)
+    with pytest.raises(OptionError, match="at least 20 samples"):
+        train(model, TrainingConfig(keep_best=True), few, tokenizer, work_dir=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -209,8 +224,22 @@ def test_impossible_options(bad: dict[str, float]) -> None:
         TrainingConfig(**bad)  # type: ignore[arg-type]
 
 
+class Recorder(TrainerCallback):
+    """Keeps the arguments of the Trainer, and counts the steps."""
+
+    steps = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.arguments = args
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.steps += 1
+
+
 @pytest.mark.parametrize(
-    ("said", "taught", "rate"),
+    ("options", "with_teacher", "rate"),
     [
         ({}, False, 5e-5),
         ({}, True, 2e-5),
@@ -219,31 +248,92 @@ def test_impossible_options(bad: dict[str, float]) -> None:
         ({"learning_rate": 3e-4}, True, 3e-4),
     ],
 )
-def test_a_teacher_is_followed_in_smaller_steps(
-    said: dict[str, float],
-    taught: bool,
+def test_the_default_learning_rate_is_lower_with_a_teacher(
+    options: dict[str, float],
+    with_teacher: bool,
     rate: float,
     folder: Path,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen = []
+    recorder = Recorder()
+    config = TrainingConfig(max_steps=1, **options)  # type: ignore[arg-type]
+    teacher = load_model(folder / "dense") if with_teacher else None
+    model = load_model(folder / "dense")
+    train(model, config, dataset, tokenizer, work_dir=tmp_path, teacher=teacher, callbacks=[recorder])
+    assert recorder.arguments.learning_rate == rate
+    assert recorder.steps == 1
 
-    def arguments(**settings: Any) -> TrainingArguments:
-        seen.append(settings["learning_rate"])
-        return TrainingArguments(**settings)
 
-    monkeypatch.setattr("bertsurgeon.recovery.training.TrainingArguments", arguments)
-    options = TrainingConfig(max_steps=1, **said)  # type: ignore[arg-type]
-    teacher = load_model(folder / "dense") if taught else None
-    train(load_model(folder / "dense"), dataset, tokenizer, options, tmp_path, teacher=teacher)
-    assert seen == [rate]
+def test_training_arguments_are_passed_on(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
+    """Without a folder of its own, a training leaves nothing behind."""
+    recorder = Recorder()
+    ends = []
+    for arguments in ({}, {"max_grad_norm": 1e-9, "optim": "sgd"}):
+        model = load_model(folder / "dense")
+        start = model.classifier.weight.detach().clone()
+        config = TrainingConfig(max_steps=2, learning_rate=1e-3, warmup=0.0)
+        train(model, config, dataset, tokenizer, callbacks=[recorder], arguments=arguments)
+        ends.append(float((model.classifier.weight.detach() - start).abs().max()))
+    assert recorder.arguments.max_grad_norm == 1e-9
+    assert recorder.arguments.learning_rate == 1e-3
+    assert not Path(recorder.arguments.output_dir).exists()
+    assert 0 < ends[1] < 0.1 * ends[0]
 
 
 @pytest.mark.parametrize(
-    ("said", "asked", "steps"),
+    ("arguments", "words"),
+    [
+        ({"learning_rate": 1.0}, r"learning_rate is set by an option: use TrainingConfig\(learning_rate=…\)"),
+        ({"num_train_epochs": 1.0}, r"TrainingConfig\(epochs=…\)"),
+        ({"output_dir": "out"}, "output_dir cannot be set: it is the argument work_dir"),
+        ({"max_grad_nrm": 1.0}, "has no argument max_grad_nrm"),
+        ({"save_strategy": "sometimes"}, "refuses the training arguments save_strategy: .*sometimes"),
+    ],
+)
+def test_training_arguments_that_are_refused(
+    arguments: dict[str, Any],
+    words: str,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    tmp_path: Path,
+) -> None:
+    model = load_model(folder / "dense")
+    with pytest.raises(OptionError, match=words):
+        train(model, TrainingConfig(max_steps=1), dataset, tokenizer, work_dir=tmp_path, arguments=arguments)
+    with pytest.raises(OptionError, match="name it as work_dir"):
+        train(model, None, dataset, tokenizer, resume=True)
+
+
+def test_a_mask_callback_replaces_the_default_one(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset
+) -> None:
+    """A sparse model keeps its zeros; with masks that allow all weights, it does not."""
+    config = PruneConfig(method="obert", sparsity=0.5, score="magnitude")
+    sparse, _ = prune(load_model(folder / "dense"), dataset, config, tokenizer)
+    query = sparse.bert.encoder.layer[0].attention.self.query.weight
+    zeros = query == 0
+    recovered = recover(sparse, TrainingConfig(max_steps=2, learning_rate=1e-3), dataset, tokenizer)
+    assert recovered is sparse
+    assert (query[zeros] == 0).all()
+    masking = MaskCallback(sparse)
+    masking.masks = {key: torch.ones_like(mask) for key, mask in masking.masks.items()}
+    train(sparse, TrainingConfig(max_steps=2, learning_rate=1e-3), dataset, tokenizer, callbacks=[masking])
+    assert not (query[zeros] == 0).any()
+
+
+def test_every_option_of_training_has_help() -> None:
+    metadata = {each.name: each.metadata for each in fields(TrainingConfig)}
+    assert metadata["learning_rate"]["flag"] == "--learning-rate"
+    assert metadata["dropout"]["flag"] == "--dropout/--no-dropout"
+    assert TrainingConfig.__doc__ is not None
+    assert all(f"    {name}: " in TrainingConfig.__doc__ for name in metadata)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected_texts", "steps"),
     [
         ({"epochs": 0.5}, 30, 3),
         ({"epochs": 2.0}, 60, 12),
@@ -253,9 +343,9 @@ def test_a_teacher_is_followed_in_smaller_steps(
     ],
     ids=str,
 )
-def test_a_teacher_is_asked_about_no_more_texts_than_are_read(
-    said: dict[str, float],
-    asked: int,
+def test_the_teacher_runs_on_no_more_texts_than_are_used(
+    options: dict[str, float],
+    expected_texts: int,
     steps: int,
     folder: Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -263,17 +353,17 @@ def test_a_teacher_is_asked_about_no_more_texts_than_are_read(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    about: list[int] = []
+    texts: list[int] = []
 
     def counted(model: PreTrainedModel, rows: Dataset, *rest: Any) -> list[dict[str, torch.Tensor]]:
-        about.append(len(rows))
+        texts.append(len(rows))
         return predict_outputs(model, rows, *rest)
 
     monkeypatch.setattr("bertsurgeon.recovery.training.predict_outputs", counted)
     model, teacher = load_model(folder / "dense"), load_model(folder / "dense")
-    options = TrainingConfig(batch_size=10, **said)  # type: ignore[arg-type]
-    train(model, dataset, tokenizer, options, tmp_path, teacher=teacher)
-    assert about == [asked]
+    config = TrainingConfig(batch_size=10, **options)  # type: ignore[arg-type]
+    train(model, config, dataset, tokenizer, work_dir=tmp_path, teacher=teacher)
+    assert texts == [expected_texts]
     state = TrainerState.load_from_json(str(tmp_path / f"checkpoint-{steps}" / "trainer_state.json"))
     assert state.max_steps == steps
 
@@ -286,20 +376,20 @@ def test_a_training_that_diverged_is_no_success(
     start = {name: value.clone() for name, value in model.state_dict().items()}
     options = TrainingConfig(batch_size=16, learning_rate=1e38, keep_best=keep_best, dropout=False)
     if keep_best:  # the start is the best that there is
-        train(model, dataset, tokenizer, options, tmp_path)
+        train(model, options, dataset, tokenizer, work_dir=tmp_path)
         assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())
     else:
-        with pytest.raises(ModelError, match=r"diverged, .* lower learning rate"):
-            train(model, dataset, tokenizer, options, tmp_path)
+        with pytest.raises(ModelError, match=r"diverged .* lower learning rate"):
+            train(model, options, dataset, tokenizer, work_dir=tmp_path)
 
 
-def test_a_run_of_another_model_is_not_gone_on_with(
+def test_a_run_of_another_model_is_not_resumed(
     folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
 ) -> None:
     dense = load_model(folder / "dense")
     half, quarter = (
         prune(dense, dataset, PruneConfig(method="pgb", groups=count, samples=32), tokenizer)[0] for count in (2, 4)
     )
-    train(half, dataset, tokenizer, TrainingConfig(max_steps=2, batch_size=8), tmp_path)
-    with pytest.raises(CheckpointError, match="trained another model; resume it with that, or start anew"):
-        train(quarter, dataset, tokenizer, TrainingConfig(max_steps=4, batch_size=8), tmp_path, resume=True)
+    train(half, TrainingConfig(max_steps=2, batch_size=8), dataset, tokenizer, work_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="trained another model; resume it with that model, or start anew"):
+        train(quarter, TrainingConfig(max_steps=4, batch_size=8), dataset, tokenizer, work_dir=tmp_path, resume=True)

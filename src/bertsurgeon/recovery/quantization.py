@@ -1,11 +1,12 @@
-"""Quantization-aware training: a model learns to live with INT8 before it is exported.
+"""Quantization-aware training for INT8, with ranges that the export uses.
 
-Weights are rounded row by row, inputs by ranges that follow the data (moving averages, as in Q8BERT: Zafrir et al.,
-2019, arXiv 1910.06188), and gradients pass as if nothing were rounded. In the end the weights are rounded for good, and
-the ranges stand in the configuration, where the export finds them.
+In the forward pass, weights are rounded row by row and inputs to ranges that follow the data (moving averages, as in
+Q8BERT: Zafrir et al., 2019, arXiv 1910.06188); in the backward pass, gradients skip the rounding (straight-through).
+Afterwards the weights are rounded permanently, and the ranges are stored in the configuration of the model.
 """
 
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +19,15 @@ from bertsurgeon.errors import ModelError
 from bertsurgeon.layers import round_rows
 from bertsurgeon.plan import Role
 
-TOP = 255
-"""Inputs become bytes from 0 to this."""
+MAX_QUANTIZED = 255
+"""Largest quantized input; the smallest is 0."""
 
 
 def check_quantizable(model: PreTrainedModel) -> dict[tuple[int, Role], nn.Linear]:
-    """The encoder's matrices, by (layer, role).
+    """Returns the linear layers of the encoder by (layer, role).
 
     Raises:
-        ModelError: If one of them is gone, or is something else than a matrix, as groups and low ranks are.
+        ModelError: If one of them was removed, or replaced by groups or low-rank factors.
     """
     encoder = Encoder(model)
     matrices: dict[tuple[int, Role], nn.Linear] = {}
@@ -35,26 +36,26 @@ def check_quantizable(model: PreTrainedModel) -> dict[tuple[int, Role], nn.Linea
             matrix = encoder.find_matrix(layer, role)
             if not isinstance(matrix, nn.Linear):
                 raise ModelError(
-                    f"The {role} of layer {layer} is no whole matrix any more, and cannot be trained for INT8; export "
-                    "the model in int8 as it is, which finds ranges afterwards."
+                    f"The {role} of layer {layer} is not a whole matrix, so it cannot be trained for INT8; export the "
+                    "model with post-training quantization instead (int8 without this recipe)."
                 )
             matrices[layer, role] = matrix
     return matrices
 
 
 class FakeQuantizedLinear(nn.Linear):
-    """A linear layer that rounds its weights and inputs to INT8 where it is told to.
+    """A linear layer that rounds its weights and inputs to INT8 while ``rounds`` is True.
 
     Args:
-        source: The layer whose parameters it shares.
+        source: The layer whose parameters are shared.
 
     Attributes:
-        inputs: torch's module that finds the range of the inputs and rounds them.
-        rounds: Whether anything is rounded.
+        inputs: torch's module that observes the range of the inputs and rounds them.
+        rounds: True if weights and inputs are rounded.
     """
 
     def __init__(self, source: nn.Linear) -> None:
-        # torch.ao is imported where it is used: it is on its way to another package
+        # imported late: torch.ao.quantization is being moved to the package torchao
         from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver
 
         nn.Module.__init__(self)
@@ -63,7 +64,7 @@ class FakeQuantizedLinear(nn.Linear):
         self.inputs = FakeQuantize(
             observer=MovingAverageMinMaxObserver,
             quant_min=0,
-            quant_max=TOP,
+            quant_max=MAX_QUANTIZED,
             dtype=torch.quint8,
             qscheme=torch.per_tensor_affine,
         ).to(source.weight.device)
@@ -71,20 +72,20 @@ class FakeQuantizedLinear(nn.Linear):
         self.train(source.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (…, in_features) to (…, out_features)."""
+        """Maps inputs of shape (…, in_features) to outputs of shape (…, out_features)."""
         if not self.rounds:
             return F.linear(x, self.weight, self.bias)
         return F.linear(self.inputs(x.float()).to(x.dtype), round_rows(self.weight), self.bias)
 
 
 class FakeQuantizedEmbedding(nn.Embedding):
-    """An embedding that rounds the rows it looks up, where it is told to.
+    """An embedding that rounds the rows it returns to INT8 while ``rounds`` is True.
 
     Args:
-        source: The embedding whose parameter it shares.
+        source: The embedding whose parameter is shared.
 
     Attributes:
-        rounds: Whether anything is rounded.
+        rounds: True if rows are rounded.
     """
 
     def __init__(self, source: nn.Embedding) -> None:
@@ -104,23 +105,28 @@ class FakeQuantizedEmbedding(nn.Embedding):
         self.train(source.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Maps ids of any shape (…) to (…, embedding_dim)."""
+        """Maps ids of any shape (…) to vectors of shape (…, embedding_dim)."""
         rows: Tensor = super().forward(input)
         return round_rows(rows.flatten(0, -2)).view_as(rows) if self.rounds else rows
 
 
 class QuantizationAwareTraining(TrainerCallback):
-    """Rounds what INT8 will round, from a step on; :meth:`finish` must be called when the training is over.
+    """Trains a model with the rounding of INT8, from a given step on.
 
-    The matrices of the encoder, their inputs, and the embeddings are rounded, but not embeddings tied to a head.
+    The matrices of the encoder, their inputs, and the embeddings are rounded, except embeddings tied to a head. Their
+    layers are replaced inside a ``with`` block, in which :meth:`finish` is called after the training::
+
+        with QuantizationAwareTraining(model, start=100, freeze=200) as quantizer:
+            train(model, config, data, tokenizer, callbacks=[quantizer])
+            quantizer.finish()
 
     Args:
-        model: Whose layers are replaced by ones that can round, until it is finished.
-        start: The step from which on they do.
-        freeze: The step from which on the ranges of the inputs stay as they are.
+        model: The model that is trained.
+        start: First step with rounding.
+        freeze: First step at which the ranges of the inputs no longer follow the data.
 
     Raises:
-        ModelError: See :func:`check_quantizable`.
+        ModelError: If a matrix of the encoder was removed or replaced; see :func:`check_quantizable`.
     """
 
     def __init__(self, model: PreTrainedModel, start: int, freeze: int) -> None:
@@ -142,6 +148,14 @@ class QuantizationAwareTraining(TrainerCallback):
         if is_sparse(model):
             hook_packed(model)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.restore_layers()
+
     def _replace(self, name: str, module: nn.Module) -> None:
         self._sources[name] = self.model.get_submodule(name)
         self.model.set_submodule(name, module)
@@ -149,7 +163,7 @@ class QuantizationAwareTraining(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begins to round, and to leave the ranges alone, when it is time."""
+        """Switches the rounding on at ``start`` and the observers off at ``freeze``."""
         for embedding in self.embeddings:
             embedding.rounds = state.global_step >= self.start
         for matrix in self.matrices.values():
@@ -158,16 +172,16 @@ class QuantizationAwareTraining(TrainerCallback):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Rounds the weights for good, puts the model's own layers back, and writes ranges into its configuration."""
+        """Rounds the weights permanently, restores the layers, and stores the ranges in the model's configuration."""
         ranges: InputRanges = {}
         for key, matrix in self.matrices.items():
             ranges[key] = InputRange(float(matrix.inputs.scale), int(matrix.inputs.zero_point))
         for weight in [module.weight for modules in (self.matrices.values(), self.embeddings) for module in modules]:
             weight.copy_(round_rows(weight))
-        self.withdraw()
+        self.restore_layers()
         set_ranges(self.model, ranges)
 
-    def withdraw(self) -> None:
-        """Puts the model's own layers back, and nothing else."""
+    def restore_layers(self) -> None:
+        """Puts the original layers back, with the trained parameters."""
         for name, source in self._sources.items():
             self.model.set_submodule(name, source.train(self.model.training))
