@@ -11,8 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from bertsurgeon import Calibration, PruneConfig, TrainingConfig, calibrate, evaluate, prune, train
-from bertsurgeon import distributed
+from bertsurgeon import Calibration, PruneConfig, TrainingConfig, calibrate, distributed, evaluate, prune, train
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.checkpoint import load_model, save_model
@@ -92,10 +91,10 @@ def compare(folder: Path) -> None:
         train(student, dataset, tokenizer, TRAINING, work_dir / "recovered", teacher=dense)
     both = distributed.all_gather([weights(student)])
     assert torch.equal(both[0], both[1])
-    task = Task("custom", ("accuracy",), ("0", "1"), kind=TASK_TYPES["classification"])
-    shared = evaluate(student, dataset, tokenizer, task, batch_size=5)
+    task = Task("custom", ("accuracy",), ("0", "1"), type=TASK_TYPES["classification"])
+    shared = evaluate(student, task, dataset, tokenizer, batch_size=5)
     with distributed.disabled():
-        assert evaluate(student, dataset, tokenizer, task, batch_size=5) == shared
+        assert evaluate(student, task, dataset, tokenizer, batch_size=5) == shared
 
     calibrate(dense, dataset, PruneConfig(sparsity=0.5, batch_size=8), tokenizer).save(folder / "calibration")
     Calibration.load(folder / "calibration").check(dense)
