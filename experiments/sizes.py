@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, PreTrai
 
 from bertsurgeon import PruneConfig, is_sparse, progress, prune, to_dense
 from bertsurgeon.architectures import get_architecture
-from bertsurgeon.checkpoint import load_own, save_model
+from bertsurgeon.checkpoint import load_as_saved, save_model
 from bertsurgeon.cli.app import quieten_libraries
 from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.layers import round_rows
@@ -119,7 +119,7 @@ def main() -> None:
 
     def load() -> PreTrainedModel:
         if arguments.model is not None:
-            return load_own(resolve_model(arguments.model))
+            return load_as_saved(resolve_model(arguments.model))
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(BertConfig())
         return model
 

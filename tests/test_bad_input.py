@@ -298,11 +298,14 @@ def test_output_in_a_read_only_folder(stock: Path, tmp_path: Path) -> None:
 def test_existing_output(stock: Path, tmp_path: Path, command: str) -> None:
     model = stock / ("pruned" if command == "recover" else "dense")
     sparsity = ("--sparsity", "0.5") if command == "prune" else ()
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "precious").write_text("kept")
+    output = shutil.copytree(stock / "pruned", tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
     assert_refused(run(command, model, "-o", output, *sparsity, *files(stock)), "not empty", "--overwrite")
-    assert [path.name for path in output.iterdir()] == ["precious"]
+    (output / "precious").write_text("kept")
+    for options in ((), ("--overwrite",)):
+        result = run(command, model, "-o", output, *sparsity, *files(stock), *options)
+        assert_refused(result, "precious", "did not write", "remove this one yourself")
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == {**before, "precious": b"kept"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -17,7 +17,6 @@ from transformers.utils.generic import ModelOutput
 from transformers.utils.hub import cached_file
 
 from bertsurgeon.errors import CheckpointError, ModelError, first_line
-from bertsurgeon.tasks.types.embedding import EMBEDDING
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
@@ -29,8 +28,8 @@ TAIL = ("Pooling", "Dense", "Normalize", "LayerNorm", "Dropout")
 COMPANIONS = "sentence_files"
 """Attribute of a cross-encoder with what :func:`read_companions` found."""
 
-_MARKS = ("hf_quantizer", "is_quantized", "quantization_method", "_weight_conversions")
-"""What ``save_pretrained`` writes a pruned model's plan by."""
+_QUANTIZER_ATTRIBUTES = ("hf_quantizer", "is_quantized", "quantization_method", "_weight_conversions")
+"""Attributes that ``save_pretrained`` of a pruned encoder needs to write its plan."""
 
 
 @dataclass
@@ -82,7 +81,7 @@ class Embedder(PreTrainedModel):
         self.tail = nn.ModuleList(others).requires_grad_(False)
         # not among the modules: it holds the same encoder, which shall have one name
         self.__dict__["sentence_model"] = sentence_model
-        for name in _MARKS:
+        for name in _QUANTIZER_ATTRIBUTES:
             if name in vars(encoder):
                 setattr(self, name, vars(encoder)[name])
         whole: Any = self  # torch and transformers have no types for these
@@ -112,6 +111,8 @@ class Embedder(PreTrainedModel):
             return_dict: As other models have it; outputs always have names.
             use_cache: For encoders that once were decoders; None for the others.
         """
+        from bertsurgeon.tasks.types.embedding import EMBEDDING  # the packages that tasks need take long to import
+
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
@@ -147,7 +148,7 @@ class Embedder(PreTrainedModel):
             *args: What transformers' models take besides; of no use here.
             **kwargs: Likewise.
         """
-        for name in _MARKS:
+        for name in _QUANTIZER_ATTRIBUTES:
             if name in vars(self):
                 setattr(self.auto_model, name, vars(self)[name])
             else:
