@@ -7,35 +7,40 @@ from itertools import product
 from typing import Any
 
 from bertsurgeon import PruneConfig, get_plan
-from common import Bench, cached, make_bench, parse_arguments
+from lib.common import make_task_parser, parse_arguments
+from lib.models import StatisticsModel, load_with_statistics
+from lib.results_store import ResultsStore
 
 GROUPINGS = ("none", "random", "sort", "assign")
 COMPENSATIONS = ("none", "independent", "sequential")
 
 
-def run(bench: Bench, config: PruneConfig) -> dict[str, Any]:
-    pruned = bench.prune(config)
+def measure(dense: StatisticsModel, config: PruneConfig) -> dict[str, Any]:
+    pruned = dense.prune(config)
     plan = get_plan(pruned)
     assert plan is not None
-    return {"config": config.to_dict(), "sparsity": plan.sparsity, "metrics": bench.score(pruned)}
+    return {"sparsity": plan.sparsity, "metrics": dense.score(pruned)}
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__)
-    bench = make_bench(arguments.model, arguments.task, arguments.data_dir, arguments.samples, arguments.seed)
-    folder = f"ablation-{arguments.task}"
-    cached(f"{folder}/dense", lambda: {"metrics": bench.score(bench.model)})
+    arguments = parse_arguments(make_task_parser(__doc__))
+    task = arguments.task
+    results = ResultsStore("ablation", arguments)
+    dense = load_with_statistics(arguments.model, task, arguments.data_dir, arguments.samples, arguments.seed)
+
+    def run(name: str, **options: Any) -> None:
+        config = PruneConfig(method="pgb", samples=arguments.samples, seed=arguments.seed, **options)
+        configuration = {"task": task, "pruning": config.to_dict()}
+        results.run(f"{task}/{name}", lambda: measure(dense, config), configuration, arguments.samples)
+
+    results.run(f"{task}/dense", lambda: {"metrics": dense.score(dense.model)}, {"task": task})
     budgets: dict[str, dict[str, Any]] = {"tau": {"sparsity": 0.5}, "uniform": {"groups": 2}}
-    common: dict[str, Any] = {"samples": arguments.samples, "seed": arguments.seed}
     for (name, budget), grouping, compensation in product(budgets.items(), GROUPINGS, COMPENSATIONS):
-        config = PruneConfig(method="pgb", **budget, **common, grouping=grouping, compensation=compensation)  # type: ignore[arg-type]
-        cached(f"{folder}/{name}-{grouping}-{compensation}", lambda config=config: run(bench, config))
+        run(f"{name}-{grouping}-{compensation}", **budget, grouping=grouping, compensation=compensation)
     for steps in (1, 2, 12):
-        config = PruneConfig(method="pgb", sparsity=0.5, permutation_steps=steps, **common)
-        cached(f"{folder}/nperm-{steps}", lambda config=config: run(bench, config))
+        run(f"nperm-{steps}", sparsity=0.5, permutation_steps=steps)
     for sparsity, max_groups in product((0.5, 0.88), (2, 3, 6, 12)):
-        config = PruneConfig(method="pgb", sparsity=sparsity, max_groups=max_groups, **common)
-        cached(f"{folder}/gmax-{sparsity}-{max_groups}", lambda config=config: run(bench, config))
+        run(f"gmax-{sparsity}-{max_groups}", sparsity=sparsity, max_groups=max_groups)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What each choice of ``auto`` is worth, one changed at a time.
+"""Quality of ``auto`` with one option changed at a time.
 
     python experiments/choices.py --model runs/cola-0 --task cola --data-dir ../shared/data/glue
 
-Beside the metric each row has the divergence KL(dense ‖ pruned) of the predictions on 512 training texts that are
+Besides the metric, each row has the divergence KL(dense ‖ pruned) of the predictions on 512 training texts that are
 not calibrated on: it is far less noisy than a metric on a small development set.
 """
 
@@ -10,7 +10,9 @@ from functools import partial
 from typing import Any
 
 from bertsurgeon import PruneConfig
-from common import Probe, cached, parse_arguments
+from lib.common import make_task_parser, parse_arguments
+from lib.models import Probe
+from lib.results_store import ResultsStore
 
 CHOICES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -27,14 +29,16 @@ CHOICES: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__)
-    subject = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
+    arguments = parse_arguments(make_task_parser(__doc__))
+    results = ResultsStore("choices", arguments)
+    probe = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
 
     for name, changes in CHOICES.items():
         for share in (0.25, 0.12):
             options = {"seed": arguments.seed, **changes}
             config = PruneConfig(sparsity=1 - share, **options)
-            cached(f"choices/{arguments.task}/{name}-{share:g}", partial(subject.one_shot, config))
+            configuration = {"task": arguments.task, "pruning": config.to_dict()}
+            results.run(f"{arguments.task}/{name}-{share:g}", partial(probe.one_shot, config), configuration)
 
 
 if __name__ == "__main__":

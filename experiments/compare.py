@@ -1,103 +1,110 @@
-"""PGB against its peers on one task: one-shot and recovered, the same recovery for everyone.
+"""PGB against its peers on one task: one-shot and recovered, with the same recovery for all.
 
     python experiments/compare.py --model runs/minilm-sst2 --data-dir ../shared/data/glue
 
-Finished rows are kept as JSON and not run again, and an interrupted recovery goes on from its last checkpoint; one row
-alone can be asked for with ``--only``.
+An interrupted recovery continues from its last checkpoint; ``--only`` selects rows.
 """
 
-import argparse
-from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
-from bertsurgeon import PruneConfig, TrainingOptions, progress, train
+from bertsurgeon import PruneConfig, TrainingOptions, train
 from bertsurgeon.benchmark import compare_latency, count_flops, measure_sizes
-from bertsurgeon.cli.app import quieten_libraries
-from common import Bench, cached, make_bench
-from torch_pruning_peer import prune_with_torch_pruning
+from lib.common import make_parser, parse_arguments
+from lib.models import StatisticsModel, load_with_statistics
+from lib.results_store import RUNS, ResultsStore
+from lib.torch_pruning_peer import prune_with_torch_pruning
 
-RUNS = Path(__file__).parent.parent / "runs" / "compare"
+SAMPLES = 1024
+PGB: dict[str, dict[str, Any]] = {
+    "pgb-50": {"sparsity": 0.5},
+    "pgb-assign-50": {"sparsity": 0.5, "grouping": "assign"},
+    "pgb-magnitude-50": {"sparsity": 0.5, "importance": "magnitude"},
+    "pgb-no-permutation-50": {"sparsity": 0.5, "grouping": "none"},
+    "pgb-88": {"sparsity": 0.88},
+    "pgb-magnitude-88": {"sparsity": 0.88, "importance": "magnitude"},
+    "pgb-no-permutation-88": {"sparsity": 0.88, "grouping": "none"},
+}
+STARTS = ("dense", "torch-pruning-50", *PGB)
+EPOCHS = {
+    "pgb-50-recovered": 1,
+    "pgb-88-recovered": 3,
+    "torch-pruning-50-recovered": 1,
+    "pgb-magnitude-50-recovered": 1,
+    "pgb-no-permutation-50-recovered": 1,
+}
+"""Epochs of the recovered rows, which start from the rows without ``-recovered``."""
 
 
-def describe(bench: Bench, model: PreTrainedModel, speed: bool = True) -> dict[str, Any]:
-    """Quality, size, FLOPs, and speed against the dense model in PyTorch, measured side by side.
+def make_start(dense: StatisticsModel, name: str) -> PreTrainedModel:
+    """The model of a one-shot row."""
+    if name == "dense":
+        return dense.model
+    if name == "torch-pruning-50":
+        return prune_with_torch_pruning(dense.model, dict(dense.batches[0]))  # type: ignore[return-value,arg-type]
+    return dense.prune(PruneConfig(method="pgb", **PGB[name]))
 
-    Recovery changes no shape, so the speed of a recovered row is that of its one-shot start.
-    """
-    result: dict[str, Any] = {
-        "metrics": bench.score(model),
-        "kept_share": measure_sizes(model).encoder_weights / measure_sizes(bench.model).encoder_weights,
-        "flops_share": count_flops(model, 1, 128) / count_flops(bench.model, 1, 128),
+
+def describe(dense: StatisticsModel, model: PreTrainedModel) -> dict[str, Any]:
+    """Quality, size and FLOPs."""
+    return {
+        "metrics": dense.score(model),
+        "kept_share": measure_sizes(model).encoder_weights / measure_sizes(dense.model).encoder_weights,
+        "flops_share": count_flops(model, 1, 128) / count_flops(dense.model, 1, 128),
     }
-    if speed:
-        for batch_size in (1, 8):
-            latency = compare_latency({"dense": bench.model, "this": model}, batch_size, length=128, runs=20)
-            result[f"pytorch_speedup_{batch_size}x128"] = latency["dense"].p50_ms / latency["this"].p50_ms
+
+
+def measure_start(dense: StatisticsModel, name: str) -> dict[str, Any]:
+    """Describes a one-shot row, with its speedup over the dense model in PyTorch; runs are interleaved."""
+    model = make_start(dense, name)
+    result = describe(dense, model)
+    for batch_size in (1, 8):
+        latency = compare_latency({"dense": dense.model, "this": model}, batch_size, length=128, runs=20)
+        result[f"pytorch_speedup_{batch_size}x128"] = latency["dense"].p50_ms / latency["this"].p50_ms
     return result
 
 
-def recovered(bench: Bench, name: str, model: PreTrainedModel, options: TrainingOptions) -> dict[str, Any]:
+def measure_recovered(dense: StatisticsModel, name: str, start: str, options: TrainingOptions) -> dict[str, Any]:
+    """Recovers a one-shot row and describes it; its shapes, and so its speed, stay those of the start."""
+    model = make_start(dense, start)
     train(
         model,
-        bench.train,
-        bench.tokenizer,
+        dense.train,
+        dense.tokenizer,
         options,
-        RUNS / f"{bench.data.task.name}-{name}",
-        teacher=bench.model,
+        RUNS / "compare" / f"{dense.data.task.name}-{name}",
+        teacher=dense.model,
         resume=True,
         description=f"Recovering {name}",
     )
-    return {"training": asdict(options), "start": name.removesuffix("-recovered"), **describe(bench, model, False)}
+    return describe(dense, model)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--task", default="sst2")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--only", nargs="*", help="rows to run (default: all)")
-    arguments = parser.parse_args()
-    quieten_libraries()
-    progress.show()
-    torch.manual_seed(0)
-    bench = make_bench(arguments.model, arguments.task, arguments.data_dir, samples=1024, seed=0)
-    half, eighth = {"sparsity": 0.5}, {"sparsity": 0.88}
-
-    def pgb(**options: Any) -> Callable[[], PreTrainedModel]:
-        return lambda: bench.prune(PruneConfig(method="pgb", **options))
-
-    starts: dict[str, Callable[[], PreTrainedModel]] = {
-        "dense": lambda: bench.model,
-        "pgb-50": pgb(**half),
-        "pgb-assign-50": pgb(**half, grouping="assign"),
-        "pgb-magnitude-50": pgb(**half, importance="magnitude"),
-        "pgb-no-permutation-50": pgb(**half, grouping="none"),
-        "torch-pruning-50": lambda: prune_with_torch_pruning(bench.model, dict(bench.batches[0])),
-        "pgb-88": pgb(**eighth),
-        "pgb-magnitude-88": pgb(**eighth, importance="magnitude"),
-        "pgb-no-permutation-88": pgb(**eighth, grouping="none"),
-    }
-    one, three = (TrainingOptions(epochs=epochs, batch_size=64, learning_rate=1e-4) for epochs in (1, 3))
-    recoveries = {
-        "pgb-50-recovered": ("pgb-50", one),
-        "pgb-88-recovered": ("pgb-88", three),
-        "torch-pruning-50-recovered": ("torch-pruning-50", one),
-        "pgb-magnitude-50-recovered": ("pgb-magnitude-50", one),
-        "pgb-no-permutation-50-recovered": ("pgb-no-permutation-50", one),
-    }
-    wanted = arguments.only or [*starts, *recoveries]
-    for name in wanted:
-        row = f"compare-{arguments.task}/{name}"
-        if name in starts:
-            cached(row, lambda name=name: describe(bench, starts[name]()))
+    arguments = parse_arguments(parser)
+    task = arguments.task
+    results = ResultsStore("compare", arguments)
+    dense = load_with_statistics(arguments.model, task, arguments.data_dir, SAMPLES, seed=0)
+    for name in arguments.only or [*STARTS, *EPOCHS]:
+        start = name.removesuffix("-recovered")
+        samples = SAMPLES if start in PGB else None
+        configuration: dict[str, Any] = {"task": task, "pruning": PGB.get(start)}
+        if name in EPOCHS:
+            options = TrainingOptions(epochs=EPOCHS[name], batch_size=64, learning_rate=1e-4)
+            configuration |= {"start": start, "training": asdict(options)}
+            measure = partial(measure_recovered, dense, name, start, options)
         else:
-            start, options = recoveries[name]
-            cached(row, lambda n=name, s=start, o=options: recovered(bench, n, starts[s](), o))
+            measure = partial(measure_start, dense, name)
+        results.run(f"{task}/{name}", measure, configuration, samples, seed=0)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,16 @@
     python experiments/decoder.py
     python experiments/decoder.py --kind gpt2
 
-The model, its tokenizer and its texts come from this machine alone: docstrings of installed packages. It is trained for
-some minutes, pruned at each share, refitted, and trained again. The baseline loses the same share of its weights as
-whole neurons and heads, those with the smallest norms, alike in every layer, and is trained again as long; so is the
-dense model, since it could be that more training is all it takes. Perplexities on the texts of training stand beside
-those on others: a model that knows its texts by heart gains from whatever makes it forget them.
+Nothing is downloaded: the texts are docstrings of installed packages. The model is trained on them for some minutes,
+pruned at each share, compensated, and trained again. The baseline removes the same share of the weights as whole
+neurons and heads, those with the smallest norms, alike in every layer, and is trained again as long; so is the dense
+model, to separate the effect of more training. Perplexity is measured on training texts as well as on held-out ones:
+an overfitted model can gain from pruning alone.
 """
 
 import argparse
 import math
-from pathlib import Path
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -32,19 +32,18 @@ from transformers import (
     set_seed,
 )
 
-from bertsurgeon import PruneConfig, load_model, progress, prune, save_model
+from bertsurgeon import PruneConfig, load_model, prune, save_model
 from bertsurgeon.architectures import get_architecture, unfuse
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
-from bertsurgeon.cli.app import quieten_libraries
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.plan import Dense, LayerPlan, ModelPlan, Role, Units, sub_layer_of, unit_axis
 from bertsurgeon.tasks.docstrings import read_docstrings
-from common import cached
+from lib.common import make_parser, parse_arguments
+from lib.results_store import RUNS, ResultsStore
 
-RUNS = Path(__file__).parent.parent / "runs"
 SPARSITIES = (0.3, 0.5)
 BLOCK = 128
-"""Tokens of a text that is trained on; docstrings follow one another in it."""
+"""Tokens of a training block; docstrings are concatenated."""
 
 
 def make_config(arguments: argparse.Namespace, vocabulary: int) -> PretrainedConfig:
@@ -66,7 +65,7 @@ def make_config(arguments: argparse.Namespace, vocabulary: int) -> PretrainedCon
 
 
 def make_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte pairs of the training texts."""
+    """A byte-pair tokenizer of the training texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -79,7 +78,7 @@ def make_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast
 
 
 def make_blocks(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> Dataset:
-    """Texts one after the other, cut into blocks; what is left over is dropped."""
+    """Concatenated texts, cut into blocks; the incomplete last block is dropped."""
     end = tokenizer.eos_token_id
     stream = [token for ids in tokenizer(texts)["input_ids"] for token in (*ids, end)]
     count = len(stream) // BLOCK
@@ -135,12 +134,12 @@ class Language:
         model.eval()
 
     def perplexity(self, model: PreTrainedModel, blocks: Dataset | None = None) -> float:
-        """Of these blocks, the held-out ones by default: e to the mean loss of a token."""
+        """Perplexity on these blocks, by default the held-out ones: e to the mean loss of a token."""
         with TemporaryDirectory() as folder:
             return math.exp(self._trainer(model, folder, 0, 0.0).evaluate(blocks)["eval_loss"])
 
-    def seen(self, model: PreTrainedModel) -> float:
-        """Perplexity on a tenth of the blocks that it was trained on."""
+    def training_perplexity(self, model: PreTrainedModel) -> float:
+        """Perplexity on a tenth of the training blocks."""
         return self.perplexity(model, self.training.select(range(0, len(self.training), 10)))
 
     def dense(self) -> dict[str, Any]:
@@ -151,37 +150,37 @@ class Language:
         save_model(model, self.folder, self.tokenizer, overwrite=True)
         return {
             "perplexity": self.perplexity(model),
-            "seen": self.seen(model),
+            "perplexity_training": self.training_perplexity(model),
             "parameters": model.num_parameters(),
             "training_tokens": BLOCK * len(self.training),
         }
 
     def recover(self, model: PreTrainedModel) -> dict[str, float]:
-        """Trains a model on; its perplexities afterwards."""
+        """Continues training; returns the perplexities afterwards."""
         set_seed(self.arguments.seed)
         self.train(model, self.arguments.recovery_epochs, self.arguments.recovery_rate)
-        return {"recovered": self.perplexity(model), "recovered_seen": self.seen(model)}
+        return {"recovered": self.perplexity(model), "recovered_training": self.training_perplexity(model)}
 
     def trained_on(self) -> dict[str, float]:
-        """The dense model, trained on as the pruned ones are."""
+        """The dense model after the same additional training as the pruned ones."""
         return self.recover(load_model(self.folder, AutoModelForCausalLM))
 
 
 def smallest_norms(model: PreTrainedModel, sparsity: float) -> ModelPlan:
-    """Every layer loses this share of its heads and neurons, those whose weights have the smallest norm.
+    """Plan that removes this share of every layer as the heads and neurons with the smallest norms.
 
-    Where the heads are too few for the share, the neurons make up for it.
+    Where the heads are too few for the share, more or fewer neurons are removed.
     """
     architecture = get_architecture(model.config.model_type)
     layers = []
     for index, shapes in enumerate(architecture.shapes(model)):
         units: dict[Any, Units] = {}
-        left = (1 - sparsity) * sum(rows * columns for rows, columns in shapes.values())
+        remaining_weights = (1 - sparsity) * sum(rows * columns for rows, columns in shapes.values())
         for sub_layer, roles in architecture.sub_layers.items():
             width = architecture.unit_width(model.config) if sub_layer == "attention" else 1
             total = shapes[roles[-1]][1] // width
             whole = sum(math.prod(shapes[role]) for role in roles)
-            share = 1 - sparsity if sub_layer == "attention" else left / whole
+            share = 1 - sparsity if sub_layer == "attention" else remaining_weights / whole
             count = max(1, min(total, round(share * total)))
             norms = torch.zeros(total)
             for role in roles:
@@ -190,7 +189,7 @@ def smallest_norms(model: PreTrainedModel, sparsity: float) -> ModelPlan:
                 norms += by_unit.reshape(total, -1).square().sum(1)
             kept = tuple(sorted(norms.topk(count).indices.tolist()))
             units[sub_layer] = Units((kept,), total, width)
-            left -= whole * count / total
+            remaining_weights -= whole * count / total
         structures: dict[Role, Any] = dict.fromkeys(shapes, Dense())
         assert all(sub_layer_of(role) in units for role in structures)
         layers.append(LayerPlan.build(shapes, structures, units))
@@ -198,7 +197,7 @@ def smallest_norms(model: PreTrainedModel, sparsity: float) -> ModelPlan:
 
 
 def apply(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
-    """The plan without compensation."""
+    """Applies a plan without compensation."""
     pruned = apply_plan(unfuse(model), get_architecture(model.config.model_type), plan, "none")
     attach_plan(pruned, plan)
     return pruned
@@ -209,11 +208,12 @@ def by_auto(language: Language, sparsity: float) -> dict[str, Any]:
     config = PruneConfig(sparsity=sparsity, samples=language.arguments.samples, seed=language.arguments.seed)
     pruned, report = prune(model, language.training, config, language.tokenizer)
     return {
+        "samples": report.samples,
         "sparsity": report.sparsity,
         "seconds_to_prune": sum(report.seconds.values()),
         "removed_only": language.perplexity(apply(model, report.plan)),
         "compensated": language.perplexity(pruned),
-        "compensated_seen": language.seen(pruned),
+        "compensated_training": language.training_perplexity(pruned),
         **language.recover(pruned),
     }
 
@@ -230,7 +230,7 @@ def by_magnitude(language: Language, sparsity: float) -> dict[str, Any]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--kind", choices=("llama", "gpt2"), default="llama")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
@@ -243,20 +243,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=512, help="blocks to calibrate on")
     parser.add_argument("--sparsities", nargs="*", type=float, default=SPARSITIES)
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    return parse_arguments(parser)
 
 
 def main() -> None:
     arguments = parse()
-    quieten_libraries()
-    progress.show()
+    results = ResultsStore("decoder", arguments)
     language = Language(arguments)
-    place = f"decoder/{language.folder.name.removeprefix('decoder-')}"
-    cached(f"{place}/dense", language.dense)
-    cached(f"{place}/dense-trained-on", language.trained_on)
+    prefix = language.folder.name.removeprefix("decoder-")
+    model = {name: getattr(arguments, name) for name in ("kind", "hidden", "layers")}
+    results.run(f"{prefix}/dense", language.dense, model)
+    results.run(f"{prefix}/dense-trained-on", language.trained_on, model)
     for sparsity in arguments.sparsities:
-        cached(f"{place}/auto-{sparsity:g}", lambda s=sparsity: by_auto(language, s))
-        cached(f"{place}/magnitude-{sparsity:g}", lambda s=sparsity: by_magnitude(language, s))
+        for method, measure in (("auto", by_auto), ("magnitude", by_magnitude)):
+            configuration = {**model, "method": method, "sparsity": sparsity}
+            results.run(f"{prefix}/{method}-{sparsity:g}", partial(measure, language, sparsity), configuration)
 
 
 if __name__ == "__main__":

@@ -4,84 +4,86 @@
     python experiments/deployed.py --data-dir ../shared/data/glue --speed
 
 MiniLM on SST-2 and STS-B, one-shot ``auto``; the dense models are those of the study. Speeds are those of SST-2's
-models, at 8 x 128 and 1 x 128 tokens, interleaved with dense PyTorch fp32. Finished rows are kept as JSON and not run
-again.
+models, at 8 x 128 and 1 x 128 tokens, interleaved with dense PyTorch fp32.
 """
 
-import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bertsurgeon import ExportConfig, evaluate, export, load_model, progress, prune, save_model
+from lib.speed_models import PRECISIONS
+
+from bertsurgeon import ExportConfig, evaluate, export, load_model, prune, save_model
 from bertsurgeon.benchmark import Contender, open_contender
-from bertsurgeon.cli.app import quieten_libraries
-from common import cached, speedups
-from speed import PRECISIONS
-from study import RUNS, Subject, load
+from lib.common import make_parser, parse_arguments, speedups
+from lib.models import StudyModel, load_study_model
+from lib.results_store import RUNS, ResultsStore
 
 SHARES = (1.0, 0.5, 0.25, 0.12, 0.06)
 SHAPES = ((8, 128), (1, 128))
 
 
-def pruned_folder(subject: Subject, task: str, share: float) -> Path:
-    """The dense folder, or one with what ``auto`` keeps."""
+def pruned_folder(dense: StudyModel, task: str, share: float) -> Path:
+    """Folder of the dense model, or of the one that ``auto`` pruned to this share."""
     if share == 1.0:
-        return subject.folder
+        return dense.folder
     folder = RUNS / "deployed" / f"{task}-{share:g}"
     if not folder.is_dir():
-        model, _ = prune(subject.model, subject.calibration, subject.config(share), subject.tokenizer)
-        save_model(model, folder, subject.tokenizer)
+        model, _ = prune(dense.model, dense.calibration, dense.config(share), dense.tokenizer)
+        save_model(model, folder, dense.tokenizer)
     return folder
 
 
-def opened(subject: Subject, task: str, share: float, runtime: str, precision: str) -> tuple[Contender, dict[str, Any]]:
-    """The model where it runs, and what was found when it was exported there."""
-    folder = pruned_folder(subject, task, share)
+def open_model(
+    dense: StudyModel, task: str, share: float, runtime: str, precision: str
+) -> tuple[Contender, dict[str, Any]]:
+    """The model in its runtime, and the check of its export."""
+    folder = pruned_folder(dense, task, share)
     if runtime == "pytorch":
         return open_contender(str(folder) if precision == "fp32" else f"{folder}@{precision}"), {}
     exported = RUNS / "deployed" / f"{task}-{share:g}-{runtime}-{precision}"
     if not exported.is_dir():
         config = ExportConfig(runtime, precision)  # type: ignore[arg-type]
-        export(load_model(folder), exported, config, subject.train, subject.tokenizer)
+        export(load_model(folder), exported, config, dense.train, dense.tokenizer)
     contender = open_contender(str(exported))
     return contender, contender.model.manifest.check
 
 
-def quality(subject: Subject, task: str, share: float, runtime: str, precision: str) -> dict[str, Any]:
-    contender, check = opened(subject, task, share, runtime, precision)
+def quality(dense: StudyModel, task: str, share: float, runtime: str, precision: str) -> dict[str, Any]:
+    contender, check = open_model(dense, task, share, runtime, precision)
     return {
-        "metrics": evaluate(contender.model, subject.validation, subject.tokenizer, subject.data.task),
+        "metrics": evaluate(contender.model, dense.validation, dense.tokenizer, dense.data.task),
         "check": check,
         "file_bytes": contender.file_bytes,
     }
 
 
-def speed(subject: Subject, task: str, share: float, runtime: str, precision: str) -> dict[str, Any]:
-    model = opened(subject, task, share, runtime, precision)[0].model
-    return {"speedup": speedups(subject.model, model, SHAPES)}
+def speed(dense: StudyModel, task: str, share: float, runtime: str, precision: str) -> dict[str, Any]:
+    model = open_model(dense, task, share, runtime, precision)[0].model
+    return {"speedup": speedups(dense.model, model, SHAPES)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--tasks", nargs="*", default=("sst2", "stsb"))
     parser.add_argument(
-        "--speed", action="store_true", help="time the first task's models, instead; wants a quiet machine"
+        "--speed", action="store_true", help="time the first task's models, instead; needs an idle machine"
     )
-    arguments = parser.parse_args()
-    quieten_libraries()
-    progress.show()
+    arguments = parse_arguments(parser)
+    results = ResultsStore("deployed", arguments)
+    measure = speed if arguments.speed else quality
     for task in arguments.tasks[:1] if arguments.speed else arguments.tasks:
-        subject = load(task, 0, arguments.data_dir)
+        dense = load_study_model(task, 0, arguments.data_dir)
         for share in SHARES:
             for runtime, precision in PRECISIONS:
                 name = f"{task}-{share:g}-{runtime}-{precision}"
-                if arguments.speed:
-                    name = f"speed-{name}"
-                measure = speed if arguments.speed else quality
-                cached(
-                    f"deployed/{name}",
-                    lambda s=subject, t=task, k=share, r=runtime, p=precision, m=measure: m(s, t, k, r, p),
+                configuration = {"task": task, "share": share, "runtime": runtime, "precision": precision}
+                results.run(
+                    f"speed-{name}" if arguments.speed else name,
+                    partial(measure, dense, task, share, runtime, precision),
+                    configuration,
+                    seed=dense.seed,
                 )
 
 

@@ -3,11 +3,11 @@
     python experiments/embedder.py --data-dir ../shared/data/glue
 
 Texts are sentences of SST-2, CoLA, MRPC and RTE, without their labels: of the training parts to calibrate and recover
-with, of the development parts to compare neighbours on. STS-B is for the metric alone; none of its texts is used. Rows
-that are finished are kept as JSON and not run again; ``--only auto-0.5 auto-0.25`` asks for some alone. Speeds have
-rows of their own. How to recover is asked with fewer steps, under other names:
+with, of the development parts to compare neighbors on. STS-B is for the metric alone; none of its texts is used.
+``--only auto-0.5 auto-0.25`` selects rows. Speeds are separate rows. Options of recovery are compared with fewer steps,
+as variants, whose rows have the variant's name as a prefix:
 
-    python experiments/embedder.py --data-dir ... --only auto-0.5-recovered --name embedder-short-6e-4 --steps 200 ...
+    python experiments/embedder.py --data-dir ... --only auto-0.5-recovered --variant short-6e-4 --steps 200 ...
 
 with ``--learning-rate 6e-4``, for instance.
 """
@@ -33,48 +33,46 @@ from bertsurgeon import (
     export,
     load_model,
     open_exported,
-    progress,
     prune,
     save_model,
     train,
 )
 from bertsurgeon.benchmark import count_flops, measure_sizes, open_contender
 from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.cli.app import quieten_libraries
 from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.evaluation import compare
 from bertsurgeon.prediction import Predictor
 from bertsurgeon.tasks import Task, TaskData, for_model, get_task, kind_of, load_task, tokenize
 from bertsurgeon.tasks.local import read_task
 from bertsurgeon.tasks.table import Layout
-from common import cached, speedups
+from lib.common import make_parser, parse_arguments, speedups
+from lib.results_store import RUNS, ResultsStore
 
-RUNS = Path(__file__).parent.parent / "runs"
 SOURCES = ("sst2", "cola", "mrpc", "rte")
 SHARES = (0.5, 0.25)
-MILD = (0.9, 0.8, 0.7)
-"""Shares that are not recovered: how much may go before the neighbours change?"""
+MILD_SHARES = (0.9, 0.8, 0.7)
+"""Shares that are not recovered, to see when the neighbors change."""
 SHAPES = ((1, 128), (8, 128))
 INT8 = ("dense", "auto-0.5", "auto-0.25")
 """Rows that are also exported to ONNX Runtime, in fp32 and INT8."""
 
 
 @dataclass
-class Subject:
-    """The dense embedder and its data.
+class DenseEmbedder:
+    """The dense embedder, its data, and how it is pruned and measured.
 
     Attributes:
-        dense: The model.
+        model: The dense model.
         tokenizer: Its tokenizer.
         texts: Tokenized, to calibrate and recover with.
-        held_out: Tokenized, to compare neighbours on.
+        held_out: Tokenized, to compare neighbors on.
         pairs: Scored pairs by name, tokenized.
-        task: What their score is.
-        folder: Where models are kept.
-        options: Of recovery.
+        task: The task of the pairs.
+        folder: Folder of the pruned and exported models.
+        options: Training options of recovery.
     """
 
-    dense: PreTrainedModel
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     texts: Dataset
     held_out: Dataset
@@ -85,24 +83,24 @@ class Subject:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """What is known of the dense model, once for all shares."""
-        return calibrate(self.dense, self.texts, self.config(SHARES[0]), self.tokenizer)
+        """Calibration of the dense model, made once for all shares."""
+        return calibrate(self.model, self.texts, self.config(SHARES[0]), self.tokenizer)
 
     def config(self, share: float) -> PruneConfig:
-        """Keeps this share of the encoder's weights."""
+        """Options that keep this share of the encoder's weights."""
         return PruneConfig(sparsity=1 - share, seed=self.options.seed)
 
     def pruned(self, share: float) -> PreTrainedModel:
-        """One-shot, without labels; kept on disk."""
+        """The model pruned to this share without labels; kept on disk."""
         folder = self.folder / f"auto-{share:g}"
         if not folder.is_dir():
             save_model(
-                prune(self.dense, self.calibration, self.config(share), self.tokenizer)[0], folder, self.tokenizer
+                prune(self.model, self.calibration, self.config(share), self.tokenizer)[0], folder, self.tokenizer
             )
         return load_model(folder)
 
     def recovered(self, share: float) -> PreTrainedModel:
-        """The same, recovered on the texts."""
+        """The model pruned to this share and recovered on the texts."""
         set_seed(self.options.seed)
         model = self.pruned(share)
         with TemporaryDirectory() as work:
@@ -112,63 +110,68 @@ class Subject:
                 self.tokenizer,
                 self.options,
                 Path(work),
-                teacher=self.dense,
+                teacher=self.model,
                 description="Recovering",
             )
         return model
 
     def exported(self, name: str, precision: str) -> Path:
-        """In ONNX Runtime; kept on disk."""
+        """Folder of a model exported to ONNX Runtime; kept on disk."""
         folder = self.folder / f"{name}-onnx-{precision}"
         if not folder.is_dir():
-            model = self.dense if name == "dense" else self.pruned(float(name.removeprefix("auto-")))
+            model = self.model if name == "dense" else self.pruned(float(name.removeprefix("auto-")))
             export(model, folder, ExportConfig("onnx", precision), self.texts, self.tokenizer)  # type: ignore[arg-type]
         return folder
 
     def quality(self, model: Predictor) -> dict[str, float]:
-        """Spearman's correlation on both parts of STS-B, and what of the dense model's neighbours is found."""
-        found = {
+        """Spearman correlation on both parts of STS-B, and agreement with the dense model's neighbors."""
+        correlations = {
             f"stsb_{name}": evaluate(model, rows, self.tokenizer, self.task)["spearman"]
             for name, rows in self.pairs.items()
         }
-        return found | compare(self.dense, model, self.held_out, self.tokenizer)
+        return correlations | compare(self.model, model, self.held_out, self.tokenizer)
 
     def describe(self, model: PreTrainedModel) -> dict[str, Any]:
         """Quality and size."""
         return {
             "metrics": self.quality(model),
-            "kept_share": measure_sizes(model).encoder_weights / measure_sizes(self.dense).encoder_weights,
-            "flops_share": count_flops(model, 1, 128) / count_flops(self.dense, 1, 128),
+            "kept_share": measure_sizes(model).encoder_weights / measure_sizes(self.model).encoder_weights,
+            "flops_share": count_flops(model, 1, 128) / count_flops(self.model, 1, 128),
         }
 
-    def speed(self, name: str, where: str) -> dict[str, Any]:
-        """Times faster than the dense model in PyTorch, by shape, measured side by side."""
-        path = self.folder / name if where == "pytorch" else self.exported(name, where)
-        model = self.dense if (name, where) == ("dense", "pytorch") else open_contender(str(path)).model
-        return {"speedup": speedups(self.dense, model, SHAPES)}
+    def speed(self, name: str, precision: str) -> dict[str, Any]:
+        """Speedup over the dense model in PyTorch by shape; runs are interleaved.
+
+        Args:
+            name: Row of the model.
+            precision: ``pytorch``, or the precision in ONNX Runtime.
+        """
+        path = self.folder / name if precision == "pytorch" else self.exported(name, precision)
+        model = self.model if (name, precision) == ("dense", "pytorch") else open_contender(str(path)).model
+        return {"speedup": speedups(self.model, model, SHAPES)}
 
 
 def sentences(parts: Iterable[Dataset], count: int, seed: int) -> Dataset:
-    """As many different sentences of each part, without labels, mixed."""
+    """The same number of distinct sentences of each part, without labels, shuffled."""
     chosen = []
     for part in parts:
-        found = dict.fromkeys(
+        distinct = dict.fromkeys(
             text for name in ("text", "text_pair") if name in part.column_names for text in part[name]
         )
-        whole = Dataset.from_dict({"text": list(found)}).shuffle(seed=seed)
+        whole = Dataset.from_dict({"text": list(distinct)}).shuffle(seed=seed)
         chosen.append(whole.select(range(min(count, len(whole)))))
     return concatenate_datasets(chosen).shuffle(seed=seed)
 
 
 def scored_pairs(data_dir: Path) -> dict[str, TaskData]:
-    """STS-B's development and test part."""
+    """The development and test parts of STS-B."""
     columns: dict[str, str | int] = {"text": 5, "text_pair": 6, "label": 4}
     task = get_task("stsb")
     test = replace(task, layouts=(Layout("STS-B", "sts-train.csv", "sts-test.csv", columns),))
     return {"dev": load_task("stsb", data_dir), "test": TaskData(task, *read_task(test, data_dir))}
 
 
-def load(arguments: argparse.Namespace) -> Subject:
+def load(arguments: argparse.Namespace) -> DenseEmbedder:
     name = resolve_model("minilm")
     dense, tokenizer = load_model(name), load_tokenizer(name)
     sources = [load_task(source, arguments.data_dir) for source in SOURCES]
@@ -178,7 +181,7 @@ def load(arguments: argparse.Namespace) -> Subject:
     def encode(rows: Dataset) -> Dataset:
         return tokenize(rows, tokenizer, kind=kind)
 
-    return Subject(
+    return DenseEmbedder(
         dense,
         tokenizer,
         encode(sentences((data.train for data in sources), arguments.texts // len(SOURCES), arguments.seed)),
@@ -188,7 +191,7 @@ def load(arguments: argparse.Namespace) -> Subject:
             for name, data in parts.items()
         },
         parts["dev"].task,
-        RUNS / arguments.name,
+        RUNS / ("embedder" if arguments.variant is None else f"embedder-{arguments.variant}"),
         TrainingOptions(
             epochs=arguments.epochs,
             batch_size=64,
@@ -203,10 +206,10 @@ def load(arguments: argparse.Namespace) -> Subject:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--texts", type=int, default=24_000, help="to calibrate and recover with")
-    parser.add_argument("--held-out", type=int, default=2_000, help="to compare neighbours on")
+    parser.add_argument("--held-out", type=int, default=2_000, help="to compare neighbors on")
     parser.add_argument("--pairs", type=int, default=10_000, help="scored pairs, at most, of either part")
     parser.add_argument("--epochs", type=float, default=6, help="of recovery")
     parser.add_argument("--steps", type=int, default=-1, help="of recovery, instead")
@@ -214,29 +217,27 @@ def main() -> None:
     parser.add_argument("--hidden-weight", type=float, default=0.0, help="of the teacher's hidden states, in recovery")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="rows to run (default: all)")
-    parser.add_argument("--name", default="embedder", help="folder of the results")
-    arguments = parser.parse_args()
-    quieten_libraries()
-    progress.show()
-    subject = load(arguments)
-    settings = {"texts": len(subject.texts), "held_out": len(subject.held_out)}
-    rows: dict[str, Callable[[], dict[str, Any]]] = {"dense": lambda: subject.describe(subject.dense)}
-    for share in (*MILD, *SHARES):
-        rows[f"auto-{share:g}"] = lambda s=share: subject.describe(subject.pruned(s))  # type: ignore[misc]
+    parser.add_argument("--variant", help="prefix of the rows, for other options of recovery")
+    arguments = parse_arguments(parser)
+    results = ResultsStore("embedder", arguments)
+    dense = load(arguments)
+    data = {"texts": len(dense.texts), "held_out": len(dense.held_out)}
+    rows: dict[str, Callable[[], dict[str, Any]]] = {"dense": lambda: dense.describe(dense.model)}
+    for share in (*MILD_SHARES, *SHARES):
+        rows[f"auto-{share:g}"] = lambda s=share: dense.describe(dense.pruned(s))  # type: ignore[misc]
     for share in SHARES:
-        rows[f"auto-{share:g}-recovered"] = lambda s=share: {  # type: ignore[misc]
-            "training": asdict(subject.options),
-            **subject.describe(subject.recovered(s)),
-        }
+        rows[f"auto-{share:g}-recovered"] = lambda s=share: dense.describe(dense.recovered(s))  # type: ignore[misc]
     for name in INT8:
         rows[f"{name}-int8"] = lambda n=name: {  # type: ignore[misc]
-            "metrics": subject.quality(open_exported(subject.exported(n, "int8")))
+            "metrics": dense.quality(open_exported(dense.exported(n, "int8")))
         }
     for name in INT8:
-        for where in ("pytorch", "fp32", "int8"):
-            rows[f"speed-{name}-{where}"] = lambda n=name, w=where: subject.speed(n, w)  # type: ignore[misc]
+        for precision in ("pytorch", "fp32", "int8"):
+            rows[f"speed-{name}-{precision}"] = lambda n=name, p=precision: dense.speed(n, p)  # type: ignore[misc]
     for name in arguments.only or rows:
-        cached(f"{arguments.name}/{name}", lambda n=name: {**rows[n](), **settings})  # type: ignore[misc]
+        configuration = {**data, "training": asdict(dense.options)} if name.endswith("-recovered") else data
+        row = name if arguments.variant is None else f"{arguments.variant}/{name}"
+        results.run(row, rows[name], configuration, samples=len(dense.texts))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The figures of ``docs/how-it-works.md``.
+"""Draws the figures of ``docs/how-it-works.md``.
 
     python experiments/figures.py --model runs/minilm-sst2 --data-dir ../shared/data/glue
 
-One matrix' importance before and after permutation; every sub-layer's error against what it keeps, by structure; what
-each sub-layer keeps in the final plans.
+They show the importance of one matrix before and after permutation, the error of every sub-layer by share and
+structure, and the share that each sub-layer keeps in the final plans.
 """
 
 from pathlib import Path
@@ -23,10 +23,11 @@ from bertsurgeon.importance import score_matrices
 from bertsurgeon.plan import SUB_LAYERS, SubLayerName
 from bertsurgeon.pruning.auto import plan_auto
 from bertsurgeon.tasks import load_task, tokenize
-from common import parse_arguments
+from lib.common import make_task_parser, parse_arguments
+from lib.results_store import ROOT
 
-FIGURES = Path(__file__).parent.parent / "docs" / "figures"
-COLOURS = {"both": "black", "removal": "tab:blue", "low rank": "tab:orange", "groups": "tab:green"}
+FIGURES = ROOT / "docs" / "figures"
+COLORS = {"both": "black", "removal": "tab:blue", "low rank": "tab:orange", "groups": "tab:green"}
 STRUCTURES: dict[str, dict[str, bool]] = {
     "both": {"removal": True, "low_rank": True, "groups": False},
     "removal": {"removal": True, "low_rank": False, "groups": False},
@@ -36,7 +37,7 @@ STRUCTURES: dict[str, dict[str, bool]] = {
 
 
 def draw_permutation(scores: np.ndarray, groups: int, path: Path) -> None:
-    """Importance of a matrix, averaged over squares of channels, in its own order and in that of its groups."""
+    """Importance of a matrix, averaged over squares of channels, in the trained order and permuted into groups."""
     generator = np.random.default_rng(0)
     rows, columns = find_groups(scores, groups, "assign", 6, generator)
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
@@ -81,7 +82,7 @@ def draw_curves(curves: list[SubLayerCurve], path: Path) -> None:
                     continue
                 points.append((choice.cost / full, choice.error))
             xs, ys = zip(*sorted(set(points)), strict=True)
-            axis.plot(xs, np.array(ys) / curve.dropped, color=COLOURS[name], label=name, linewidth=1.2)
+            axis.plot(xs, np.array(ys) / curve.dropped, color=COLORS[name], label=name, linewidth=1.2)
         axis.set_title(f"{curve.sub_layer.replace('_', '-')} {curve.layer}", fontsize=9)
         axis.set_yscale("log")
         axis.set_ylim(1e-4, 1.2)
@@ -96,13 +97,13 @@ def draw_plans(plans: dict[str, ModelPlan], path: Path) -> None:
     names: list[SubLayerName] = list(SUB_LAYERS)
     figure, axes = plt.subplots(1, len(plans), figsize=(3 * len(plans), 3), sharey=True, layout="constrained")
     for axis, (title, plan) in zip(axes, plans.items(), strict=True):
-        for place, name in enumerate(names):
+        for position, name in enumerate(names):
             shares = [
                 sum(layer.matrices[role].kept for role in SUB_LAYERS[name])
                 / sum(layer.matrices[role].size for role in SUB_LAYERS[name])
                 for layer in plan.layers
             ]
-            axis.bar(np.arange(len(shares)) + 0.4 * place - 0.2, shares, 0.38, label=name.replace("_", "-"))
+            axis.bar(np.arange(len(shares)) + 0.4 * position - 0.2, shares, 0.38, label=name.replace("_", "-"))
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("layer")
         axis.set_ylim(0, 1)
@@ -112,7 +113,7 @@ def draw_plans(plans: dict[str, ModelPlan], path: Path) -> None:
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__)
+    arguments = parse_arguments(make_task_parser(__doc__))
     FIGURES.mkdir(exist_ok=True)
     model, tokenizer = load_model(arguments.model), load_tokenizer(arguments.model)
     architecture = get_architecture(model.config.model_type)

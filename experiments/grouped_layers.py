@@ -2,10 +2,9 @@
 
     python experiments/grouped_layers.py
 
-Query, key and value of one attention read the same gathered input; each way returns the same three tensors.
+Query, key and value of one attention share the gathered input; each implementation returns the same three tensors.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 
@@ -14,20 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bertsurgeon import progress
-from bertsurgeon.cli.app import quieten_libraries
-from common import cached
+from lib.common import make_parser, parse_arguments
+from lib.results_store import ResultsStore
 
 HIDDEN = 768
 CHUNK = 32
-"""Neighbouring channels that go to the same group."""
+"""Neighboring channels that are in the same group."""
 RUNS = 60
 
-Way = Callable[[Tensor], tuple[Tensor, ...]]
+Implementation = Callable[[Tensor], tuple[Tensor, ...]]
 
 
-def ways(groups: int) -> dict[str, Way]:
-    """Functions of an input of shape (batch, tokens, hidden), all without hidden copies they do not need."""
+def implementations(groups: int) -> dict[str, Implementation]:
+    """Functions of an input of shape (batch, tokens, hidden)."""
     width = HIDDEN // groups
     generator = torch.Generator().manual_seed(0)
     dense = [torch.randn(HIDDEN, HIDDEN, generator=generator) for _ in range(3)]
@@ -44,11 +42,11 @@ def ways(groups: int) -> dict[str, Way]:
 
     def loop(x: Tensor) -> tuple[Tensor, ...]:
         """As ``GroupedLinear``: each matrix gathers, multiplies group by group and concatenates."""
-        found = []
+        outputs = []
         for weights, bias in zip(blocks, biases, strict=True):
             parts = gathered(x).split(width, -1)
-            found.append(torch.cat([F.linear(p, w) for p, w in zip(parts, weights, strict=True)], -1) + bias)
-        return tuple(found)
+            outputs.append(torch.cat([F.linear(p, w) for p, w in zip(parts, weights, strict=True)], -1) + bias)
+        return tuple(outputs)
 
     def one_gather(x: Tensor) -> tuple[Tensor, ...]:
         parts = gathered(x).split(width, -1)
@@ -66,30 +64,30 @@ def ways(groups: int) -> dict[str, Way]:
         return tuple(torch.cat([product[i] for product in products], -1) for i in range(3))
 
     def chunked(x: Tensor) -> Tensor:
-        """The same, copied in pieces of neighbouring channels."""
+        """The gathered input, copied in chunks of neighboring channels."""
         return x.view(*x.shape[:-1], -1, CHUNK).index_select(-2, chunks).flatten(-2)
 
     def written_in_place(x: Tensor, gather: Callable[[Tensor], Tensor] = gathered) -> tuple[Tensor, ...]:
-        """Each product is written where it belongs: no concatenation."""
+        """Each product is written to its part of the output: no concatenation."""
         flat = gather(x).reshape(-1, HIDDEN)
-        found = []
+        outputs = []
         for weights, bias in zip(blocks, biases, strict=True):
             out = x.new_empty(len(flat), HIDDEN)
             for g, weight in enumerate(weights):
                 part = slice(g * width, (g + 1) * width)
                 torch.addmm(bias[part], flat[:, part], weight.t(), out=out[:, part])
-            found.append(out.reshape(*x.shape[:-1], HIDDEN))
-        return tuple(found)
+            outputs.append(out.reshape(*x.shape[:-1], HIDDEN))
+        return tuple(outputs)
 
     def batched(x: Tensor) -> tuple[Tensor, ...]:
         """One batched product per matrix over the groups, its output strided into place."""
         flat = gathered(x).reshape(-1, groups, width).transpose(0, 1)
-        found = []
+        outputs = []
         for weights, bias in zip(stacked, biases, strict=True):
             out = x.new_empty(flat.shape[1], groups, width)
             torch.bmm(flat, weights, out=out.transpose(0, 1))
-            found.append(out.reshape(*x.shape[:-1], HIDDEN) + bias)
-        return tuple(found)
+            outputs.append(out.reshape(*x.shape[:-1], HIDDEN) + bias)
+        return tuple(outputs)
 
     def reference(x: Tensor) -> tuple[Tensor, ...]:
         return tuple(F.linear(x, weight, bias) for weight, bias in zip(dense, biases, strict=True))
@@ -111,30 +109,30 @@ def ways(groups: int) -> dict[str, Way]:
 @torch.inference_mode()
 def measure(groups: int, batch_size: int, length: int) -> dict[str, float]:
     x = torch.randn(batch_size, length, HIDDEN)
-    candidates = ways(groups)
-    wanted = candidates["loop"](x)
-    for name, way in candidates.items():
+    candidates = implementations(groups)
+    expected = candidates["loop"](x)
+    for name, implementation in candidates.items():
         if "dense" not in name:
-            assert all(torch.allclose(a, b, atol=1e-2) for a, b in zip(way(x), wanted, strict=True)), name
+            assert all(torch.allclose(a, b, atol=1e-2) for a, b in zip(implementation(x), expected, strict=True)), name
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for run in range(RUNS + 5):
-        for name, way in candidates.items():
+        for name, implementation in candidates.items():
             start = time.perf_counter()
-            way(x)
+            implementation(x)
             if run >= 5:
                 times[name].append(time.perf_counter() - start)
     return {name: 1000 * float(np.median(values)) for name, values in times.items()}
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    quieten_libraries()
-    progress.show()
+    results = ResultsStore("grouped_layers", parse_arguments(make_parser(__doc__)))
     for groups in (2, 4):
         for batch_size, length in ((8, 128), (1, 128), (1, 16)):
-            cached(
-                f"grouped-layers/{groups}-{batch_size}x{length}",
+            results.run(
+                f"{groups}-{batch_size}x{length}",
                 lambda g=groups, b=batch_size, n=length: {"milliseconds": measure(g, b, n)},
+                {"groups": groups, "batch_size": batch_size, "length": length},
+                seed=0,
             )
 
 

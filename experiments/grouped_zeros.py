@@ -1,10 +1,9 @@
-"""oBERT inside what PGB and ``auto`` leave: half of the encoder by structure, then single weights, against oBERT alone.
+"""oBERT after PGB and ``auto``: half of the encoder is removed by structure, then single weights, against oBERT alone.
 
     python experiments/grouped_zeros.py --model runs/minilm-sst2 --data-dir ../shared/data/glue --samples 512
 
 All in one shot, four rounds of gradients for oBERT, with and without compensation. Shares are of the dense encoder's
-weights: 20 % kept after half of them are structure's means that oBERT zeroes three fifths of the rest. Finished rows
-are kept as JSON and not run again.
+weights: with 20 % kept, half of them are removed by structure, and oBERT zeroes three fifths of the rest.
 """
 
 from dataclasses import replace
@@ -12,29 +11,38 @@ from functools import cache
 from itertools import product
 
 from bertsurgeon import PruneConfig, prune
-from common import cached, parse_arguments
-from obert import COMPENSATIONS, Subject, load, one_shot
+from lib.common import make_task_parser, parse_arguments
+from lib.models import TaskModel, load_task_model
+from lib.results_store import ResultsStore
 
 STRUCTURES = ("pgb", "auto", None)
+COMPENSATIONS = {"none": "", "sequential": "-refitted"}
+"""Endings of the rows' names."""
 KEPT_BY_STRUCTURE = 0.5
 KEPT = (0.3, 0.2, 0.1)
 ROUNDS = 4
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__)
-    subject = load(arguments.model, arguments.task, arguments.data_dir)
+    arguments = parse_arguments(make_task_parser(__doc__))
+    results = ResultsStore("grouped_zeros", arguments)
+    dense = load_task_model(arguments.model, arguments.task, arguments.data_dir)
 
     @cache
-    def structured(method: str) -> Subject:
+    def structured(method: str) -> TaskModel:
         config = PruneConfig(method=method, sparsity=1 - KEPT_BY_STRUCTURE, seed=arguments.seed)  # type: ignore[arg-type]
-        return replace(subject, model=prune(subject.model, subject.train, config, subject.tokenizer)[0])
+        return replace(dense, model=prune(dense.model, dense.train, config, dense.tokenizer)[0])
 
     for method in STRUCTURES:
-        place = f"grouped_zeros/{arguments.task}-{arguments.seed}/{method or 'none'}"
+        prefix = f"{arguments.task}-{arguments.seed}/{method or 'none'}"
+        configuration = {"task": arguments.task, "structure": method or "none"}
         share = 1.0 if method is None else KEPT_BY_STRUCTURE
         if method is not None:
-            cached(f"{place}-start", lambda m=method: {"metrics": structured(m).score(structured(m).model)})
+            results.run(
+                f"{prefix}-start",
+                lambda m=method: {"metrics": structured(m).score(structured(m).model)},
+                configuration,
+            )
         for kept, compensation in product(KEPT, COMPENSATIONS):
             config = PruneConfig(
                 method="obert",
@@ -45,9 +53,10 @@ def main() -> None:
                 fisher_block_size=32,
                 seed=arguments.seed,
             )
-            cached(
-                f"{place}-{kept:g}{COMPENSATIONS[compensation]}",
-                lambda m=method, c=config: one_shot(subject if m is None else structured(m), c),
+            results.run(
+                f"{prefix}-{kept:g}{COMPENSATIONS[compensation]}",
+                lambda m=method, c=config: (dense if m is None else structured(m)).one_shot(c),
+                {**configuration, "kept": kept, "pruning": config.to_dict()},
             )
 
 

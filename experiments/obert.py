@@ -1,60 +1,30 @@
-"""oBERT in one shot: what recomputing, updating and compensation are worth at each sparsity, against magnitude.
+"""oBERT in one shot: the effect of recomputing, updating and compensation at each sparsity, against magnitude.
 
     python experiments/obert.py --model runs/minilm-sst2 --task sst2 --data-dir ../shared/data/glue
 
-Finished rows are kept as JSON and not run again; ``--sparsities``, ``--rounds``, ``--updates`` and ``--compensations``
-choose fewer of them.
+``--sparsities``, ``--rounds``, ``--updates`` and ``--compensations`` select fewer rows.
 """
 
-import argparse
-from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 
-from bertsurgeon import PruneConfig, evaluate, load_model, progress, prune
-from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.cli.app import quieten_libraries
-from bertsurgeon.tasks import TaskData, load_task, tokenize
-from common import cached
+from bertsurgeon import PruneConfig
+from lib.common import make_parser, parse_arguments
+from lib.models import load_task_model
+from lib.results_store import ResultsStore
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9)
 ROUNDS = (1, 4, 16)
 UPDATES = ("obert", "greedy", "none")
 COMPENSATIONS = {"none": "", "sequential": "-refitted"}
-"""With what their rows' names end."""
-
-
-@dataclass
-class Subject:
-    """A dense model with its task."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    data: TaskData
-    train: Dataset
-    validation: Dataset
-
-    def score(self, model: PreTrainedModel) -> dict[str, float]:
-        """The task's metrics."""
-        return evaluate(model, self.validation, self.tokenizer, self.data.task)
-
-
-def load(model: str, task: str, data_dir: Path | None) -> Subject:
-    network, tokenizer, data = load_model(model), load_tokenizer(model), load_task(task, data_dir)
-    return Subject(network, tokenizer, data, *(tokenize(part, tokenizer) for part in (data.train, data.validation)))
-
-
-def one_shot(subject: Subject, config: PruneConfig) -> dict[str, Any]:
-    model, report = prune(subject.model, subject.train, config, subject.tokenizer)
-    return {"metrics": subject.score(model), "pruning": report.to_dict()}
+"""Endings of the rows' names."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--model", required=True, help="folder of the fine-tuned dense model")
     parser.add_argument("--task", default="sst2")
     parser.add_argument("--data-dir", type=Path, default=None)
@@ -69,13 +39,17 @@ def main() -> None:
     parser.add_argument("--memory-gb", type=float, default=4.0)
     parser.add_argument("--samples", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    quieten_libraries()
-    progress.show()
+    arguments = parse_arguments(parser)
+    results = ResultsStore("obert", arguments)
     set_seed(arguments.seed)
-    subject = load(arguments.model, arguments.task, arguments.data_dir)
-    place = f"obert/{arguments.task}-{arguments.seed}"
-    cached(f"{place}/dense", lambda: {"metrics": subject.score(subject.model)})
+    dense = load_task_model(arguments.model, arguments.task, arguments.data_dir)
+    prefix = f"{arguments.task}-{arguments.seed}"
+
+    def run(name: str, config: PruneConfig) -> None:
+        configuration = {"task": arguments.task, "pruning": config.to_dict()}
+        results.run(f"{prefix}/{name}", partial(dense.one_shot, config), configuration)
+
+    results.run(f"{prefix}/dense", lambda: {"metrics": dense.score(dense.model)}, {"task": arguments.task})
     common = {"method": "obert", "pattern": arguments.pattern, "seed": arguments.seed}
     fisher = {
         name: getattr(arguments, name)
@@ -85,13 +59,12 @@ def main() -> None:
     settings += f"-k{fisher['fisher_batch_size']}-s{fisher['samples'] or 'default'}"
     for sparsity, compensation in product(arguments.sparsities, arguments.compensations):
         options = common | {"sparsity": sparsity, "compensation": compensation}
-        end = f"{sparsity:g}{COMPENSATIONS[compensation]}"
+        ending = f"{sparsity:g}{COMPENSATIONS[compensation]}"
         magnitude = PruneConfig(score="magnitude", **options)
-        name = f"{place}/{arguments.pattern.replace(':', 'of')}-magnitude-{end}"
-        cached(name, lambda c=magnitude: one_shot(subject, c))
+        run(f"{arguments.pattern.replace(':', 'of')}-magnitude-{ending}", magnitude)
         for rounds, update in product(arguments.rounds, arguments.updates):
             config = PruneConfig(update=update, recomputations=rounds, **options, **fisher)
-            cached(f"{place}/{settings}-{update}-{rounds}-{end}", lambda c=config: one_shot(subject, c))
+            run(f"{settings}-{update}-{rounds}-{ending}", config)
 
 
 if __name__ == "__main__":

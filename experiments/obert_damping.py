@@ -1,10 +1,10 @@
-"""oBERT's update against none by damping: the order of magnitude, no update, oBERT and greedy at each.
+"""oBERT by damping: magnitude, and no update, oBERT's and the greedy one at each damping.
 
     python experiments/obert_damping.py --model runs/minilm-sst2 --data-dir ../shared/data/glue --samples 512
 
-The damping λ of F = λI + (1/m) Σ gᵢgᵢᵀ takes the choice towards magnitude's, and the update towards none. Beside the
-metric each row has the divergence KL(dense ‖ pruned) on 512 training texts that no gradient came from, so that a
-damping is chosen without the development set. Finished rows are kept as JSON and not run again.
+The larger the damping λ of F = λI + (1/m) Σ gᵢgᵢᵀ, the closer the selection is to that of magnitude, and the update to
+none. Besides the metric, each row has the divergence KL(dense ‖ pruned) on 512 training texts that are not used for
+gradients, so that a damping is chosen without the development set.
 """
 
 from functools import partial
@@ -12,7 +12,9 @@ from itertools import product
 from typing import Any
 
 from bertsurgeon import PruneConfig
-from common import Probe, cached, parse_arguments
+from lib.common import make_task_parser, parse_arguments
+from lib.models import Probe
+from lib.results_store import ResultsStore
 
 SPARSITIES = (0.7, 0.8, 0.9)
 DAMPINGS = (1e-7, 1e-6, 1e-5, 1e-4)
@@ -20,9 +22,15 @@ UPDATES = ("none", "obert", "greedy")
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__)
-    subject = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
-    place = f"obert-damping/{arguments.task}-{arguments.seed}"
+    arguments = parse_arguments(make_task_parser(__doc__))
+    results = ResultsStore("obert_damping", arguments)
+    probe = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
+    prefix = f"{arguments.task}-{arguments.seed}"
+
+    def run(name: str, config: PruneConfig) -> None:
+        configuration = {"task": arguments.task, "pruning": config.to_dict()}
+        results.run(f"{prefix}/{name}", partial(probe.one_shot, config), configuration)
+
     common: dict[str, Any] = {
         "method": "obert",
         "compensation": "none",
@@ -31,11 +39,10 @@ def main() -> None:
     }
     for sparsity in SPARSITIES:
         magnitude = PruneConfig(score="magnitude", sparsity=sparsity, **common)
-        cached(f"{place}/magnitude-{sparsity:g}", partial(subject.one_shot, magnitude))
+        run(f"magnitude-{sparsity:g}", magnitude)
         for damping, update in product(DAMPINGS, UPDATES):
             config = PruneConfig(sparsity=sparsity, fisher_damping=damping, update=update, **common)
-            name = f"s{arguments.samples}-{damping:g}-{update}-{sparsity:g}"
-            cached(f"{place}/{name}", partial(subject.one_shot, config))
+            run(f"s{arguments.samples}-{damping:g}-{update}-{sparsity:g}", config)
 
 
 if __name__ == "__main__":

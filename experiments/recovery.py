@@ -1,12 +1,13 @@
-"""Which learning rate and which losses recovery wants, from the good start that ``auto`` leaves.
+"""Learning rates and losses of recovery after ``auto``, whose models are good before it.
 
     python experiments/recovery.py --model runs/cola-0 --task cola --data-dir ../shared/data/glue
 
-Every run has 200 steps of 32 sentences. Beside the metric each row has the divergence KL(dense ‖ recovered) of the
-predictions on 512 training texts that neither calibration nor recovery has seen.
+Every run has 200 steps of 32 sentences. Besides the metric, each row has the divergence KL(dense ‖ recovered) of the
+predictions on 512 training texts that are used for neither calibration nor recovery.
 """
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,19 +16,21 @@ from typing import Any
 from transformers import set_seed
 
 from bertsurgeon import PruneConfig, TrainingOptions, calibrate, prune, train
-from common import Probe, cached, parse_arguments
+from lib.common import make_task_parser, parse_arguments
+from lib.models import Probe
+from lib.results_store import ResultsStore
 
 STEPS = 200
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What is tried at a share, each with each.
+class Grid:
+    """Options that are combined at a share.
 
     Attributes:
         rates: Learning rates.
         hidden: Weights of the teacher's hidden states.
-        dropout: Whether the model's dropouts act.
+        dropout: Whether dropout is active.
         hardness: Weights of the teacher's outputs, against the labels.
     """
 
@@ -37,37 +40,38 @@ class Tried:
     hardness: tuple[float, ...] = (0.9,)
 
 
-TEACHER_ALONE = Tried((2e-5, 5e-5), dropout=(False,), hardness=(1.0,))
-TRIED = (
-    (0.12, Tried((2e-5, 5e-5, 1e-4), (0.0, 1.0))),
-    (0.25, Tried()),
-    (0.5, Tried(dropout=(False,))),
-    (0.25, TEACHER_ALONE),
-    (0.5, TEACHER_ALONE),
+TEACHER_ONLY = Grid((2e-5, 5e-5), dropout=(False,), hardness=(1.0,))
+GRIDS = (
+    (0.12, Grid((2e-5, 5e-5, 1e-4), (0.0, 1.0))),
+    (0.25, Grid()),
+    (0.5, Grid(dropout=(False,))),
+    (0.25, TEACHER_ONLY),
+    (0.5, TEACHER_ONLY),
 )
-"""With the share that is kept."""
+"""Shares that are kept, and their options."""
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__)
-    subject = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
-    calibration = calibrate(subject.model, subject.rest, PruneConfig(sparsity=0.5), subject.tokenizer)
+    arguments = parse_arguments(make_task_parser(__doc__))
+    results = ResultsStore("recovery", arguments)
+    probe = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
+    calibration = calibrate(probe.model, probe.train, PruneConfig(sparsity=0.5), probe.tokenizer)
 
-    def run(share: float, options: TrainingOptions | None) -> dict[str, Any]:
+    def measure(share: float, options: TrainingOptions | None) -> dict[str, Any]:
         set_seed(arguments.seed)
-        pruned, _ = prune(subject.model, calibration, PruneConfig(sparsity=1 - share), subject.tokenizer)
+        pruned, _ = prune(probe.model, calibration, PruneConfig(sparsity=1 - share), probe.tokenizer)
         result: dict[str, Any] = {}
         if options is not None:
             with TemporaryDirectory() as folder:
-                train(pruned, subject.rest, subject.tokenizer, options, Path(folder), teacher=subject.model)
-            result["training"] = asdict(options)
-        result["metrics"] = subject.score(pruned)
-        result["divergence"] = subject.divergence(pruned)
+                train(pruned, probe.train, probe.tokenizer, options, Path(folder), teacher=probe.model)
+        result["metrics"] = probe.score(pruned)
+        result["divergence"] = probe.divergence(pruned)
         return result
 
-    for share, tried in TRIED:
-        cached(f"recovery/{arguments.task}/start-{share:g}", lambda k=share: run(k, None))
-        for hardness, hidden, dropout, rate in product(tried.hardness, tried.hidden, tried.dropout, tried.rates):
+    for share, grid in GRIDS:
+        configuration: dict[str, Any] = {"task": arguments.task, "share": share}
+        results.run(f"{arguments.task}/start-{share:g}", partial(measure, share, None), configuration)
+        for hardness, hidden, dropout, rate in product(grid.hardness, grid.hidden, grid.dropout, grid.rates):
             options = TrainingOptions(
                 max_steps=STEPS,
                 learning_rate=rate,
@@ -77,9 +81,10 @@ def main() -> None:
                 dropout=dropout,
                 seed=arguments.seed,
             )
-            name = f"recovery/{arguments.task}/rate-{rate:g}-hidden-{hidden:g}-dropout-{dropout:d}"
-            heard = "" if hardness == 0.9 else f"-hardness-{hardness:g}"
-            cached(f"{name}{heard}-{share:g}", lambda k=share, o=options: run(k, o))
+            name = f"{arguments.task}/rate-{rate:g}-hidden-{hidden:g}-dropout-{dropout:d}"
+            name += "" if hardness == 0.9 else f"-hardness-{hardness:g}"
+            configuration = {"task": arguments.task, "share": share, "training": asdict(options)}
+            results.run(f"{name}-{share:g}", partial(measure, share, options), configuration)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""Does fusing an addition with the LayerNorm after it make ONNX Runtime faster? On CPUs it does not.
+"""Whether ONNX Runtime is faster when it fuses an addition with the following LayerNorm; on CPUs it is not.
 
     python experiments/skip_norm.py
 
-24 times an addition and a norm of 8 x 128 tokens with 768 channels, as in BERT-base: written with ``Add``, which ONNX
-Runtime fuses, and with ``Sum``, which it leaves alone (:mod:`bertsurgeon.exporting.onnx_tuning`). They take turns.
+24 additions and norms of 8 x 128 tokens with 768 channels, as in BERT-base: written with ``Add``, which ONNX Runtime
+fuses, and with ``Sum``, which it does not (:mod:`bertsurgeon.exporting.onnx_tuning`). Runs are interleaved.
 """
 
-import argparse
 from functools import partial
 
 import numpy as np
@@ -15,16 +14,16 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from bertsurgeon.benchmark import time_batches
-from bertsurgeon.cli.app import quieten_libraries
 from bertsurgeon.runtime.sessions import OnnxSession
-from common import cached
+from lib.common import make_parser, parse_arguments
+from lib.results_store import ResultsStore
 
 SHAPE = (8, 128, 768)
 NORMS = 24
 
 
 def graph(addition: str) -> bytes:
-    """The model with one way to add."""
+    """A serialized model whose additions are of this kind of node."""
     constants = [
         numpy_helper.from_array(np.ones(SHAPE[-1], np.float32), "weight"),
         numpy_helper.from_array(np.zeros(SHAPE[-1], np.float32), "bias"),
@@ -45,8 +44,7 @@ def graph(addition: str) -> bytes:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    quieten_libraries()
+    results = ResultsStore("skip_norm", parse_arguments(make_parser(__doc__)))
     generator = np.random.default_rng(0)
     x, skip = (torch.from_numpy(generator.standard_normal(SHAPE, np.float32)) for _ in range(2))
     sessions = {addition: OnnxSession(graph(addition)) for addition in ("Add", "Sum")}
@@ -61,7 +59,7 @@ def main() -> None:
             "milliseconds": {name: latency.p50_ms for name, latency in times.items()},
         }
 
-    cached("skip-norm/8x128x768", measure)
+    results.run("8x128x768", measure, {"shape": list(SHAPE), "norms": NORMS}, seed=0)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""Question answering from end to end: fine-tuned on a part of the articles, pruned, recovered, EM and F1 on the others.
+"""Question answering: a model is fine-tuned on some of the articles, pruned, recovered, and scored on the others.
 
     python experiments/squad.py --data-dir ../shared/data/squad
 
-all-MiniLM-L6-v2 has never answered a question, and 991 of them are few: what counts is how the pruned models compare
-with the dense one. Finished rows are kept as JSON and not run again.
+991 training questions are few for all-MiniLM-L6-v2: the scores are for comparison with the dense model.
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,29 +22,27 @@ from bertsurgeon import (
     calibrate,
     evaluate,
     load_model,
-    progress,
     prune,
     save_model,
     train,
 )
 from bertsurgeon.benchmark import count_flops, measure_sizes
 from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.cli.app import quieten_libraries
 from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.cli.train import load_for_finetuning
 from bertsurgeon.tasks import TaskData, load_task, shorten, tokenize
-from common import cached
+from lib.common import make_parser, parse_arguments
+from lib.results_store import RUNS, ResultsStore
 
-RUNS = Path(__file__).parent.parent / "runs"
 SHARES = (0.5, 0.25)
 METHODS = ("auto", "pgb", "obert")
 
 
-def scored(
+def describe(
     model: PreTrainedModel, dense: PreTrainedModel, windows: Dataset, tokenizer: PreTrainedTokenizerBase, data: TaskData
 ) -> dict[str, Any]:
-    sizes = [measure_sizes(one).encoder_weights for one in (model, dense)]
-    flops = [count_flops(one, 1, 128) for one in (model, dense)]
+    sizes = [measure_sizes(either).encoder_weights for either in (model, dense)]
+    flops = [count_flops(either, 1, 128) for either in (model, dense)]
     return {
         "metrics": evaluate(model, windows, tokenizer, data.task),
         "kept_share": sizes[0] / sizes[1],
@@ -60,8 +57,8 @@ def finetuned(
         set_seed(options.seed)
         model, tokenizer = load_for_finetuning(resolve_model("minilm"), data)
         windows = tokenize(data.train, tokenizer, length, data.task.kind)
-        with TemporaryDirectory() as work:
-            train(model, windows, tokenizer, options, Path(work), description="Fine-tuning")
+        with TemporaryDirectory() as work_dir:
+            train(model, windows, tokenizer, options, Path(work_dir), description="Fine-tuning")
         save_model(model, folder, tokenizer)
     return load_model(folder), load_tokenizer(folder)
 
@@ -74,64 +71,66 @@ def recovered(
     options: TrainingOptions,
 ) -> PreTrainedModel:
     set_seed(options.seed)
-    with TemporaryDirectory() as work:
-        train(model, windows, tokenizer, options, Path(work), teacher=teacher, description="Recovering")
+    with TemporaryDirectory() as work_dir:
+        train(model, windows, tokenizer, options, Path(work_dir), teacher=teacher, description="Recovering")
     return model
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--task", default="squad", choices=("squad", "squad_v2"))
     parser.add_argument("--epochs", type=float, default=12, help="of fine-tuning; recovery takes a third of them")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--questions", type=int, default=None, help="take only the first ones, of either part")
+    parser.add_argument("--questions", type=int, default=None, help="use only the first ones of either part")
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--shares", nargs="*", type=float, default=SHARES)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="squad", help="folder of the results, and name of the dense model")
-    arguments = parser.parse_args()
-    quieten_libraries()
-    progress.show()
+    parser.add_argument("--variant", help="prefix of the rows, for other data or options")
+    arguments = parse_arguments(parser)
+    results = ResultsStore("squad", arguments)
     data = load_task(arguments.task, arguments.data_dir)
     data = shorten(data, arguments.questions, arguments.questions)
     options = TrainingOptions(
         epochs=arguments.epochs, batch_size=16, learning_rate=arguments.learning_rate, bf16=True, seed=arguments.seed
     )
-    dense, tokenizer = finetuned(data, options, RUNS / f"{arguments.name}-{arguments.seed}", arguments.length)
+    folder = RUNS / "-".join(["squad", *([arguments.variant] if arguments.variant else []), str(arguments.seed)])
+    dense, tokenizer = finetuned(data, options, folder, arguments.length)
     training, validation = (
         tokenize(part, tokenizer, arguments.length, data.task.kind) for part in (data.train, data.validation)
     )
-    settings = {"questions": [len(data.train), len(data.validation)], "length": arguments.length}
+    questions = [len(data.train), len(data.validation)]
+    common = {"questions": questions, "length": arguments.length}
 
-    def row(name: str, make: Callable[[], PreTrainedModel], **further: Any) -> None:
-        cached(
-            f"{arguments.name}/{name}",
-            lambda: {**scored(make(), dense, validation, tokenizer, data), **settings, **further},
+    def run(name: str, make_model: Callable[[], PreTrainedModel], **configuration: Any) -> None:
+        results.run(
+            f"{arguments.variant}/{name}" if arguments.variant else name,
+            lambda: describe(make_model(), dense, validation, tokenizer, data),
+            common | configuration,
+            samples=questions[0],
         )
 
-    row("dense", lambda: dense, training=asdict(options))
-    again = replace(options, epochs=arguments.epochs / 3, learning_rate=arguments.learning_rate / 2)
-    known: list[Calibration] = []
+    run("dense", lambda: dense, training=asdict(options))
+    recovery = replace(options, epochs=arguments.epochs / 3, learning_rate=arguments.learning_rate / 2)
+
+    @cache
+    def calibration() -> Calibration:
+        return calibrate(dense, training, PruneConfig(sparsity=0.5, seed=arguments.seed), tokenizer)
 
     def pruned(method: str, share: float) -> PreTrainedModel:
         config = PruneConfig(sparsity=1 - share, method=method, seed=arguments.seed)  # type: ignore[arg-type]
-        if method != "auto":
-            return prune(dense, training, config, tokenizer)[0]
-        if not known:
-            known.append(calibrate(dense, training, config, tokenizer))
-        return prune(dense, known[0], config, tokenizer)[0]
+        return prune(dense, calibration() if method == "auto" else training, config, tokenizer)[0]
+
+    def pruned_and_recovered(method: str, share: float) -> PreTrainedModel:
+        return recovered(pruned(method, share), dense, training, tokenizer, recovery)
 
     for share in arguments.shares:
         for method in arguments.methods:
-            place = f"{method}-{share:g}"
-            row(place, lambda m=method, s=share: pruned(m, s))  # type: ignore[misc]
-            row(
-                f"{place}-recovered",
-                lambda m=method, s=share: recovered(pruned(m, s), dense, training, tokenizer, again),  # type: ignore[misc]
-                training=asdict(again),
-            )
+            name, configuration = f"{method}-{share:g}", {"method": method, "share": share}
+            run(name, partial(pruned, method, share), **configuration)
+            make_model = partial(pruned_and_recovered, method, share)
+            run(f"{name}-recovered", make_model, **configuration, training=asdict(recovery))
 
 
 if __name__ == "__main__":

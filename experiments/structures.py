@@ -1,4 +1,4 @@
-"""Which structure suits which matrix: single matrices, and single sub-layers of a fine-tuned model.
+"""How much each structure loses on single matrices, and on single sub-layers of a fine-tuned model.
 
     python experiments/structures.py --model runs/cola-0 --task cola --data-dir ../shared/data/glue
 
@@ -27,29 +27,31 @@ from bertsurgeon.errors import OptionError
 from bertsurgeon.grouping import find_groups
 from bertsurgeon.plan import ROLES, SUB_LAYERS, Dense, Dropped, Grouped, LayerPlan, ModelPlan, Role, SubLayerName
 from bertsurgeon.removal import greedy_removal
-from common import Probe, cached, parse_arguments
-from factorizations import fewer_dimensions, relative_error, shared_factor, shuffled_blocks
+from lib.common import make_task_parser, parse_arguments
+from lib.factorizations import fewer_dimensions, relative_error, shared_factor, shuffled_blocks
+from lib.models import Probe
+from lib.results_store import ResultsStore
 
 SHARES = (0.5, 0.25, 0.12)
 DAMPING = 1e-3
 SIZE = 768
-"""Width of the made matrices: BERT-base's."""
+"""Width of the synthetic matrices: BERT-base's."""
 
 
 def slug(name: str) -> str:
-    """A file name."""
+    """A name without spaces and punctuation."""
     return re.sub(r"\W+", "-", name).strip("-")
 
 
 def single_matrix(weight: Tensor, covariance: Tensor, share: float) -> dict[str, float]:
-    """What each structure loses of one matrix, as a share of the output's variance."""
+    """Error of each structure on one matrix, as a share of the output's variance."""
     out, inside = weight.shape
     plain = torch.ones(out, dtype=torch.float64)
     whole = float((weight @ covariance * weight).sum())
     rank = max(4, round(share * out * inside / (out + inside) / 4) * 4)
     removal = greedy_removal(weight, covariance, 1, DAMPING)
     energy = (weight.square() * covariance.diagonal()).numpy()
-    found = {
+    errors = {
         "inputs removed": float(removal.errors[round((1 - share) * inside)]) / whole,
         "low rank": relative_error(weight, reduce_rank(weight, rank, covariance, 0.0, None), covariance, plain),
         "shuffled blocks": relative_error(
@@ -60,11 +62,11 @@ def single_matrix(weight: Tensor, covariance: Tensor, share: float) -> dict[str,
     for name in ("sort", "assign"):
         parts = find_groups(energy, groups, name, 6, np.random.default_rng(0))  # type: ignore[arg-type]
         structure = Grouped(*(tuple(tuple(map(int, group)) for group in part) for part in parts))
-        found[f"groups ({name})"] = group_error(weight, plain, covariance, structure, DAMPING) / whole
-    return found
+        errors[f"groups ({name})"] = group_error(weight, plain, covariance, structure, DAMPING) / whole
+    return errors
 
 
-def made_matrices(trained: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+def synthetic_matrices(trained: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
     """Matrices of BERT-base's width: random, with planted groups, and with trained spectra in random directions."""
     generator = torch.Generator().manual_seed(0)
 
@@ -75,9 +77,9 @@ def made_matrices(trained: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[
         return torch.linalg.qr(normal(SIZE, SIZE)).Q
 
     def stretched(values: Tensor) -> Tensor:
-        """As many values as the matrix needs, the same curve."""
-        places = np.linspace(0, 1, SIZE)
-        return torch.from_numpy(np.interp(places, np.linspace(0, 1, len(values)), values.numpy()))
+        """The same curve of values, interpolated to the size of the matrix."""
+        positions = np.linspace(0, 1, SIZE)
+        return torch.from_numpy(np.interp(positions, np.linspace(0, 1, len(values)), values.numpy()))
 
     white = torch.eye(SIZE, dtype=torch.float64)
     planted = 0.1 * normal(SIZE, SIZE)
@@ -94,19 +96,19 @@ def made_matrices(trained: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[
         inputs = basis * values @ basis.T
         made[f"random, inputs as of {name}"] = normal(SIZE, SIZE), inputs
         spectrum = stretched(torch.linalg.svdvals(weight @ matrix_roots(covariance, 1e-6)[0]))
-        safe = values.clamp_min(1e-3 * float(values.mean()))  # weights along what inputs never do would be huge
+        safe = values.clamp_min(1e-3 * float(values.mean()))  # bounds the weights in directions with almost no variance
         inverse = basis / safe.sqrt() @ basis.T
         made[f"spectra of {name}"] = (rotation() * spectrum @ rotation()) @ inverse, inputs
     return made
 
 
-class Subject(Probe):
-    """A fine-tuned model, and what calibration found out about it."""
+class CalibratedProbe(Probe):
+    """A probe of a model with its calibration statistics and error curves."""
 
     def __init__(self, folder: str, task: str, data_dir: Any, seed: int) -> None:
         super().__init__(folder, task, data_dir, seed)
         self.architecture: Architecture = get_architecture(self.model.config.model_type)
-        batches = make_batches(self.rest.remove_columns("labels"), self.tokenizer, None, 32, seed)
+        batches = make_batches(self.train.remove_columns("labels"), self.tokenizer, None, 32, seed)
         self.statistics: Statistics = collect_statistics(
             self.model, self.architecture, batches, gradients=False, curvature=True, moments=True, seed=seed
         )
@@ -118,17 +120,17 @@ class Subject(Probe):
         return parameter.detach().double()
 
     def metric(self, layer: int, role: Role) -> Tensor:
-        """What the loss minds of its output's errors."""
+        """Sensitivity of the loss to errors of the matrix' output."""
         return self.statistics.curvature[layer, role]
 
     def searched(self, layer: int, sub_layer: SubLayerName, share: float, **allowed: bool) -> PreTrainedModel:
-        """What ``auto`` would make of one sub-layer alone."""
-        [curve] = [c for c in self.curves if (c.layer, c.sub_layer) == (layer, sub_layer)]
+        """The model with one sub-layer pruned as ``auto`` does at this share."""
+        [curve] = [curve for curve in self.curves if (curve.layer, curve.sub_layer) == (layer, sub_layer)]
         choices = allocate([curve], Weights(), share * full_cost([curve], Weights()), **allowed)
         shapes = self.architecture.shapes(self.model)
-        alone = make_allocated_plan(self.architecture.name, shapes, [curve], choices).layers[layer]
-        structures = {role: alone.matrices[role].structure for role in SUB_LAYERS[curve.sub_layer]}
-        return self.compensated(layer, structures, alone.units)
+        layer_plan = make_allocated_plan(self.architecture.name, shapes, [curve], choices).layers[layer]
+        structures = {role: layer_plan.matrices[role].structure for role in SUB_LAYERS[curve.sub_layer]}
+        return self.compensated(layer, structures, layer_plan.units)
 
     def dropped(self, layer: int, sub_layer: SubLayerName) -> PreTrainedModel:
         """The model without one sub-layer."""
@@ -166,13 +168,13 @@ class Subject(Probe):
         return model
 
 
-def attention_candidates(subject: Subject, layer: int, share: float) -> dict[str, Callable[[], PreTrainedModel]]:
+def attention_candidates(probe: CalibratedProbe, layer: int, share: float) -> dict[str, Callable[[], PreTrainedModel]]:
     first: list[Role] = ["query", "key", "value"]
     everything: list[Role] = [*first, "attention_output"]
-    moments = subject.statistics.moments
+    moments = probe.statistics.moments
     inputs, contexts = (moments[layer, role].covariance for role in ("query", "attention_output"))
-    weights = {role: subject.weight(layer, role) for role in everything}
-    metrics = {role: subject.metric(layer, role) for role in everything}
+    weights = {role: probe.weight(layer, role) for role in everything}
+    metrics = {role: probe.metric(layer, role) for role in everything}
     size = len(inputs)
     total = share * 4 * size**2
 
@@ -187,45 +189,45 @@ def attention_candidates(subject: Subject, layer: int, share: float) -> dict[str
         }
 
     def even() -> PreTrainedModel:
-        return subject.replaced(layer, reduced(dict.fromkeys(everything, int(total / 8 / size))))
+        return probe.replaced(layer, reduced(dict.fromkeys(everything, int(total / 8 / size))))
 
     def shared() -> PreTrainedModel:
-        """One bottleneck for query, key and value; the output's rank at the same price."""
+        """One bottleneck for query, key and value; the output has the rank that the remaining weights allow."""
         errors = shared_factor([weights[r] for r in first], inputs, [metrics[r] for r in first], 1)[1]
-        [curve] = [c for c in subject.curves if (c.layer, c.sub_layer) == (layer, "attention")]
+        [curve] = [curve for curve in probe.curves if (curve.layer, curve.sub_layer) == (layer, "attention")]
         tail = curve.options[-1].tails["attention_output"]
         ranks = range(8, int(total / 4 / size), 8)
-        left = {rank: min(int((total - 4 * size * rank) / 2 / size), size // 2) for rank in ranks}
-        rank = min(ranks, key=lambda rank: float(errors[rank] + tail[left[rank]]))
+        output_ranks = {rank: min(int((total - 4 * size * rank) / 2 / size), size // 2) for rank in ranks}
+        rank = min(ranks, key=lambda rank: float(errors[rank] + tail[output_ranks[rank]]))
         new, _ = shared_factor([weights[r] for r in first], inputs, [metrics[r] for r in first], rank)
-        return subject.replaced(
-            layer, {**dict(zip(first, new, strict=True)), **reduced({"attention_output": left[rank]})}
+        return probe.replaced(
+            layer, {**dict(zip(first, new, strict=True)), **reduced({"attention_output": output_ranks[rank]})}
         )
 
     def dimensions() -> PreTrainedModel:
-        matrix: Any = subject.architecture.matrix(subject.model, layer, "query")
+        matrix: Any = probe.architecture.matrix(probe.model, layer, "query")
         mean = moments[layer, "query"].mean
-        width = subject.architecture.head_width(subject.model.config)
+        width = probe.architecture.head_width(probe.model.config)
         new, bias, *_ = fewer_dimensions(
             weights, matrix.bias.detach().double(), mean, inputs, contexts, metrics, width, int(total / 2 / size)
         )
-        return subject.replaced(layer, new, {"query": bias})  # type: ignore[arg-type]
+        return probe.replaced(layer, new, {"query": bias})  # type: ignore[arg-type]
 
     def blocks() -> PreTrainedModel:
         rank = int(total / 8 / size / 4) * 4
-        return subject.replaced(
+        return probe.replaced(
             layer, {r: shuffled_blocks(weights[r], covariance(r), metrics[r], rank, 4) for r in everything}
         )
 
     def constant_scores() -> PreTrainedModel:
-        """Query and key gone: every token attends to all alike; value and output keep what that saves."""
-        gone: dict[Role, Tensor] = {role: torch.zeros_like(weights[role]) for role in ("query", "key")}
+        """No query and key, so attention is uniform; the saved weights go to value and output."""
+        zeros: dict[Role, Tensor] = {role: torch.zeros_like(weights[role]) for role in ("query", "key")}
         rank = int(total / 4 / size)
         rest = {} if 2 * rank >= size else reduced({"value": rank, "attention_output": rank})
-        return subject.replaced(layer, {**gone, **rest})
+        return probe.replaced(layer, {**zeros, **rest})
 
     def search(**allowed: bool) -> Callable[[], PreTrainedModel]:
-        return lambda: subject.searched(layer, "attention", share, **allowed)
+        return lambda: probe.searched(layer, "attention", share, **allowed)
 
     return {
         "heads removed": search(low_rank=False, groups=False),
@@ -240,19 +242,21 @@ def attention_candidates(subject: Subject, layer: int, share: float) -> dict[str
     }
 
 
-def feed_forward_candidates(subject: Subject, layer: int, share: float) -> dict[str, Callable[[], PreTrainedModel]]:
+def feed_forward_candidates(
+    probe: CalibratedProbe, layer: int, share: float
+) -> dict[str, Callable[[], PreTrainedModel]]:
     roles: tuple[Role, Role] = ("intermediate", "output")
 
     def blocks() -> PreTrainedModel:
         new = {}
         for role in roles:
-            weight, inputs = subject.weight(layer, role), subject.statistics.moments[layer, role].covariance
+            weight, inputs = probe.weight(layer, role), probe.statistics.moments[layer, role].covariance
             rank = int(share * weight.numel() / sum(weight.shape) / 4) * 4
-            new[role] = shuffled_blocks(weight, inputs, subject.metric(layer, role), rank, 4)
-        return subject.replaced(layer, new)  # type: ignore[arg-type]
+            new[role] = shuffled_blocks(weight, inputs, probe.metric(layer, role), rank, 4)
+        return probe.replaced(layer, new)  # type: ignore[arg-type]
 
     def search(**allowed: bool) -> Callable[[], PreTrainedModel]:
-        return lambda: subject.searched(layer, "feed_forward", share, **allowed)
+        return lambda: probe.searched(layer, "feed_forward", share, **allowed)
 
     return {
         "neurons removed": search(low_rank=False, groups=False),
@@ -263,52 +267,49 @@ def feed_forward_candidates(subject: Subject, layer: int, share: float) -> dict[
     }
 
 
-def replace(subject: Subject, layer: int, sub_layer: SubLayerName, make: Callable[[], PreTrainedModel]) -> float:
-    """The divergence with one candidate in place; where so little fits nothing at all, with the sub-layer dropped."""
+def replace(probe: CalibratedProbe, layer: int, sub_layer: SubLayerName, make: Callable[[], PreTrainedModel]) -> float:
+    """Divergence with one candidate, or with the sub-layer dropped where the share is too small for any structure."""
     try:
-        return subject.divergence(make())
+        return probe.divergence(make())
     except OptionError:
-        return subject.divergence(subject.dropped(layer, sub_layer))
+        return probe.divergence(probe.dropped(layer, sub_layer))
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__)
-    subject = Subject(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
-    layers = range(len(subject.architecture.layers(subject.model)))
-    place = f"structures/{arguments.task}"
+    arguments = parse_arguments(make_task_parser(__doc__))
+    results = ResultsStore("structures", arguments)
+    probe = CalibratedProbe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
+    layers = range(len(probe.architecture.layers(probe.model)))
     candidates: dict[SubLayerName, Any] = {
         "attention": attention_candidates,
         "feed_forward": feed_forward_candidates,
     }
     for sub_layer, make in candidates.items():
         for share in SHARES:
-            for name in make(subject, 0, share):
-                cached(
-                    f"{place}/{sub_layer}-{share:g}/{slug(name)}",
+            for name in make(probe, 0, share):
+                results.run(
+                    f"{arguments.task}/{sub_layer}-{share:g}/{slug(name)}",
                     lambda n=name, s=sub_layer, m=make, k=share: {
-                        "name": n,
-                        "divergences": [replace(subject, layer, s, m(subject, layer, k)[n]) for layer in layers],
+                        "divergences": [replace(probe, layer, s, m(probe, layer, k)[n]) for layer in layers]
                     },
+                    {"task": arguments.task, "sub_layer": sub_layer, "share": share, "structure": name},
                 )
     middle = len(layers) // 2
     trained: dict[str, tuple[Tensor, Tensor]] = {
         f"a trained {role.replace('_', ' ')} matrix": (
-            subject.weight(middle, role),
-            subject.statistics.moments[middle, role].covariance,
+            probe.weight(middle, role),
+            probe.statistics.moments[middle, role].covariance,
         )
         for role in SUB_LAYERS["attention"]
         if role != "key"
     }
-    matrices = {**trained, **made_matrices(trained)}
+    matrices = {**trained, **synthetic_matrices(trained)}
     for name, (weight, covariance) in matrices.items():
         for share in (0.5, 0.25):
-            cached(
-                f"structures/matrices/{slug(name)}-{share:g}",
-                lambda n=name, w=weight, c=covariance, k=share: {
-                    "name": n,
-                    "size": list(w.shape),
-                    "lost": single_matrix(w, c, k),
-                },
+            results.run(
+                f"matrices/{slug(name)}-{share:g}",
+                lambda w=weight, c=covariance, k=share: {"lost": single_matrix(w, c, k)},
+                {"matrix": name, "size": list(weight.shape), "share": share},
             )
 
 

@@ -30,7 +30,7 @@ from bertsurgeon import (
     save_model,
     to_dense,
 )
-from bertsurgeon.architectures import ARCHITECTURES, unfuse
+from bertsurgeon.architectures import ARCHITECTURES, Encoder, unfuse
 from bertsurgeon.calibration import summed_loss
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.compensation import apply_plan
@@ -75,7 +75,7 @@ def assert_same(first: PreTrainedModel, second: PreTrainedModel, batches: list[B
 def mixed_plan(model: PreTrainedModel, name: str, dropped: str = "attention") -> ModelPlan:
     """Removed units and low rank in the first layer; a dropped sub-layer and removed units in the second."""
     architecture = ARCHITECTURES[name]
-    shapes = architecture.shapes(model)
+    shapes = Encoder(model).shapes
     width = architecture.unit_width(model.config)
     heads, neurons = shapes[0]["query"][0] // width, shapes[0]["intermediate"][0]
     kept = {
@@ -95,7 +95,7 @@ def mixed_plan(model: PreTrainedModel, name: str, dropped: str = "attention") ->
 def apply_mixed(model: PreTrainedModel, name: str, batches: list[Batch], **options: Any) -> PreTrainedModel:
     plan = mixed_plan(model, name, options.pop("dropped", "attention"))
     mode = options.pop("compensation", "sequential")
-    pruned = apply_plan(unfuse(model), ARCHITECTURES[name], plan, mode, batches=batches, **options)
+    pruned = apply_plan(unfuse(model), plan, mode, batches=batches, **options)
     attach_plan(pruned, plan)
     return pruned
 
@@ -107,10 +107,9 @@ def test_every_architecture_has_a_line() -> None:
 @pytest.mark.parametrize(("name", "version"), CASES)
 def test_nothing_changes_where_everything_is_kept(name: str, version: int, tmp_path: Path) -> None:
     model, batches = make(name, version), make_batches(name)
-    architecture = ARCHITECTURES[name]
-    plan = dense_plan(name, architecture.shapes(model))
+    plan = dense_plan(name, Encoder(model).shapes)
     assert len(plan.layers) == 2
-    pruned = apply_plan(unfuse(model), architecture, plan, "sequential", batches=batches)
+    pruned = apply_plan(unfuse(model), plan, "sequential", batches=batches)
     for batch in batches:
         assert torch.equal(answers(pruned, batch), answers(model, batch))
     attach_plan(pruned, plan)
@@ -183,7 +182,7 @@ def test_pruned_decoders_generate_with_a_cache(name: str, version: int) -> None:
     layers = ModelPlan(
         name, plan.layers[::-1]
     )  # the first layer, which counts the tokens in the cache, loses attention
-    pruned = apply_plan(unfuse(model), ARCHITECTURES[name], layers, "sequential", batches=batches)
+    pruned = apply_plan(unfuse(model), layers, "sequential", batches=batches)
     attach_plan(pruned, layers)
     prompt = {key: value.flip(1) for key, value in batches[0].items()}  # padded on the left
     with torch.no_grad():
@@ -247,7 +246,7 @@ def test_layers_are_dropped(name: str, version: int, tmp_path: Path) -> None:
     model, batches = make_model(auto_class(name), name, version, num_hidden_layers=3), make_batches(name)
     smaller, kept = drop_layers(model, 2)
     assert kept == [0, 2]
-    assert len(ARCHITECTURES[name].layers(smaller)) == 2
+    assert len(Encoder(smaller).layers) == 2
     smaller.save_pretrained(tmp_path)
     again = auto_class(name).from_pretrained(tmp_path).eval()
     assert_same(smaller, again, batches, 1e-6)
@@ -260,7 +259,7 @@ def test_what_a_plan_left_becomes_sparse(name: str, version: int, tmp_path: Path
     planned = apply_mixed(make(name, version), name, batches, compensation="none")
     config = PruneConfig(method="obert", sparsity=0.5, samples=16, batch_size=8, fisher_damping=1e-4)
     pruned, report = prune(planned, batches, config)
-    weights = encoder_weights(pruned, ARCHITECTURES[name])
+    weights = encoder_weights(pruned)
     assert report.kept == sum(int(weight.count_nonzero()) for weight in weights.values())
     assert report.kept == pytest.approx(0.5 * sum(weight.numel() for weight in weights.values()), abs=1)
     save_model(pruned, tmp_path / "saved")

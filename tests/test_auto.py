@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from bertsurgeon import Calibration, PruneConfig, calibrate, prune, to_dense
-from bertsurgeon.architectures import ARCHITECTURES
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import count_flops, random_inputs
 from bertsurgeon.calibration import Moments, make_batches
 from bertsurgeon.calibration.statistics import weigh_tokens
@@ -51,14 +51,13 @@ LogitsOf = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]
 
 def plan_of(model: PreTrainedModel, units: dict[SubLayerName, Units], ranks: dict[Role, int]) -> ModelPlan:
     """Every layer with these units and ranks."""
-    shapes = ARCHITECTURES[model.config.model_type].shapes(model)
+    shapes = Encoder(model).shapes
     structures: dict[Role, Structure] = {role: LowRank(ranks[role]) if role in ranks else Dense() for role in ROLES}
     return ModelPlan(model.config.model_type, tuple(LayerPlan.build(shape, structures, units) for shape in shapes))
 
 
 def run(model: PreTrainedModel, batches: Batches, plan: ModelPlan, **options: Any) -> PreTrainedModel:
-    architecture = ARCHITECTURES[model.config.model_type]
-    return apply_plan(model, architecture, plan, options.pop("compensation", "sequential"), batches=batches, **options)
+    return apply_plan(model, plan, options.pop("compensation", "sequential"), batches=batches, **options)
 
 
 # plans
@@ -119,8 +118,7 @@ def test_everything_kept_is_the_dense_model(
     name: str, mode: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
 ) -> None:
     model = tiny_model(name)
-    architecture = ARCHITECTURES[name]
-    pruned = run(model, tiny_batches, dense_plan(name, architecture.shapes(model)), compensation=mode)
+    pruned = run(model, tiny_batches, dense_plan(name, Encoder(model).shapes), compensation=mode)
     for batch in tiny_batches:
         assert torch.equal(logits_of(pruned, batch), logits_of(model, batch))
 
@@ -175,7 +173,7 @@ def test_removed_channels_cost_nothing(tiny_model: Factory, tiny_batches: Batche
 def test_removal_is_least_squares_on_its_own_support(tiny_model: Factory, tiny_batches: Batches) -> None:
     """The last matrix of the first layer, fitted on the remaining neurons' activations, against lstsq."""
     model = tiny_model("bert")
-    shapes = ARCHITECTURES["bert"].shapes(model)
+    shapes = Encoder(model).shapes
     kept = tuple(range(0, 96, 2))
     layers = [LayerPlan.build(shape, dict.fromkeys(ROLES, Dense())) for shape in shapes]
     layers[0] = LayerPlan.build(shapes[0], dict.fromkeys(ROLES, Dense()), {"feed_forward": Units((kept,), 96, 1)})
@@ -429,7 +427,7 @@ def test_a_speedup_is_reached_by_correcting_the_share(
 ) -> None:
     """On a machine where every weight takes its time and the rest of the model ten thousand weights' worth."""
     model = tiny_model("bert")
-    shapes = ARCHITECTURES["bert"].shapes(model)
+    shapes = Encoder(model).shapes
 
     def plan_for(share: float) -> ModelPlan:
         budget = share * full_cost(calibration.curves, Weights())
@@ -449,7 +447,7 @@ def test_costs_of_a_runtime_are_fitted(
     calibration: Calibration, tiny_model: Factory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a machine where everything takes the time that costs say, and the rest of the model ten milliseconds."""
-    model, architecture = tiny_model("bert"), ARCHITECTURES["bert"]
+    model = tiny_model("bert")
     true = FittedMilliseconds(
         0.5, 1e-4, 2e-3, 0.0, {"attention": 1.0, "feed_forward": 1.0}, {"attention": 0.05, "feed_forward": 0.02}
     )
@@ -461,10 +459,10 @@ def test_costs_of_a_runtime_are_fitted(
 
     monkeypatch.setattr(trials, "time_batches", time)
     place = DeploymentTarget("onnx", "int8", random_inputs([model], 1, 32))
-    found = trials.fit_costs(model, architecture, calibration.curves, place)
+    found = trials.fit_costs(model, calibration.curves, place)
     for share in (0.3, 0.6):
         choices = allocate(calibration.curves, Weights(), share * full_cost(calibration.curves, Weights()))
-        plan = make_allocated_plan("bert", architecture.shapes(model), calibration.curves, choices)
+        plan = make_allocated_plan("bert", Encoder(model).shapes, calibration.curves, choices)
         assert plan_cost(plan, found) == pytest.approx(plan_cost(plan, true), rel=0.05)
 
 
@@ -484,7 +482,7 @@ def test_encoders_are_timed_without_their_words(
 
     monkeypatch.setattr(trials, "time_batches", time)
     place = DeploymentTarget("pytorch", "fp32", random_inputs([model], 3, 32))
-    trials.fit_costs(model, ARCHITECTURES["bert"], calibration.curves, place)
+    trials.fit_costs(model, calibration.curves, place)
     assert opened == [(3, model.config.num_labels)] * 2
     assert model.get_input_embeddings().num_embeddings == words > 7
 
@@ -492,7 +490,7 @@ def test_encoders_are_timed_without_their_words(
 @pytest.mark.parametrize("cost", [Weights(), Flops(), FittedMilliseconds(1, 2, 3, 4, ONES, ONES)])
 def test_a_plan_costs_what_its_choices_do(cost: Cost, calibration: Calibration, tiny_model: Factory) -> None:
     full = full_cost(calibration.curves, cost)
-    shapes = ARCHITECTURES["bert"].shapes(tiny_model("bert"))
+    shapes = Encoder(tiny_model("bert")).shapes
     for share in (0.2, 0.5, 0.99):
         choices = allocate(calibration.curves, cost, share * full)
         plan = make_allocated_plan("bert", shapes, calibration.curves, choices)

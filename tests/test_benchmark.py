@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, BertConfig, BertForSequenceClassification
 
 from architecture_cases import CONFIGS, SIZES, make_model
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import compare_latency, count_flops, environment, folder_size, measure_memory
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.errors import OptionError
@@ -130,7 +130,7 @@ def test_memory_of_a_pruned_model_is_its_own(tmp_path: Path) -> None:
     sizes = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 2048}
     model = BertForSequenceClassification(BertConfig(vocab_size=25, max_position_embeddings=64, **sizes)).eval()
     model.save_pretrained(tmp_path / "dense")
-    attach_plan(model, dense_plan("bert", get_architecture("bert").shapes(model)))
+    attach_plan(model, dense_plan("bert", Encoder(model).shapes))
     model.save_pretrained(tmp_path / "planned")
     dense, planned = (measure_memory(str(tmp_path / name), 1, 8) for name in ("dense", "planned"))
     assert dense is not None

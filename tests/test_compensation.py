@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bertsurgeon import PruneConfig, prune
-from bertsurgeon.architectures import ARCHITECTURES
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Moments, collect_statistics
 from bertsurgeon.compensation import Compensation, compensate
 from bertsurgeon.errors import ModelError
@@ -180,12 +180,12 @@ def test_a_low_rank_is_the_best_of_its_rank(rank: int, weighed: bool) -> None:
 
 
 def test_moments_leave_padding_out(tiny_model: Factory, tiny_batches: Batches) -> None:
-    model, architecture = tiny_model("bert"), ARCHITECTURES["bert"]
+    model = tiny_model("bert")
     seen: list[Tensor] = []
-    handle = architecture.matrix(model, 1, "output").register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0].detach())
+    handle = (
+        Encoder(model).matrix(1, "output").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     )
-    statistics = collect_statistics(model, architecture, tiny_batches, gradients=False, moments=True)
+    statistics = collect_statistics(model, tiny_batches, gradients=False, moments=True)
     handle.remove()
     masks = [batch["attention_mask"].bool() for batch in tiny_batches]
     x = torch.cat([value[mask] for value, mask in zip(seen, masks, strict=True)]).double()

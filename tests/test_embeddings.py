@@ -19,7 +19,7 @@ from transformers import AutoModel, PreTrainedModel
 import bertsurgeon
 from architecture_cases import make_batches, make_model
 from bertsurgeon import PruneConfig
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import collect_statistics
 from bertsurgeon.calibration import make_batches as batches_of
 from bertsurgeon.checkpoint import get_plan, load_embedder, load_tokenizer
@@ -245,10 +245,9 @@ def test_curvature_is_that_of_the_jacobian(folder: Path) -> None:
     model, tokenizer = bertsurgeon.load_model(folder / "dense"), load_tokenizer(folder / "dense")
     rows = tokenize(Dataset.from_dict({"text": ["the film was fine"] * 1500}), tokenizer, kind=Embedding())
     batches = batches_of(rows, tokenizer, 1500, 500, 0)
-    architecture = get_architecture("bert")
-    found = collect_statistics(model, architecture, batches, gradients=False, curvature=True)
+    found = collect_statistics(model, batches, gradients=False, curvature=True)
     kept: dict[str, Tensor] = {}
-    matrix = architecture.matrix(model, 1, "output")
+    matrix = Encoder(model).matrix(1, "output")
     matrix.register_forward_hook(lambda _, __, output: kept.update(z=output))
     one = {name: value[:1] for name, value in batches[0].items()}
     embedding = model(**one).sentence_embedding[0]

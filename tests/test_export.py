@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from bertsurgeon import ExportConfig, PruneConfig, export, load_model, prune
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder, get_architecture
 from bertsurgeon.benchmark import open_contender
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.compensation import apply_plan
@@ -48,7 +48,7 @@ def make_pruned(model: PreTrainedModel, kind: str, batches: list[dict[str, Tenso
     if kind == "pgb":
         return prune(model, batches, PruneConfig(method="pgb", groups=2, samples=24))[0]
     architecture = get_architecture(model.config.model_type)
-    shapes = architecture.shapes(model)
+    shapes = Encoder(model).shapes
     layers = [LayerPlan.build(shape, dict.fromkeys(ROLES, Dense())) for shape in shapes]
     if kind == "auto":
         first: dict[Any, Any] = {role: LowRank(6) for role in ROLES}
@@ -75,7 +75,7 @@ def make_pruned(model: PreTrainedModel, kind: str, batches: list[dict[str, Tenso
         }
         layers[0] = LayerPlan.build(shapes[0], structures, units)  # type: ignore[arg-type]
     plan = ModelPlan(architecture.name, tuple(layers))
-    pruned = apply_plan(model, architecture, plan, "none")
+    pruned = apply_plan(model, plan, "none")
     attach_plan(pruned, plan)
     return pruned
 

@@ -23,7 +23,6 @@ from transformers import (
 
 from architecture_cases import make_model
 from bertsurgeon import PruneConfig, is_sparse, load_model, prune, save_model
-from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.checkpoint import sparse_block
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.gradual.recipes import LearningRate, Pruning, Recipe, load_recipe, packaged_recipes
@@ -44,7 +43,7 @@ RECIPE = Recipe(
 
 
 def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model, ARCHITECTURES[model.config.model_type])
+    return masks_of(model)
 
 
 def same(first: PreTrainedModel, second: PreTrainedModel) -> bool:

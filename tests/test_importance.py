@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import ARCHITECTURES, Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import MatrixKey, Statistics, collect_statistics
 from bertsurgeon.calibration.gradients import fisher_surrogate
 from bertsurgeon.errors import ModelError
@@ -18,17 +18,17 @@ Batches = list[dict[str, Tensor]]
 Factory = Callable[..., PreTrainedModel]
 
 
-def weights(model: PreTrainedModel, architecture: Architecture) -> dict[MatrixKey, Tensor]:
+def weights(model: PreTrainedModel) -> dict[MatrixKey, Tensor]:
     return {
-        (layer, role): architecture.matrix(model, layer, role).get_parameter("weight")
-        for layer in range(len(architecture.layers(model)))
+        (layer, role): Encoder(model).matrix(layer, role).get_parameter("weight")
+        for layer in range(len(Encoder(model).layers))
         for role in ROLES
     }
 
 
-def sample_gradients(model: PreTrainedModel, architecture: Architecture, batches: Batches) -> dict[MatrixKey, Tensor]:
+def sample_gradients(model: PreTrainedModel, batches: Batches) -> dict[MatrixKey, Tensor]:
     """The gradient of each sample's loss, one sample at a time, shape (samples, out, in)."""
-    parameters = weights(model, architecture)
+    parameters = weights(model)
     gradients = []
     for batch in batches:
         for index in range(len(batch["input_ids"])):
@@ -46,9 +46,9 @@ def assert_near(value: Tensor, reference: Tensor, tolerance: float) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_squared_gradients_are_per_sample(name: str, tiny_model: Factory, tiny_batches: Batches) -> None:
-    model, architecture = tiny_model(name), ARCHITECTURES[name]
-    statistics = collect_statistics(model, architecture, tiny_batches)
-    reference = sample_gradients(model, architecture, tiny_batches)
+    model = tiny_model(name)
+    statistics = collect_statistics(model, tiny_batches)
+    reference = sample_gradients(model, tiny_batches)
     assert set(statistics.squared_gradients) == set(reference)
     for key, gradients in reference.items():
         assert_near(statistics.squared_gradients[key], gradients.square().mean(0), 1e-5)
@@ -57,35 +57,35 @@ def test_squared_gradients_are_per_sample(name: str, tiny_model: Factory, tiny_b
 
 
 def test_squared_gradients_of_a_regression(tiny_model: Factory, tiny_batches: Batches) -> None:
-    model, architecture = tiny_model("bert", num_labels=1), ARCHITECTURES["bert"]
+    model = tiny_model("bert", num_labels=1)
     batches = [{**batch, "labels": batch["labels"].float()} for batch in tiny_batches]
-    statistics = collect_statistics(model, architecture, batches)
-    for key, gradients in sample_gradients(model, architecture, batches).items():
+    statistics = collect_statistics(model, batches)
+    for key, gradients in sample_gradients(model, batches).items():
         assert_near(statistics.squared_gradients[key], gradients.square().mean(0), 1e-5)
 
 
 def test_squared_gradients_do_not_depend_on_the_batches(tiny_model: Factory, tiny_batches: Batches) -> None:
-    model, architecture = tiny_model("distilbert"), ARCHITECTURES["distilbert"]
+    model = tiny_model("distilbert")
     halves = [
         {name: value[half] for name, value in batch.items()}
         for batch in tiny_batches
         for half in (slice(2), slice(2, None))
     ]
-    whole = collect_statistics(model, architecture, tiny_batches).squared_gradients
-    split = collect_statistics(model, architecture, halves).squared_gradients
+    whole = collect_statistics(model, tiny_batches).squared_gradients
+    split = collect_statistics(model, halves).squared_gradients
     for key, value in whole.items():
         assert_near(split[key], value.double(), 1e-5)
 
 
 @pytest.mark.parametrize("block", [16, 20, 48, 64], ids=lambda block: f"block{block}")
 def test_fisher_blocks_and_obs_scores(block: int, tiny_model: Factory, tiny_batches: Batches) -> None:
-    model, architecture = tiny_model("bert", num_hidden_layers=1), ARCHITECTURES["bert"]
+    model = tiny_model("bert", num_hidden_layers=1)
     damping = 1e-2
-    statistics = collect_statistics(model, architecture, tiny_batches, block_size=block)
-    scores = score_matrices(model, architecture, statistics, "obs", damping)
+    statistics = collect_statistics(model, tiny_batches, block_size=block)
+    scores = score_matrices(model, statistics, "obs", damping)
     assert not statistics.squared_gradients
-    for key, gradients in sample_gradients(model, architecture, tiny_batches).items():
-        weight = weights(model, architecture)[key].detach().double()
+    for key, gradients in sample_gradients(model, tiny_batches).items():
+        weight = weights(model)[key].detach().double()
         rows, columns = weight.shape
         shift = damping * gradients.square().mean()
         expected = torch.empty_like(weight)
@@ -117,11 +117,11 @@ def test_obs_survives_gradients_of_zero() -> None:
 
 
 def test_fisher_and_magnitude(tiny_model: Factory, tiny_batches: Batches) -> None:
-    model, architecture = tiny_model("roberta"), ARCHITECTURES["roberta"]
-    statistics = collect_statistics(model, architecture, tiny_batches)
-    fisher = score_matrices(model, architecture, statistics, "fisher", 1e-2)
-    magnitude = score_matrices(model, architecture, Statistics(), "magnitude", 1e-2)
-    for key, weight in weights(model, architecture).items():
+    model = tiny_model("roberta")
+    statistics = collect_statistics(model, tiny_batches)
+    fisher = score_matrices(model, statistics, "fisher", 1e-2)
+    magnitude = score_matrices(model, Statistics(), "magnitude", 1e-2)
+    for key, weight in weights(model).items():
         assert torch.equal(magnitude[key], weight.detach() ** 2)
         torch.testing.assert_close(fisher[key], weight.detach() ** 2 * statistics.squared_gradients[key] / 2)
         assert not fisher[key].requires_grad
@@ -129,12 +129,12 @@ def test_fisher_and_magnitude(tiny_model: Factory, tiny_batches: Batches) -> Non
 
 @pytest.mark.parametrize("labels", [1, 2, 3])
 def test_without_labels(labels: int, tiny_model: Factory, tiny_batches: Batches) -> None:
-    model, architecture = tiny_model("bert", num_labels=labels), ARCHITECTURES["bert"]
+    model = tiny_model("bert", num_labels=labels)
     batches = [{name: value for name, value in batch.items() if name != "labels"} for batch in tiny_batches]
     results = []
     for seed, noise in ((5, 0), (5, 1), (6, 0)):
         torch.manual_seed(noise)  # must not matter
-        results.append(collect_statistics(model, architecture, batches, seed=seed).squared_gradients)
+        results.append(collect_statistics(model, batches, seed=seed).squared_gradients)
     first, same, other = results
     for key, value in first.items():
         assert torch.isfinite(value).all()
@@ -157,14 +157,14 @@ def test_the_surrogate_has_the_fisher_information_of_the_predictions() -> None:
 
 @pytest.mark.parametrize("arguments", [{}, {"block_size": 16}, {"gradients": False, "moments": True}], ids=str)
 def test_the_model_stays_as_it_is(arguments: dict[str, Any], tiny_model: Factory, tiny_batches: Batches) -> None:
-    model, architecture = tiny_model("bert"), ARCHITECTURES["bert"]
+    model = tiny_model("bert")
     for index, parameter in enumerate(model.parameters()):
         parameter.requires_grad_(index % 3 != 0)
     model.bert.embeddings.LayerNorm.requires_grad_(False)
     kept = torch.full_like(model.classifier.weight, 0.5)
     model.classifier.weight.grad = kept.clone()
     before = {name: (value.clone(), value.requires_grad) for name, value in model.named_parameters()}
-    collect_statistics(model, architecture, tiny_batches, **arguments)
+    collect_statistics(model, tiny_batches, **arguments)
     for name, parameter in model.named_parameters():
         value, wanted = before[name]
         assert torch.equal(parameter, value)
@@ -176,10 +176,10 @@ def test_the_model_stays_as_it_is(arguments: dict[str, Any], tiny_model: Factory
 
 
 def test_a_loss_that_is_not_finite(tiny_model: Factory, tiny_batches: Batches) -> None:
-    model, architecture = tiny_model("bert"), ARCHITECTURES["bert"]
+    model = tiny_model("bert")
     with torch.no_grad():
         model.classifier.weight.fill_(3e38)
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     with pytest.raises(ModelError, match="not finite"):
-        collect_statistics(model, architecture, tiny_batches)
+        collect_statistics(model, tiny_batches)
     assert [parameter.requires_grad for parameter in model.parameters()] == wanted

@@ -20,7 +20,7 @@ from transformers import (
 
 import architecture_cases
 from bertsurgeon import PruneConfig, drop_layers, is_sparse, load_model, prune
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder, get_architecture
 from bertsurgeon.checkpoint import load_as_saved
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.layer_drop import choose_layers
@@ -77,7 +77,7 @@ def test_the_result_is_a_stock_model_made_of_the_layers(
     assert model.config.num_hidden_layers == 3
     smaller.save_pretrained(tmp_path)
     architecture = get_architecture(name)
-    architecture.base_model(model).get_submodule(architecture.encoder).pop(1)  # type: ignore[operator]
+    Encoder(model).base.get_submodule(architecture.encoder).pop(1)  # type: ignore[operator]
     for again in (type(model).from_pretrained(tmp_path), load_as_saved(tmp_path)):
         assert type(again) is type(model)
         for batch in tiny_batches:
@@ -95,17 +95,17 @@ def test_layers_that_do_little_are_not_important(name: str, tiny_model: Factory,
         with torch.no_grad():
             for layer in {0, 1, 2} - {busy}:
                 for role in ("attention_output", "output"):
-                    matrix = architecture.matrix(model, layer, role)  # type: ignore[arg-type]
+                    matrix = Encoder(model).matrix(layer, role)  # type: ignore[arg-type]
                     for parameter in matrix.parameters():
                         parameter.mul_(1e-3)
                 for norm in architecture.norms.values():
-                    architecture.layers(model)[layer].get_submodule(norm).weight.fill_(1)
-                    architecture.layers(model)[layer].get_submodule(norm).bias.zero_()
+                    Encoder(model).layers[layer].get_submodule(norm).weight.fill_(1)
+                    Encoder(model).layers[layer].get_submodule(norm).bias.zero_()
         before = {key: value.clone() for key, value in model.state_dict().items()}
         assert drop_layers(model, 1, "importance", tiny_batches)[1] == [busy]
         assert drop_layers(model.base_model, 1, "importance", tiny_batches)[1] == [busy]
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-        assert model.config.num_hidden_layers == len(architecture.layers(model)) == 3
+        assert model.config.num_hidden_layers == len(Encoder(model).layers) == 3
 
 
 def test_importance_asks_token_classifiers_too(tiny_batches: Batches) -> None:
@@ -159,7 +159,7 @@ def test_sparse_models_stay_sparse(tiny_model: Factory, tiny_batches: Batches, t
     smaller.save_pretrained(tmp_path)
     again = load_model(tmp_path)
     assert is_sparse(again)
-    masks = [masks_of(model, get_architecture("bert")) for model in (sparse, again)]
+    masks = [masks_of(model) for model in (sparse, again)]
     assert all(torch.equal(mask, masks[0][key[0] + 1, *key[1:]]) for key, mask in masks[1].items())
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from bertsurgeon import GroupedLinear, PruneConfig, get_plan, prepare_for_inference, prune, to_dense
-from bertsurgeon.architectures import ARCHITECTURES, get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import collect_statistics
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.compensation import Compensation, apply_plan
@@ -110,7 +110,7 @@ def test_preparing_for_inference_changes_nothing_but_time(
     name: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
 ) -> None:
     model = tiny_model(name)
-    shapes = get_architecture(name).shapes(model)
+    shapes = Encoder(model).shapes
     mixed = tuple(range(0, 48, 2)), tuple(range(1, 48, 2))
     halves, wide = (tuple(range(24)), tuple(range(24, 48))), (tuple(range(48)), tuple(range(48, 96)))
     reads = dict.fromkeys(("query", "key", "value"), Grouped(halves, mixed))
@@ -121,7 +121,7 @@ def test_preparing_for_inference_changes_nothing_but_time(
         "output": Grouped(mixed, wide),
     }
     plan = ModelPlan(name, tuple(LayerPlan.build(shape, structures) for shape in shapes))  # type: ignore[arg-type]
-    pruned = apply_plan(model, get_architecture(name), plan, "none")
+    pruned = apply_plan(model, plan, "none")
     state = {key: value.clone() for key, value in pruned.state_dict().items()}
     before = logits_of(pruned, tiny_batches[0])
     prepared = prepare_for_inference(deepcopy(pruned))
@@ -155,7 +155,7 @@ def executed_weight(layer: nn.Module, inputs: int) -> Tensor:
 
 def plan_with(model: PreTrainedModel, name: str, changes: dict[tuple[int, Role], Structure]) -> ModelPlan:
     """The dense plan but for some matrices."""
-    shapes = ARCHITECTURES[name].shapes(model)
+    shapes = Encoder(model).shapes
     layers = [dict(layer.matrices) for layer in dense_plan(name, shapes).layers]
     for (layer, role), structure in changes.items():
         layers[layer][role] = MatrixPlan(shapes[layer][role], structure)
@@ -165,11 +165,10 @@ def plan_with(model: PreTrainedModel, name: str, changes: dict[tuple[int, Role],
 def apply(
     model: PreTrainedModel, name: str, plan: ModelPlan, mode: Compensation, batches: Sequence[dict[str, Tensor]]
 ) -> PreTrainedModel:
-    architecture = ARCHITECTURES[name]
     moments = None
     if mode == "independent":
-        moments = collect_statistics(model, architecture, batches, gradients=False, moments=True).moments
-    pruned = apply_plan(model, architecture, plan, mode, batches=batches, moments=moments)
+        moments = collect_statistics(model, batches, gradients=False, moments=True).moments
+    pruned = apply_plan(model, plan, mode, batches=batches, moments=moments)
     attach_plan(pruned, plan)
     return pruned
 
@@ -292,9 +291,8 @@ def test_the_dense_twin(
         logits = logits_of(pruned, batch)
         torch.testing.assert_close(logits, logits_of(twin, batch), rtol=1e-5, atol=1e-5)
         assert not torch.allclose(logits, logits_of(model, batch), rtol=1e-3, atol=1e-3)
-    architecture = ARCHITECTURES[name]
     for index, role, matrix in report.plan:
-        weight = architecture.matrix(twin, index, role).get_parameter("weight")
+        weight = Encoder(twin).matrix(index, role).get_parameter("weight")
         assert weight.shape == matrix.shape
         assert int((weight != 0).sum()) <= matrix.kept
 
@@ -338,7 +336,7 @@ def test_without_compensation_it_is_the_masked_model(
     masked = deepcopy(model)
     for index, role, matrix in report.plan:
         assert isinstance(matrix.structure, Grouped)
-        weight = ARCHITECTURES[name].matrix(masked, index, role).get_parameter("weight")
+        weight = Encoder(masked).matrix(index, role).get_parameter("weight")
         weight.data.mul_(mask_of(matrix.structure, matrix.shape))
     for batch in tiny_batches:
         torch.testing.assert_close(logits_of(pruned, batch), logits_of(masked, batch), rtol=1e-5, atol=1e-5)
@@ -360,7 +358,7 @@ def test_dropped_sub_layers_leave_their_bias(
     pruned = apply(model, name, plan, "none", tiny_batches)
     silenced = deepcopy(model)
     for sub_layer in sub_layers:
-        last = ARCHITECTURES[name].matrix(silenced, layer, SUB_LAYERS[sub_layer][-1])
+        last = Encoder(silenced).matrix(layer, SUB_LAYERS[sub_layer][-1])
         last.get_parameter("weight").data.zero_()
     twin = to_dense(pruned)
     assert_stock(twin)
@@ -370,9 +368,9 @@ def test_dropped_sub_layers_leave_their_bias(
         torch.testing.assert_close(logits, logits_of(twin, batch), rtol=1e-5, atol=1e-5)
     shapes = {key: value.shape for key, value in pruned.state_dict().items()}
     for sub_layer in sub_layers:
-        mark = ARCHITECTURES[name].matrix_name(pruned, layer, SUB_LAYERS[sub_layer][-1])
+        mark = Encoder(pruned).matrix_name(layer, SUB_LAYERS[sub_layer][-1])
         assert shapes[f"{mark}.weight"][0] == 0
-        first = ARCHITECTURES[name].matrix_name(pruned, layer, SUB_LAYERS[sub_layer][0])
+        first = Encoder(pruned).matrix_name(layer, SUB_LAYERS[sub_layer][0])
         assert f"{first}.bias" not in shapes
 
 
@@ -408,9 +406,9 @@ def test_mixed_structures(
 def test_a_threshold_that_drops_a_layer(
     name: str, mode: Compensation, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
 ) -> None:
-    model, architecture = tiny_model(name), ARCHITECTURES[name]
+    model = tiny_model(name)
     for role in ROLES:
-        architecture.matrix(model, 1, role).get_parameter("weight").data.mul_(1e-3)
+        Encoder(model).matrix(1, role).get_parameter("weight").data.mul_(1e-3)
     pruned, report = prune(
         model, tiny_batches, PruneConfig(method="pgb", threshold=1e-5, importance="magnitude", compensation=mode)
     )
@@ -453,12 +451,11 @@ def test_training_moves_the_weights_and_keeps_the_structure(
         optimizer.zero_grad()
         pruned(**batch).loss.backward()
         optimizer.step()
-    architecture = ARCHITECTURES[name]
     for index, role, matrix in report.plan:
         assert isinstance(matrix.structure, Grouped)
-        layer = architecture.matrix(pruned, index, role)
+        layer = Encoder(pruned).matrix(index, role)
         assert isinstance(layer, GroupedLinear)
-        old = before[f"{architecture.matrix_name(pruned, index, role)}.weight"]
+        old = before[f"{Encoder(pruned).matrix_name(index, role)}.weight"]
         assert not torch.equal(layer.weight, old)
         applied = executed_weight(layer, matrix.shape[1])
         mask = mask_of(matrix.structure, matrix.shape)

@@ -22,7 +22,6 @@ from transformers import (
 )
 
 from bertsurgeon import PruneConfig, get_plan, is_sparse, load_model, progress, prune, save_model, to_dense, train
-from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.checkpoint import SPARSE_FORMAT_VERSION, attach_sparse
 from bertsurgeon.checkpoint.packed import pack, unpack
@@ -46,7 +45,7 @@ def config(**options: Any) -> PruneConfig:
 
 
 def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model, ARCHITECTURES[model.config.model_type])
+    return masks_of(model)
 
 
 def assert_same(first: PreTrainedModel, second: PreTrainedModel) -> None:
@@ -69,7 +68,7 @@ def test_only_the_encoder_is_pruned(name: str, tiny_model: Factory, tiny_batches
     assert not is_sparse(model)
     assert type(pruned) is type(model)
     assert [type(module) for module in pruned.modules()] == [type(module) for module in model.modules()]
-    encoder = {id(weight) for weight in encoder_weights(pruned, ARCHITECTURES[name]).values()}
+    encoder = {id(weight) for weight in encoder_weights(pruned).values()}
     for key, value in pruned.named_parameters():
         assert torch.equal(value, dict(model.named_parameters())[key]) == (id(value) not in encoder)
     assert report.sparse is not None
@@ -271,7 +270,7 @@ def test_copies_are_independent(tiny_model: Factory, tiny_batches: Batches, tmp_
 def saved(tiny_model: Factory, tmp_path: Path) -> Path:
     model = tiny_model("bert")
     with torch.no_grad():
-        for weight in encoder_weights(model, ARCHITECTURES["bert"]).values():
+        for weight in encoder_weights(model).values():
             weight[:, 8:16] = 0
     attach_sparse(model, 4)
     save_model(model, tmp_path / "saved")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from bertsurgeon import PruneConfig, get_plan, is_sparse, load_model, prune, save_model, to_dense
-from bertsurgeon.architectures import ARCHITECTURES, get_architecture
+from bertsurgeon.architectures import Encoder, get_architecture
 from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.calibration import make_batches, split_rows
 from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, count_kept
@@ -21,7 +21,7 @@ from bertsurgeon.compensation import apply_plan, refit_masked
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.gradual.recipes import Distillation, LearningRate, Pruning, Recipe
 from bertsurgeon.gradual.training import train_gradually
-from bertsurgeon.layers import GroupedLinear, dense_parts, find_matrix
+from bertsurgeon.layers import GroupedLinear, dense_parts
 from bertsurgeon.layers.masks import encoder_weights, enforce_masks, masks_of, sparsity_of
 from bertsurgeon.methods.obert.collect import collect_inverses, plan_passes
 from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Role, Units
@@ -39,7 +39,7 @@ LogitsOf = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]
 def planned(model: PreTrainedModel) -> PreTrainedModel:
     """Every structure there is: uneven groups, low ranks, kept units, a dropped matrix and dropped sub-layers."""
     architecture = get_architecture(model.config.model_type)
-    shapes = architecture.shapes(model)
+    shapes = Encoder(model).shapes
     uneven = (tuple(range(0, 40, 2)), tuple(range(1, 40, 2))), (tuple(range(12)), tuple(range(12, 44)))
     first: dict[Any, Any] = {role: LowRank(8) for role in ROLES} | {"value": Dense(), "query": Grouped(*uneven)}
     units = {"feed_forward": Units((tuple(range(0, 96, 2)),), 96, 1)}
@@ -51,7 +51,7 @@ def planned(model: PreTrainedModel) -> PreTrainedModel:
         LayerPlan.build(shapes[2], only),
     )
     plan = ModelPlan(architecture.name, layers)
-    pruned = apply_plan(model, architecture, plan, "none")
+    pruned = apply_plan(model, plan, "none")
     attach_plan(pruned, plan)
     return pruned.eval()
 
@@ -63,7 +63,7 @@ def config(**options: Any) -> PruneConfig:
 
 
 def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model, get_architecture(model.config.model_type))
+    return masks_of(model)
 
 
 def parameters_of(module: nn.Module) -> list[nn.Parameter]:
@@ -73,8 +73,8 @@ def parameters_of(module: nn.Module) -> list[nn.Parameter]:
 @pytest.mark.parametrize("name", NAMES)
 def test_collected_inverses(name: str, tiny_model: Factory, tiny_batches: Batches) -> None:
     """The Fisher blocks of parts are those of the gradients of the parameters they lie in."""
-    model, architecture = planned(tiny_model(name)), ARCHITECTURES[name]
-    modules = {(layer, role): find_matrix(model, architecture, layer, role) for layer in range(3) for role in ROLES}
+    model = planned(tiny_model(name))
+    modules = {(layer, role): Encoder(model).find_matrix(layer, role) for layer in range(3) for role in ROLES}
     gradients: dict[Any, list[Tensor]] = {}
     count = 0
     for batch in tiny_batches:
@@ -95,7 +95,7 @@ def test_collected_inverses(name: str, tiny_model: Factory, tiny_batches: Batche
     shapes = {key: (len(mask), mask.shape[1]) for key, mask in found_masks.items()}
     (pieces,) = plan_passes(shapes, 12, torch.float64, 10**9)
     found = collect_inverses(
-        model, architecture, tiny_batches, found_masks, pieces, lambda m, b, _: m(**b).loss * len(b["input_ids"]),
+        model, tiny_batches, found_masks, pieces, lambda m, b, _: m(**b).loss * len(b["input_ids"]),
         block_size=12, damping=1e-2, dtype=torch.float64,
     )  # fmt: skip
     assert {piece.key for piece in found} == set(gradients)
@@ -122,7 +122,7 @@ def test_round_trip(
     )
     assert report.sparsity == pytest.approx(1 - 0.25 * plan.kept / plan.size, abs=1e-3)
     assert not is_sparse(model)
-    encoder = {weight.data_ptr() for weight in encoder_weights(pruned, ARCHITECTURES[name]).values()}
+    encoder = {weight.data_ptr() for weight in encoder_weights(pruned).values()}
     for key, value in pruned.named_parameters():
         assert torch.equal(value, dict(model.named_parameters())[key]) == (value.data_ptr() not in encoder)
     if pattern == "1x4":
@@ -173,7 +173,7 @@ def test_fits_inside_structures_are_least_squares(tiny_model: Factory, tiny_batc
         if place[:2] in ((0, "query"), (0, "key")):
             kept[place] = torch.rand(kept[place].shape, generator=generator) < 0.5
     pruned = copy.deepcopy(model)
-    refit_masked(model, pruned, ARCHITECTURES["bert"], kept, tiny_batches, damping=1e-6)
+    refit_masked(model, pruned, kept, tiny_batches, damping=1e-6)
     old, new = (one.bert.encoder.layer[0].attention.self for one in (model, pruned))  # type: ignore[union-attr]
     embedded = [model.bert.embeddings(batch["input_ids"])[batch["attention_mask"].bool()] for batch in tiny_batches]  # type: ignore[operator, union-attr]
     x = torch.cat(embedded).detach().double()
@@ -293,14 +293,13 @@ def test_gradually(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_reads_nothing_but_rounding_stays(role: Role, layer: int) -> None:
     """Behind a matrix without weights all inputs are constants: no weight is worth a ratio of rounding errors."""
     model, tokenizer, texts = toy_classifier()
-    architecture = get_architecture("bert")
     batches = make_batches(tokenize(texts, tokenizer), tokenizer, None, 32, 0)
     pruned = copy.deepcopy(model)
-    kept = masks_of(pruned, architecture)
+    kept = masks_of(pruned)
     kept[layer, role, 0][:] = False
-    enforce_masks(pruned, architecture, kept)
-    refit_masked(model, pruned, architecture, kept, batches)
-    assert max(float(weight.detach().abs().max()) for weight in encoder_weights(pruned, architecture).values()) < 10
+    enforce_masks(pruned, kept)
+    refit_masked(model, pruned, kept, batches)
+    assert max(float(weight.detach().abs().max()) for weight in encoder_weights(pruned).values()) < 10
     assert all(torch.isfinite(parameter).all() for parameter in pruned.parameters())
 
 

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from bertsurgeon import PruneConfig, TrainingConfig, drop_layers, is_sparse, load_model, prune, save_model, train
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import attach_sparse, get_ranges
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.exporting.lowering import Graph, lower
@@ -67,11 +67,11 @@ RECIPE = Recipe(
 
 
 def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model, get_architecture(model.config.model_type))
+    return masks_of(model)
 
 
 def matrices(model: PreTrainedModel) -> list[Tensor]:
-    return list(encoder_weights(model, get_architecture(model.config.model_type)).values())
+    return list(encoder_weights(model).values())
 
 
 def begin(model: PreTrainedModel, step: int = 0, start: int = 0, freeze: int = 10) -> QuantizationAwareTraining:
@@ -133,7 +133,7 @@ def test_what_is_rounded(name: str, tiny_model: Factory, tiny_batches: Batches) 
     arguments: Any = None
     callback.on_step_begin(arguments, TrainerState(global_step=5), TrainerControl())
     seen: list[Tensor] = []
-    query = get_architecture(name).matrix(model, 0, "query")
+    query = Encoder(model).matrix(0, "query")
     assert isinstance(query.inputs, nn.Module)
     query.inputs.register_forward_hook(lambda module, inputs, output: seen.append(output))
     found = model(**batch).logits
@@ -357,9 +357,7 @@ def test_training_for_int8_loses_less(tmp_path: Path) -> None:
     before = predict(teacher, held_out, tokenizer, 64, "")
     with torch.no_grad():
         for layer in range(2):  # the same function in other units, which INT8 minds
-            value, output = (
-                get_architecture("bert").matrix(teacher, layer, role) for role in ("value", "attention_output")
-            )
+            value, output = (Encoder(teacher).matrix(layer, role) for role in ("value", "attention_output"))
             for parameter in (value.get_parameter("weight"), value.get_parameter("bias")):
                 parameter[0] *= 300
             output.get_parameter("weight")[:, 0] /= 300

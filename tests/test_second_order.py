@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.calibration import join_rows, split_rows
 from bertsurgeon.calibration.inverse_fisher import FisherBlocks, invert_blocks, unit_scores
 from bertsurgeon.errors import ModelError, OptionError
@@ -40,11 +39,11 @@ def problem(blocks: int = 5, size: int = 8, seed: int = 0) -> tuple[Tensor, Tens
 
 
 def step(model: PreTrainedModel, batches: Batches, sparsity: float, **options: Any) -> Step:
-    return prune_step(model, ARCHITECTURES[model.config.model_type], batches, sparsity, replace(OPTIONS, **options))
+    return prune_step(model, batches, sparsity, replace(OPTIONS, **options))
 
 
 def weights(model: PreTrainedModel) -> dict[Any, Tensor]:
-    found = encoder_weights(model, ARCHITECTURES[model.config.model_type])
+    found = encoder_weights(model)
     return {key: weight.detach().clone() for key, weight in found.items()}
 
 
@@ -120,13 +119,12 @@ def test_splitting_and_joining() -> None:
 @pytest.mark.parametrize("batch_size", [1, 4])
 @pytest.mark.parametrize("name", NAMES)
 def test_collected_inverses(name: str, batch_size: int, tiny_model: Factory, tiny_batches: Batches) -> None:
-    model, architecture = tiny_model(name, **{"n_layers" if name == "distilbert" else "num_hidden_layers": 1}), None
-    architecture = ARCHITECTURES[name]
+    model = tiny_model(name, **{"n_layers" if name == "distilbert" else "num_hidden_layers": 1})
     with torch.no_grad():
-        for index, weight in enumerate(encoder_weights(model, architecture).values()):
+        for index, weight in enumerate(encoder_weights(model).values()):
             weight[index : index + 5, ::3] = 0
-    parameters = encoder_weights(model, architecture)
-    masks = masks_of(model, architecture)
+    parameters = encoder_weights(model)
+    masks = masks_of(model)
     gradients = []
     for batch in tiny_batches:
         for first in range(0, len(batch["input_ids"]), batch_size):
@@ -136,7 +134,7 @@ def test_collected_inverses(name: str, batch_size: int, tiny_model: Factory, tin
     model.train()
     (pieces,) = plan_passes(shapes, 20, DOUBLE, 10**9)
     found = collect_inverses(
-        model, architecture, tiny_batches, masks, pieces, lambda m, b, _: m(**b).loss * len(b["input_ids"]),
+        model, tiny_batches, masks, pieces, lambda m, b, _: m(**b).loss * len(b["input_ids"]),
         block_size=20, damping=1e-2, batch_size=batch_size, dtype=DOUBLE, with_mean=True,
     )  # fmt: skip
     assert model.training
@@ -266,7 +264,7 @@ def test_ties_do_not_change_the_share() -> None:
 def test_the_share_is_exact_under_ties(pattern: str, scope: str, tiny_model: Factory, tiny_batches: Batches) -> None:
     model = tiny_model("bert")
     with torch.no_grad():
-        for weight in encoder_weights(model, ARCHITECTURES["bert"]).values():
+        for weight in encoder_weights(model).values():
             weight.copy_(torch.where(weight > 0, 0.5, -0.5))
     masks = step(
         model, tiny_batches, 0.625, pattern=Pattern.parse(pattern), scope=scope, score="magnitude", update="none"
@@ -305,12 +303,12 @@ def test_blocks_of_one_leave_survivors_as_they_are(update: str, tiny_model: Fact
 @pytest.mark.parametrize("name", NAMES)
 def test_masks_only_grow(name: str, pattern: str, update: str, tiny_model: Factory, tiny_batches: Batches) -> None:
     model = tiny_model(name)
-    encoder = {id(weight) for weight in encoder_weights(model, ARCHITECTURES[name]).values()}
+    encoder = {id(weight) for weight in encoder_weights(model).values()}
     others = {key: value.clone() for key, value in model.named_parameters() if id(value) not in encoder}
     assert others
     parsed = Pattern.parse(pattern)
     options = {"pattern": parsed, "update": update, "damping": 1e-4, "block_size": 32}
-    last = masks_of(model, ARCHITECTURES[name])
+    last = masks_of(model)
     for sparsity in (0.25, 0.5):
         before = weights(model)
         found = step(model, tiny_batches, sparsity, **options)
@@ -336,12 +334,11 @@ def test_updates_lower_the_loss(tiny_model: Factory, tiny_batches: Batches) -> N
     losses = {}
     for update in ("greedy", "obert", "none"):
         model = tiny_model("bert")
-        architecture = ARCHITECTURES["bert"]
-        masks = masks_of(model, architecture)
+        masks = masks_of(model)
         shapes = {key: (len(mask), mask.shape[1]) for key, mask in masks.items()}
         (pieces,) = plan_passes(shapes, 48, DOUBLE, 10**9)
         fisher = collect_inverses(
-            model, architecture, tiny_batches, masks, pieces, lambda m, b, _: m(**b).loss * len(b["input_ids"]),
+            model, tiny_batches, masks, pieces, lambda m, b, _: m(**b).loss * len(b["input_ids"]),
             block_size=48, damping=1e-4, dtype=DOUBLE,
         )  # fmt: skip
         before = weights(model)

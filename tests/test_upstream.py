@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import PruneConfig, load_model, prune, save_model
-from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, load_as_saved
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import evaluate_masked_lm
@@ -41,7 +40,7 @@ RECIPE = Recipe(
 
 
 def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model, get_architecture(model.config.model_type))
+    return masks_of(model)
 
 
 def make_masked_lm(source: Path, folder: Path) -> Path:
@@ -311,7 +310,7 @@ def test_upstream_then_downstream(folder: Path, tmp_path: Path) -> None:
 def test_the_texts_of_a_task(folder: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "own.yaml"
     recipe.write_text(
-        "epochs: 1\nbatch_size: 16\nat_once: 8\nmasked_lm: {}\nlearning_rate: {start: 1e-4, end: 1e-5}\n"
+        "epochs: 1\nbatch_size: 16\nmicro_batch_size: 8\nmasked_lm: {}\nlearning_rate: {start: 1e-4, end: 1e-5}\n"
         "pruning: {sparsity: 0.5, first_sparsity: 0.4, start: 0, end: 0.5, every: 0.5, gradients: 8}\n"
     )
     options = ["--recipe", recipe, *files(folder), "--max-train-samples", "32"]

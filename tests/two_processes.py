@@ -11,9 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from bertsurgeon import Calibration, PruneConfig, TrainingConfig, calibrate, evaluate, prune, train
-from bertsurgeon import distributed
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon import Calibration, PruneConfig, TrainingConfig, calibrate, distributed, evaluate, prune, train
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import CheckpointError, OptionError
@@ -39,7 +37,6 @@ def weights(model: PreTrainedModel) -> torch.Tensor:
 def compare(folder: Path) -> None:
     dense, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
     dataset = tokenized_texts(tokenizer, 72)
-    architecture = get_architecture("bert")
     unlabelled = dataset.remove_columns("labels")
 
     for data, options in (
@@ -48,9 +45,9 @@ def compare(folder: Path) -> None:
         (unlabelled, {"gradients": False, "curvature": True, "moments": True, "token_weighting": 0.5}),
     ):
         batches = make_batches(data, tokenizer, 72, 8, 0)
-        found = collect_statistics(dense, architecture, batches, **options)
+        found = collect_statistics(dense, batches, **options)
         with distributed.disabled():
-            wanted = collect_statistics(dense, architecture, batches, **options)
+            wanted = collect_statistics(dense, batches, **options)
         assert (found.samples, found.tokens) == (wanted.samples, wanted.tokens) == (72, found.tokens)
         for name in ("squared_gradients", "block_fisher", "curvature"):
             assert getattr(found, name).keys() == getattr(wanted, name).keys()

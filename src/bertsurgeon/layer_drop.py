@@ -12,11 +12,11 @@ from typing import Any, Literal, get_args
 
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
-from bertsurgeon.architectures import Architecture, get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch, make_batches, token_mask
 from bertsurgeon.checkpoint import check_finite, clear_int8_ranges, get_plan
 from bertsurgeon.errors import ModelError, OptionError
@@ -74,11 +74,11 @@ def drop_layers(
             would go, has to stay.
         DataError: If the data is empty or not tokenized.
     """
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
     if get_plan(model) is not None:
         raise ModelError("The model is pruned already, with smaller matrices; first drop layers, then prune.")
     check_finite(model)
-    total = len(architecture.layers(model))
+    total = len(encoder.layers)
     if strategy not in get_args(Strategy):
         raise OptionError(f"The strategy must be one of {', '.join(get_args(Strategy))}, not {strategy!r}.")
     if (isinstance(keep, int) and strategy == "importance") != (data is not None):
@@ -92,13 +92,13 @@ def drop_layers(
     else:
         batches = make_batches(data, tokenizer, samples, batch_size, seed)
         with evaluating(model), torch.inference_mode():
-            kept = sorted(rank_layers(model, architecture, batches)[:keep])
-    if kept[0] != 0 and _first_is_special(model, architecture):
+            kept = sorted(rank_layers(model, batches)[:keep])
+    if kept[0] != 0 and _first_is_special(encoder):
         raise OptionError(
-            f"The first layer of a {architecture.name} is not like the others and has to stay: keep layer 0, or take "
-            "the strategy alternate, first, symmetric or importance."
+            f"The first layer of a {encoder.architecture.name} differs from the others and must stay: keep layer 0, "
+            "or use the strategy alternate, first, symmetric or importance."
         )
-    return _without(model, architecture, kept), kept
+    return _without(model, kept), kept
 
 
 def choose_layers(total: int, keep: int, strategy: Strategy) -> list[int]:
@@ -114,8 +114,9 @@ def choose_layers(total: int, keep: int, strategy: Strategy) -> list[int]:
     return [round(number * (total - 1) / max(1, keep - 1)) for number in range(keep)]
 
 
-def rank_layers(model: PreTrainedModel, architecture: Architecture, batches: Sequence[Batch]) -> list[int]:
+def rank_layers(model: PreTrainedModel, batches: Sequence[Batch]) -> list[int]:
     """All layers, the one that would be kept longest first; takes N(N+1)/2 passes over the batches for N layers."""
+    encoder = Encoder(model)
     inputs = [{name: value.to(model.device) for name, value in batch.items()} for batch in batches]
     head = find_head([type(model).__name__], model.config)
 
@@ -132,15 +133,15 @@ def rank_layers(model: PreTrainedModel, architecture: Architecture, batches: Seq
         return float(outputs_loss(head, answer, wanted, batch, 1.0)) * len(mask)
 
     whole = [ask(batch) for batch in inputs]
-    left = list(range(len(architecture.layers(model))))
-    bound = {0} if _first_is_special(model, architecture) else set()
+    left = list(range(len(encoder.layers)))
+    bound = {0} if _first_is_special(encoder) else set()
     gone: list[int] = []
     with progress.bar("Leaving layers out", len(left) * (len(left) + 1) / 2 - 1) as advance:
         while len(left) > 1:
             losses = {}
             for layer in left:
                 if layer not in bound:
-                    with _only(model, architecture, [other for other in left if other != layer]):
+                    with _only(encoder, [other for other in left if other != layer]):
                         pairs = zip(inputs, whole, strict=True)
                         losses[layer] = sum(change(ask(batch), wanted, batch) for batch, wanted in pairs)
                 advance()
@@ -149,9 +150,9 @@ def rank_layers(model: PreTrainedModel, architecture: Architecture, batches: Seq
     return left + gone[::-1]
 
 
-def _first_is_special(model: PreTrainedModel, architecture: Architecture) -> bool:
+def _first_is_special(encoder: Encoder) -> bool:
     """Whether the first layer lacks a norm that all others have (ModernBERT): none of them can take its place."""
-    norms = [layer.get_submodule(architecture.norms["attention"]) for layer in architecture.layers(model)]
+    norms = [layer.get_submodule(encoder.architecture.norms["attention"]) for layer in encoder.layers]
     return any(type(norm) is not type(norms[0]) for norm in norms)
 
 
@@ -164,28 +165,27 @@ def _check_layers(layers: Sequence[int], total: int) -> list[int]:
 
 
 @contextmanager
-def _only(model: PreTrainedModel, architecture: Architecture, kept: Sequence[int]) -> Iterator[None]:
+def _only(encoder: Encoder, kept: Sequence[int]) -> Iterator[None]:
     """The model with some of its layers, while the ``with`` block lasts."""
-    base, layers = architecture.base_model(model), architecture.layers(model)
-    whole = base.get_submodule(architecture.encoder)
-    base.set_submodule(architecture.encoder, nn.ModuleList(layers[index] for index in kept))
+    layers = encoder.layers
+    encoder.set_layers([layers[index] for index in kept])
     try:
         yield
     finally:
-        base.set_submodule(architecture.encoder, whole)
+        encoder.set_layers(layers)
 
 
-def _without(model: PreTrainedModel, architecture: Architecture, kept: Sequence[int]) -> PreTrainedModel:
+def _without(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     """A copy with some of the layers, and with a configuration that says so."""
     smaller = deepcopy(model)
     clear_int8_ranges(smaller)
-    base, layers = architecture.base_model(smaller), architecture.layers(smaller)
-    base.set_submodule(architecture.encoder, nn.ModuleList(layers[index] for index in kept))
+    encoder = Encoder(smaller)
+    encoder.set_layers([encoder.layers[index] for index in kept])
     smaller.config.num_hidden_layers = len(kept)
     kinds = getattr(smaller.config, "layer_types", None)  # where layers are of several kinds
     if kinds is not None:
         smaller.config.layer_types = [kinds[index] for index in kept]
-    for number, layer in enumerate(architecture.layers(smaller)):
+    for number, layer in enumerate(encoder.layers):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 setattr(module, "layer_idx", number)  # noqa: B010  # a plain number, where modules hold tensors

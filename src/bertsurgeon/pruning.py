@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bertsurgeon.architectures import get_architecture, unfuse
+from bertsurgeon.architectures import Encoder, unfuse
 from bertsurgeon.calibration import count_samples, make_batches, token_mask
 from bertsurgeon.checkpoint import attach_plan, clear_int8_ranges, get_plan
 from bertsurgeon.config import PruneConfig
@@ -63,7 +63,6 @@ def prune(
         check_dense(model)
         if teacher is not None:
             raise OptionError(f"A teacher is of use to the method obert only, not to {config.method}.")
-    architecture = get_architecture(model.config.model_type)
     torch.manual_seed(config.seed)
     seconds: dict[str, float] = {}
     sparse: SparseReport | None = None
@@ -76,14 +75,14 @@ def prune(
         batches = calibration.batches
         model = unfuse(model)
         with evaluating(model):
-            pruned, plan = prune_auto(model, architecture, calibration, config, seconds)
+            pruned, plan = prune_auto(model, calibration, config, seconds)
     elif isinstance(data, Calibration):
         raise OptionError(f"A calibration serves the method auto only; give {config.method} the data itself.")
     elif config.method == "pgb":
         batches = make_batches(data, tokenizer, config.samples or PGB_SAMPLES, config.batch_size, config.seed)
         model = unfuse(model)
         with evaluating(model):
-            pruned, plan = prune_pgb(model, architecture, batches, config, seconds)
+            pruned, plan = prune_pgb(model, batches, config, seconds)
     else:
         joined = config.fisher_batch_size  # a batch holds whole gradients
         size = max(1, config.batch_size // joined) * joined
@@ -92,8 +91,8 @@ def prune(
         refit = batches  # gradients are counted in texts, regressions in tokens
         if isinstance(data, Dataset) and config.compensation != "none":
             refit = make_batches(data, tokenizer, None, config.batch_size, config.seed)
-        pruned, sparse = prune_obert(model, architecture, batches, config, seconds, teacher, refit)
-        plan = get_plan(model) or dense_plan(architecture.name, architecture.shapes(model))
+        pruned, sparse = prune_obert(model, batches, config, seconds, teacher, refit)
+        plan = get_plan(model) or dense_plan(Encoder(model).architecture.name, Encoder(model).shapes)
     clear_int8_ranges(pruned)
     if sparse is None:
         attach_plan(pruned, plan)

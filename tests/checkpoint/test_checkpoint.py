@@ -21,7 +21,7 @@ from transformers import (
 
 import architecture_cases
 from bertsurgeon import PruneConfig, get_plan, load_model, prune, save_model, to_dense
-from bertsurgeon.architectures import ARCHITECTURES
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, load_as_saved, load_tokenizer
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError
@@ -40,7 +40,7 @@ def pruned(request: pytest.FixtureRequest, tiny_model: Factory, tiny_batches: Ba
     """Grouped, whole and dropped matrices, and a dropped sub-layer."""
     model = tiny_model(request.param)
     for layer, role in ((1, "output"), (2, "attention_output"), (0, "query")):
-        ARCHITECTURES[request.param].matrix(model, layer, role).get_parameter("weight").data.mul_(1e-4)
+        Encoder(model).matrix(layer, role).get_parameter("weight").data.mul_(1e-4)
     config = PruneConfig(method="pgb", sparsity=0.75, importance="magnitude", grouping="random", compensation="none")
     result, report = prune(model, tiny_batches, config)
     assert any(layer.is_dropped(sub_layer) for layer in report.plan.layers for sub_layer in SUB_LAYERS)
@@ -58,12 +58,12 @@ def saved(tmp_path: Path, tiny_model: Factory, tiny_batches: Batches) -> Path:
 
 def without_sub_layers(model: PreTrainedModel, name: str) -> PreTrainedModel:
     """Nothing is grouped: only two sub-layers are gone."""
-    shapes = ARCHITECTURES[name].shapes(model)
+    shapes = Encoder(model).shapes
     layers = [dict(layer.matrices) for layer in dense_plan(name, shapes).layers]
     for index, roles in ((1, SUB_LAYERS["attention"]), (2, SUB_LAYERS["feed_forward"])):
         layers[index].update({role: MatrixPlan(shapes[index][role], Dropped()) for role in roles})
     plan = ModelPlan(name, tuple(LayerPlan(matrices) for matrices in layers))
-    result = apply_plan(model, ARCHITECTURES[name], plan, "none")
+    result = apply_plan(model, plan, "none")
     attach_plan(result, plan)
     return result
 
@@ -113,8 +113,7 @@ def test_the_file_is_as_small_as_the_plan_says(pruned: PreTrainedModel, tmp_path
     pruned.save_pretrained(tmp_path)
     plan = get_plan(pruned)
     assert plan is not None
-    architecture = ARCHITECTURES[pruned.config.model_type]
-    names = {f"{architecture.matrix_name(pruned, index, role)}.weight" for index, role, _ in plan}
+    names = {f"{Encoder(pruned).matrix_name(index, role)}.weight" for index, role, _ in plan}
     rest = sum(value.numel() for key, value in to_dense(pruned).state_dict().items() if key not in names)
     size = (tmp_path / "model.safetensors").stat().st_size
     with (tmp_path / "model.safetensors").open("rb") as file:

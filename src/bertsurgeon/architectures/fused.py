@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from bertsurgeon.architectures.table import Architecture, get_architecture
+from bertsurgeon.architectures.encoder import Encoder
+from bertsurgeon.architectures.table import Architecture
 from bertsurgeon.plan import Role
 
 
@@ -43,8 +44,8 @@ def unfuse(model: PreTrainedModel) -> PreTrainedModel:
     Args:
         model: Dense; left as it is.
     """
-    architecture = get_architecture(model.config.model_type)
-    if not any(_fused(architecture, layer) for layer in architecture.layers(model)):
+    encoder = Encoder(model)
+    if not any(_fused(encoder.architecture, layer) for layer in encoder.layers):
         return model
     copy = deepcopy(model)
     unfuse_in_place(copy)
@@ -53,8 +54,9 @@ def unfuse(model: PreTrainedModel) -> PreTrainedModel:
 
 def unfuse_in_place(model: PreTrainedModel) -> None:
     """Gives every matrix of a dense model a linear layer of its own; also on the meta device."""
-    architecture = get_architecture(model.config.model_type)
-    for layer in architecture.layers(model):
+    encoder = Encoder(model)
+    architecture = encoder.architecture
+    for layer in encoder.layers:
         for path, module in _fused(architecture, layer).items():
             weight = module.weight.detach().T if isinstance(module, Conv1D) else module.weight.detach()
             bias = None if module.bias is None else module.bias.detach()
@@ -75,8 +77,9 @@ def fuse_in_place(model: PreTrainedModel, stock: PreTrainedModel) -> None:
         model: With linear layers at all matrices.
         stock: A model of the same class and sizes as the class makes it; on any device, its values do not matter.
     """
-    architecture = get_architecture(model.config.model_type)
-    layers = zip(architecture.layers(model), architecture.layers(stock), strict=True)
+    encoder = Encoder(model)
+    architecture = encoder.architecture
+    layers = zip(encoder.layers, Encoder(stock).layers, strict=True)
     for layer, original in layers:
         for path, module in _fused(architecture, original).items():
             parts = [

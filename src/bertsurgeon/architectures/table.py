@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from bertsurgeon.errors import ModelError
@@ -31,8 +31,8 @@ class Architecture:
         attention: Path from a layer to the module that computes attention.
         feed_forward: Path from a layer to the module that computes the feed-forward part; empty where there is none,
             and the part consists of the modules ``intermediate`` and ``output`` (as in BERT).
-        shift: Paths from the base model to what adds a bias to the first layer's input, the first that exists counts;
-            empty for pre-norm models.
+        input_norms: Paths from the base model to the module that adds a bias to the first layer's input; the first one
+            that exists is used; empty for pre-norm models.
         pre_norm: Sub-layers read a normalised copy of the residual stream and add to the stream as it is.
         norm_inside: The attention's module adds to the residual stream and normalises it itself.
         heads: The configuration's entry for the number of heads.
@@ -56,7 +56,7 @@ class Architecture:
     norms: Mapping[SubLayerName, str]
     attention: str = "attention"
     feed_forward: str = ""
-    shift: tuple[str, ...] = ("embeddings.LayerNorm",)
+    input_norms: tuple[str, ...] = ("embeddings.LayerNorm",)
     pre_norm: bool = False
     norm_inside: bool = False
     heads: str = "num_attention_heads"
@@ -85,40 +85,6 @@ class Architecture:
         """Path from a layer to a module whose input is the residual stream that a sub-layer adds to."""
         return self.norms[sub_layer] if self.pre_norm else self.matrices[self.sub_layers[sub_layer][0]]
 
-    def base_model(self, model: PreTrainedModel) -> nn.Module:
-        """The encoder (or decoder) below any task head."""
-        base: nn.Module = model.base_model
-        return base
-
-    def layers(self, model: PreTrainedModel) -> list[nn.Module]:
-        """The layers, from the input to the output."""
-        return list(self.base_model(model).get_submodule(self.encoder).children())
-
-    def matrix(self, model: PreTrainedModel, layer: int, role: Role) -> nn.Module:
-        """One of the matrices of a layer; of a model that fuses some, see :func:`bertsurgeon.architectures.unfuse`."""
-        return self.layers(model)[layer].get_submodule(self.matrices[role])
-
-    def layer_name(self, model: PreTrainedModel, layer: int) -> str:
-        """The qualified name of a layer inside ``model``."""
-        prefix = "" if self.base_model(model) is model else f"{model.base_model_prefix}."
-        return f"{prefix}{self.encoder}.{layer}"
-
-    def matrix_name(self, model: PreTrainedModel, layer: int, role: Role) -> str:
-        """The qualified name of a matrix inside ``model``."""
-        return f"{self.layer_name(model, layer)}.{self.matrices[role]}"
-
-    def input_bias(self, model: PreTrainedModel, layer: int, sub_layer: SubLayerName) -> nn.Parameter:
-        """In a post-norm model, the bias that is added last to the input (and the residual) of a sub-layer."""
-        if sub_layer == "feed_forward":
-            module = self.layers(model)[layer].get_submodule(self.norms["attention"])
-        elif layer > 0:
-            module = self.layers(model)[layer - 1].get_submodule(self.norms["feed_forward"])
-        else:
-            base = self.base_model(model)
-            names = {name for name, _ in base.named_modules()}
-            module = base.get_submodule(next(path for path in self.shift if path in names))
-        return module.get_parameter("bias")
-
     def head_width(self, config: PretrainedConfig) -> int:
         """Channels per attention head."""
         width = getattr(config, "head_dim", None) or config.hidden_size // getattr(config, self.heads)
@@ -129,19 +95,6 @@ class Architecture:
         heads = getattr(config, self.heads)
         shared = heads // (getattr(config, "num_key_value_heads", None) or heads)
         return self.head_width(config) * int(shared)
-
-    def shapes(self, model: PreTrainedModel) -> list[dict[Role, tuple[int, int]]]:
-        """The (output, input) channels of every matrix of a *dense* model, layer by layer."""
-        return [{role: self._shape(layer, role) for role in self.roles} for layer in self.layers(model)]
-
-    def _shape(self, layer: nn.Module, role: Role) -> tuple[int, int]:
-        path = self.matrices[role]
-        fused = next((parts for parent, parts in self.fused.items() if path == f"{parent}.{role}"), ())
-        module = layer.get_submodule(path.rpartition(".")[0] if fused else path)
-        if fused and not isinstance(module, nn.Linear | Conv1D):
-            return _linear_shape(layer.get_submodule(path))
-        outputs, inputs = _linear_shape(module)
-        return outputs // max(1, len(fused)), inputs
 
     def check_config(self, config: PretrainedConfig) -> None:
         """Checks that a model has no parts that the library does not know.
@@ -159,7 +112,12 @@ def _has(entry: str) -> Callable[[PretrainedConfig], bool]:
     return lambda config: bool(getattr(config, entry, None))
 
 
-def _linear_shape(module: nn.Module) -> tuple[int, int]:
+def linear_shape(module: nn.Module) -> tuple[int, int]:
+    """The (output, input) channels of a linear layer.
+
+    Raises:
+        ModelError: If the module is no linear layer.
+    """
     if isinstance(module, Conv1D):
         return module.weight.shape[1], module.weight.shape[0]
     if not isinstance(module, nn.Linear):
@@ -224,7 +182,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     for architecture in (
         _BERT,
         *(replace(_BERT, name=name) for name in ("roberta", "xlm-roberta", "camembert")),
-        replace(_BERT, name="electra", shift=("embeddings_project", "embeddings.LayerNorm")),
+        replace(_BERT, name="electra", input_norms=("embeddings_project", "embeddings.LayerNorm")),
         Architecture(
             name="distilbert",
             encoder="transformer.layer",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import count_kept, get_plan, is_sparse
 
 PATTERNS = ("*.safetensors", "*.onnx", "*.onnx.data", "openvino_model.*")
@@ -43,6 +43,5 @@ def measure_sizes(model: PreTrainedModel) -> Sizes:
     elif plan is not None:
         encoder = plan.kept
     else:
-        architecture = get_architecture(model.config.model_type)
-        encoder = sum(rows * columns for layer in architecture.shapes(model) for rows, columns in layer.values())
+        encoder = sum(rows * columns for layer in Encoder(model).shapes for rows, columns in layer.values())
     return Sizes(encoder, sum(parameter.numel() for parameter in model.parameters()))

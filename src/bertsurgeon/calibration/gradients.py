@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration.batches import Batch
 from bertsurgeon.errors import ModelError
 from bertsurgeon.tasks import Distribution, default_distribution, has_labels, head_of, model_inputs
@@ -59,7 +59,7 @@ def gradient_hooks(matrices: dict[Any, nn.Module], receive: Callable[[Any, Tenso
 
 
 @contextmanager
-def backward_leaf(model: PreTrainedModel, architecture: Architecture) -> Iterator[Tensor]:
+def backward_leaf(model: PreTrainedModel) -> Iterator[Tensor]:
     """A zero added before the first layer: its gradient runs the whole way back without any weight's gradient."""
     leaf = torch.zeros((), dtype=model.dtype, device=model.device, requires_grad=True)
 
@@ -68,7 +68,7 @@ def backward_leaf(model: PreTrainedModel, architecture: Architecture) -> Iterato
             return (args[0] + leaf, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + leaf}
 
-    handle = architecture.layers(model)[0].register_forward_pre_hook(add, with_kwargs=True)
+    handle = Encoder(model).layers[0].register_forward_pre_hook(add, with_kwargs=True)
     try:
         yield leaf
     finally:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bertsurgeon import distributed, progress
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration.batches import Batch, token_mask
 from bertsurgeon.calibration.blocks import split_rows
 from bertsurgeon.calibration.gradients import (
@@ -58,7 +58,6 @@ class Statistics:
 
 def collect_statistics(
     model: PreTrainedModel,
-    architecture: Architecture,
     batches: Sequence[Batch],
     *,
     gradients: bool = True,
@@ -74,7 +73,6 @@ def collect_statistics(
 
     Args:
         model: The dense model, in evaluation mode; its weights and gradients are left as they are.
-        architecture: Its entry in the table.
         batches: Padded batches, with labels or without (see
             :func:`bertsurgeon.calibration.gradients.summed_loss`).
         gradients: Gather squared gradients (or Fisher blocks).
@@ -89,10 +87,9 @@ def collect_statistics(
     """
     distributed.check_enough(batches, "batches of calibration data")
     statistics = Statistics()
+    encoder = Encoder(model)
     matrices: dict[MatrixKey, nn.Module] = {
-        (layer, role): architecture.matrix(model, layer, role)
-        for layer in range(len(architecture.layers(model)))
-        for role in architecture.roles
+        (layer, role): encoder.matrix(layer, role) for layer in range(len(encoder.layers)) for role in encoder.roles
     }
     generator = torch.Generator()
     mask = torch.empty(0, dtype=torch.bool)  # of the batch at hand
@@ -129,7 +126,7 @@ def collect_statistics(
     backward = gradients or curvature
     try:
         with (
-            backward_leaf(model, architecture) as leaf,
+            backward_leaf(model) as leaf,
             gradient_hooks(matrices, receive) if backward else torch.no_grad(),
         ):
             for number, batch in progress.track(distributed.shard(list(enumerate(batches))), "Calibrating"):

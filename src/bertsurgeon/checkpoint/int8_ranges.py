@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.errors import CheckpointError
 from bertsurgeon.plan import Role
 
@@ -52,13 +52,13 @@ def get_ranges(model: PreTrainedModel) -> InputRanges | None:
     layers = getattr(model.config, ENTRY, None)
     if layers is None:
         return None
-    architecture = get_architecture(model.config.model_type)
-    count = len(architecture.layers(model))
+    encoder = Encoder(model)
+    count = len(encoder.layers)
     try:
         ranges = {
             (index, role): InputRange(float(layer[role][0]), int(layer[role][1]))
             for index, layer in enumerate(layers)
-            for role in architecture.roles
+            for role in encoder.roles
         }
         if len(layers) != count or not all(
             0 < r.scale < float("inf") and 0 <= r.zero_point < 256 for r in ranges.values()

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.errors import CheckpointError
-from bertsurgeon.layers import dequantize_rows, find_matrix, is_on_grid, quantize_rows
+from bertsurgeon.layers import dequantize_rows, is_on_grid, quantize_rows
 from bertsurgeon.plan import ALL_ROLES
 
 BITMAPS = {"weight": "bitmap", "up": "up_bitmap"}
@@ -234,15 +234,15 @@ def restore_model(model: PreTrainedModel) -> None:
     Raises:
         CheckpointError: If values and bitmap of a matrix do not fit each other.
     """
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
     dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-    for layer in range(len(architecture.layers(model))):
-        for role in architecture.roles:
-            module = find_matrix(model, architecture, layer, role)
+    for layer in range(len(encoder.layers)):
+        for role in encoder.roles:
+            module = encoder.find_matrix(layer, role)
             for tensor in BITMAPS:
                 shape = getattr(module, _shape_name(tensor), None)
                 if module is not None and shape is not None:
-                    _restore_packed(module, tensor, shape, architecture.matrix_name(model, layer, role), dtype)
+                    _restore_packed(module, tensor, shape, encoder.matrix_name(layer, role), dtype)
                     delattr(module, _shape_name(tensor))
     for _, embedding in _embeddings(model):
         scales = embedding._buffers.pop(SCALES["weight"], None)
@@ -323,18 +323,18 @@ def _shape_name(tensor: str) -> str:
 
 
 def _prefix(model: PreTrainedModel) -> str:
-    base = get_architecture(model.config.model_type).base_model(model)
+    base = Encoder(model).base
     return "" if base is model else f"{model.base_model_prefix}."
 
 
 def _packables(model: PreTrainedModel) -> list[list[_Packable]]:
     """Returns the tensors of the encoder's matrices, by layer."""
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
     layers: list[list[_Packable]] = []
-    for layer in range(len(architecture.layers(model))):
+    for layer in range(len(encoder.layers)):
         layers.append([])
-        for role in architecture.roles:
-            path, module = architecture.matrix_name(model, layer, role), find_matrix(model, architecture, layer, role)
+        for role in encoder.roles:
+            path, module = encoder.matrix_name(layer, role), encoder.find_matrix(layer, role)
             for tensor in BITMAPS:
                 if module is not None and tensor in module._parameters:
                     entry = role if tensor == "weight" else f"{role}.{tensor}"
@@ -344,7 +344,7 @@ def _packables(model: PreTrainedModel) -> list[list[_Packable]]:
 
 def _embeddings(model: PreTrainedModel) -> Iterator[tuple[str, nn.Embedding]]:
     """Yields the embeddings before the first layer with their names inside the base model."""
-    base = get_architecture(model.config.model_type).base_model(model)
+    base = Encoder(model).base
     for name, module in base.named_modules():
         if isinstance(module, nn.Embedding):
             yield name, module

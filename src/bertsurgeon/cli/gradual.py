@@ -13,7 +13,6 @@ from transformers import (
 )
 
 from bertsurgeon import progress
-from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import check_masked_lm, load_model, load_tokenizer, read_config
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded_together
@@ -114,7 +113,7 @@ def gradual(
         )
 
     metrics = fit_and_save(network, tokenizer, job, fit, {"recipe": asdict(chosen)}, output, resume, may_overwrite)
-    share = sparsity_of(masks_of(network, get_architecture(network.config.model_type)))
+    share = sparsity_of(masks_of(network))
     line = "  ".join(f"{name} {value:.2f}" for name, value in metrics.items())
     result = {"output": str(output), "sparsity": share, "recipe": asdict(chosen), "metrics": metrics}
     emit(

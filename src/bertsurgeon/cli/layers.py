@@ -7,7 +7,7 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.checkpoint import check_output, load_as_saved, load_embedder, load_tokenizer, save_model
 from bertsurgeon.cli import options as opt
@@ -52,7 +52,7 @@ def drop_layers(
     check_output(output, overwrite)
     load = load_embedder if data_options.task_type == Embedding.name else load_as_saved
     network, tokenizer = load(resolve_model(model)), load_tokenizer(resolve_model(model))
-    total = len(get_architecture(network.config.model_type).layers(network))
+    total = len(Encoder(network).layers)
     data = _texts(data_options, tokenizer, task_type_for_texts(network), seed) if data_options.are_given else None
     smaller, chosen = drop_layers_of(
         network, kept, cast(Strategy, strategy), data, tokenizer, samples=samples, seed=seed

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import folder_size, measure_sizes
 from bertsurgeon.checkpoint import count_kept, get_plan, load_model, load_tokenizer, sparse_block
 from bertsurgeon.cli import options as opt
@@ -97,8 +97,8 @@ def inspect(model: opt.Model, as_json: opt.Json = False) -> None:
 
     def show(console: Console) -> None:
         if kept is not None and block is not None:
-            architecture = get_architecture(network.config.model_type)
-            print_sparsity(kept, plan or dense_plan(architecture.name, architecture.shapes(network)), block, console)
+            encoder = Encoder(network)
+            print_sparsity(kept, plan or dense_plan(encoder.architecture.name, encoder.shapes), block, console)
         if plan is not None:
             print_plan(plan, console)
         elif kept is None:

@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch, MatrixKey, Moments
 from bertsurgeon.compensation.parts import Curvature, Target, TokenWeights, dense_matrix, is_changed, rows_of
 from bertsurgeon.compensation.sequential import SequentialCompensation
 from bertsurgeon.compensation.solve import compensate
-from bertsurgeon.layers import drop_sub_layer, give_biases, make_linear, replace_matrix, update_head_counts
+from bertsurgeon.layers import drop_sub_layer, give_biases, make_linear, update_head_counts
 from bertsurgeon.plan import Dropped, ModelPlan
 
 Compensation = Literal["sequential", "independent", "none"]
@@ -21,7 +21,6 @@ Compensation = Literal["sequential", "independent", "none"]
 @torch.no_grad()
 def apply_plan(
     model: PreTrainedModel,
-    architecture: Architecture,
     plan: ModelPlan,
     compensation: Compensation,
     *,
@@ -37,7 +36,6 @@ def apply_plan(
     Args:
         model: The dense model, in evaluation mode, without fused matrices (:func:`bertsurgeon.architectures.unfuse`);
             left as it is.
-        architecture: Its entry in the table.
         plan: What to keep.
         compensation: ``sequential`` refits every matrix in turn, from the input to the output, to the dense model's
             pre-activations from what the pruned model will really feed it; ``independent`` refits each on the dense
@@ -58,33 +56,34 @@ def apply_plan(
     for parameter in pruned.parameters():
         parameter.grad = None
     pruned.eval()
-    give_biases(architecture, pruned)
+    dense_encoder, encoder = Encoder(model), Encoder(pruned)
+    give_biases(encoder)
     curvature = curvature or {}
     if compensation == "sequential":
-        walk = SequentialCompensation(model, pruned, architecture, damping, curvature, target, token_weights or {})
+        walk = SequentialCompensation(dense_encoder, encoder, damping, curvature, target, token_weights or {})
         walk.run(plan, batches)
         return pruned
     for index, layer_plan in enumerate(plan.layers):
-        update_head_counts(architecture, pruned, index, layer_plan)
-        for sub_layer, roles in architecture.sub_layers.items():
+        update_head_counts(encoder, index, layer_plan)
+        for sub_layer, roles in encoder.sub_layers.items():
             if layer_plan.is_dropped(sub_layer):
                 role = roles[-1]
-                weight, bias = dense_matrix(architecture, model, index, role)
+                weight, bias = dense_matrix(dense_encoder, index, role)
                 if moments is not None and compensation == "independent":
                     _, bias = compensate(weight, bias, Dropped(), moments[index, role], damping)
-                drop_sub_layer(architecture, pruned, index, sub_layer, bias)
+                drop_sub_layer(encoder, index, sub_layer, bias)
                 continue
             for role in roles:
                 if not is_changed(layer_plan, role):
                     continue
                 structure = layer_plan.matrices[role].structure
                 rows, columns = layer_plan.channels(role)
-                weight, bias = dense_matrix(architecture, model, index, role, rows)
+                weight, bias = dense_matrix(dense_encoder, index, role, rows)
                 if moments is not None and compensation == "independent":
                     seen = moments[index, role] if columns is None else moments[index, role].keep(columns)
                     metric = rows_of(curvature.get((index, role)), rows)
                     weight, bias = compensate(weight, bias, structure, seen, damping, metric)
                 elif columns is not None:
                     weight = weight[:, list(columns)]
-                replace_matrix(architecture, pruned, index, role, make_linear(structure, weight, bias))
+                encoder.replace(index, role, make_linear(structure, weight, bias))
     return pruned

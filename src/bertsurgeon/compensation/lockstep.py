@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bertsurgeon import progress
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch, Moments, token_mask
 from bertsurgeon.plan import Role
 from bertsurgeon.tasks import model_inputs
@@ -112,12 +112,13 @@ class State:
         raise AssertionError("the matrix is not used by its layer")
 
 
-def first_layer_inputs(model: PreTrainedModel, architecture: Architecture, batches: Sequence[Batch]) -> Iterator[State]:
+def first_layer_inputs(model: PreTrainedModel, batches: Sequence[Batch]) -> Iterator[State]:
     """The states before the first layer, the same for both models.
 
     Memory, once they are all held: 8 bytes · hidden width · padded tokens.
     """
-    layers = architecture.layers(model)
+    encoder = Encoder(model)
+    architecture, layers = encoder.architecture, encoder.layers
     # layers of different types are called differently (with a window, for instance), others all alike
     asked = layers if getattr(model.config, "layer_types", None) else layers[:1]
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -236,20 +237,17 @@ class Stage(NamedTuple):
     pruned: nn.Module
 
 
-def walk(
-    architecture: Architecture, dense: PreTrainedModel, pruned: PreTrainedModel, states: Sequence[State]
-) -> Iterator[Stage]:
+def walk(dense: Encoder, pruned: Encoder, states: Sequence[State]) -> Iterator[Stage]:
     """Goes through both encoders side by side; behind each layer's last stage the states move on.
 
     Args:
-        architecture: Of both models.
         dense: The dense model.
         pruned: The pruned model, whose matrices may change at each stage.
         states: Before the first layer.
     """
-    layers = list(zip(architecture.layers(dense), architecture.layers(pruned), strict=True))
+    layers = list(zip(dense.layers, pruned.layers, strict=True))
     for index, (before, after) in progress.track(enumerate(layers), "Compensating", len(layers)):
         for stage in STAGES:
-            yield Stage(index, [role for role in stage if role in architecture.roles], before, after)
+            yield Stage(index, [role for role in stage if role in dense.roles], before, after)
         if index + 1 < len(layers):
             advance(states, before, after)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bertsurgeon import distributed
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch, Moments
 from bertsurgeon.compensation.lockstep import Stage, State, first_layer_inputs, input_moments, walk
 from bertsurgeon.compensation.solve import compensate
-from bertsurgeon.layers import DroppedLinear, GroupedLinear, LowRankLinear, PartKey, find_matrix
+from bertsurgeon.layers import DroppedLinear, GroupedLinear, LowRankLinear, PartKey
 from bertsurgeon.plan import Role, sub_layer_of
 
 
@@ -24,7 +24,6 @@ from bertsurgeon.plan import Role, sub_layer_of
 def refit_masked(
     model: PreTrainedModel,
     pruned: PreTrainedModel,
-    architecture: Architecture,
     masks: Mapping[PartKey, Tensor],
     batches: Sequence[Batch],
     damping: float = 1e-3,
@@ -34,15 +33,15 @@ def refit_masked(
     Args:
         model: As it was before, dense or with a plan's structures, in evaluation mode, without fused matrices.
         pruned: Its copy; of its matrices nothing but the masks counts, all weights come from ``model``.
-        architecture: Of both.
         masks: Weights that stay, by part, see :func:`bertsurgeon.layers.dense_parts`; shape (out, in).
         batches: The calibration set; several processes take a part of it each.
         damping: See :func:`bertsurgeon.compensation.solve.compensate`.
     """
     distributed.check_enough(batches, "batches of calibration data")
-    states = list(first_layer_inputs(model, architecture, distributed.shard(batches)))
-    compensation = _MaskedCompensation(model, pruned, architecture, masks, damping, states)
-    for stage in walk(architecture, model, pruned, states):
+    states = list(first_layer_inputs(model, distributed.shard(batches)))
+    dense_encoder, encoder = Encoder(model), Encoder(pruned)
+    compensation = _MaskedCompensation(dense_encoder, encoder, masks, damping, states)
+    for stage in walk(dense_encoder, encoder, states):
         compensation.refit(stage)
 
 
@@ -73,9 +72,8 @@ class _Fit:
 class _MaskedCompensation:
     """What the walk through both models needs to know, and whether it has changed anything yet."""
 
-    model: PreTrainedModel
-    pruned: PreTrainedModel
-    architecture: Architecture
+    dense: Encoder
+    pruned: Encoder
     masks: Mapping[PartKey, Tensor]
     damping: float
     states: Sequence[State]
@@ -84,7 +82,7 @@ class _MaskedCompensation:
     def refit(self, stage: Stage) -> None:
         """Refits matrices that are computed from the same input, unless nothing before or in them has changed."""
         index, roles, before, after = stage
-        found = {role: find_matrix(self.model, self.architecture, index, role) for role in roles}
+        found = {role: self.dense.find_matrix(index, role) for role in roles}
         due = {
             role: matrix
             for role, matrix in found.items()
@@ -96,8 +94,8 @@ class _MaskedCompensation:
         if sub_layer_of(roles[0]) == "feed_forward":
             for state in self.states:
                 state.keep_attention(before, after)
-        path = self.architecture.matrices[roles[0]]
-        positions = self.architecture.position_input
+        path = self.dense.architecture.matrices[roles[0]]
+        positions = self.dense.architecture.position_input
         shared: Moments | None = None
         fits = []
         for role, matrix in due.items():
@@ -108,13 +106,11 @@ class _MaskedCompensation:
                     after,
                     path,
                     width=_first_weight(matrix).shape[1],
-                    targets_of=_narrow(matrix)
-                    if role == self.architecture.sub_layers[sub_layer_of(role)][-1]
-                    else None,
+                    targets_of=_narrow(matrix) if role == self.dense.last_role(sub_layer_of(role)) else None,
                     positions=positions if role in ("query", "key") else None,
                 )
             parts, bias = _solve(matrix, self._masks_of(index, role), shared, self.damping)
-            fits.append(_Fit(self.architecture.matrix(self.pruned, index, role), parts, bias))
+            fits.append(_Fit(self.pruned.matrix(index, role), parts, bias))
         for fit in fits:
             fit.write()
         self.changed = True

@@ -2,10 +2,9 @@
 
 from typing import Literal
 
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import MatrixKey
 from bertsurgeon.plan import Channels, Dense, LayerPlan, Role, sub_layer_of
 
@@ -19,12 +18,9 @@ def is_changed(layer: LayerPlan, role: Role) -> bool:
     return not isinstance(layer.matrices[role].structure, Dense) or sub_layer_of(role) in layer.units
 
 
-def dense_matrix(
-    architecture: Architecture, model: PreTrainedModel, layer: int, role: Role, rows: Channels | None = None
-) -> tuple[Tensor, Tensor]:
+def dense_matrix(encoder: Encoder, layer: int, role: Role, rows: Channels | None = None) -> tuple[Tensor, Tensor]:
     """Weight and bias of one matrix of the dense model (a missing bias is zero), or some of their rows."""
-    matrix = architecture.matrix(model, layer, role)
-    assert isinstance(matrix, nn.Linear)
+    matrix = encoder.linear(layer, role)
     weight = matrix.weight.detach()
     bias = weight.new_zeros(len(weight)) if matrix.bias is None else matrix.bias.detach()
     return (weight, bias) if rows is None else (weight[list(rows)], bias[list(rows)])

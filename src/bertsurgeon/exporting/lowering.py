@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import get_plan
-from bertsurgeon.layers import GroupedLinear, chunk_of, gather_channels, make_linear, replace_matrix
+from bertsurgeon.layers import GroupedLinear, chunk_of, gather_channels, make_linear
 from bertsurgeon.plan import Dense, sub_layer_of
 
 MASKED = float(torch.finfo(torch.bfloat16).min)
@@ -105,19 +105,19 @@ def lower(model: PreTrainedModel, fill_groups: bool = False) -> PreTrainedModel:
     plan = get_plan(model)
     if plan is None:
         return lowered
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(lowered)
     for index, layer in enumerate(plan.layers):
         roles = [role for role in layer.matrices if not layer.is_dropped(sub_layer_of(role))]
         sliced: dict[str, SlicedLinear] = {}
         for role in roles:
-            matrix = architecture.matrix(lowered, index, role)
+            matrix = encoder.matrix(index, role)
             if isinstance(matrix, GroupedLinear):
                 if fill_groups:
                     filled = make_linear(Dense(), matrix.dense_weight(), matrix.bias)
-                    replace_matrix(architecture, lowered, index, role, filled)
+                    encoder.replace(index, role, filled)
                 else:
                     sliced[role] = SlicedLinear(matrix)
-                    replace_matrix(architecture, lowered, index, role, sliced[role])
+                    encoder.replace(index, role, sliced[role])
         if {"intermediate", "output"} <= sliced.keys() and "gate" not in layer.matrices:
             _join(sliced["intermediate"], sliced["output"])
     return lowered
@@ -142,7 +142,8 @@ class Graph(nn.Module):
 
     def __init__(self, model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__()
-        architecture = get_architecture(model.config.model_type)
+        encoder = Encoder(model)
+        architecture = encoder.architecture
         self.model = model
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
@@ -150,7 +151,7 @@ class Graph(nn.Module):
         self.extra = {"use_cache": False} if architecture.decoder else {}
         if architecture.masks == "additive" and "attention_mask" in inputs:
             # below the head, which may want the mask as it comes, to pool over tokens for instance
-            architecture.base_model(model).register_forward_pre_hook(self._add_masks, with_kwargs=True)
+            encoder.base.register_forward_pre_hook(self._add_masks, with_kwargs=True)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The outputs for inputs of shape (batch, tokens), or for images."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch
 from bertsurgeon.checkpoint import get_plan
 from bertsurgeon.exporting.verify import Arrays, compare, reference
@@ -18,12 +18,12 @@ LEVELS = 255
 
 def encoder_matrices(model: PreTrainedModel) -> list[tuple[str, ...]]:
     """Names of the matrices of every sub-layer that a dense or pruned model has."""
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
     plan = get_plan(model)
     return [
-        tuple(architecture.matrix_name(model, index, role) for role in roles)
-        for index in range(len(architecture.layers(model)))
-        for sub_layer, roles in architecture.sub_layers.items()
+        tuple(encoder.matrix_name(index, role) for role in roles)
+        for index in range(len(encoder.layers))
+        for sub_layer, roles in encoder.sub_layers.items()
         if plan is None or not plan.layers[index].is_dropped(sub_layer)
     ]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import InputRange, get_ranges
 from bertsurgeon.exporting.onnx_edit import constant, drop_unread, insert, look_up_integers
 from bertsurgeon.layers import is_on_grid, quantize_rows
@@ -31,8 +31,8 @@ def quantize_as_trained(traced: "ir.Model", model: PreTrainedModel) -> int:
     """
     ranges = get_ranges(model)
     assert ranges is not None
-    architecture = get_architecture(model.config.model_type)
-    by_name = {architecture.matrix_name(model, *key): found for key, found in ranges.items()}
+    encoder = Encoder(model)
+    by_name = {encoder.matrix_name(*key): found for key, found in ranges.items()}
     rounded: dict[tuple[int, InputRange], ir.Value] = {}
     count = 0
     for node in list(traced.graph):

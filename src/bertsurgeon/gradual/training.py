@@ -101,7 +101,7 @@ class GradualPruning(MaskCallback):
                 f"The last pruning comes at step {last}, but the training ends after {state.max_steps} steps; train "
                 "longer, and with one device for each process."
             )
-        self.masks = masks_of(self.model, self.architecture)
+        self.masks = masks_of(self.model)
         if self.teacher is not None:
             self.teacher.to(self.model.device)  # type: ignore[arg-type]  # transformers wraps Module.to
 
@@ -122,7 +122,7 @@ class GradualPruning(MaskCallback):
             None if self.guessing is None else replace(self.guessing, epoch=state.global_step),
         )
         loss = pruning_loss(self.model, self.teacher, self.temperature, self.distillation_weight)
-        step = prune_step(self.model, self.architecture, batches, target, self.options, self.masks, loss)
+        step = prune_step(self.model, batches, target, self.options, self.masks, loss)
         self.masks = step.masks
         share = f"{sparsity_of(self.masks):.2%}"
         progress.note(f"Step {state.global_step}: {share} of the encoder is pruned, by {step.gradients} gradients.")

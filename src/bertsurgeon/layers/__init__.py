@@ -7,7 +7,6 @@ from bertsurgeon.layers.build import (
     give_biases,
     install_plan,
     make_linear,
-    replace_matrix,
     reset_indices,
     to_dense,
 )
@@ -16,7 +15,7 @@ from bertsurgeon.layers.heads import update_head_counts
 from bertsurgeon.layers.inference import prepare_for_inference
 from bertsurgeon.layers.int8_grid import dequantize_rows, is_on_grid, quantize_rows, round_rows, row_scales
 from bertsurgeon.layers.low_rank import LowRankLinear
-from bertsurgeon.layers.parts import Part, PartKey, dense_parts, find_matrix, model_parts
+from bertsurgeon.layers.parts import Part, PartKey, dense_parts, model_parts
 
 __all__ = [
     "DroppedLinear",
@@ -30,7 +29,6 @@ __all__ = [
     "dequantize_rows",
     "drop_sub_layer",
     "empty_linear",
-    "find_matrix",
     "gather_channels",
     "give_biases",
     "install_plan",
@@ -39,7 +37,6 @@ __all__ = [
     "model_parts",
     "prepare_for_inference",
     "quantize_rows",
-    "replace_matrix",
     "reset_indices",
     "round_rows",
     "row_scales",

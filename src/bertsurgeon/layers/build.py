@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import Architecture, fuse_in_place, get_architecture, unfuse, unfuse_in_place
+from bertsurgeon.architectures import Encoder, fuse_in_place, unfuse, unfuse_in_place
 from bertsurgeon.embedder import make_stock
 from bertsurgeon.errors import ModelError, PlanError
 from bertsurgeon.layers.dropped import (
@@ -26,7 +26,6 @@ from bertsurgeon.plan import (
     Grouped,
     LowRank,
     ModelPlan,
-    Role,
     Structure,
     SubLayerName,
     fold_constants,
@@ -76,22 +75,8 @@ def _linear(shape: tuple[int, ...], bias: bool) -> nn.Linear:
     return layer
 
 
-def replace_matrix(
-    architecture: Architecture,
-    model: PreTrainedModel,
-    layer: int,
-    role: Role,
-    replacement: nn.Module,
-) -> None:
-    """Puts a new layer in the place of one matrix."""
-    parent, _, name = architecture.matrices[role].rpartition(".")
-    module = architecture.layers(model)[layer].get_submodule(parent)
-    setattr(module, name, replacement)
-
-
 def drop_sub_layer(
-    architecture: Architecture,
-    model: PreTrainedModel,
+    encoder: Encoder,
     layer: int,
     sub_layer: SubLayerName,
     constant: Tensor | None,
@@ -103,14 +88,13 @@ def drop_sub_layer(
     matrix was, as its bias, and the norm before the sub-layer goes, too.
 
     Args:
-        architecture: The model's entry in the table.
-        model: Changed in place.
+        encoder: Changed in place.
         layer: Index of the layer.
         sub_layer: Which one to drop.
         constant: Shape (hidden,), or None where a checkpoint brings it.
     """
-    module = architecture.layers(model)[layer]
-    path = architecture.matrices[architecture.sub_layers[sub_layer][-1]]
+    architecture, module = encoder.architecture, encoder.layers[layer]
+    path = architecture.matrices[encoder.last_role(sub_layer)]
     last = module.get_submodule(path)
     assert isinstance(last, nn.Linear)
     mark = DroppedLinear(last.in_features, last.out_features, bias=architecture.pre_norm)
@@ -120,7 +104,7 @@ def drop_sub_layer(
             mark.bias.data.copy_(constant)
         module.set_submodule(architecture.norms[sub_layer], nn.Identity())
     elif constant is not None:
-        bias = architecture.input_bias(model, layer, sub_layer)
+        bias = encoder.input_bias(layer, sub_layer)
         bias.data.add_(constant.to(bias))
     place = architecture.attention if sub_layer == "attention" else architecture.feed_forward
     inside = path.removeprefix(f"{place}.")
@@ -141,11 +125,11 @@ def drop_sub_layer(
     module.set_submodule(place, replacement)
 
 
-def give_biases(architecture: Architecture, model: PreTrainedModel) -> None:
+def give_biases(encoder: Encoder) -> None:
     """Gives every matrix without a bias one of zeros: compensation keeps the mean of what is removed there."""
-    for index in range(len(architecture.layers(model))):
-        for role in architecture.roles:
-            matrix = architecture.matrix(model, index, role)
+    for index in range(len(encoder.layers)):
+        for role in encoder.roles:
+            matrix = encoder.matrix(index, role)
             if isinstance(matrix, nn.Linear) and matrix._parameters["bias"] is None:
                 matrix.bias = nn.Parameter(matrix.weight.new_zeros(matrix.out_features))
 
@@ -158,24 +142,24 @@ def install_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
     Raises:
         PlanError: If the plan was made for another model.
     """
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
     check_plan(model, plan)
     unfuse_in_place(model)
-    give_biases(architecture, model)
+    give_biases(encoder)
     for index, layer_plan in enumerate(plan.layers):
-        for sub_layer, roles in architecture.sub_layers.items():
+        for sub_layer, roles in encoder.sub_layers.items():
             if layer_plan.is_dropped(sub_layer):
-                drop_sub_layer(architecture, model, index, sub_layer, None)
+                drop_sub_layer(encoder, index, sub_layer, None)
                 continue
             for role in roles:
                 matrix = layer_plan.matrices[role]
-                old = architecture.matrix(model, index, role)
+                old = encoder.matrix(index, role)
                 assert isinstance(old, nn.Linear)
                 if isinstance(matrix.structure, Dense) and matrix.stored_shape == matrix.shape:
                     continue
                 new = empty_linear(matrix.structure, matrix.stored_shape, bias=True)
-                replace_matrix(architecture, model, index, role, new.to(old.weight.device, old.weight.dtype))
-        update_head_counts(architecture, model, index, layer_plan)
+                encoder.replace(index, role, new.to(old.weight.device, old.weight.dtype))
+        update_head_counts(encoder, index, layer_plan)
 
 
 def check_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
@@ -185,10 +169,11 @@ def check_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
         PlanError: If architecture, number of layers, the matrices, a matrix's shape or the width of a head differ, or a
             layer keeps what has no effect.
     """
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
+    architecture = encoder.architecture
     if plan.architecture != architecture.name:
         raise PlanError(f"The plan is for a {plan.architecture} model, not for a {architecture.name} model.")
-    shapes = architecture.shapes(model)
+    shapes = encoder.shapes
     if len(plan.layers) != len(shapes):
         raise PlanError(f"The plan has {len(plan.layers)} layers, the model {len(shapes)}.")
     for index, layer in enumerate(plan.layers):
@@ -200,14 +185,15 @@ def check_plan(model: PreTrainedModel, plan: ModelPlan) -> None:
                 f"The plan expects shape {matrix.shape} for {role} of layer {index}, "
                 f"the model has {shapes[index][role]}."
             )
-    widths: dict[SubLayerName, int] = {"attention": architecture.unit_width(model.config), "feed_forward": 1}
     for index, layer in enumerate(plan.layers):
         structures = {role: matrix.structure for role, matrix in layer.matrices.items()}
         if fold_constants(structures, architecture.positional) != structures:
             raise PlanError(f"The plan keeps matrices in layer {index} that have no effect; they must be dropped.")
         for sub_layer, units in layer.units.items():
-            if units.width != widths[sub_layer]:
-                raise PlanError(f"The plan's units of the {sub_layer} are not {widths[sub_layer]} channels wide.")
+            if units.width != encoder.unit_width(sub_layer):
+                raise PlanError(
+                    f"The plan's units of the {sub_layer} are not {encoder.unit_width(sub_layer)} channels wide."
+                )
 
 
 def reset_indices(model: nn.Module) -> None:
@@ -227,7 +213,7 @@ def to_dense(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
     Raises:
         ModelError: If the stock model has no place for a bias that compensation gave to a matrix without one.
     """
-    architecture = get_architecture(model.config.model_type)
+    architecture = Encoder(model).architecture
     config = deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -240,10 +226,11 @@ def to_dense(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
             tensor.data = tensor.data.to(model.dtype)
     stock.train(model.training)
     twin = unfuse(stock)
+    encoder = Encoder(twin)
     own = dict(twin.state_dict())
     state = dict(model.state_dict())
     for index, role, _ in plan:
-        layer, name = plan.layers[index], architecture.matrix_name(twin, index, role)
+        layer, name = plan.layers[index], encoder.matrix_name(index, role)
         for key in [key for key in state if key.startswith(f"{name}.")]:
             del state[key]
         module = None if layer.is_dropped(sub_layer_of(role)) else model.get_submodule(name)
@@ -262,7 +249,7 @@ def to_dense(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
             )
     for index, layer in enumerate(plan.layers):
         for sub_layer in layer.sub_layers if architecture.pre_norm else ():
-            norm = f"{architecture.layer_name(twin, index)}.{architecture.norms[sub_layer]}."
+            norm = f"{encoder.layer_name(index)}.{architecture.norms[sub_layer]}."
             if layer.is_dropped(sub_layer):  # its norm is gone, too; nothing reads what it says
                 state |= {name: value for name, value in own.items() if name.startswith(norm)}
     twin.load_state_dict(state)

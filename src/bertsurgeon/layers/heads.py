@@ -3,27 +3,25 @@
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.plan import LayerPlan
 
 
-def update_head_counts(architecture: Architecture, model: PreTrainedModel, layer: int, plan: LayerPlan) -> None:
+def update_head_counts(encoder: Encoder, layer: int, plan: LayerPlan) -> None:
     """Tells a layer's attention which heads are left.
 
     Most modules find out from the shapes of what their matrices return; for the others the table names what they count.
 
     Args:
-        architecture: The model's entry in the table.
-        model: Changed in place.
+        encoder: Changed in place.
         layer: Index of the layer.
         plan: What the layer keeps.
     """
     units = plan.units.get("attention")
     if units is None or plan.is_dropped("attention"):
         return
-    module = architecture.layers(model)[layer]
+    architecture, module = encoder.architecture, encoder.layers[layer]
     for path in architecture.head_counts:
         _set(module, path, units.kept)
     for path in architecture.head_channels:

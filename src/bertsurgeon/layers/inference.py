@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
-from bertsurgeon.architectures import Architecture, get_architecture
+from bertsurgeon.architectures import Architecture, Encoder
 from bertsurgeon.layers.grouped import GroupedLinear, gather_channels
 
 ACTIVATIONS = ("intermediate_act_fn", "activation", "activation_fn", "act")
@@ -25,8 +25,9 @@ def prepare_for_inference(model: PreTrainedModel) -> PreTrainedModel:
     Args:
         model: Dense or pruned; changed in place and returned.
     """
-    architecture = get_architecture(model.config.model_type)
-    for layer in architecture.layers(model):
+    encoder = Encoder(model)
+    architecture = encoder.architecture
+    for layer in encoder.layers:
         if model.device.type == "cpu" and architecture.position_input is None:
             _share_gather(architecture, layer)
         if "gate" not in architecture.roles:

@@ -4,30 +4,30 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.layers import PartKey, model_parts
 
 Masks = dict[PartKey, Tensor]
 """By (layer, role, part): True for weights that are left, shape (out, in)."""
 
 
-def encoder_weights(model: PreTrainedModel, architecture: Architecture) -> dict[PartKey, Tensor]:
+def encoder_weights(model: PreTrainedModel) -> dict[PartKey, Tensor]:
     """The weights of the matrices of every layer, by (layer, role, part), shape (out, in).
 
     A matrix of a dense model is one part; where a plan has changed it, see :func:`bertsurgeon.layers.dense_parts`.
     """
-    return {key: part.weight for key, part in model_parts(model, architecture).items()}
+    return {key: part.weight for key, part in model_parts(Encoder(model)).items()}
 
 
-def masks_of(model: PreTrainedModel, architecture: Architecture) -> Masks:
+def masks_of(model: PreTrainedModel) -> Masks:
     """The masks of a model: its weights that are not zero."""
-    return {key: weight.detach() != 0 for key, weight in encoder_weights(model, architecture).items()}
+    return {key: weight.detach() != 0 for key, weight in encoder_weights(model).items()}
 
 
 @torch.no_grad()
-def enforce_masks(model: PreTrainedModel, architecture: Architecture, masks: Masks) -> None:
+def enforce_masks(model: PreTrainedModel, masks: Masks) -> None:
     """Sets pruned weights to zero, in place."""
-    for key, weight in encoder_weights(model, architecture).items():
+    for key, weight in encoder_weights(model).items():
         weight.masked_fill_(~masks[key].to(weight.device), 0)
 
 

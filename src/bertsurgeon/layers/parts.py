@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.errors import ModelError
 from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear
 from bertsurgeon.layers.low_rank import LowRankLinear
@@ -63,20 +62,12 @@ def dense_parts(module: nn.Module) -> list[Part]:
     raise ModelError(f"A {type(module).__name__} stands where a linear layer was expected; its weights are unknown.")
 
 
-def find_matrix(model: PreTrainedModel, architecture: Architecture, layer: int, role: Role) -> nn.Module | None:
-    """What stands in the place of a matrix; None where it went with its sub-layer."""
-    try:
-        return architecture.matrix(model, layer, role)
-    except AttributeError:
-        return None
-
-
-def model_parts(model: PreTrainedModel, architecture: Architecture) -> dict[PartKey, Part]:
+def model_parts(encoder: Encoder) -> dict[PartKey, Part]:
     """The dense matrices of an encoder, from the input to the output."""
     found: dict[PartKey, Part] = {}
-    for layer in range(len(architecture.layers(model))):
-        for role in architecture.roles:
-            matrix = find_matrix(model, architecture, layer, role)
+    for layer in range(len(encoder.layers)):
+        for role in encoder.roles:
+            matrix = encoder.find_matrix(layer, role)
             if matrix is not None:
                 found |= {(layer, role, number): part for number, part in enumerate(dense_parts(matrix))}
     return found

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import check_finite, get_plan, is_sparse
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import ModelError
@@ -105,8 +105,8 @@ def check_matrices(model: PreTrainedModel) -> None:
     Raises:
         ModelError: If it is not.
     """
-    architecture = get_architecture(model.config.model_type)
-    architecture.check_config(model.config)
+    encoder = Encoder(model)
+    encoder.architecture.check_config(model.config)
     check_finite(model)
     if get_plan(model) is None:
-        architecture.shapes(model)
+        _ = encoder.shapes

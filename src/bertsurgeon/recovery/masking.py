@@ -4,7 +4,6 @@ from typing import Any
 
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from bertsurgeon.architectures import get_architecture
 from bertsurgeon.layers.masks import Masks, enforce_masks, masks_of
 
 
@@ -20,11 +19,10 @@ class MaskCallback(TrainerCallback):
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.architecture = get_architecture(model.config.model_type)
-        self.masks: Masks = masks_of(model, self.architecture)
+        self.masks: Masks = masks_of(model)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Called by the Trainer right after the optimizer."""
-        enforce_masks(self.model, self.architecture, self.masks)
+        enforce_masks(self.model, self.masks)

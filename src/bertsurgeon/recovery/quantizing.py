@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import InputRange, InputRanges, hook_packed, is_sparse, set_ranges
 from bertsurgeon.errors import ModelError
-from bertsurgeon.layers import find_matrix, round_rows
+from bertsurgeon.layers import round_rows
 from bertsurgeon.plan import Role
 
 TOP = 255
@@ -28,11 +28,11 @@ def check_quantizable(model: PreTrainedModel) -> dict[tuple[int, Role], nn.Linea
     Raises:
         ModelError: If one of them is gone, or is something else than a matrix, as groups and low ranks are.
     """
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
     matrices: dict[tuple[int, Role], nn.Linear] = {}
-    for layer in range(len(architecture.layers(model))):
-        for role in architecture.roles:
-            matrix = find_matrix(model, architecture, layer, role)
+    for layer in range(len(encoder.layers)):
+        for role in encoder.roles:
+            matrix = encoder.find_matrix(layer, role)
             if not isinstance(matrix, nn.Linear):
                 raise ModelError(
                     f"The {role} of layer {layer} is no whole matrix any more, and cannot be trained for INT8; export "
@@ -127,13 +127,13 @@ class QuantizationAwareTraining(TrainerCallback):
         self.model = model
         self.start = start
         self.freeze = freeze
-        architecture = get_architecture(model.config.model_type)
+        encoder = Encoder(model)
         self.matrices: dict[tuple[int, Role], FakeQuantizedLinear] = {}
         self.embeddings: list[FakeQuantizedEmbedding] = []
         self._sources: dict[str, nn.Module] = {}
         for (layer, role), source in check_quantizable(model).items():
             self.matrices[layer, role] = FakeQuantizedLinear(source)
-            self._replace(architecture.matrix_name(model, layer, role), self.matrices[layer, role])
+            self._replace(encoder.matrix_name(layer, role), self.matrices[layer, role])
         tied = set(model.all_tied_weights_keys.values())
         for name, module in list(model.named_modules()):
             if isinstance(module, nn.Embedding) and f"{name}.weight" not in tied:

@@ -6,11 +6,11 @@ have the second moment M (the *curvature*). They can be added over matrices, sub
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from bertsurgeon import distributed, progress
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Statistics
 from bertsurgeon.compensation import apply_metric, reduced_errors, sqrt_metric
 from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
@@ -23,7 +23,7 @@ LEVELS = 16
 
 
 def measure_curves(
-    model: PreTrainedModel, architecture: Architecture, statistics: Statistics, damping: float, chunk: int | None = None
+    model: PreTrainedModel, statistics: Statistics, damping: float, chunk: int | None = None
 ) -> list[SubLayerCurve]:
     """The curves of every sub-layer, from statistics of the dense model (``moments`` and ``curvature``).
 
@@ -31,7 +31,6 @@ def measure_curves(
 
     Args:
         model: The dense model.
-        architecture: Its entry in the table.
         statistics: With ``moments``; without ``curvature`` all errors of the outputs weigh the same.
         damping: Relative λ of the regressions.
         chunk: Also try aligned groups, which read and write so many neighbouring channels together.
@@ -39,28 +38,28 @@ def measure_curves(
     Raises:
         OptionError: If the model's width is no multiple of ``chunk``.
     """
-    layers = range(len(architecture.layers(model)))
-    names = [(layer, sub_layer) for layer in layers for sub_layer in architecture.sub_layers]
+    encoder = Encoder(model)
+    layers = range(len(encoder.layers))
+    names = [(layer, sub_layer) for layer in layers for sub_layer in encoder.sub_layers]
     return distributed.all_gather(
         [
-            _measure(model, architecture, statistics, layer, sub_layer, damping, chunk)
+            _measure(encoder, statistics, layer, sub_layer, damping, chunk)
             for layer, sub_layer in progress.track(distributed.shard(names), "Measuring what each part is worth")
         ]
     )
 
 
 def _measure(
-    model: PreTrainedModel,
-    architecture: Architecture,
+    encoder: Encoder,
     statistics: Statistics,
     layer: int,
     sub_layer: SubLayerName,
     damping: float,
     chunk: int | None,
 ) -> SubLayerCurve:
-    roles = architecture.sub_layers[sub_layer]
+    roles = encoder.sub_layers[sub_layer]
     *first, last = roles
-    weights = {role: _weight(architecture, model, layer, role) for role in roles}
+    weights = {role: encoder.weight(layer, role).double().cpu() for role in roles}
     roots = {
         role: torch.ones(len(weight), dtype=torch.float64)
         if (layer, role) not in statistics.curvature
@@ -69,7 +68,7 @@ def _measure(
     }
     inputs = statistics.moments[layer, first[0]].covariance
     covariance = statistics.moments[layer, last].covariance
-    width = architecture.unit_width(model.config) if sub_layer == "attention" else 1
+    width = encoder.unit_width(sub_layer)
     weighed = apply_metric(roots[last], weights[last])
     removal = greedy_removal(weighed, covariance, width, damping)
     errors = removal.errors
@@ -138,9 +137,3 @@ def _levels(total: int, sub_layer: SubLayerName) -> list[int]:
     step = max(1, total // LEVELS)
     counts = [*(step // divisor for divisor in (8, 4, 2)), *range(step, total, step)]
     return sorted({*(max(1, count // 8 * 8) for count in counts if count), total})
-
-
-def _weight(architecture: Architecture, model: PreTrainedModel, layer: int, role: Role) -> Tensor:
-    matrix = architecture.matrix(model, layer, role)
-    assert isinstance(matrix, nn.Linear)
-    return matrix.weight.detach().double().cpu()

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bertsurgeon import progress
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import Runnable, time_batches
 from bertsurgeon.calibration import Batch
 from bertsurgeon.checkpoint import attach_plan
@@ -78,7 +78,6 @@ class DeploymentTarget:
 
 def fit_costs(
     model: PreTrainedModel,
-    architecture: Architecture,
     curves: list[SubLayerCurve],
     place: DeploymentTarget,
     seed: int = 0,
@@ -87,7 +86,6 @@ def fit_costs(
 
     Args:
         model: The dense model.
-        architecture: Its entry in the table.
         curves: What sub-layers may keep.
         place: Where to time.
         seed: Of the shapes.
@@ -96,9 +94,10 @@ def fit_costs(
         ExportError: If the model cannot be brought there.
     """
     choose = random.Random(seed)
-    shapes = architecture.shapes(model)
+    encoder = Encoder(model)
+    shapes = encoder.shapes
     plans = [
-        make_allocated_plan(architecture.name, shapes, curves, [_draw(curve, choose) for curve in curves])
+        make_allocated_plan(encoder.architecture.name, shapes, curves, [_draw(curve, choose) for curve in curves])
         for _ in range(TRIALS)
     ]
     model, place = _forget_words(model, place)

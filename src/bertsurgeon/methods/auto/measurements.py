@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import distributed
-from bertsurgeon.architectures import get_architecture, unfuse
+from bertsurgeon.architectures import unfuse
 from bertsurgeon.calibration import Batch, MatrixKey, collect_statistics, make_batches
 from bertsurgeon.checkpoint import new_folder
 from bertsurgeon.config import PruneConfig
@@ -226,7 +226,6 @@ def calibrate(
         ['0.5', '0.7']
     """
     check_dense(model)
-    architecture = get_architecture(model.config.model_type)
     batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed)
     if config.use_labels and not all(map(has_labels, batches)):
         raise OptionError("Gradients from labels need labelled data; these texts have none: leave use_labels out.")
@@ -241,7 +240,6 @@ def calibrate(
             "statistics",
             lambda: collect_statistics(
                 model,
-                architecture,
                 batches,
                 gradients=False,
                 curvature=config.metric == "fisher",
@@ -252,8 +250,6 @@ def calibrate(
         )
         groups = "groups" in config.structures
         chunk = config.group_chunk if groups else None
-        curves = timed(
-            seconds, "curves", lambda: measure_curves(model, architecture, statistics, config.damping, chunk)
-        )
+        curves = timed(seconds, "curves", lambda: measure_curves(model, statistics, config.damping, chunk))
     settings = {name: getattr(config, name) for name in SETTINGS} | {"groups": groups}
     return Calibration(found, batches, statistics.curvature, statistics.token_weights, curves, settings, seconds)

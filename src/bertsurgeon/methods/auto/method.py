@@ -3,7 +3,7 @@
 from transformers import PreTrainedModel
 
 from bertsurgeon import distributed
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import random_inputs
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.config import PruneConfig
@@ -18,7 +18,6 @@ from bertsurgeon.plan import ModelPlan
 
 def prune_auto(
     model: PreTrainedModel,
-    architecture: Architecture,
     calibration: Calibration,
     config: PruneConfig,
     seconds: dict[str, float],
@@ -28,14 +27,13 @@ def prune_auto(
     plan = timed(
         seconds,
         "allocation",
-        lambda: distributed.run_on_main(lambda: plan_auto(model, architecture, calibration, config)),
+        lambda: distributed.run_on_main(lambda: plan_auto(model, calibration, config)),
     )
     pruned = timed(
         seconds,
         "compensation",
         lambda: apply_plan(
             model,
-            architecture,
             plan,
             config.compensation,
             batches=calibration.batches,
@@ -48,16 +46,15 @@ def prune_auto(
     return pruned, plan
 
 
-def plan_auto(
-    model: PreTrainedModel, architecture: Architecture, calibration: Calibration, config: PruneConfig
-) -> ModelPlan:
+def plan_auto(model: PreTrainedModel, calibration: Calibration, config: PruneConfig) -> ModelPlan:
     """The plan that loses least within the budget.
 
     Raises:
         OptionError: If the budget leaves nothing.
     """
     curves = calibration.curves
-    shapes = architecture.shapes(model)
+    encoder = Encoder(model)
+    shapes = encoder.shapes
 
     def plan_for(share: float, cost: Cost) -> ModelPlan:
         choices = allocate(
@@ -68,7 +65,7 @@ def plan_auto(
             low_rank="low_rank" in config.structures,
             groups="groups" in config.structures,
         )
-        return make_allocated_plan(architecture.name, shapes, curves, choices)
+        return make_allocated_plan(encoder.architecture.name, shapes, curves, choices)
 
     if config.sparsity is not None:
         return plan_for(1 - config.sparsity, Weights())
@@ -76,10 +73,7 @@ def plan_auto(
         return plan_for(1 - config.flops, Flops())
     assert config.speedup is not None
     shape = config.speedup_batch_size, config.speedup_length
-    place = DeploymentTarget(config.speedup_runtime, config.speedup_precision, random_inputs([model], *shape))
-    cost: Cost
-    if place.runtime == "pytorch":
-        cost = measure_costs(model, architecture, *shape)
-    else:
-        cost = fit_costs(model, architecture, curves, place, config.seed)
-    return meet_speedup(model, config.speedup, lambda share: plan_for(share, cost), place)
+    target = DeploymentTarget(config.speedup_runtime, config.speedup_precision, random_inputs([model], *shape))
+    in_pytorch = target.runtime == "pytorch"
+    cost = measure_costs(model, *shape) if in_pytorch else fit_costs(model, curves, target, config.seed)
+    return meet_speedup(model, config.speedup, lambda share: plan_for(share, cost), target)

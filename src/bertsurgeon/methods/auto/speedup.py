@@ -9,7 +9,7 @@ from torch.utils.benchmark import Timer
 from transformers import PreTrainedModel
 
 from bertsurgeon import progress
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import time_batches
 from bertsurgeon.methods.auto.costs import Milliseconds
 from bertsurgeon.methods.auto.latency_model import DeploymentTarget
@@ -22,18 +22,18 @@ _ROUNDS = 6
 _SECONDS = 0.04  # of measuring, per size
 
 
-def measure_costs(model: PreTrainedModel, architecture: Architecture, batch_size: int, length: int) -> Milliseconds:
+def measure_costs(model: PreTrainedModel, batch_size: int, length: int) -> Milliseconds:
     """Times products of all sizes that occur, attention and activations, with PyTorch on the model's device.
 
     Args:
         model: The dense model.
-        architecture: Its entry in the table.
         batch_size: Texts in a batch.
         length: Tokens of each.
     """
-    shapes = architecture.shapes(model)[0]
+    encoder = Encoder(model)
+    shapes = encoder.shapes[0]
     hidden, inner = shapes["query"][1], shapes["intermediate"][0]
-    width, channels = architecture.head_width(model.config), shapes["query"][0]
+    width, channels = encoder.head_width, shapes["query"][0]
     sizes = sorted({8, 16, 32, 64, hidden // 4, hidden // 2, hidden, *(inner // k for k in (1, 2, 4))})
 
     def draw(*shape: int) -> Tensor:

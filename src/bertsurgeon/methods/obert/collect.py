@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bertsurgeon import progress
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import (
     Batch,
     MatrixKey,
@@ -75,7 +75,6 @@ def count_gradients(batches: Sequence[Batch], batch_size: int) -> int:
 
 def collect_inverses(
     model: PreTrainedModel,
-    architecture: Architecture,
     batches: Sequence[Batch],
     masks: Masks,
     pieces: Sequence[Piece],
@@ -96,7 +95,6 @@ def collect_inverses(
 
     Args:
         model: Dense or masked.
-        architecture: Its entry in the table.
         batches: Padded batches, with ``labels`` or without, as ``loss`` wants them.
         masks: What is left; gradients of pruned weights count as zero.
         pieces: Rows to collect for.
@@ -119,7 +117,8 @@ def collect_inverses(
         rows = piece.stop - piece.start
         found[piece] = FisherBlocks(rows, columns, block_size, gradients, dtype, torch.device(model.device), with_mean)
         by_matrix.setdefault(piece.key[:2], {}).setdefault(piece.key, []).append(piece)
-    parts = model_parts(model, architecture)
+    encoder = Encoder(model)
+    parts = model_parts(encoder)
 
     def receive(matrix: MatrixKey, x: Tensor, delta: Tensor) -> None:
         if x.shape[:2] != mask.shape:  # positions, which some matrices read, too, are no sample's own
@@ -131,9 +130,9 @@ def collect_inverses(
                     _add_rows(found[piece], inputs, outputs[..., piece.start : piece.stop], masks[key][piece.start :])
 
     mask = torch.empty(0)  # of the batch at hand
-    matrices = {matrix: architecture.matrix(model, *matrix) for matrix in by_matrix}
+    matrices = {matrix: encoder.matrix(*matrix) for matrix in by_matrix}
     generator = torch.Generator()
-    with evaluating(model), backward_leaf(model, architecture) as leaf, gradient_hooks(matrices, receive):
+    with evaluating(model), backward_leaf(model) as leaf, gradient_hooks(matrices, receive):
         for number, batch in enumerate(progress.track(batches, "Inverting the Fisher")):
             generator.manual_seed(seed + number)
             on_device = {name: value.to(model.device) for name, value in batch.items()}

@@ -11,7 +11,6 @@ from functools import partial
 from transformers import PreTrainedModel
 
 from bertsurgeon import progress
-from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, summed_loss
 from bertsurgeon.checkpoint import attach_sparse, count_kept
 from bertsurgeon.compensation import refit_masked
@@ -37,7 +36,6 @@ def obert_samples(config: PruneConfig) -> int:
 
 def prune_obert(
     model: PreTrainedModel,
-    architecture: Architecture,
     batches: Sequence[Batch],
     config: PruneConfig,
     seconds: dict[str, float],
@@ -48,7 +46,6 @@ def prune_obert(
 
     Args:
         model: Left as it is.
-        architecture: Its entry in the table.
         batches: What gradients are taken from.
         config: The options.
         seconds: Filled in.
@@ -71,16 +68,16 @@ def prune_obert(
         if found < asked:
             progress.note(f"{asked} gradients were asked for, the data gives {found}: the Fisher is the mean of these.")
     pruned = deepcopy(model)
-    masks = masks_of(pruned, architecture)
+    masks = masks_of(pruned)
     steps: list[Step] = []
     for target in round_targets(sparsity_of(masks), config.sparsity, config.recomputations, options.pattern):
         loss = pruning_loss(pruned, teacher)
-        run = partial(prune_step, pruned, architecture, batches, target, options, masks, loss)
+        run = partial(prune_step, pruned, batches, target, options, masks, loss)
         steps.append(timed(seconds, f"round {len(steps) + 1}", run))
         masks = steps[-1].masks
     if config.compensation == "sequential":
         with evaluating(model), evaluating(pruned):
-            run_refit = partial(refit_masked, model, pruned, architecture, masks, refit, config.damping)
+            run_refit = partial(refit_masked, model, pruned, masks, refit, config.damping)
             timed(seconds, "compensation", run_refit)
     passes = sum(step.passes for step in steps)
     rounds, times = ("round" if len(steps) == 1 else "rounds"), ("pass" if passes == 1 else "passes")

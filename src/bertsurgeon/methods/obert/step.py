@@ -13,7 +13,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bertsurgeon import distributed, progress
-from bertsurgeon.architectures import Architecture
 from bertsurgeon.calibration import Batch, join_rows, split_rows, summed_loss
 from bertsurgeon.calibration.inverse_fisher import CHUNK_ENTRIES, InverseFisher, unit_scores
 from bertsurgeon.errors import ModelError, OptionError
@@ -84,7 +83,6 @@ class Step:
 @torch.no_grad()
 def prune_step(
     model: PreTrainedModel,
-    architecture: Architecture,
     batches: Sequence[Batch],
     sparsity: float,
     options: StepOptions,
@@ -98,7 +96,6 @@ def prune_step(
 
     Args:
         model: Dense or masked, or pruned by a plan.
-        architecture: Its entry in the table.
         batches: Padded batches for ``loss``; unused for ``magnitude``.
         sparsity: Share of the encoder's weights that is zero afterwards, of those that it has; exact to one unit, for
             N:M to one of M.
@@ -110,15 +107,15 @@ def prune_step(
         OptionError: If as much is pruned already, the pattern does not fit, or a row's blocks exceed the memory.
         ModelError: If the Fisher information cannot be inverted.
     """
-    masks = masks_of(model, architecture) if masks is None else masks
-    weights = {key: weight.detach() for key, weight in encoder_weights(model, architecture).items()}
+    masks = masks_of(model) if masks is None else masks
+    weights = {key: weight.detach() for key, weight in encoder_weights(model).items()}
     for weight in weights.values():
         options.pattern.check(weight.shape[1], options.block_size)
     if sparsity_of(masks) >= sparsity:
         raise OptionError(
             f"The model is {sparsity_of(masks):.2%} sparse already; the sparsity must be greater, not {sparsity:.2%}."
         )
-    run = _Run(model, architecture, batches, sparsity, options, masks, loss, weights)
+    run = _Run(model, batches, sparsity, options, masks, loss, weights)
     if options.score == "magnitude":
         scores = {key: _units(w.float().square(), options.pattern.width) for key, w in weights.items()}
     else:
@@ -143,7 +140,6 @@ class _Run:
     def __init__(
         self,
         model: PreTrainedModel,
-        architecture: Architecture,
         batches: Sequence[Batch],
         sparsity: float,
         options: StepOptions,
@@ -152,7 +148,6 @@ class _Run:
         weights: dict[PartKey, Tensor],
     ) -> None:
         self.model = model
-        self.architecture = architecture
         self.batches = batches
         self.quota = options.pattern.quota(sparsity)
         self.options = options
@@ -208,7 +203,6 @@ class _Run:
                 with torch.enable_grad():
                     self._last = collect_inverses(
                         self.model,
-                        self.architecture,
                         self.batches,
                         self.masks,
                         pieces,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import MatrixKey, Statistics, join_rows, split_rows
 from bertsurgeon.calibration.inverse_fisher import CHUNK_ENTRIES, invert_blocks, unit_scores
 
@@ -50,7 +50,6 @@ def obs_scores(weight: Tensor, block_fisher: Tensor, damping: float) -> Tensor:
 
 def score_matrices(
     model: PreTrainedModel,
-    architecture: Architecture,
     statistics: Statistics,
     importance: Importance,
     damping: float,
@@ -59,7 +58,6 @@ def score_matrices(
 
     Args:
         model: The dense model.
-        architecture: Its entry in the table.
         statistics: Squared gradients for ``fisher``, Fisher blocks for ``obs``; unused for ``magnitude``.
         importance: ``fisher`` (½w²F), ``obs`` (w²/(2[F⁻¹]_ii)) or ``magnitude`` (w²).
         damping: For ``obs``, see :func:`obs_scores`.
@@ -68,11 +66,10 @@ def score_matrices(
         By (layer, role): non-negative scores, shape (out, in).
     """
     scores: dict[MatrixKey, Tensor] = {}
-    for layer in range(len(architecture.layers(model))):
-        for role in architecture.roles:
-            weight = architecture.matrix(model, layer, role).weight
-            assert isinstance(weight, Tensor)
-            weight = weight.detach().float()
+    encoder = Encoder(model)
+    for layer in range(len(encoder.layers)):
+        for role in encoder.roles:
+            weight = encoder.weight(layer, role).float()
             key = (layer, role)
             if importance == "fisher":
                 scores[key] = fisher_scores(weight, statistics.squared_gradients[key])

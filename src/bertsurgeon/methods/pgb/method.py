@@ -4,7 +4,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bertsurgeon import distributed
-from bertsurgeon.architectures import Architecture
+from bertsurgeon.architectures import Architecture, Encoder
 from bertsurgeon.calibration import Batch, MatrixKey, Statistics, collect_statistics
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.config import PruneConfig
@@ -21,25 +21,25 @@ PGB_SAMPLES = 1024
 
 def prune_pgb(
     model: PreTrainedModel,
-    architecture: Architecture,
     batches: list[Batch],
     config: PruneConfig,
     seconds: dict[str, float],
 ) -> tuple[PreTrainedModel, ModelPlan]:
     """The pruned model and its plan; the time of each step is written to ``seconds``."""
-    statistics = timed(seconds, "statistics", lambda: gather_statistics(model, architecture, batches, config))
+    statistics = timed(seconds, "statistics", lambda: gather_statistics(model, batches, config))
     scores = timed(
         seconds,
         "importance",
-        lambda: score_matrices(model, architecture, statistics, config.importance, config.obs_damping),
+        lambda: score_matrices(model, statistics, config.importance, config.obs_damping),
     )
-    plan = timed(seconds, "plan", lambda: distributed.run_on_main(lambda: make_plan(architecture, scores, config)))
+    plan = timed(
+        seconds, "plan", lambda: distributed.run_on_main(lambda: make_plan(Encoder(model).architecture, scores, config))
+    )
     pruned = timed(
         seconds,
         "compensation",
         lambda: apply_plan(
             model,
-            architecture,
             plan,
             config.compensation,
             batches=batches,
@@ -50,9 +50,7 @@ def prune_pgb(
     return pruned, plan
 
 
-def gather_statistics(
-    model: PreTrainedModel, architecture: Architecture, batches: list[Batch], config: PruneConfig
-) -> Statistics:
+def gather_statistics(model: PreTrainedModel, batches: list[Batch], config: PruneConfig) -> Statistics:
     """The one pass over the calibration data that ``config`` needs (none, if it needs nothing from it)."""
     gradients = config.importance != "magnitude"
     moments = config.compensation == "independent"
@@ -60,7 +58,6 @@ def gather_statistics(
         return Statistics()
     return collect_statistics(
         model,
-        architecture,
         batches,
         gradients=gradients,
         block_size=config.obs_block_size if config.importance == "obs" else None,

@@ -1,0 +1,54 @@
+"""The methods of the study: functions that prune a dense model to a share of its encoder."""
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from bertsurgeon import drop_layers, prune
+from bertsurgeon.architectures import get_architecture
+from bertsurgeon.calibration import make_batches
+from lib.models import StudyModel
+from lib.torch_pruning_peer import prune_with_torch_pruning
+
+SHARES = (0.5, 0.25, 0.12, 0.06)
+
+Method = Callable[[StudyModel, float], PreTrainedModel]
+
+
+def auto(**options: Any) -> Method:
+    """``auto`` with these options."""
+    return lambda dense, share: prune(dense.model, dense.calibration, dense.config(share, **options), dense.tokenizer)[
+        0
+    ]
+
+
+def pgb(**options: Any) -> Method:
+    """``pgb`` with these options."""
+    return lambda dense, share: dense.with_statistics.prune(dense.config(share, method="pgb", **options))
+
+
+def first_layers(dense: StudyModel, share: float) -> PreTrainedModel:
+    """The first layers, as many as the share allows, at least one; the others are dropped without compensation."""
+    layers = get_architecture(dense.model.config.model_type).layers(dense.model)
+    return drop_layers(dense.model, max(1, int(share * len(layers))), "first")[0]
+
+
+def torch_pruning(dense: StudyModel, share: float) -> PreTrainedModel:
+    """Heads and neurons removed by Torch-Pruning."""
+    batch = make_batches(dense.train, dense.tokenizer, 32, 32, dense.seed)[0]
+    return prune_with_torch_pruning(dense.model, dict(batch), share)  # type: ignore[return-value,arg-type]
+
+
+METHODS: dict[str, Method] = {
+    "auto": auto(),
+    "removal": auto(structures=("removal",)),
+    "low_rank": auto(structures=("low_rank",)),
+    "groups": auto(structures=("groups",)),
+    "auto-groups": auto(structures=("removal", "low_rank", "groups")),
+    "pgb": pgb(compensation="independent"),
+    "pgb-sequential": pgb(),
+    "magnitude": pgb(importance="magnitude"),
+    "torch-pruning": torch_pruning,
+    "first-layers": first_layers,
+}
