@@ -318,9 +318,11 @@ def test_weights_that_do_not_fit_their_configuration(
 def test_a_new_head_may_have_other_classes(tiny_model: Factory, tmp_path: Path) -> None:
     model = tiny_model("bert")
     model.save_pretrained(tmp_path)
-    found = load_model(tmp_path, num_labels=5, new_head=True)
-    assert found.get_parameter("classifier.weight").shape == (5, 48)
-    assert all(map(torch.equal, found.base_model.state_dict().values(), model.base_model.state_dict().values()))
+    model_with_new_head = load_model(tmp_path, num_labels=5, new_head=True)
+    assert model_with_new_head.get_parameter("classifier.weight").shape == (5, 48)
+    assert all(
+        map(torch.equal, model_with_new_head.base_model.state_dict().values(), model.base_model.state_dict().values())
+    )
     with pytest.raises(CheckpointError, match=r"classifier\.bias has shape"):
         load_model(tmp_path, num_labels=5)
 
@@ -448,12 +450,12 @@ def test_positions_keep_their_precision(name: str, tmp_path: Path) -> None:
     batches = architecture_cases.make_batches(name)
     pruned, _ = prune(model, batches, PruneConfig(sparsity=0.3, structures=("removal",)))
     pruned.save_pretrained(tmp_path)
-    found, stock = load_model(tmp_path), AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    loaded, stock = load_model(tmp_path), AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        for one in (found, to_dense(found)):
+        for one in (loaded, to_dense(loaded)):
             types = {name: buffer.dtype for name, buffer in one.named_buffers()}
             assert types == {name: buffer.dtype for name, buffer in stock.named_buffers()}
-        torch.testing.assert_close(found(**batches[0]).logits, stock(**batches[0]).logits, rtol=0, atol=0)
+        torch.testing.assert_close(loaded(**batches[0]).logits, stock(**batches[0]).logits, rtol=0, atol=0)
 
 
 def test_how_a_decoder_generates_is_kept(tmp_path: Path) -> None:
@@ -461,6 +463,6 @@ def test_how_a_decoder_generates_is_kept(tmp_path: Path) -> None:
     model.generation_config.update(eos_token_id=[1, 3], max_new_tokens=7)
     pruned, _ = prune(model, architecture_cases.make_batches("llama"), PruneConfig(sparsity=0.3))
     pruned.save_pretrained(tmp_path)
-    found = load_model(tmp_path).generation_config
-    assert found is not None
-    assert (found.eos_token_id, found.max_new_tokens) == ([1, 3], 7)
+    generation = load_model(tmp_path).generation_config
+    assert generation is not None
+    assert (generation.eos_token_id, generation.max_new_tokens) == ([1, 3], 7)

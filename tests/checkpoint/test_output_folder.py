@@ -70,9 +70,26 @@ def test_new_folder_replaces_the_old_one(tmp_path: Path) -> None:
 
 
 def test_the_record(tmp_path: Path) -> None:
-    write(tmp_path / "out", "b.json", "a/c.json")
-    record = json.loads((tmp_path / "out" / RECORD).read_text())
-    assert record == {"format_version": 1, "kind": "model", "files": ["a/c.json", "b.json"]}
+    for overwrite in (False, True):
+        with new_folder(tmp_path / "out", overwrite, kind="export") as folder:
+            (folder / "1_Pooling").mkdir()
+            (folder / "1_Pooling" / "config.json").touch()
+            (folder / "2_Normalize").mkdir()
+            (folder / "b.json").touch()
+        record = json.loads((tmp_path / "out" / RECORD).read_text())
+        files = ["1_Pooling/config.json", "2_Normalize", "b.json"]
+        assert record == {"format_version": 1, "kind": "export", "files": files}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format_version": 2, "kind": "model", "files": ["config.json"]}']
+)
+def test_damaged_records_allow_nothing(content: str, tmp_path: Path) -> None:
+    write(tmp_path / "out", "config.json")
+    (tmp_path / "out" / RECORD).write_text(content)
+    with pytest.raises(CheckpointError, match=f"holds {RECORD}"):
+        write(tmp_path / "out", "new", overwrite=True)
+    assert contents(tmp_path) == {"out/config.json": b"config.json"}
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1)], ids=repr)
@@ -426,15 +443,15 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("place", ["out", "out.training"])
+@pytest.mark.parametrize("name", ["out", "out.training"])
 @pytest.mark.parametrize("options", [(), ("--resume",), ("--overwrite",)], ids=["", "resume", "overwrite"])
-def test_training_deletes_no_thesis(place: str, options: tuple[str, ...], data: Path) -> None:
-    add(data / place, "thesis.tex")
+def test_training_deletes_no_thesis(name: str, options: tuple[str, ...], data: Path) -> None:
+    add(data / name, "thesis.tex")
     result = run("finetune", data / "dense", "-o", data / "out", "--epochs", "1", *files(data), *options)
     assert result.exit_code == 2, result.output
     assert "thesis.tex" in result.stderr
-    assert contents(data / place) == {"thesis.tex": b"precious"}
-    assert (data / "out").exists() == (place == "out")
+    assert contents(data / name) == {"thesis.tex": b"precious"}
+    assert (data / "out").exists() == (name == "out")
 
 
 def test_training_overwrites_its_own(data: Path) -> None:
