@@ -1,7 +1,6 @@
 """``bertsurgeon finetune`` and ``bertsurgeon recover``."""
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,11 +13,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from bertsurgeon import distributed, progress
 from bertsurgeon.checkpoint import (
     check_output,
+    check_work_folder,
     get_plan,
+    holds_training,
     is_sparse,
     load_model,
     load_tokenizer,
+    new_work_folder,
     read_config,
+    remove_work_folder,
     save_model,
 )
 from bertsurgeon.cli import options as opt
@@ -138,9 +141,9 @@ def may_replace(output: Path, overwrite: bool, resume: bool) -> bool:
         OptionError: If there is an unfinished run and nobody said what to do with it, or it is the root.
     """
     work_dir = training_folder(output)
-    unfinished = distributed.run_on_main(work_dir.exists)
+    unfinished = distributed.run_on_main(lambda: holds_training(work_dir))
     check_output(output, overwrite or (resume and unfinished))
-    check_output(work_dir, overwrite=True)
+    distributed.run_on_main(lambda: check_work_folder(work_dir, keep=unfinished and (resume or not overwrite)))
     if unfinished and not resume and not overwrite:
         raise OptionError(f"{work_dir} holds an unfinished run; pass --resume to go on or --overwrite to start anew.")
     return overwrite or (resume and unfinished)
@@ -216,13 +219,17 @@ def fit_and_save(
 ) -> dict[str, float]:
     """Trains a model by ``fit``, which is given the folder for checkpoints; scores it, and saves it with a report."""
     work_dir = training_folder(output)
-    if not resume:
-        distributed.run_on_main(lambda: shutil.rmtree(work_dir, ignore_errors=True))
-    fit(work_dir)
+    distributed.run_on_main(lambda: None if resume and holds_training(work_dir) else new_work_folder(work_dir))
+    try:
+        fit(work_dir)
+    except BaseException:
+        if distributed.is_main():
+            remove_work_folder(work_dir, only_if_empty=True)
+        raise
     metrics = job.score(model)
     report = {"task": job.name, **settings, "metrics": metrics}
     save_model(model, output, tokenizer, {"training_report.json": report}, overwrite=overwrite)
-    distributed.run_on_main(lambda: shutil.rmtree(work_dir, ignore_errors=True))
+    distributed.run_on_main(lambda: remove_work_folder(work_dir))
     progress.note(f"Saved {output}")
     return metrics
 

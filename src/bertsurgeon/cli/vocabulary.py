@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from rich.console import Console
 
 from bertsurgeon.benchmark import folder_size
-from bertsurgeon.checkpoint import check_output, load_own, load_tokenizer, save_model
+from bertsurgeon.checkpoint import check_output, load_as_saved, load_tokenizer, save_model
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
@@ -33,7 +33,7 @@ def trim_vocabulary(
     """
     check_output(output, overwrite)
     folder = resolve_model(model)
-    network, tokenizer = load_own(folder), load_tokenizer(folder)
+    network, tokenizer = load_as_saved(folder), load_tokenizer(folder)
     if not data_options.are_given:
         raise OptionError("Name the texts that the model is for: --text-file, a --task, or your own files.")
     parts = [] if data_options.text_file is None else [*load_texts(data_options, seed)]

@@ -124,7 +124,7 @@ class Calibration:
         }
 
         def write() -> None:
-            with new_folder(folder, overwrite) as temporary:
+            with new_folder(folder, overwrite, kind="calibration") as temporary:
                 save_file(tensors, temporary / _TENSORS)
                 (temporary / _DATA).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from transformers import (
 import architecture_cases
 from bertsurgeon import PruneConfig, get_plan, load_model, prune, save_model, to_dense
 from bertsurgeon.architectures import Encoder
-from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, check_output, load_own, load_tokenizer, new_folder
+from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, load_as_saved, load_tokenizer
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError
 from bertsurgeon.layers import GroupedLinear
@@ -142,12 +143,55 @@ def test_dropped_sub_layers_alone(
         assert torch.equal(logits_of(load(tmp_path), tiny_batches[0]), logits_of(model, tiny_batches[0]))
 
 
-def test_half_precision(saved: Path, tiny_batches: Batches, logits_of: LogitsOf, tmp_path: Path) -> None:
-    model = load_model(saved).to(torch.bfloat16)
-    model.save_pretrained(tmp_path / "half")
-    again = load_model(tmp_path / "half")
-    assert again.dtype == torch.bfloat16
-    assert torch.equal(logits_of(again, tiny_batches[0]), logits_of(model, tiny_batches[0]))
+CASTS: dict[str, tuple[Callable[[PreTrainedModel], PreTrainedModel], torch.dtype]] = {
+    "half": (lambda model: model.half(), torch.float16),
+    "bfloat16": (lambda model: model.bfloat16(), torch.bfloat16),
+    "to": (lambda model: model.to(torch.float16), torch.float16),
+    "float": (lambda model: model.bfloat16().float(), torch.float32),
+}
+METHODS = {
+    "auto": PruneConfig(sparsity=0.5),
+    "pgb": PruneConfig(method="pgb", groups=2, importance="magnitude", compensation="none"),
+    "obert": PruneConfig(method="obert", sparsity=0.5, score="magnitude"),
+}
+
+
+@pytest.fixture(scope="module")
+def by_method(tiny_model: Factory, tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrainedModel]:
+    ids = torch.randint(5, 100, (8, 10), generator=torch.Generator().manual_seed(0))
+    batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
+    return {name: prune(tiny_model("bert"), batches, config)[0] for name, config in METHODS.items()}
+
+
+@pytest.mark.parametrize("is_loaded", [False, True], ids=["in memory", "reloaded"])
+@pytest.mark.parametrize("cast", CASTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_casts(
+    method: str,
+    cast: str,
+    is_loaded: bool,
+    by_method: dict[str, PreTrainedModel],
+    tiny_batches: Batches,
+    logits_of: LogitsOf,
+    tmp_path: Path,
+) -> None:
+    """Nothing is quantized, so that pruned models are cast, saved and loaded in another type as all others are."""
+    model = deepcopy(by_method[method])
+    logits = logits_of(model, tiny_batches[0])
+    if is_loaded:
+        model.save_pretrained(tmp_path / "single")
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "single")
+    change, dtype = CASTS[cast]
+    model = change(model)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    cast_logits = logits_of(model, tiny_batches[0])
+    assert cast_logits.dtype == dtype
+    torch.testing.assert_close(cast_logits.float(), logits, rtol=0, atol=0.05 * float(logits.abs().max()))
+    model.save_pretrained(tmp_path / "cast")
+    for load in (AutoModelForSequenceClassification.from_pretrained, load_model):
+        again = load(tmp_path / "cast")
+        assert again.dtype == dtype
+        assert torch.equal(logits_of(again, tiny_batches[0]), cast_logits)
 
 
 def test_the_trainer_accepts_loaded_models(saved: Path, tmp_path: Path) -> None:
@@ -247,7 +291,7 @@ def test_broken_pickles(content: bytes | None, tiny_model: Factory, tmp_path: Pa
     one_sentence(error)
 
 
-@pytest.mark.parametrize("load", [load_model, load_own])
+@pytest.mark.parametrize("load", [load_model, load_as_saved])
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
@@ -274,9 +318,11 @@ def test_weights_that_do_not_fit_their_configuration(
 def test_a_new_head_may_have_other_classes(tiny_model: Factory, tmp_path: Path) -> None:
     model = tiny_model("bert")
     model.save_pretrained(tmp_path)
-    found = load_model(tmp_path, num_labels=5, new_head=True)
-    assert found.get_parameter("classifier.weight").shape == (5, 48)
-    assert all(map(torch.equal, found.base_model.state_dict().values(), model.base_model.state_dict().values()))
+    model_with_new_head = load_model(tmp_path, num_labels=5, new_head=True)
+    assert model_with_new_head.get_parameter("classifier.weight").shape == (5, 48)
+    assert all(
+        map(torch.equal, model_with_new_head.base_model.state_dict().values(), model.base_model.state_dict().values())
+    )
     with pytest.raises(CheckpointError, match=r"classifier\.bias has shape"):
         load_model(tmp_path, num_labels=5)
 
@@ -370,71 +416,7 @@ def test_unsupported_architectures(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
-# output folders
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_new_folder_replaces_the_old_one(tmp_path: Path) -> None:
-    for text in ("old", "new"):
-        with new_folder(tmp_path / "deep" / "out", overwrite=text == "new") as folder:
-            (folder / text).write_text(text)
-    assert contents(tmp_path) == {"deep/out/new": b"new"}
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
-
-
-@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1)], ids=repr)
-@pytest.mark.parametrize("old", [True, False], ids=["old folder", "no folder"])
-def test_new_folder_leaves_nothing_behind(old: bool, error: BaseException, tmp_path: Path) -> None:
-    if old:
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "kept").write_text("kept")
-    before = contents(tmp_path)
-
-    def fail() -> None:
-        with new_folder(tmp_path / "out", overwrite=True) as folder:
-            (folder / "half").write_text("half")
-            raise error
-
-    with pytest.raises(type(error)):
-        fail()
-    assert contents(tmp_path) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["out"] * old
-
-
-def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot be written") as error, new_folder(tmp_path / "out"):
-        raise OSError(28, "No space left on device")
-    assert "No space left" in one_sentence(error)
-    assert not list(tmp_path.iterdir())
-
-
-def test_output_folders_that_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "kept").write_text("kept")
-    for folder, overwrite in (
-        (tmp_path / "file", False),
-        (tmp_path / "file", True),
-        (tmp_path / "file" / "below", False),
-        (tmp_path / "full", False),
-    ):
-        with pytest.raises(CheckpointError) as error:
-            check_output(folder, overwrite)
-        assert str(folder) in one_sentence(error)
-    assert set(contents(tmp_path)) == {"file", "full/kept"}
-
-
-def test_output_folders_that_are_fine(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "kept").write_text("kept")
-    check_output(tmp_path / "new" / "deep", overwrite=False)
-    check_output(tmp_path / "empty", overwrite=False)
-    check_output(tmp_path / "full", overwrite=True)
-    assert set(contents(tmp_path)) == {"full/kept"}
+# what else belongs to a model
 
 
 def test_reports_are_saved_beside_the_model(tiny_model: Factory, tmp_path: Path) -> None:
@@ -443,51 +425,6 @@ def test_reports_are_saved_beside_the_model(tiny_model: Factory, tmp_path: Path)
     assert (tmp_path / "out" / "model.safetensors").is_file()
     with pytest.raises(CheckpointError, match="not empty"):
         save_model(tiny_model("bert"), tmp_path / "out")
-
-
-def test_what_cannot_be_renamed_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The working directory; mounted folders are the same."""
-    monkeypatch.chdir(tmp_path)
-    with new_folder(Path()) as folder:
-        (folder / "first").write_text("first")
-    assert contents(tmp_path) == {"first": b"first"}
-
-    def write(*names: str, error: BaseException | None = None) -> None:
-        with new_folder(tmp_path, overwrite=True) as folder:
-            for name in names:
-                (folder / name).write_text(name)
-            if error is not None:
-                raise error
-
-    with pytest.raises(KeyboardInterrupt):
-        write("half", error=KeyboardInterrupt())
-    assert contents(tmp_path) == {"first": b"first"}
-    write("second")
-    assert [path.name for path in tmp_path.iterdir()] == ["second"]
-    replace = Path.replace
-
-    def fail(self: Path, target: Path) -> Path:
-        if self.name == "b" and target.parent == tmp_path:
-            raise OSError(28, "No space left on device")
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(CheckpointError, match="No space left"):
-        write("a", "b")
-    assert contents(tmp_path) == {"second": b"second"}
-
-
-def test_folders_with_more_than_a_model_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "home").mkdir()
-    (tmp_path / "work" / "here").mkdir(parents=True)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path / "work" / "here")
-    for folder in (Path("/"), tmp_path / "home", tmp_path / "work", Path("..")):
-        with pytest.raises(CheckpointError, match="holds more than a model"):
-            check_output(folder, overwrite=True)
-
-
-# what else belongs to a model
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "mpnet", "deberta-v2"])
@@ -513,12 +450,12 @@ def test_positions_keep_their_precision(name: str, tmp_path: Path) -> None:
     batches = architecture_cases.make_batches(name)
     pruned, _ = prune(model, batches, PruneConfig(sparsity=0.3, structures=("removal",)))
     pruned.save_pretrained(tmp_path)
-    found, stock = load_model(tmp_path), AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    loaded, stock = load_model(tmp_path), AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        for one in (found, to_dense(found)):
+        for one in (loaded, to_dense(loaded)):
             types = {name: buffer.dtype for name, buffer in one.named_buffers()}
             assert types == {name: buffer.dtype for name, buffer in stock.named_buffers()}
-        torch.testing.assert_close(found(**batches[0]).logits, stock(**batches[0]).logits, rtol=0, atol=0)
+        torch.testing.assert_close(loaded(**batches[0]).logits, stock(**batches[0]).logits, rtol=0, atol=0)
 
 
 def test_how_a_decoder_generates_is_kept(tmp_path: Path) -> None:
@@ -526,6 +463,6 @@ def test_how_a_decoder_generates_is_kept(tmp_path: Path) -> None:
     model.generation_config.update(eos_token_id=[1, 3], max_new_tokens=7)
     pruned, _ = prune(model, architecture_cases.make_batches("llama"), PruneConfig(sparsity=0.3))
     pruned.save_pretrained(tmp_path)
-    found = load_model(tmp_path).generation_config
-    assert found is not None
-    assert (found.eos_token_id, found.max_new_tokens) == ([1, 3], 7)
+    generation = load_model(tmp_path).generation_config
+    assert generation is not None
+    assert (generation.eos_token_id, generation.max_new_tokens) == ([1, 3], 7)

@@ -1,6 +1,6 @@
-"""The ranges that a model's matrices were trained to read their inputs in, where it was trained for INT8.
+"""Ranges of the inputs of matrices, for models that were trained for INT8.
 
-They stand in the configuration, so that they go with the model wherever it is saved and loaded; others ignore them.
+They stand in the model's configuration, so that they are saved and loaded with it; other libraries ignore them.
 """
 
 from dataclasses import dataclass
@@ -18,31 +18,36 @@ ENTRY = "int8_input_ranges"
 
 @dataclass(frozen=True)
 class InputRange:
-    """How the inputs of a matrix become unsigned bytes: x is rounded to (q − zero_point) · scale, q from 0 to 255."""
+    """How the inputs x of a matrix become bytes q from 0 to 255: q = round(x / scale) + zero_point.
+
+    Attributes:
+        scale: Step between two bytes.
+        zero_point: The byte of zero.
+    """
 
     scale: float
     zero_point: int
 
 
 InputRanges = dict[tuple[int, Role], InputRange]
-"""By (layer, role)."""
+"""Ranges by (layer, role)."""
 
 
 def set_ranges(model: PreTrainedModel, ranges: InputRanges) -> None:
     """Writes the ranges of all matrices into a model's configuration."""
     layers: list[dict[str, Any]] = []
-    for (layer, role), found in sorted(ranges.items()):
+    for (layer, role), input_range in sorted(ranges.items()):
         if layer == len(layers):
             layers.append({})
-        layers[layer][role] = [found.scale, found.zero_point]
+        layers[layer][role] = [input_range.scale, input_range.zero_point]
     setattr(model.config, ENTRY, layers)
 
 
 def get_ranges(model: PreTrainedModel) -> InputRanges | None:
-    """The ranges a model was trained with, or None.
+    """Returns the ranges that a model was trained with, or None.
 
     Raises:
-        CheckpointError: If the entry is damaged.
+        CheckpointError: If the entry in the configuration is damaged.
     """
     layers = getattr(model.config, ENTRY, None)
     if layers is None:
@@ -60,11 +65,13 @@ def get_ranges(model: PreTrainedModel) -> InputRanges | None:
         ):
             raise ValueError("numbers out of range")
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise CheckpointError(f"config.json is damaged: its entry {ENTRY} cannot be read.") from error
+        raise CheckpointError(
+            f"config.json is damaged: its entry {ENTRY} cannot be read; copy the model again."
+        ) from error
     return ranges
 
 
 def clear_int8_ranges(model: PreTrainedModel) -> None:
-    """Takes the ranges from a model whose weights are about to change."""
+    """Removes the ranges from a model whose weights are about to change."""
     if hasattr(model.config, ENTRY):
         delattr(model.config, ENTRY)
