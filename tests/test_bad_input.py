@@ -19,7 +19,7 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
 import bertsurgeon
-from bertsurgeon import PruneConfig
+from bertsurgeon import PgbConfig, Sparsity
 from bertsurgeon.checkpoint import load_model, load_tokenizer
 from bertsurgeon.errors import DataError
 from bertsurgeon.runtime import MANIFEST, MODEL_FILES, Manifest, Runtime
@@ -248,7 +248,7 @@ def test_no_data_named(stock: Path, rejects: Callable[..., None]) -> None:
 def test_empty_calibration(stock: Path, empty: object) -> None:
     model, tokenizer = load_model(stock / "dense"), load_tokenizer(stock / "dense")
     with pytest.raises(DataError, match="calibration data is empty"):
-        bertsurgeon.prune(model, empty, PruneConfig(method="pgb", sparsity=0.5), tokenizer)  # type: ignore[arg-type]
+        bertsurgeon.prune(model, PgbConfig(Sparsity(0.5)), empty, tokenizer)  # type: ignore[arg-type]
 
 
 # options and output

@@ -6,7 +6,10 @@ import importlib
 import pytest
 
 EXAMPLES = {
-    "bertsurgeon.config": "PruneConfig",
+    "bertsurgeon.budgets": "Sparsity",
+    "bertsurgeon.methods.auto.config": "AutoConfig",
+    "bertsurgeon.methods.pgb.config": "PgbConfig",
+    "bertsurgeon.methods.obert.config": "ObertConfig",
     "bertsurgeon.pruning": "prune",
     "bertsurgeon.methods.auto.measurements": "calibrate",
     "bertsurgeon.recovery.training": "recover",

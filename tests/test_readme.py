@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from bertsurgeon.cli.sources import resolve_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.recovery import TrainingConfig, train
 from bertsurgeon.tasks import load_task, tokenize
 

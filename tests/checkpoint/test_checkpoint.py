@@ -20,7 +20,18 @@ from transformers import (
 )
 
 import architecture_cases
-from bertsurgeon import PruneConfig, get_plan, load_model, prune, save_model, to_dense
+from bertsurgeon import (
+    AutoConfig,
+    Groups,
+    ObertConfig,
+    PgbConfig,
+    Sparsity,
+    get_plan,
+    load_model,
+    prune,
+    save_model,
+    to_dense,
+)
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, load_as_saved, load_tokenizer
 from bertsurgeon.compensation import apply_plan
@@ -41,8 +52,8 @@ def pruned(request: pytest.FixtureRequest, tiny_model: Factory, tiny_batches: Ba
     model = tiny_model(request.param)
     for layer, role in ((1, "output"), (2, "attention_output"), (0, "query")):
         Encoder(model).matrix(layer, role).get_parameter("weight").data.mul_(1e-4)
-    config = PruneConfig(method="pgb", sparsity=0.75, importance="magnitude", grouping="random", compensation="none")
-    result, report = prune(model, tiny_batches, config)
+    config = PgbConfig(Sparsity(0.75), importance="magnitude", grouping="random", compensation="none")
+    result, report = prune(model, config, tiny_batches)
     assert any(layer.is_dropped(sub_layer) for layer in report.plan.layers for sub_layer in SUB_LAYERS)
     assert any(isinstance(module, GroupedLinear) for module in result.modules())
     return result
@@ -51,8 +62,8 @@ def pruned(request: pytest.FixtureRequest, tiny_model: Factory, tiny_batches: Ba
 @pytest.fixture
 def saved(tmp_path: Path, tiny_model: Factory, tiny_batches: Batches) -> Path:
     """The folder of a pruned BERT."""
-    config = PruneConfig(method="pgb", groups=2, importance="magnitude", compensation="none")
-    prune(tiny_model("bert"), tiny_batches, config)[0].save_pretrained(tmp_path / "saved")
+    config = PgbConfig(Groups(2), importance="magnitude", compensation="none")
+    prune(tiny_model("bert"), config, tiny_batches)[0].save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
 
 
@@ -150,9 +161,9 @@ CASTS: dict[str, tuple[Callable[[PreTrainedModel], PreTrainedModel], torch.dtype
     "float": (lambda model: model.bfloat16().float(), torch.float32),
 }
 METHODS = {
-    "auto": PruneConfig(sparsity=0.5),
-    "pgb": PruneConfig(method="pgb", groups=2, importance="magnitude", compensation="none"),
-    "obert": PruneConfig(method="obert", sparsity=0.5, score="magnitude"),
+    "auto": AutoConfig(Sparsity(0.5)),
+    "pgb": PgbConfig(Groups(2), importance="magnitude", compensation="none"),
+    "obert": ObertConfig(Sparsity(0.5), score="magnitude"),
 }
 
 
@@ -160,7 +171,7 @@ METHODS = {
 def by_method(tiny_model: Factory, tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrainedModel]:
     ids = torch.randint(5, 100, (8, 10), generator=torch.Generator().manual_seed(0))
     batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
-    return {name: prune(tiny_model("bert"), batches, config)[0] for name, config in METHODS.items()}
+    return {name: prune(tiny_model("bert"), config, batches)[0] for name, config in METHODS.items()}
 
 
 @pytest.mark.parametrize("is_loaded", [False, True], ids=["in memory", "reloaded"])
@@ -229,8 +240,8 @@ def test_without_the_library_nothing_loads(tiny_model: Factory, tiny_batches: Ba
     folders = []
     for name in NAMES:
         folders += [str(tmp_path / f"{name}-grouped"), str(tmp_path / f"{name}-dropped")]
-        config = PruneConfig(method="pgb", groups=2, importance="magnitude", compensation="none")
-        prune(tiny_model(name), tiny_batches, config)[0].save_pretrained(folders[-2])
+        config = PgbConfig(Groups(2), importance="magnitude", compensation="none")
+        prune(tiny_model(name), config, tiny_batches)[0].save_pretrained(folders[-2])
         without_sub_layers(tiny_model(name), name).save_pretrained(folders[-1])
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "dense"), *folders],
@@ -448,7 +459,7 @@ def test_positions_keep_their_precision(name: str, tmp_path: Path) -> None:
     """What no file holds is in single precision, as in models that transformers loads."""
     model = architecture_cases.make_model(AutoModelForSequenceClassification, name).to(torch.bfloat16)
     batches = architecture_cases.make_batches(name)
-    pruned, _ = prune(model, batches, PruneConfig(sparsity=0.3, structures=("removal",)))
+    pruned, _ = prune(model, AutoConfig(Sparsity(0.3), structures=("removal",)), batches)
     pruned.save_pretrained(tmp_path)
     loaded, stock = load_model(tmp_path), AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     with torch.no_grad():
@@ -461,7 +472,7 @@ def test_positions_keep_their_precision(name: str, tmp_path: Path) -> None:
 def test_how_a_decoder_generates_is_kept(tmp_path: Path) -> None:
     model = architecture_cases.make_model(AutoModelForCausalLM, "llama")
     model.generation_config.update(eos_token_id=[1, 3], max_new_tokens=7)
-    pruned, _ = prune(model, architecture_cases.make_batches("llama"), PruneConfig(sparsity=0.3))
+    pruned, _ = prune(model, AutoConfig(Sparsity(0.3)), architecture_cases.make_batches("llama"))
     pruned.save_pretrained(tmp_path)
     generation = load_model(tmp_path).generation_config
     assert generation is not None

@@ -17,7 +17,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from bertsurgeon import PruneConfig, prune
+from bertsurgeon import AutoConfig, Groups, ObertConfig, PgbConfig, Sparsity, prune
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.prediction import predict, predict_outputs
@@ -65,9 +65,7 @@ def test_a_student_comes_closer_to_its_teacher(
     teacher = load_model(folder / "dense")
     with torch.no_grad():
         teacher.classifier.weight.mul_(20)
-    pruned, _ = prune(
-        teacher, dataset, PruneConfig(method="pgb", sparsity=0.7, samples=32, compensation="none"), tokenizer
-    )
+    pruned, _ = prune(teacher, PgbConfig(Sparsity(0.7), samples=32, compensation="none"), dataset, tokenizer)
     before = predict(pruned, dataset, tokenizer, 16, "")
     target = predict(teacher, dataset, tokenizer, 16, "")
     options = TrainingConfig(epochs=6, batch_size=16, learning_rate=1e-3, distillation_weight=1.0)
@@ -123,7 +121,7 @@ def test_hidden_states_come_closer_to_the_teachers(
     teacher = load_model(folder / "dense")
     distances = []
     for weight in (0.0, 5.0):
-        student, _ = prune(teacher, dataset, PruneConfig(sparsity=0.7, samples=32), tokenizer)
+        student, _ = prune(teacher, AutoConfig(Sparsity(0.7), samples=32), dataset, tokenizer)
         options = TrainingConfig(
             epochs=4, batch_size=16, learning_rate=1e-3, distillation_weight=1.0, hidden_weight=weight
         )
@@ -146,9 +144,9 @@ def test_the_best_weights_are_kept(
     teacher = load_model(folder / "dense")
     with torch.no_grad():
         teacher.classifier.weight.mul_(20)
-    poor = PruneConfig(method="pgb", sparsity=0.7, samples=32, compensation="none")
-    good = PruneConfig(sparsity=0.3, samples=32)
-    pruned, _ = prune(teacher, dataset, good if rate == 50.0 else poor, tokenizer)
+    poor = PgbConfig(Sparsity(0.7), samples=32, compensation="none")
+    good = AutoConfig(Sparsity(0.3), samples=32)
+    pruned, _ = prune(teacher, good if rate == 50.0 else poor, dataset, tokenizer)
     start = {name: value.clone() for name, value in pruned.state_dict().items()}
     options = TrainingConfig(
         epochs=6,
@@ -311,8 +309,8 @@ def test_a_mask_callback_replaces_the_default_one(
     folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset
 ) -> None:
     """A sparse model keeps its zeros; with masks that allow all weights, it does not."""
-    config = PruneConfig(method="obert", sparsity=0.5, score="magnitude")
-    sparse, _ = prune(load_model(folder / "dense"), dataset, config, tokenizer)
+    config = ObertConfig(Sparsity(0.5), score="magnitude")
+    sparse, _ = prune(load_model(folder / "dense"), config, dataset, tokenizer)
     query = sparse.bert.encoder.layer[0].attention.self.query.weight
     zeros = query == 0
     recovered = recover(sparse, TrainingConfig(max_steps=2, learning_rate=1e-3), dataset, tokenizer)
@@ -387,9 +385,7 @@ def test_a_run_of_another_model_is_not_resumed(
     folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
 ) -> None:
     dense = load_model(folder / "dense")
-    half, quarter = (
-        prune(dense, dataset, PruneConfig(method="pgb", groups=count, samples=32), tokenizer)[0] for count in (2, 4)
-    )
+    half, quarter = (prune(dense, PgbConfig(Groups(count), samples=32), dataset, tokenizer)[0] for count in (2, 4))
     train(half, TrainingConfig(max_steps=2, batch_size=8), dataset, tokenizer, work_dir=tmp_path)
     with pytest.raises(CheckpointError, match="trained another model; resume it with that model, or start anew"):
         train(quarter, TrainingConfig(max_steps=4, batch_size=8), dataset, tokenizer, work_dir=tmp_path, resume=True)

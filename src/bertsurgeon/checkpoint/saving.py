@@ -73,7 +73,7 @@ def _tokenizer_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     if not isinstance(model, Embedder):
         return tokenizer
     truncating = deepcopy(tokenizer)
-    truncating.model_max_length = model.longest_text
+    truncating.model_max_length = model.max_seq_length
     return truncating
 
 

@@ -104,6 +104,7 @@ class SparseReport:
     """What single-weight or block pruning did to matrices that keep their shapes.
 
     Attributes:
+        block: Consecutive weights of a row that are pruned together.
         kept: Remaining weights, by layer and role.
         sparsity: Share of the encoder's weights that are zero.
         gradients: Number of gradients that the Fisher information is the mean of.
@@ -111,6 +112,7 @@ class SparseReport:
         precision: Bits of the numbers in which the Fisher information was inverted.
     """
 
+    block: int
     kept: list[dict[str, int]]
     sparsity: float
     gradients: int

@@ -66,7 +66,8 @@ def prune_obert(
         "the data."
     )
     precision = max(step.precision for step in steps)
-    sparse = SparseReport(count_kept(pruned), sparsity_of(masks), steps[-1].gradients, passes, precision)
+    width = options.pattern.width
+    sparse = SparseReport(width, count_kept(pruned), sparsity_of(masks), steps[-1].gradients, passes, precision)
     encoder = Encoder(original)
     plan = get_plan(original) or dense_plan(encoder.architecture.name, encoder.shapes)
     return PruneResult(pruned, PruneReport.build(plan, config, original, batches, timings, sparse))

@@ -1,47 +1,11 @@
-"""The table at the end of a command: models side by side, the first one dense."""
+"""Tables that commands print."""
 
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel
 
-from bertsurgeon.benchmark import compare_latency, count_flops, fitting_length, folder_size, measure_sizes
 from bertsurgeon.plan import Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Structure, SubLayerName
-
-LENGTH = 128
-"""Tokens per text for FLOPs and latency, where the models take so many."""
-
-
-def summarise(
-    models: dict[str, PreTrainedModel], folders: dict[str, Path], metrics: dict[str, dict[str, float]], runs: int = 10
-) -> dict[str, dict[str, Any]]:
-    """Quality, size, FLOPs and latency of models by name.
-
-    Args:
-        models: The models.
-        folders: Where each is stored.
-        metrics: The task's metrics of each, in percent; may be empty.
-        runs: Timed forward passes per model and batch size.
-    """
-    length = fitting_length(models.values(), LENGTH)
-    single = compare_latency(models, batch_size=1, length=length, runs=runs)
-    batch = compare_latency(models, batch_size=8, length=length, runs=runs)
-    rows: dict[str, dict[str, Any]] = {}
-    for name, model in models.items():
-        sizes = measure_sizes(model)
-        rows[name] = {
-            **metrics.get(name, {}),
-            "encoder_weights": sizes.encoder_weights,
-            "parameters": sizes.parameters,
-            "file_bytes": folder_size(folders[name]),
-            "flops": count_flops(model, 1, length),
-            f"latency_ms_1x{length}": single[name].p50_ms,
-            f"latency_ms_8x{length}": batch[name].p50_ms,
-        }
-    return rows
-
 
 _FORMATS: dict[str, tuple[str, float, str]] = {
     "encoder_weights": ("encoder weights", 1e6, "{:.2f} M"),
@@ -52,7 +16,12 @@ _FORMATS: dict[str, tuple[str, float, str]] = {
 
 
 def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
-    """Prints what :func:`summarise` returned; ratios are to the first model."""
+    """Prints models side by side; ratios are to the first one.
+
+    Args:
+        rows: What :func:`bertsurgeon.workflows.comparison.summarize` returned.
+        console: Where to print.
+    """
     table = Table(title="Dense and pruned, PyTorch on this machine", title_justify="left")
     table.add_column("")
     names = list(rows)
