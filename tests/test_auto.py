@@ -16,7 +16,6 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from bertsurgeon import (
     AutoConfig,
     Calibration,
-    Flops,
     PgbConfig,
     PruneConfig,
     Sparsity,

@@ -74,12 +74,12 @@ def recover(
         CheckpointError: If the run in ``work_dir`` trained another model.
 
     Example:
-        >>> from bertsurgeon import PruneConfig, TrainingConfig, prune, recover
+        >>> from bertsurgeon import AutoConfig, Sparsity, TrainingConfig, prune, recover
         >>> from bertsurgeon.tasks import tokenize
         >>> from bertsurgeon.testing import toy_classifier
         >>> model, tokenizer, texts = toy_classifier()
         >>> data = tokenize(texts, tokenizer)
-        >>> pruned, _ = prune(model, data, PruneConfig(sparsity=0.5), tokenizer)
+        >>> pruned, _ = prune(model, AutoConfig(Sparsity(0.5)), data, tokenizer)
         >>> pruned = recover(pruned, TrainingConfig(max_steps=2), data, tokenizer, teacher=model)
     """
     if get_plan(model) is None and not is_sparse(model):
