@@ -38,10 +38,6 @@ RECIPE = Recipe(
 )
 
 
-def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model)
-
-
 def make_masked_lm(source: Path, folder: Path) -> Path:
     """A pre-trained model with the vocabulary of ``source``."""
     torch.manual_seed(1)
@@ -250,7 +246,7 @@ def test_a_killed_run_goes_on_the_same(
     go(models[2], "killed", resume=True)
     for key, value in models[0].state_dict().items():
         assert torch.equal(models[2].state_dict()[key], value), key
-    assert sparsity_of(masks(models[0])) == pytest.approx(0.8, abs=1e-4)
+    assert sparsity_of(masks_of(models[0])) == pytest.approx(0.8, abs=1e-4)
     assert not torch.equal(models[0].get_input_embeddings().weight, models[1].get_input_embeddings().weight)  # type: ignore[arg-type]
 
 
@@ -305,8 +301,8 @@ def test_upstream_then_downstream(folder: Path, tmp_path: Path) -> None:
     for teacher in ([], ["--teacher", folder / "classifier"]):
         result = succeed("gradual", upstream, "-o", task, *transfer, *teacher, "--overwrite")
         assert "accuracy" in result.stdout
-        task_masks = masks(load_model(task))
-        assert all(torch.equal(mask, task_masks[key]) for key, mask in masks(load_model(upstream)).items())
+        task_masks = masks_of(load_model(task))
+        assert all(torch.equal(mask, task_masks[key]) for key, mask in masks_of(load_model(upstream)).items())
         assert type(load_model(task)).__name__ == "BertForSequenceClassification"
 
 

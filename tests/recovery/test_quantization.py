@@ -61,10 +61,6 @@ RECIPE = Recipe(
 )
 
 
-def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model)
-
-
 def matrices(model: PreTrainedModel) -> list[Tensor]:
     return list(encoder_weights(model).values())
 
@@ -220,9 +216,9 @@ def test_zeros_stay_and_files_hold_bytes(
     monkeypatch.setattr(MaskCallback, "on_optimizer_step", record)
     train_gradually(model, RECIPE, dataset, tokenizer, work_dir=tmp_path / "work", teacher=load_model(folder / "dense"))
     assert sparsity_of(kept[-1]) == 0.75
-    for key, mask in masks(model).items():
+    for key, mask in masks_of(model).items():
         assert not (mask & ~kept[-1][key]).any()
-    assert sparsity_of(masks(model)) == pytest.approx(0.75, abs=0.01)  # rounding made a few more
+    assert sparsity_of(masks_of(model)) == pytest.approx(0.75, abs=0.01)  # rounding made a few more
     save_model(model, tmp_path / "saved")
     state = load_file(tmp_path / "saved" / "model.safetensors")
     entry = json.loads((tmp_path / "saved" / "config.json").read_text())["quantization_config"]
