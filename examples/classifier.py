@@ -14,13 +14,13 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bertsurgeon.toy import toy_classifier
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from bertsurgeon import PruneConfig, TrainingOptions, bench, calibrate, evaluate, prune, recover, train
 from bertsurgeon.tasks import Task, TaskData, load_task, shorten, tokenize
-from bertsurgeon.toy import toy_classifier
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", help="folder or hub id; default: the packaged all-MiniLM-L6-v2")

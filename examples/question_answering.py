@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bertsurgeon.toy import toy_classifier
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +23,6 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertForQu
 from bertsurgeon import PruneConfig, TrainingOptions, evaluate, prune, recover, train
 from bertsurgeon.prediction import predict_outputs
 from bertsurgeon.tasks import KINDS, Task, TaskData, load_task, tokenize
-from bertsurgeon.toy import toy_classifier
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", help="folder or hub id; default: the packaged all-MiniLM-L6-v2")

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from bertsurgeon.config import PruneConfig
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from bertsurgeon.calibration import MatrixKey
-from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import OptionError
 from bertsurgeon.grouping.sizes import group_sizes
 from bertsurgeon.methods.pgb.group_counts import (

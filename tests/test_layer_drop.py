@@ -21,7 +21,7 @@ from transformers import (
 import architecture_cases
 from bertsurgeon import PruneConfig, drop_layers, is_sparse, load_model, prune
 from bertsurgeon.architectures import Encoder, get_architecture
-from bertsurgeon.checkpoint import load_own
+from bertsurgeon.checkpoint import load_as_saved
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.layer_drop import choose_layers
 from bertsurgeon.layers.masks import masks_of
@@ -78,7 +78,7 @@ def test_the_result_is_a_stock_model_made_of_the_layers(
     smaller.save_pretrained(tmp_path)
     architecture = get_architecture(name)
     Encoder(model).base.get_submodule(architecture.encoder).pop(1)  # type: ignore[operator]
-    for again in (type(model).from_pretrained(tmp_path), load_own(tmp_path)):
+    for again in (type(model).from_pretrained(tmp_path), load_as_saved(tmp_path)):
         assert type(again) is type(model)
         for batch in tiny_batches:
             with torch.no_grad():
@@ -219,4 +219,4 @@ def test_a_model_that_lacks_a_tensor(folder: Path, tmp_path: Path) -> None:
     del state["bert.encoder.layer.0.output.dense.bias"]
     save_file(state, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"output\.dense\.bias is missing"):
-        load_own(tmp_path / "broken")
+        load_as_saved(tmp_path / "broken")

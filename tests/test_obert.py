@@ -24,7 +24,7 @@ from transformers import (
 from bertsurgeon import PruneConfig, get_plan, is_sparse, load_model, progress, prune, save_model, to_dense, train
 from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.checkpoint import SPARSE_FORMAT_VERSION, attach_sparse
-from bertsurgeon.checkpoint.packing import pack, unpack
+from bertsurgeon.checkpoint.packed import pack, unpack
 from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError, OptionError
 from bertsurgeon.layers.masks import encoder_weights, masks_of, sparsity_of
 from bertsurgeon.methods.obert.method import round_targets

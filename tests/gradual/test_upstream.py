@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import PruneConfig, load_model, prune, save_model
-from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, load_own
+from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, load_as_saved
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import evaluate_masked_lm
 from bertsurgeon.gradual.recipes import Distillation, LearningRate, MaskedLanguageModeling, Pruning, Recipe
@@ -177,7 +177,7 @@ def test_tied_weights_stay_tied(name: str, tiny_batches: list[dict[str, Tensor]]
     save_model(pruned, tmp_path / "saved")
     state = load_file(tmp_path / "saved" / "model.safetensors")
     assert not set(state) & set(pruned.all_tied_weights_keys)
-    for load in (load_model, load_own, AutoModelForMaskedLM.from_pretrained):
+    for load in (load_model, load_as_saved, AutoModelForMaskedLM.from_pretrained):
         again = load(tmp_path / "saved")
         assert again.get_output_embeddings().weight is again.get_input_embeddings().weight  # type: ignore[union-attr]
         for key, value in pruned.state_dict().items():
@@ -188,7 +188,7 @@ def test_another_head_is_refused(
     folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
 ) -> None:
     classifier = load_model(folder / "classifier")
-    with pytest.raises(ModelError, match="does not guess hidden words"):
+    with pytest.raises(ModelError, match="has no masked-language-model head"):
         train_gradually(classifier, RECIPE, dataset, tokenizer, work_dir=tmp_path)
     with pytest.raises(ModelError, match="no trained task head"):
         load_model(folder / "classifier", AutoModelForMaskedLM)

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import measure_sizes
-from bertsurgeon.checkpoint import check_output, load_embedder, load_own, load_tokenizer, save_model
+from bertsurgeon.checkpoint import check_output, load_as_saved, load_embedder, load_tokenizer, save_model
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
@@ -50,7 +50,7 @@ def drop_layers(
     """
     kept = _parse(keep, layers)
     check_output(output, overwrite)
-    load = load_embedder if data_options.task_type == Embedding.name else load_own
+    load = load_embedder if data_options.task_type == Embedding.name else load_as_saved
     network, tokenizer = load(resolve_model(model)), load_tokenizer(resolve_model(model))
     total = len(Encoder(network).layers)
     data = _texts(data_options, tokenizer, task_type_for_texts(network), seed) if data_options.are_given else None

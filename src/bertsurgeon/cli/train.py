@@ -1,7 +1,6 @@
 """``bertsurgeon finetune`` and ``bertsurgeon recover``."""
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,11 +13,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from bertsurgeon import distributed, progress
 from bertsurgeon.checkpoint import (
     check_output,
+    check_work_folder,
     get_plan,
+    holds_training,
     is_sparse,
     load_model,
     load_tokenizer,
+    new_work_folder,
     read_config,
+    remove_work_folder,
     save_model,
 )
 from bertsurgeon.cli import options as opt
@@ -37,7 +40,7 @@ from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import check_head, compare, evaluate
 from bertsurgeon.recovery import TrainingConfig, train
 from bertsurgeon.recovery import recover as recover_model
-from bertsurgeon.tasks import TaskData, for_model, number_as, task_type_for_texts, tokenize
+from bertsurgeon.tasks import TaskData, align_to_model, recode_labels, task_type_for_texts, tokenize
 
 
 @app.command()
@@ -61,7 +64,7 @@ def finetune(
     may_overwrite = may_replace(output, overwrite, resume)
     training = loss_options.training(epochs, seed)
     set_seed(seed)
-    data = number_as(load_data(data_options, seed), read_config(resolve_model(model)), fresh=True)
+    data = recode_labels(load_data(data_options, seed), read_config(resolve_model(model)), new_head=True)
     network, tokenizer = load_for_finetuning(resolve_model(model), data)
     job = labelled_job(data, tokenizer, data_options.max_length)
     metrics = run_training(network, tokenizer, job, training, output, resume, may_overwrite, "Fine-tuning")
@@ -101,11 +104,11 @@ def recover(
         training = replace(training, distillation_weight=1.0)  # without labels only the teacher speaks
         job = unlabelled_job(load_texts(data_options, seed), tokenizer, data_options.max_length, teacher_network)
     else:
-        data = for_model(load_data(data_options, seed), network)
+        data = align_to_model(load_data(data_options, seed), network)
         check_head(network, data.task)
         if teacher_network is not None:
             check_head(teacher_network, data.task)
-        if not data.task.kind.learns_from_labels:
+        if not data.task.type.learns_from_labels:
             training = replace(training, distillation_weight=1.0)
         job = labelled_job(data, tokenizer, data_options.max_length)
 
@@ -138,9 +141,9 @@ def may_replace(output: Path, overwrite: bool, resume: bool) -> bool:
         OptionError: If there is an unfinished run and nobody said what to do with it, or it is the root.
     """
     work_dir = training_folder(output)
-    unfinished = distributed.run_on_main(work_dir.exists)
+    unfinished = distributed.run_on_main(lambda: holds_training(work_dir))
     check_output(output, overwrite or (resume and unfinished))
-    check_output(work_dir, overwrite=True)
+    distributed.run_on_main(lambda: check_work_folder(work_dir, keep=unfinished and (resume or not overwrite)))
     if unfinished and not resume and not overwrite:
         raise OptionError(f"{work_dir} holds an unfinished run; pass --resume to go on or --overwrite to start anew.")
     return overwrite or (resume and unfinished)
@@ -150,7 +153,7 @@ def load_for_finetuning(
     name: str, data: TaskData, sparse: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A dense model with a fresh (or its own, if it fits) head for the task; with ``sparse`` any other model, too."""
-    kind = data.task.kind
+    kind = data.task.type
     if not kind.learns_from_labels:
         raise OptionError(
             "Embedders are trained by a teacher only; fine-tune the dense one with sentence-transformers first."
@@ -173,9 +176,9 @@ class Job:
 
 def labelled_job(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Job:
     """A task with its metrics."""
-    kind = data.task.kind
+    kind = data.task.type
     training, validation = (tokenize(part, tokenizer, max_length, kind) for part in (data.train, data.validation))
-    return Job(data.task.name, training, lambda model: evaluate(model, validation, tokenizer, data.task))
+    return Job(data.task.name, training, lambda model: evaluate(model, data.task, validation, tokenizer))
 
 
 def unlabelled_job(
@@ -216,13 +219,17 @@ def fit_and_save(
 ) -> dict[str, float]:
     """Trains a model by ``fit``, which is given the folder for checkpoints; scores it, and saves it with a report."""
     work_dir = training_folder(output)
-    if not resume:
-        distributed.run_on_main(lambda: shutil.rmtree(work_dir, ignore_errors=True))
-    fit(work_dir)
+    distributed.run_on_main(lambda: None if resume and holds_training(work_dir) else new_work_folder(work_dir))
+    try:
+        fit(work_dir)
+    except BaseException:
+        if distributed.is_main():
+            remove_work_folder(work_dir, only_if_empty=True)
+        raise
     metrics = job.score(model)
     report = {"task": job.name, **settings, "metrics": metrics}
     save_model(model, output, tokenizer, {"training_report.json": report}, overwrite=overwrite)
-    distributed.run_on_main(lambda: shutil.rmtree(work_dir, ignore_errors=True))
+    distributed.run_on_main(lambda: remove_work_folder(work_dir))
     progress.note(f"Saved {output}")
     return metrics
 

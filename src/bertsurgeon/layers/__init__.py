@@ -2,13 +2,13 @@
 
 from bertsurgeon.layers.build import (
     check_plan,
+    dense_twin,
     drop_sub_layer,
     empty_linear,
     give_biases,
     install_plan,
     make_linear,
     reset_indices,
-    to_dense,
 )
 from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear, chunk_of, gather_channels
 from bertsurgeon.layers.heads import update_head_counts
@@ -26,6 +26,7 @@ __all__ = [
     "check_plan",
     "chunk_of",
     "dense_parts",
+    "dense_twin",
     "dequantize_rows",
     "drop_sub_layer",
     "empty_linear",
@@ -40,6 +41,5 @@ __all__ = [
     "reset_indices",
     "round_rows",
     "row_scales",
-    "to_dense",
     "update_head_counts",
 ]
