@@ -11,7 +11,20 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from bertsurgeon import Calibration, PruneConfig, TrainingConfig, calibrate, distributed, evaluate, prune, train
+from bertsurgeon import (
+    AutoConfig,
+    Calibration,
+    Flops,
+    ObertConfig,
+    PgbConfig,
+    Sparsity,
+    TrainingConfig,
+    calibrate,
+    distributed,
+    evaluate,
+    prune,
+    train,
+)
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import CheckpointError, OptionError
@@ -81,18 +94,16 @@ def compare(folder: Path) -> None:
         assert statistics.squared_gradients or statistics.block_fisher or statistics.curvature
 
     for config in (
-        PruneConfig(sparsity=0.5, samples=72, batch_size=8),
-        PruneConfig(flops=0.5, samples=72, batch_size=8, target="residual", structures=("removal", "groups")),
-        PruneConfig(method="pgb", sparsity=0.5, samples=72, batch_size=8),
-        PruneConfig(method="pgb", sparsity=0.5, samples=72, batch_size=8, compensation="independent"),
-        PruneConfig(method="obert", sparsity=0.5, samples=72, batch_size=8),
-        PruneConfig(
-            method="obert", sparsity=0.5, samples=72, batch_size=8, update="greedy", memory_gb=1e-4, compensation="none"
-        ),
+        AutoConfig(Sparsity(0.5), samples=72, batch_size=8),
+        AutoConfig(Flops(0.5), samples=72, batch_size=8, target="residual", structures=("removal", "groups")),
+        PgbConfig(Sparsity(0.5), samples=72, batch_size=8),
+        PgbConfig(Sparsity(0.5), samples=72, batch_size=8, compensation="independent"),
+        ObertConfig(Sparsity(0.5), samples=72, batch_size=8),
+        ObertConfig(Sparsity(0.5), samples=72, batch_size=8, update="greedy", memory_gb=1e-4, compensation="none"),
     ):
-        pruned, report = prune(dense, dataset, config, tokenizer)
+        pruned, report = prune(dense, config, dataset, tokenizer)
         with distributed.disabled():
-            wanted_model, wanted_report = prune(dense, dataset, config, tokenizer)
+            wanted_model, wanted_report = prune(dense, config, dataset, tokenizer)
         assert report.plan == wanted_report.plan
         assert (report.samples, report.tokens) == (wanted_report.samples, wanted_report.tokens)
         if config.method == "obert":
@@ -102,7 +113,7 @@ def compare(folder: Path) -> None:
         first, second = (predict(model, dataset, tokenizer, 24, "") for model in (pruned, wanted_model))
         assert (first - second).abs().max() <= 1e-4 * second.abs().max(), (config, first - second)
 
-    student, _ = prune(dense, dataset, PruneConfig(method="pgb", sparsity=0.5, samples=64, batch_size=8), tokenizer)
+    student, _ = prune(dense, PgbConfig(Sparsity(0.5), samples=64, batch_size=8), dataset, tokenizer)
     save_model(student, folder / "pruned", tokenizer)
     with distributed.temporary_folder() as work_dir:
         train(student, replace(TRAINING, keep_best=True, max_steps=2), dataset, tokenizer, work_dir=work_dir / "best")
@@ -115,7 +126,7 @@ def compare(folder: Path) -> None:
     with distributed.disabled():
         assert evaluate(student, task, dataset, tokenizer, batch_size=5) == shared
 
-    calibrate(dense, dataset, PruneConfig(sparsity=0.5, batch_size=8), tokenizer).save(folder / "calibration")
+    calibrate(dense, AutoConfig(Sparsity(0.5), batch_size=8), dataset, tokenizer).save(folder / "calibration")
     Calibration.load(folder / "calibration").check(dense)
     save_model(student, folder / "recovered", tokenizer)
     assert torch.equal(weights(load_model(folder / "recovered")), weights(student))
@@ -128,7 +139,7 @@ def compare(folder: Path) -> None:
         with pytest.raises(error):
             call()
     with pytest.raises(OptionError, match="1 batches of calibration data for 2 processes"):
-        prune(dense, dataset, PruneConfig(sparsity=0.5, samples=5), tokenizer)
+        prune(dense, AutoConfig(Sparsity(0.5), samples=5), dataset, tokenizer)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from bertsurgeon.methods.pgb.config import PgbConfig
     from bertsurgeon.plan import ModelPlan
     from bertsurgeon.pruning import prune
-    from bertsurgeon.recovery import TrainingConfig, train
-    from bertsurgeon.recovery.recover import recover
+    from bertsurgeon.recovery import TrainingConfig, recover, train
     from bertsurgeon.runtime import open_exported
     from bertsurgeon.vocabulary import TrimReport, trim_vocabulary
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from architecture_cases import make_model
-from bertsurgeon import PruneConfig, is_sparse, load_model, prune, save_model
+from bertsurgeon import ObertConfig, Sparsity, is_sparse, load_model, prune, save_model
 from bertsurgeon.checkpoint import sparse_block
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.gradual.recipes import LearningRate, Pruning, Recipe, load_recipe
@@ -54,8 +54,8 @@ def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
 
 @pytest.fixture(scope="module")
 def sparse(folder: Path, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    config = PruneConfig(method="obert", sparsity=0.5, score="magnitude", pattern="1x4")
-    return prune(load_model(folder / "dense"), dataset, config, tokenizer)[0]
+    config = ObertConfig(Sparsity(0.5), score="magnitude", pattern="1x4")
+    return prune(load_model(folder / "dense"), config, dataset, tokenizer).model
 
 
 def test_the_loss_of_the_gradients_is_that_of_the_training(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:

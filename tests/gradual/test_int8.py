@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bertsurgeon import PruneConfig, TrainingConfig, is_sparse, load_model, prune, train
+from bertsurgeon import ObertConfig, Sparsity, TrainingConfig, is_sparse, load_model, prune, train
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import get_ranges
 from bertsurgeon.gradual.recipes import (
@@ -39,8 +39,8 @@ def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
 
 @pytest.fixture(scope="module")
 def sparse(folder: Path, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    config = PruneConfig(method="obert", sparsity=0.5, score="magnitude")
-    return prune(load_model(folder / "dense"), dataset, config, tokenizer)[0]
+    config = ObertConfig(Sparsity(0.5), score="magnitude")
+    return prune(load_model(folder / "dense"), config, dataset, tokenizer).model
 
 
 # what it is worth

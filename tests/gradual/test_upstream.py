@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from bertsurgeon import PruneConfig, load_model, prune, save_model
+from bertsurgeon import ObertConfig, Sparsity, load_model, prune, save_model
 from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, load_as_saved
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import evaluate_masked_lm
@@ -173,7 +173,7 @@ def test_tied_weights_stay_tied(name: str, tiny_batches: list[dict[str, Tensor]]
     model = AutoModelForMaskedLM.from_config(make_config(name)).eval()
     check_masked_lm(model)
     batches = [{**batch, "labels": batch["input_ids"]} for batch in tiny_batches]
-    pruned, _ = prune(model, batches, PruneConfig(method="obert", sparsity=0.7, fisher_damping=1e-4))
+    pruned, _ = prune(model, ObertConfig(Sparsity(0.7), fisher_damping=1e-4), batches)
     save_model(pruned, tmp_path / "saved")
     state = load_file(tmp_path / "saved" / "model.safetensors")
     assert not set(state) & set(pruned.all_tied_weights_keys)

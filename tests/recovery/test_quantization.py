@@ -24,7 +24,7 @@ from transformers import (
     set_seed,
 )
 
-from bertsurgeon import PruneConfig, drop_layers, is_sparse, load_model, prune, save_model
+from bertsurgeon import Groups, ObertConfig, PgbConfig, Sparsity, drop_layers, is_sparse, load_model, prune, save_model
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import attach_sparse, get_ranges
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
@@ -79,8 +79,8 @@ def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
 
 @pytest.fixture(scope="module")
 def sparse(folder: Path, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    config = PruneConfig(method="obert", sparsity=0.5, score="magnitude")
-    return prune(load_model(folder / "dense"), dataset, config, tokenizer)[0]
+    config = ObertConfig(Sparsity(0.5), score="magnitude")
+    return prune(load_model(folder / "dense"), config, dataset, tokenizer).model
 
 
 # the grid
@@ -295,8 +295,8 @@ def test_ranges_are_forgotten_where_weights_change(
     begin(model).finish()
     assert get_ranges(model) is not None
     assert get_ranges(drop_layers(model, 1)[0]) is None
-    config = PruneConfig(method="obert", score="magnitude", sparsity=0.5)
-    sparse, _ = prune(model, dataset, config, tokenizer)
+    config = ObertConfig(Sparsity(0.5), score="magnitude")
+    sparse, _ = prune(model, config, dataset, tokenizer)
     assert get_ranges(sparse) is None
     recipe = replace(RECIPE, epochs=1, pruning=None, quantization=None, distillation=Distillation(0.0))
     attach_sparse(model, 1)
@@ -317,9 +317,7 @@ def test_damaged_ranges(tiny_model: Factory) -> None:
 def test_what_cannot_be_trained_for_int8(
     folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
 ) -> None:
-    grouped, _ = prune(
-        load_model(folder / "dense"), dataset, PruneConfig(method="pgb", groups=2, samples=16), tokenizer
-    )
+    grouped, _ = prune(load_model(folder / "dense"), PgbConfig(Groups(2), samples=16), dataset, tokenizer)
     recipe = replace(RECIPE, pruning=None)
     with pytest.raises(ModelError, match="is not a whole matrix"):
         train_gradually(grouped, recipe, dataset, tokenizer, work_dir=tmp_path)
