@@ -105,7 +105,7 @@ def test_what_is_masked(tokenizer: PreTrainedTokenizerBase, dataset: Dataset) ->
     assert counts["kept"] / counts["hidden"] == pytest.approx(0.1 + 0.1 / len(tokenizer), abs=0.03)
 
 
-def test_there_is_always_a_token_to_guess(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_at_least_one_token_is_masked(tokenizer: PreTrainedTokenizerBase) -> None:
     rows = [dict(tokenizer(text)) for text in ("the film", "was fine")]
     for seed in range(20):
         batch = mask_tokens(tokenizer, 1e-6, seed)(rows)
@@ -122,9 +122,7 @@ def test_a_tokenizer_without_a_mask_token(folder: Path) -> None:
 # losses
 
 
-def test_the_teacher_is_heard_at_real_tokens(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset
-) -> None:
+def test_distillation_uses_real_tokens_only(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
     """Both where the model is trained and where gradients for the pruning come from."""
     student, teacher = (load_model(folder / "dense", AutoModelForMaskedLM) for _ in range(2))
     with torch.no_grad():
@@ -250,7 +248,9 @@ def test_a_killed_run_goes_on_the_same(
     assert not torch.equal(models[0].get_input_embeddings().weight, models[1].get_input_embeddings().weight)  # type: ignore[arg-type]
 
 
-def test_words_are_learnt(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path) -> None:
+def test_training_lowers_the_perplexity(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
     model = load_model(folder / "dense", AutoModelForMaskedLM)
     before = evaluate_masked_lm(model, dataset, tokenizer)["perplexity"]
     recipe = replace(RECIPE, epochs=6, learning_rate=LearningRate(3e-3, 1e-3), pruning=Pruning(0.5, 0.4, 0, 1, 0.5))
