@@ -102,7 +102,7 @@ def test_parts_of_moments_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "all_reduce", lambda tensor: recorded.append(tensor.clone()))
     moments(slice(30, 90)).reduce()
     origins = [recorded[0] + moments(slice(0, 30))._origin / 2, recorded[1] + moments(slice(0, 30))._pruned_origin / 2]
-    # the second process again, now that it knows the middle of both origins, and then the first one
+    # the second process again, now with the mean of both origins, and then the first one
     passes: list[list[torch.Tensor]] = []
     for part, others in ((slice(30, 90), None), (slice(0, 30), 0)):
         mine: list[torch.Tensor] = []

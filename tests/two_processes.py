@@ -11,20 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from bertsurgeon import (
-    AutoConfig,
-    Calibration,
-    Flops,
-    ObertConfig,
-    PgbConfig,
-    Sparsity,
-    TrainingConfig,
-    calibrate,
-    distributed,
-    evaluate,
-    prune,
-    train,
-)
+from bertsurgeon import (AutoConfig, calibrate, Calibration, distributed, evaluate, Flops, ObertConfig, PgbConfig, prune, Sparsity, train, TrainingConfig)
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import CheckpointError, OptionError
@@ -103,14 +90,14 @@ def compare(folder: Path) -> None:
     ):
         pruned, report = prune(dense, config, dataset, tokenizer)
         with distributed.disabled():
-            wanted_model, wanted_report = prune(dense, config, dataset, tokenizer)
-        assert report.plan == wanted_report.plan
-        assert (report.samples, report.tokens) == (wanted_report.samples, wanted_report.tokens)
+            single_model, single_report = prune(dense, config, dataset, tokenizer)
+        assert report.plan == single_report.plan
+        assert (report.samples, report.tokens) == (single_report.samples, single_report.tokens)
         if config.method == "obert":
-            assert torch.equal(weights(pruned) == 0, weights(wanted_model) == 0)
-            assert torch.equal(weights(pruned), weights(wanted_model)) or config.compensation != "none"
+            assert torch.equal(weights(pruned) == 0, weights(single_model) == 0)
+            assert torch.equal(weights(pruned), weights(single_model)) or config.compensation != "none"
         # weights of low ranks may differ in their signs, as those of singular vectors do
-        first, second = (predict(model, dataset, tokenizer, 24, "") for model in (pruned, wanted_model))
+        first, second = (predict(model, dataset, tokenizer, 24, "") for model in (pruned, single_model))
         assert (first - second).abs().max() <= 1e-4 * second.abs().max(), (config, first - second)
 
     student, _ = prune(dense, PgbConfig(Sparsity(0.5), samples=64, batch_size=8), dataset, tokenizer)
@@ -126,8 +113,9 @@ def compare(folder: Path) -> None:
     with distributed.disabled():
         assert evaluate(student, task, dataset, tokenizer, batch_size=5) == shared
 
-    calibrate(dense, AutoConfig(Sparsity(0.5), batch_size=8), dataset, tokenizer).save(folder / "calibration")
-    Calibration.load(folder / "calibration").check(dense)
+    config = AutoConfig(Sparsity(0.5), batch_size=8)
+    calibrate(dense, config, dataset, tokenizer).save(folder / "calibration")
+    Calibration.load(folder / "calibration").check(dense, config)
     save_model(student, folder / "recovered", tokenizer)
     assert torch.equal(weights(load_model(folder / "recovered")), weights(student))
 

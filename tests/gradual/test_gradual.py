@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from architecture_cases import make_model
-from bertsurgeon import ObertConfig, Sparsity, is_sparse, load_model, prune, save_model
+from bertsurgeon import (is_sparse, load_model, ObertConfig, prune, save_model, Sparsity)
 from bertsurgeon.checkpoint import sparse_block
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.gradual.recipes import LearningRate, Pruning, Recipe, load_recipe
@@ -42,10 +42,6 @@ RECIPE = Recipe(
 )
 
 
-def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model)
-
-
 def same(first: PreTrainedModel, second: PreTrainedModel) -> bool:
     states = [model.state_dict() for model in (first, second)]
     return all(torch.equal(value, states[1][name]) for name, value in states[0].items())
@@ -59,7 +55,7 @@ def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
 @pytest.fixture(scope="module")
 def sparse(folder: Path, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     config = ObertConfig(Sparsity(0.5), score="magnitude", pattern="1x4")
-    return prune(load_model(folder / "dense"), config, dataset, tokenizer)[0]
+    return prune(load_model(folder / "dense"), config, dataset, tokenizer).model
 
 
 def test_the_loss_of_the_gradients_is_that_of_the_training(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -96,7 +92,7 @@ class Recorder:
             original(callback, args, state, control, **kwargs)
             if state.global_step == killed_at:
                 raise KeyboardInterrupt
-            current = masks(callback.model)
+            current = masks_of(callback.model)
             self.zeros_stayed &= all(not (mask & ~callback.masks[key]).any() for key, mask in current.items())
             self.masks.append(current)
             self.rates.append(kwargs["optimizer"].param_groups[0]["lr"])
@@ -130,7 +126,7 @@ def test_pruning_while_training(
         assert all(not (mask & ~earlier[key]).any() for key, mask in later.items())
     assert recorder.rates == pytest.approx([1e-3 * rate_schedule(recipe, STEPS)(step) for step in range(12)])
     units = 16384 // (4 if pattern == "1x4" else 1)
-    assert sparsity_of(masks(model)) == pytest.approx(round(0.8 * units) / units, abs=1e-12)
+    assert sparsity_of(masks_of(model)) == pytest.approx(round(0.8 * units) / units, abs=1e-12)
     assert same(teacher, before)
     assert is_sparse(model)
     assert sparse_block(model) == (4 if pattern == "1x4" else 1)
@@ -163,7 +159,7 @@ def test_a_killed_run_goes_on_the_same(
             go(models[1], "killed")
     go(models[2], "killed", resume=True)
     assert same(models[2], models[0])
-    assert all(torch.equal(mask, masks(models[0])[key]) for key, mask in masks(models[2]).items())
+    assert all(torch.equal(mask, masks_of(models[0])[key]) for key, mask in masks_of(models[2]).items())
 
 
 def test_sparse_transfer_keeps_the_mask(
@@ -175,7 +171,7 @@ def test_sparse_transfer_keeps_the_mask(
     model = copy.deepcopy(sparse)
     recipe = replace(load_recipe("sparse-transfer").scaled(1), batch_size=16)
     train_gradually(model, recipe, dataset, tokenizer, work_dir=tmp_path)
-    assert all(torch.equal(mask, masks(sparse)[key]) for key, mask in masks(model).items())
+    assert all(torch.equal(mask, masks_of(sparse)[key]) for key, mask in masks_of(model).items())
     assert not same(model, sparse)
     assert sparse_block(model) == 4
 
@@ -194,13 +190,13 @@ def test_a_sparse_model_is_pruned_further(
     shares = [sparsity_of(each) for each in recorder.masks]
     assert shares[:4] == [0.5] * 4  # the schedule has 0.4 at step 2
     assert shares[-1] == pytest.approx(0.8, abs=1e-4)
-    assert all(not (mask & ~masks(sparse)[key]).any() for key, mask in masks(model).items())
+    assert all(not (mask & ~masks_of(sparse)[key]).any() for key, mask in masks_of(model).items())
 
 
 def test_fused_matrices_are_taken_apart(tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path) -> None:
     model = make_model(AutoModelForSequenceClassification, "modernbert", vocab_size=len(tokenizer))
     train_gradually(model, RECIPE, dataset, tokenizer, work_dir=tmp_path / "work")
-    assert sparsity_of(masks(model)) == pytest.approx(0.8, abs=1e-3)
+    assert sparsity_of(masks_of(model)) == pytest.approx(0.8, abs=1e-3)
     save_model(model, tmp_path / "out")
     assert same(load_model(tmp_path / "out"), model)
 
@@ -209,7 +205,7 @@ def test_n_of_m(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Datas
     model = load_model(folder / "dense")
     pruning = Pruning(0.5, 0.2, 0.5, 2, 0.25, "2:4", damping=1e-4, gradients=8, gradient_batch_size=4)
     train_gradually(model, replace(RECIPE, pruning=pruning), dataset, tokenizer, work_dir=tmp_path)
-    for mask in masks(model).values():
+    for mask in masks_of(model).values():
         assert (mask.reshape(-1, 4).sum(1) == 2).all()
 
 
@@ -265,7 +261,7 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     result = succeed("gradual", folder / "dense", "-o", out, *options, *changes)
     assert "75.00% of the encoder is zero" in result.stdout
     model = load_model(out)
-    assert sparsity_of(masks(model)) == 0.75
+    assert sparsity_of(masks_of(model)) == 0.75
     assert sparse_block(model) == 4
     report = json.loads((out / "training_report.json").read_text())
     assert report["recipe"]["pruning"]["end"] == pytest.approx(1.6)
@@ -289,7 +285,7 @@ def test_sparse_transfer_on_the_command_line(folder: Path, sparse: PreTrainedMod
         assert shown["sparsity"] == 0.5
         model = load_model(out)
         assert model.config.num_labels == 2
-        assert all(torch.equal(mask, masks(sparse)[key]) for key, mask in masks(model).items())
+        assert all(torch.equal(mask, masks_of(sparse)[key]) for key, mask in masks_of(model).items())
 
 
 def test_resuming_on_the_command_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,8 @@
 
 import copy
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,13 +15,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bertsurgeon import ObertConfig, Sparsity, TrainingConfig, is_sparse, load_model, prune, train
+from bertsurgeon import (is_sparse, load_model, ObertConfig, prune, Sparsity, train, TrainingConfig)
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import get_ranges
 from bertsurgeon.gradual.recipes import (
-    Distillation,
     LearningRate,
-    Pruning,
     Quantization,
     Recipe,
     load_recipe,
@@ -35,23 +31,6 @@ from bertsurgeon.recovery import QuantizationAwareTraining, distillation_loss
 from bertsurgeon.tasks import load_user_task, tokenize
 from cli_helpers import files, run, succeed, tokenized_texts, write_data, write_model
 
-Batches = list[dict[str, Tensor]]
-Factory = Callable[..., PreTrainedModel]
-NAMES = ["bert", "distilbert", "roberta"]
-
-RECIPE = Recipe(
-    epochs=3,
-    batch_size=8,
-    learning_rate=LearningRate(1e-3, 1e-4),
-    distillation=Distillation(1.0, 2.0),
-    pruning=Pruning(0.75, 0.5, 0.25, 1, 0.5, "1x4", block_size=16, damping=1e-4, gradients=8, gradient_batch_size=4),
-    quantization=Quantization(1.5, 2.5),
-)
-
-
-def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model)
-
 
 @pytest.fixture(scope="module")
 def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -61,7 +40,7 @@ def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
 @pytest.fixture(scope="module")
 def sparse(folder: Path, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     config = ObertConfig(Sparsity(0.5), score="magnitude")
-    return prune(load_model(folder / "dense"), config, dataset, tokenizer)[0]
+    return prune(load_model(folder / "dense"), config, dataset, tokenizer).model
 
 
 # what it is worth
@@ -118,7 +97,7 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     succeed("drop-layers", folder / "dense", "--keep", "1", "-o", small)
     options = ["--teacher", folder / "dense", *files(folder)]
     succeed("gradual", small, "--recipe", "downstream-30-int8", "--epochs", "3", *options, "-o", out)
-    assert sparsity_of(masks(load_model(out))) == pytest.approx(0.8, abs=0.01)
+    assert sparsity_of(masks_of(load_model(out))) == pytest.approx(0.8, abs=0.01)
     command = ["export", out, "--to", "onnx", "--precision", "int8", *files(folder), "--json"]
     for more, quantization in (([], "trained"), (["--quantization", "dynamic"], "dynamic")):
         shown = json.loads(succeed(*command, *more, "-o", tmp_path / quantization).stdout)
@@ -138,10 +117,10 @@ def test_int8_alone(
     """Of a dense model, and of a sparse one, whose zeros stay."""
     recipe = replace(load_recipe("int8").scaled(1), batch_size=16)
     for number, model in enumerate((load_model(folder / "dense"), copy.deepcopy(sparse))):
-        before = masks(model)
+        before = masks_of(model)
         train_gradually(
             model, recipe, dataset, tokenizer, work_dir=tmp_path / str(number), teacher=load_model(folder / "dense")
         )
         assert get_ranges(model) is not None
         assert is_sparse(model) == bool(number)
-        assert all(not (mask & ~before[key]).any() for key, mask in masks(model).items())
+        assert all(not (mask & ~before[key]).any() for key, mask in masks_of(model).items())

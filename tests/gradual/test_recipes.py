@@ -171,7 +171,7 @@ def test_rewinds(rewinds: Any, starts: list[int]) -> None:
     for first, end in zip(starts, ends, strict=True):
         for step in range(first, end):
             assert 1e-3 * factor(step) == pytest.approx(1e-3 - 9e-4 * (step - first) / (end - first))
-    assert 1e-3 * factor(12) == pytest.approx(1e-4)  # asked for after the last step
+    assert 1e-3 * factor(12) == pytest.approx(1e-4)  # the Trainer reads it after the last step
 
 
 # sections

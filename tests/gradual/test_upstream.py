@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from bertsurgeon import ObertConfig, Sparsity, load_model, prune, save_model
+from bertsurgeon import load_model, ObertConfig, prune, save_model, Sparsity
 from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, load_as_saved
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import evaluate_masked_lm
@@ -36,10 +36,6 @@ RECIPE = Recipe(
     masked_lm=MaskedLanguageModeling(0.3),
     pruning=Pruning(0.8, 0.4, 0, 1.5, 0.25, block_size=16, damping=1e-4, gradients=8, gradient_batch_size=4),
 )
-
-
-def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model)
 
 
 def make_masked_lm(source: Path, folder: Path) -> Path:
@@ -109,7 +105,7 @@ def test_what_is_masked(tokenizer: PreTrainedTokenizerBase, dataset: Dataset) ->
     assert counts["kept"] / counts["hidden"] == pytest.approx(0.1 + 0.1 / len(tokenizer), abs=0.03)
 
 
-def test_there_is_always_a_token_to_guess(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_at_least_one_token_is_masked(tokenizer: PreTrainedTokenizerBase) -> None:
     rows = [dict(tokenizer(text)) for text in ("the film", "was fine")]
     for seed in range(20):
         batch = mask_tokens(tokenizer, 1e-6, seed)(rows)
@@ -126,9 +122,7 @@ def test_a_tokenizer_without_a_mask_token(folder: Path) -> None:
 # losses
 
 
-def test_the_teacher_is_heard_at_real_tokens(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset
-) -> None:
+def test_distillation_uses_real_tokens_only(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
     """Both where the model is trained and where gradients for the pruning come from."""
     student, teacher = (load_model(folder / "dense", AutoModelForMaskedLM) for _ in range(2))
     with torch.no_grad():
@@ -250,11 +244,13 @@ def test_a_killed_run_goes_on_the_same(
     go(models[2], "killed", resume=True)
     for key, value in models[0].state_dict().items():
         assert torch.equal(models[2].state_dict()[key], value), key
-    assert sparsity_of(masks(models[0])) == pytest.approx(0.8, abs=1e-4)
+    assert sparsity_of(masks_of(models[0])) == pytest.approx(0.8, abs=1e-4)
     assert not torch.equal(models[0].get_input_embeddings().weight, models[1].get_input_embeddings().weight)  # type: ignore[arg-type]
 
 
-def test_words_are_learnt(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path) -> None:
+def test_training_lowers_the_perplexity(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
     model = load_model(folder / "dense", AutoModelForMaskedLM)
     before = evaluate_masked_lm(model, dataset, tokenizer)["perplexity"]
     recipe = replace(RECIPE, epochs=6, learning_rate=LearningRate(3e-3, 1e-3), pruning=Pruning(0.5, 0.4, 0, 1, 0.5))
@@ -305,8 +301,8 @@ def test_upstream_then_downstream(folder: Path, tmp_path: Path) -> None:
     for teacher in ([], ["--teacher", folder / "classifier"]):
         result = succeed("gradual", upstream, "-o", task, *transfer, *teacher, "--overwrite")
         assert "accuracy" in result.stdout
-        task_masks = masks(load_model(task))
-        assert all(torch.equal(mask, task_masks[key]) for key, mask in masks(load_model(upstream)).items())
+        task_masks = masks_of(load_model(task))
+        assert all(torch.equal(mask, task_masks[key]) for key, mask in masks_of(load_model(upstream)).items())
         assert type(load_model(task)).__name__ == "BertForSequenceClassification"
 
 

@@ -24,7 +24,7 @@ from transformers import (
     set_seed,
 )
 
-from bertsurgeon import Groups, ObertConfig, PgbConfig, Sparsity, drop_layers, is_sparse, load_model, prune, save_model
+from bertsurgeon import (drop_layers, Groups, is_sparse, load_model, ObertConfig, PgbConfig, prune, save_model, Sparsity)
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import attach_sparse, get_ranges
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
@@ -61,10 +61,6 @@ RECIPE = Recipe(
 )
 
 
-def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model)
-
-
 def matrices(model: PreTrainedModel) -> list[Tensor]:
     return list(encoder_weights(model).values())
 
@@ -84,7 +80,7 @@ def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
 @pytest.fixture(scope="module")
 def sparse(folder: Path, dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     config = ObertConfig(Sparsity(0.5), score="magnitude")
-    return prune(load_model(folder / "dense"), config, dataset, tokenizer)[0]
+    return prune(load_model(folder / "dense"), config, dataset, tokenizer).model
 
 
 # the grid
@@ -220,9 +216,9 @@ def test_zeros_stay_and_files_hold_bytes(
     monkeypatch.setattr(MaskCallback, "on_optimizer_step", record)
     train_gradually(model, RECIPE, dataset, tokenizer, work_dir=tmp_path / "work", teacher=load_model(folder / "dense"))
     assert sparsity_of(kept[-1]) == 0.75
-    for key, mask in masks(model).items():
+    for key, mask in masks_of(model).items():
         assert not (mask & ~kept[-1][key]).any()
-    assert sparsity_of(masks(model)) == pytest.approx(0.75, abs=0.01)  # rounding made a few more
+    assert sparsity_of(masks_of(model)) == pytest.approx(0.75, abs=0.01)  # rounding made a few more
     save_model(model, tmp_path / "saved")
     state = load_file(tmp_path / "saved" / "model.safetensors")
     entry = json.loads((tmp_path / "saved" / "config.json").read_text())["quantization_config"]

@@ -41,7 +41,7 @@ from bertsurgeon.recovery import (
     total_steps,
     train,
 )
-from bertsurgeon.tasks import TokenMasking, check_same_head, mask_tokens
+from bertsurgeon.tasks import Data, TokenMasking, as_dataset, check_same_head, mask_tokens
 
 CALIBRATION_BATCH_SIZE = 32
 """Texts per batch in which gradients are computed."""
@@ -208,7 +208,7 @@ def quantization_steps(recipe: Recipe, steps_per_epoch: int) -> QuantizationStep
 def train_gradually(
     model: PreTrainedModel,
     recipe: Recipe,
-    data: Dataset,
+    data: Data,
     tokenizer: PreTrainedTokenizerBase,
     *,
     teacher: PreTrainedModel | None = None,
@@ -228,9 +228,9 @@ def train_gradually(
         model: A dense model, or a sparse one, whose zeros are kept. Matrices that another method reduced are pruned
             further.
         recipe: What is trained, pruned and quantized, and when.
-        data: Tokenized samples with labels; labels are optional if only the teacher counts, or for masked language
+        data: Texts, a dataset, or batches; labels are optional if only the teacher counts, or for masked language
             modeling.
-        tokenizer: Pads the batches.
+        tokenizer: Tokenizes texts and pads the batches.
         teacher: The dense model to distill from, or None.
         work_dir: Folder for the Trainer's checkpoints; None for a temporary one.
         resume: Continue from the last checkpoint in ``work_dir``; ``model`` must be the one the run began with.
@@ -250,6 +250,7 @@ def train_gradually(
         raise OptionError(f"The memory for Fisher blocks must be greater than 0, not {memory_gb:g}.")
     if resume and work_dir is None:
         raise OptionError("Resuming needs the folder of the checkpoints; name it as work_dir.")
+    data = as_dataset(data, tokenizer, model)
     unfuse_in_place(model)
     steps_per_epoch = -(-len(data) // recipe.batch_size)
     distillation = recipe.distillation

@@ -31,8 +31,17 @@ from bertsurgeon.recovery.arguments import check_arguments, make_arguments, micr
 from bertsurgeon.recovery.callbacks import DataOrderCallback, MaskCallback, ProgressCallback, dropout_disabled
 from bertsurgeon.recovery.config import TrainingConfig
 from bertsurgeon.recovery.distillation import TEACHER_PREFIX, DistillationTrainer
-from bertsurgeon.tasks import LABELS, Collator, TokenMasking, check_same_head, has_labels, head_of
-from bertsurgeon.tasks.collate import WORD_STARTS
+from bertsurgeon.tasks import (
+    LABELS,
+    WORD_STARTS,
+    Collator,
+    Data,
+    TokenMasking,
+    as_dataset,
+    check_same_head,
+    has_labels,
+    head_of,
+)
 
 MIN_SAMPLES_TO_HOLD_OUT = 20
 """Fewest samples of which a tenth can be held out."""
@@ -41,7 +50,7 @@ MIN_SAMPLES_TO_HOLD_OUT = 20
 def recover(
     model: PreTrainedModel,
     config: TrainingConfig | None,
-    data: Dataset,
+    data: Data,
     tokenizer: PreTrainedTokenizerBase,
     *,
     teacher: PreTrainedModel | None = None,
@@ -56,8 +65,8 @@ def recover(
     Args:
         model: The pruned model, as :func:`bertsurgeon.prune` returns it.
         config: Training options; None for the defaults. Without labels ``distillation_weight`` is always 1.
-        data: Tokenized texts; labels are optional if there is a teacher.
-        tokenizer: Pads the batches.
+        data: Texts, a dataset, or batches; labels are optional if there is a teacher.
+        tokenizer: Tokenizes texts and pads the batches.
         teacher: The dense model to distill from, or None.
         work_dir: Folder for the Trainer's checkpoints; None for a temporary one.
         resume: Continue from the last checkpoint in ``work_dir``.
@@ -79,12 +88,13 @@ def recover(
         >>> from bertsurgeon.testing import toy_classifier
         >>> model, tokenizer, texts = toy_classifier()
         >>> data = tokenize(texts, tokenizer)
-        >>> pruned, _ = prune(model, AutoConfig(Sparsity(0.5)), data, tokenizer)
+        >>> pruned = prune(model, AutoConfig(Sparsity(0.5)), data, tokenizer).model
         >>> pruned = recover(pruned, TrainingConfig(max_steps=2), data, tokenizer, teacher=model)
     """
     if get_plan(model) is None and not is_sparse(model):
         raise ModelError("The model is dense; prune it first, or fine-tune it with 'bertsurgeon.train'.")
     config = config or TrainingConfig()
+    data = as_dataset(data, tokenizer, model)
     if teacher is not None:
         check_same_head(model, teacher)
         if not has_labels(data.column_names):
@@ -107,7 +117,7 @@ def recover(
 def train(
     model: PreTrainedModel,
     config: TrainingConfig | None,
-    data: Dataset,
+    data: Data,
     tokenizer: PreTrainedTokenizerBase,
     *,
     teacher: PreTrainedModel | None = None,
@@ -124,8 +134,8 @@ def train(
     Args:
         model: Any model with a ``loss`` in its outputs, pruned or dense.
         config: Training options; None for the defaults.
-        data: Tokenized samples with labels; labels are optional with a teacher and ``distillation_weight`` 1.
-        tokenizer: Pads the batches.
+        data: Texts, a dataset, or batches; labels are optional with a teacher and ``distillation_weight`` 1.
+        tokenizer: Tokenizes texts and pads the batches.
         teacher: The dense model to distill from, or None.
         work_dir: Folder for the Trainer's checkpoints (four an epoch, of which the last one is kept), the same for all
             processes; None for a temporary one.
@@ -146,6 +156,7 @@ def train(
     if resume and work_dir is None:
         raise OptionError("Resuming needs the folder of the checkpoints; name it as work_dir.")
     config = config or TrainingConfig()
+    data = as_dataset(data, tokenizer, model)
     overrides = check_arguments(arguments or {})
     micro_batch_size(config)  # refuses a number of processes that does not fit before the teacher runs
     if (
