@@ -11,7 +11,20 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from bertsurgeon import (AutoConfig, calibrate, Calibration, distributed, evaluate, Flops, ObertConfig, PgbConfig, prune, Sparsity, train, TrainingConfig)
+from bertsurgeon import (
+    AutoConfig,
+    Calibration,
+    Flops,
+    ObertConfig,
+    PgbConfig,
+    Sparsity,
+    TrainingConfig,
+    calibrate,
+    distributed,
+    evaluate,
+    prune,
+    train,
+)
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import CheckpointError, OptionError

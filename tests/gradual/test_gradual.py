@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from architecture_cases import make_model
-from bertsurgeon import (is_sparse, load_model, ObertConfig, prune, save_model, Sparsity)
+from bertsurgeon import ObertConfig, Sparsity, is_sparse, load_model, prune, save_model
 from bertsurgeon.checkpoint import sparse_block
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.gradual.recipes import LearningRate, Pruning, Recipe, load_recipe

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bertsurgeon import (is_sparse, load_model, ObertConfig, prune, Sparsity, train, TrainingConfig)
+from bertsurgeon import ObertConfig, Sparsity, TrainingConfig, is_sparse, load_model, prune, train
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import get_ranges
 from bertsurgeon.gradual.recipes import (

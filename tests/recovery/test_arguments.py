@@ -15,7 +15,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from bertsurgeon import ObertConfig, prune, Sparsity
+from bertsurgeon import ObertConfig, Sparsity, prune
 from bertsurgeon.checkpoint import load_model
 from bertsurgeon.errors import OptionError
 from bertsurgeon.recovery import (

@@ -24,7 +24,7 @@ from transformers import (
     set_seed,
 )
 
-from bertsurgeon import (drop_layers, Groups, is_sparse, load_model, ObertConfig, PgbConfig, prune, save_model, Sparsity)
+from bertsurgeon import Groups, ObertConfig, PgbConfig, Sparsity, drop_layers, is_sparse, load_model, prune, save_model
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import attach_sparse, get_ranges
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError

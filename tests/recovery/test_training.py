@@ -13,7 +13,7 @@ from transformers import (
     TrainerState,
 )
 
-from bertsurgeon import (AutoConfig, Groups, ObertConfig, PgbConfig, prune, Sparsity)
+from bertsurgeon import AutoConfig, Groups, ObertConfig, PgbConfig, Sparsity, prune
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.prediction import predict, predict_outputs
