@@ -371,4 +371,4 @@ sys.meta_path.insert(0, Finder())
 bertsurgeon_command.main()
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Interrupted; nothing was begun.\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Interrupted; nothing was started.\n")
