@@ -141,7 +141,7 @@ def test_bench_compares(place: Path, recovered: Path, tmp_path: Path) -> None:
     assert all(words in drawn.stdout for words in ("your texts", "faster", "texts/s", "MB"))
     for options, said in ((("--batch-size", "0"), "at least one text"), (("--batch-size", "a"), "numbers")):
         assert said in run("bench", place / "dense", *options).stderr
-    assert "names no model" in run("bench", f"{recovered}@int8").stderr
+    assert "is not a model" in run("bench", f"{recovered}@int8").stderr
 
 
 def test_inspect_shows_the_plan(place: Path, recovered: Path) -> None:

@@ -12,7 +12,7 @@ EXAMPLES = {
     "bertsurgeon.recovery.recover": "recover",
     "bertsurgeon.evaluation": "evaluate",
     "bertsurgeon.benchmark.bench": "bench",
-    "bertsurgeon.exporting.folder": "export",
+    "bertsurgeon.exporting.export": "export",
     "bertsurgeon.vocabulary.trim": "trim_vocabulary",
 }
 """The name of the Python API that each module shows."""

@@ -8,14 +8,14 @@ from importlib.metadata import version
 
 from transformers import PreTrainedModel
 
-from bertsurgeon.benchmark import bench
+from bertsurgeon.benchmark import BenchmarkConfig, BenchmarkReport, bench
 from bertsurgeon.checkpoint import detach_sparse, get_plan, is_sparse, load_model, save_model
 from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import BertSurgeonError, ModelError
 from bertsurgeon.evaluation import evaluate
 from bertsurgeon.exporting import ExportConfig, export
 from bertsurgeon.layer_drop import drop_layers
-from bertsurgeon.layers import GroupedLinear, LowRankLinear, prepare_for_inference
+from bertsurgeon.layers import GroupedLinear, LowRankLinear, prepare_for_inference, undo_prepare_for_inference
 from bertsurgeon.layers import to_dense as _to_dense
 from bertsurgeon.methods.auto.measurements import Calibration, calibrate
 from bertsurgeon.methods.report import PruneReport
@@ -28,6 +28,8 @@ from bertsurgeon.vocabulary import TrimReport, trim_vocabulary
 __version__ = version("bertsurgeon")
 
 __all__ = [
+    "BenchmarkConfig",
+    "BenchmarkReport",
     "BertSurgeonError",
     "Calibration",
     "ExportConfig",
@@ -54,6 +56,7 @@ __all__ = [
     "to_dense",
     "train",
     "trim_vocabulary",
+    "undo_prepare_for_inference",
 ]
 
 

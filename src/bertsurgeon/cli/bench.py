@@ -1,7 +1,6 @@
 """``bertsurgeon bench``."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,18 +9,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bertsurgeon.benchmark import BenchmarkConfig
 from bertsurgeon.benchmark import bench as compare
-from bertsurgeon.calibration import Batch, make_batches
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.sources import DataOptions, check_same_vocabulary, load_data, load_texts, resolve_model
-from bertsurgeon.errors import DataError, OptionError
-from bertsurgeon.tasks import model_inputs, task_type_for_texts, tokenize
-
-DRAWN = 16
-"""Batches that are drawn from a user's data."""
+from bertsurgeon.errors import OptionError
 
 BAR = 24
 """Characters of the longest bar."""
@@ -73,21 +68,21 @@ def bench(
     if data_options.are_given:
         check_same_vocabulary(*(name.split("@")[0] for name in names))
 
-    def draw(size: int, running: Sequence[Any]) -> list[Batch]:
-        return _batches(data_options, names[0], running, size, seed)
-
-    result = compare(
-        {name: resolve_model(name) for name in names},
-        sizes,
-        length,
+    config = BenchmarkConfig(
+        batch_sizes=tuple(sizes),
+        length=length,
+        max_length=data_options.max_length,
         runs=runs,
         seconds=seconds,
         threads=threads,
         memory=with_memory,
-        draw=draw if data_options.are_given else None,
         seed=seed,
     )
-    result["drawn_from_data"] = data_options.are_given
+    texts = tokenizer = None
+    if data_options.are_given:
+        tokenizer = load_tokenizer(resolve_model(names[0].split("@")[0]))
+        texts = load_texts(data_options, seed)[0] if data_options.text_file else load_data(data_options, seed).train
+    result = compare({name: resolve_model(name) for name in names}, config, texts, tokenizer).to_dict()
     emit(result, as_json, lambda console: _show(result, console))
     if chart is not None:
         _draw(result, chart)
@@ -101,21 +96,6 @@ def _parse_sizes(text: str) -> list[int]:
     if min(sizes) < 1:
         raise OptionError("A batch holds at least one text.")
     return sizes
-
-
-def _batches(data: DataOptions, first: str, models: Sequence[Any], size: int, seed: int) -> list[Batch]:
-    tokenizer = load_tokenizer(resolve_model(first.split("@")[0]))
-    texts = load_data(data, seed).train if data.text_file is None else load_texts(data, seed)[0]
-    if len(texts) < size:
-        raise DataError(
-            f"A batch of {size} texts needs as many, and there are {len(texts)}; give more, or a smaller --batch-size."
-        )
-    rows = tokenize(texts, tokenizer, data.max_length, task_type_for_texts(models[0])).shuffle(seed=seed)
-    # drawn batch by batch: texts of one batch are as mixed as those that arrive together
-    return [
-        model_inputs(make_batches(rows.select(range(start, start + size)), tokenizer, size, size, 0)[0])
-        for start in range(0, min(DRAWN * size, len(rows) - size + 1), size)
-    ]
 
 
 def _show(result: dict[str, Any], console: Console) -> None:

@@ -64,7 +64,7 @@ def export(
         data_options = DataOptions("docstrings", max_length=data_options.max_length)
     texts = load_texts(data_options, seed)[0] if data_options.text_file else load_data(data_options, seed).train
     rows = tokenize(texts, tokenizer, data_options.max_length, task_type_for_texts(network))
-    manifest = export_model(network, output, config, rows, tokenizer, overwrite)
+    manifest = export_model(network, config, rows, tokenizer, output=output, overwrite=overwrite)
     result: dict[str, Any] = {
         "output": str(output),
         "runtime": to,
