@@ -333,7 +333,7 @@ def test_impossible_exports_are_refused(folder: Path, tmp_path: Path) -> None:
         (("--to", "onnx", "--precision", "bf16"), "export to openvino"),
         (("--to", "openvino", "--precision", "int8", "--quantization", "dynamic"), "Dynamic quantization"),
         (("--to", "onnx", "--precision", "int8", "--quantization", "statc"), "static, dynamic or trained, not 'statc'"),
-        (("--to", "onnx", "--quantization", "static"), "for int8, not for fp32"),
+        (("--to", "onnx", "--quantization", "static"), "applies to int8, not to fp32"),
         (("--to", "onnx", "--opset", "12"), "opsets from 18 to 25, not 12"),
         (("--to", "openvino", "--opset", "99"), "opsets from 18 to 25, not 99"),
         (("--to", "onnx", "--precision", "int8", "--opset", "21", *files(folder)), "at most 20, not 21"),
