@@ -13,7 +13,7 @@ from bertsurgeon.benchmark import compare_latency, count_flops, environment, fol
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.errors import OptionError
 from bertsurgeon.plan import dense_plan
-from bertsurgeon.tasks import longest_input
+from bertsurgeon.tasks import max_input_length
 
 HIDDEN, INNER, LAYERS, LABELS = 64, 160, 3, 2
 
@@ -74,7 +74,7 @@ def test_impossible_batches(batch_size: int, length: int) -> None:
 def test_a_text_as_long_as_the_model_takes(name: str, version: int) -> None:
     """The longest passes, one token more is refused, and where positions go on so do texts."""
     model = make_model(AutoModel, name, version)
-    longest = longest_input(model.config)
+    longest = max_input_length(model.config)
     with pytest.raises(OptionError, match="exceeds") if longest else nullcontext():
         count_flops(model, 2, (longest or SIZES["max_position_embeddings"]) + 1)
     assert count_flops(model, 2, longest or 1) > 0

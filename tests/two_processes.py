@@ -89,10 +89,10 @@ def compare(folder: Path) -> None:
         train(student, dataset, tokenizer, TRAINING, work_dir / "recovered", teacher=dense)
     both = distributed.all_gather([weights(student)])
     assert torch.equal(both[0], both[1])
-    task = Task("custom", ("accuracy",), ("0", "1"), kind=TASK_TYPES["classification"])
-    shared = evaluate(student, dataset, tokenizer, task, batch_size=5)
+    task = Task("custom", ("accuracy",), ("0", "1"), type=TASK_TYPES["classification"])
+    shared = evaluate(student, task, dataset, tokenizer, batch_size=5)
     with distributed.disabled():
-        assert evaluate(student, dataset, tokenizer, task, batch_size=5) == shared
+        assert evaluate(student, task, dataset, tokenizer, batch_size=5) == shared
 
     calibrate(dense, dataset, PruneConfig(sparsity=0.5, batch_size=8), tokenizer).save(folder / "calibration")
     Calibration.load(folder / "calibration").check(dense)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bertsurgeon.calibration import PIXELS
 from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import evaluating
-from bertsurgeon.tasks import longest_input
+from bertsurgeon.tasks import max_input_length
 
 
 def count_flops(model: nn.Module, batch_size: int, length: int) -> int:
@@ -36,7 +36,7 @@ def count_flops(model: nn.Module, batch_size: int, length: int) -> int:
 
 def fitting_length(models: Iterable[Any], length: int) -> int:
     """As many tokens as asked for or, if these are fewer, as all ``models`` have positions for."""
-    return min(length, *(longest_input(model.config) or length for model in models))
+    return min(length, *(max_input_length(model.config) or length for model in models))
 
 
 def random_inputs(models: list[Any], batch_size: int, length: int, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -42,7 +42,7 @@ def save_model(
                 own = tokenizer
                 if isinstance(model, Embedder):  # whose own tokenizer may cut texts earlier
                     own = deepcopy(tokenizer)
-                    own.model_max_length = model.longest_text
+                    own.model_max_length = model.max_seq_length
                 own.save_pretrained(temporary)
             for name, content in getattr(model, COMPANIONS, {}).items():
                 (temporary / name).write_text(content, encoding="utf-8")

@@ -16,7 +16,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from bertsurgeon.architectures import fuse_in_place, unfuse_in_place
 from bertsurgeon.checkpoint.hf_quantizer import NAMES, BertSurgeonQuantizer, attach_plan, get_plan, mark
 from bertsurgeon.checkpoint.packed import DAMAGED, Packing, hook_packed, install_packed, restore_model
-from bertsurgeon.embedder import make_stock
+from bertsurgeon.embedder import new_model_like
 from bertsurgeon.errors import CheckpointError
 from bertsurgeon.plan import ALL_ROLES, ROLES
 
@@ -108,7 +108,7 @@ def detach_sparse(model: PreTrainedModel) -> PreTrainedModel:
     quantizer.remove_quantization_config(copy)
     setattr(copy, NAMES, None)
     with torch.device("meta"):
-        stock = make_stock(copy, copy.config)
+        stock = new_model_like(copy, copy.config)
     fuse_in_place(copy, stock)
     return copy
 

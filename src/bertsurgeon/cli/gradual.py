@@ -24,7 +24,7 @@ from bertsurgeon.evaluation import check_head, evaluate_masked_lm
 from bertsurgeon.gradual.recipes import MaskedLanguageModeling, Recipe, load_recipe
 from bertsurgeon.gradual.training import train_gradually
 from bertsurgeon.layers.masks import masks_of, sparsity_of
-from bertsurgeon.tasks import for_model, number_as, tokenize
+from bertsurgeon.tasks import align_to_model, recode_labels, tokenize
 
 _RECIPE = "Recipe"
 
@@ -186,7 +186,7 @@ def _load(
         return network, tokenizer, unlabelled_job(load_texts(options, seed), tokenizer, options.max_length, teacher)
     own, data = read_config(name), load_data(options, seed)
     # a new head numbers its classes as the teacher does; one that is there already does so itself
-    data = number_as(data if teacher is None else for_model(data, teacher), own, fresh=True)
+    data = recode_labels(data if teacher is None else align_to_model(data, teacher), own, new_head=True)
     network, tokenizer = load_for_finetuning(name, data, sparse=True)
     check_head(network, data.task)
     if teacher is not None:

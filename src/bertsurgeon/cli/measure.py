@@ -28,7 +28,7 @@ from bertsurgeon.evaluation import evaluate as evaluate_model
 from bertsurgeon.plan import dense_plan
 from bertsurgeon.prediction import Predictor
 from bertsurgeon.runtime import is_exported, open_exported
-from bertsurgeon.tasks import for_model, task_type_for_texts, tokenize
+from bertsurgeon.tasks import align_to_model, task_type_for_texts, tokenize
 
 
 @app.command()
@@ -62,10 +62,10 @@ def evaluate(
     if data_options.text_file is not None:
         rows = tokenize(read_all_texts(data_options), tokenizer, data_options.max_length, task_type_for_texts(network))
     else:
-        data = for_model(load_data(data_options, seed), network)
+        data = align_to_model(load_data(data_options, seed), network)
         check_head(network, data.task)
-        rows = tokenize(data.validation, tokenizer, data_options.max_length, data.task.kind)
-        metrics, name = evaluate_model(network, rows, tokenizer, data.task), data.task.name
+        rows = tokenize(data.validation, tokenizer, data_options.max_length, data.task.type)
+        metrics, name = evaluate_model(network, data.task, rows, tokenizer), data.task.name
     if reference is not None:
         metrics |= compare(_open(reference, data_options), network, rows, tokenizer)
     show_metrics({"model": model, "task": name, "metrics": metrics}, as_json)

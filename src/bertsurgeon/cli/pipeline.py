@@ -23,7 +23,7 @@ from bertsurgeon.methods.auto.measurements import Calibration, calibrate
 from bertsurgeon.methods.report import PruneReport
 from bertsurgeon.pruning import prune
 from bertsurgeon.recovery import TrainingConfig, recover
-from bertsurgeon.tasks import Task, for_model, task_type_for_texts, tokenize
+from bertsurgeon.tasks import Task, align_to_model, task_type_for_texts, tokenize
 from bertsurgeon.vocabulary import trim_vocabulary
 
 
@@ -66,10 +66,10 @@ def load_inputs(name: str, options: DataOptions, seed: int) -> Inputs:
     if texts is not None and options.only_texts:
         training, held_out = (encode(part) for part in texts)
         return Inputs(model, tokenizer, None, training, training, held_out, texts)
-    data = for_model(load_data(options, seed), model)
+    data = align_to_model(load_data(options, seed), model)
     check_head(model, data.task)
     training, validation = (
-        tokenize(part, tokenizer, options.max_length, data.task.kind) for part in (data.train, data.validation)
+        tokenize(part, tokenizer, options.max_length, data.task.type) for part in (data.train, data.validation)
     )
     calibration = training if texts is None else encode(texts[0])
     raw = (data.train, data.validation, *(texts or ()))
@@ -111,7 +111,7 @@ def run_prune(
         metrics = {"dense": reference or dict.fromkeys(found, 100.0), "pruned": found}
         own_tokenizer, trimmed = tokenizer, None
         if trim:
-            pruned, own_tokenizer, trimmed = trim_vocabulary(pruned, tokenizer, raw_texts(inputs.raw))
+            pruned, own_tokenizer, trimmed = trim_vocabulary(pruned, raw_texts(inputs.raw), tokenizer)
         result: dict[str, Any] = {
             "task": None if inputs.task is None else inputs.task.name,
             "pruning": report.to_dict(),
@@ -130,13 +130,13 @@ def run_prune(
 def _score(inputs: Inputs, model: PreTrainedModel) -> dict[str, float]:
     """The task's metrics; without a task, how far a model says what the dense one says on held-out texts."""
     if inputs.task is not None:
-        return evaluate(model, inputs.validation, inputs.tokenizer, inputs.task)
+        return evaluate(model, inputs.task, inputs.validation, inputs.tokenizer)
     return compare(inputs.model, model, inputs.validation, inputs.tokenizer)
 
 
 def _recover(pruned: PreTrainedModel, inputs: Inputs, training: TrainingConfig) -> None:
     """Re-finetunes in a temporary folder (``bertsurgeon recover`` is the one that can be resumed)."""
-    if inputs.task is None or not inputs.task.kind.learns_from_labels:
+    if inputs.task is None or not inputs.task.type.learns_from_labels:
         training = replace(training, distillation_weight=1.0)  # without labels only the teacher speaks
     recover(pruned, inputs.training, inputs.tokenizer, training, inputs.model)
 

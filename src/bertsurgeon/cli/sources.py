@@ -18,10 +18,10 @@ from bertsurgeon.tasks import (
     QuestionAnswering,
     TaskData,
     get_task_type,
+    limit_rows,
     load_task,
     load_user_task,
     read_texts,
-    shorten,
 )
 
 MINILM = "minilm"
@@ -199,7 +199,7 @@ def load_data(options: DataOptions, seed: int) -> TaskData:
             options.label_column,
             kind,
         )
-    return shorten(_for_questions(data, options), train=options.max_train_samples)
+    return limit_rows(_for_questions(data, options), train=options.max_train_samples)
 
 
 def _for_questions(data: TaskData, options: DataOptions) -> TaskData:
@@ -212,9 +212,9 @@ def _for_questions(data: TaskData, options: DataOptions) -> TaskData:
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if not changes:
         return data
-    kind = data.task.kind
-    if not isinstance(kind, QuestionAnswering):
+    task_type = data.task.type
+    if not isinstance(task_type, QuestionAnswering):
         raise OptionError("--doc-stride and --null-threshold are for question answering only.")
-    if "null_threshold" in changes and not kind.unanswerable:
+    if "null_threshold" in changes and not task_type.unanswerable:
         raise OptionError("--null-threshold is for questions that may have no answer, and all of these have one.")
-    return replace(data, task=replace(data.task, kind=replace(kind, **changes)))
+    return replace(data, task=replace(data.task, type=replace(task_type, **changes)))

@@ -37,7 +37,7 @@ from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import check_head, compare, evaluate
 from bertsurgeon.recovery import TrainingConfig, train
 from bertsurgeon.recovery import recover as recover_model
-from bertsurgeon.tasks import TaskData, for_model, number_as, task_type_for_texts, tokenize
+from bertsurgeon.tasks import TaskData, align_to_model, recode_labels, task_type_for_texts, tokenize
 
 
 @app.command()
@@ -61,7 +61,7 @@ def finetune(
     may_overwrite = may_replace(output, overwrite, resume)
     training = loss_options.training(epochs, seed)
     set_seed(seed)
-    data = number_as(load_data(data_options, seed), read_config(resolve_model(model)), fresh=True)
+    data = recode_labels(load_data(data_options, seed), read_config(resolve_model(model)), new_head=True)
     network, tokenizer = load_for_finetuning(resolve_model(model), data)
     job = labelled_job(data, tokenizer, data_options.max_length)
     metrics = run_training(network, tokenizer, job, training, output, resume, may_overwrite, "Fine-tuning")
@@ -101,11 +101,11 @@ def recover(
         training = replace(training, distillation_weight=1.0)  # without labels only the teacher speaks
         job = unlabelled_job(load_texts(data_options, seed), tokenizer, data_options.max_length, teacher_network)
     else:
-        data = for_model(load_data(data_options, seed), network)
+        data = align_to_model(load_data(data_options, seed), network)
         check_head(network, data.task)
         if teacher_network is not None:
             check_head(teacher_network, data.task)
-        if not data.task.kind.learns_from_labels:
+        if not data.task.type.learns_from_labels:
             training = replace(training, distillation_weight=1.0)
         job = labelled_job(data, tokenizer, data_options.max_length)
 
@@ -148,7 +148,7 @@ def load_for_finetuning(
     name: str, data: TaskData, sparse: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A dense model with a fresh (or its own, if it fits) head for the task; with ``sparse`` any other model, too."""
-    kind = data.task.kind
+    kind = data.task.type
     if not kind.learns_from_labels:
         raise OptionError(
             "Embedders are trained by a teacher only; fine-tune the dense one with sentence-transformers first."
@@ -171,9 +171,9 @@ class Job:
 
 def labelled_job(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Job:
     """A task with its metrics."""
-    kind = data.task.kind
+    kind = data.task.type
     training, validation = (tokenize(part, tokenizer, max_length, kind) for part in (data.train, data.validation))
-    return Job(data.task.name, training, lambda model: evaluate(model, validation, tokenizer, data.task))
+    return Job(data.task.name, training, lambda model: evaluate(model, data.task, validation, tokenizer))
 
 
 def unlabelled_job(

@@ -40,14 +40,14 @@ def trim_vocabulary(
     if not data_options.only_texts:
         data = load_data(data_options, seed)
         parts += [data.train, data.validation]
-    smaller, its_tokenizer, report = trim(network, tokenizer, raw_texts(parts))
+    smaller, its_tokenizer, report = trim(network, raw_texts(parts), tokenizer)
     save_model(smaller, output, its_tokenizer, {"vocabulary_report.json": report.to_dict()}, overwrite=overwrite)
     result: dict[str, Any] = {"output": str(output), **report.to_dict(), "file_bytes": folder_size(output)}
 
     def show(console: Console) -> None:
         before, after = report.parameters
         console.print(
-            f"Saved {output}: {report.kept:,} of {report.of:,} tokens, {after:,} of {before:,} parameters.",
+            f"Saved {output}: {report.kept:,} of {report.total:,} tokens, {after:,} of {before:,} parameters.",
             highlight=False,
             soft_wrap=True,
         )

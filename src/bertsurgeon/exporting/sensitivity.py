@@ -11,7 +11,7 @@ from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch
 from bertsurgeon.checkpoint import get_plan
 from bertsurgeon.exporting.verify import Arrays, compare, reference
-from bertsurgeon.tasks import class_names, find_head
+from bertsurgeon.tasks import find_head, model_class_names
 
 LEVELS = 255
 
@@ -43,7 +43,7 @@ def rank_sub_layers(
         Relative error of the outputs and names of the matrices, the worst first.
     """
     found = []
-    head = find_head(class_names(model), model.config)
+    head = find_head(model_class_names(model), model.config)
     for names in encoder_matrices(model):
         with ExitStack() as stack:
             for name in names:

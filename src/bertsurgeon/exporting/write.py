@@ -20,7 +20,7 @@ from bertsurgeon.exporting.sensitivity import encoder_matrices, rank_sub_layers
 from bertsurgeon.exporting.trained_int8 import quantize_as_trained
 from bertsurgeon.exporting.verify import Arrays, Check, answers_of, compare, to_arrays
 from bertsurgeon.runtime import Session, open_session, require
-from bertsurgeon.tasks import class_names, find_head
+from bertsurgeon.tasks import find_head, model_class_names
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Job:
 
     def check(self, session: Session) -> Check:
         """Compares a session with PyTorch."""
-        head = find_head(class_names(self.model), self.model.config)
+        head = find_head(model_class_names(self.model), self.model.config)
         return compare(answers_of(session, self.checked, self.inputs), self.wanted, self.checked, head)
 
     def quantize(self, model: Any, load: Callable[[Any], Session]) -> tuple[Any, tuple[str, ...]]:

@@ -90,7 +90,7 @@ def distilled_loss(
         loss = distillation_weight * outputs_loss(head, outputs, wanted, batch, temperature)
         if distillation_weight < 1:
             loss = loss + (1 - distillation_weight) * outputs.loss
-        return loss * head.losses(batch)
+        return loss * head.num_losses(batch)
 
     return loss
 

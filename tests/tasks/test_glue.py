@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from bertsurgeon.errors import DataError
-from bertsurgeon.tasks import TASKS, data, load_task
+from bertsurgeon.tasks import TASKS, load_task
 
 PARSED = ["index", "promptID", "pairID", "genre", "parse1", "parse2", "binary1", "binary2", "sentence1", "sentence2"]
 MNLI = {"p": "6", "sentence1": "Fun for adults.", "sentence2": "Fun for all."}
@@ -112,7 +112,7 @@ def test_from_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         row = {column: [f"{column} text"] for column in task.hub_columns} | {"label": [0], "idx": [7]}
         return DatasetDict({split: Dataset.from_dict(row) for split in ("train", task.validation_split)})
 
-    monkeypatch.setattr(data, "load_dataset", deliver)
+    monkeypatch.setattr("datasets.load_dataset", deliver)
     found = load_task(name)
     assert asked == [("glue", "mnli" if name == "mnli-mm" else name)]
     roles = ("text", "text_pair")[: len(task.hub_columns)]
@@ -124,6 +124,6 @@ def test_without_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: str) -> None:
         raise ConnectionError
 
-    monkeypatch.setattr(data, "load_dataset", fail)
+    monkeypatch.setattr("datasets.load_dataset", fail)
     with pytest.raises(DataError, match=r"ConnectionError.*--data-dir"):
         load_task("qqp")

@@ -15,7 +15,7 @@ from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.errors import DataError, ModelError
 from bertsurgeon.evaluation import compare, evaluate
 from bertsurgeon.exporting.verify import compare as compare_outputs
-from bertsurgeon.tasks import TASK_TYPES, Task, TaskData, number_as
+from bertsurgeon.tasks import TASK_TYPES, Task, TaskData, recode_labels
 from bertsurgeon.tasks.distributions import NORMAL
 from bertsurgeon.tasks.metrics import sequence_metrics
 from cli_helpers import files, run, succeed, tokenized_texts, write_data, write_model
@@ -104,31 +104,33 @@ def test_what_stays(name: str, labels: tuple[str, ...], own: dict[int, str] | No
     part = Dataset.from_dict({"text": ["x", "y"], "label": [0, 1]})
     data = TaskData(Task(name, ("accuracy",), labels), part, part)
     config: Any = type("Config", (), {"id2label": own})
-    assert number_as(data, config) is data
+    assert recode_labels(data, config) is data
 
 
 @pytest.mark.parametrize(
-    ("kind", "column", "values", "wanted"),
+    ("task_type", "column", "values", "wanted"),
     [
         ("classification", "label", [0, 1], [2, 0]),
         ("multi-label", "label", [[1.0, 0.0], [1.0, 1.0]], [[0.0, 0.0, 1.0], [1.0, 0.0, 1.0]]),
         ("token-classification", "tags", [[0, 1], [1]], [[2, 0], [0]]),
     ],
 )
-def test_every_kind_of_label_is_renumbered(kind: str, column: str, values: list[Any], wanted: list[Any]) -> None:
+def test_labels_of_all_task_types_are_recoded(
+    task_type: str, column: str, values: list[Any], wanted: list[Any]
+) -> None:
     part = Dataset.from_dict({"text": ["x", "y"], column: values})
-    data = TaskData(Task("custom", ("accuracy",), ("a", "b"), kind=TASK_TYPES[kind]), part, part)
+    data = TaskData(Task("custom", ("accuracy",), ("a", "b"), type=TASK_TYPES[task_type]), part, part)
     config: Any = type("Config", (), {"id2label": {0: "B", 1: "c", 2: "A"}})
-    found = number_as(data, config)
+    found = recode_labels(data, config)
     assert found.task.labels == ("B", "c", "A")
     assert found.train[column] == found.validation[column] == wanted
 
 
-def test_data_that_were_not_renumbered_are_refused(folder: Path) -> None:
+def test_data_that_was_not_recoded_is_refused(folder: Path) -> None:
     model, tokenizer = load_model(folder / "dense"), load_tokenizer(folder / "dense")
     task = Task("custom", ("accuracy",), ("bad", "good"))
-    with pytest.raises(ModelError, match="for_model"):
-        evaluate(model, tokenized_texts(tokenizer, 4), tokenizer, task)
+    with pytest.raises(ModelError, match="align_to_model"):
+        evaluate(model, task, tokenized_texts(tokenizer, 4), tokenizer)
 
 
 # two models
@@ -156,7 +158,7 @@ def test_teachers_and_references_say_the_same_things(folder: Path, other: dict[s
     ):
         result = run(*command)
         assert (result.exit_code, result.stdout) == (2, ""), command
-        assert "the dense model that the other was made of" in result.stderr
+        assert "the dense model that the other was made from" in result.stderr
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.training").exists()
 
@@ -179,7 +181,7 @@ def test_a_comparison_of_different_heads(folder: Path, tmp_path: Path) -> None:
     write_model(tmp_path / "other", num_labels=3)
     tokenizer = load_tokenizer(folder / "dense")
     models = load_model(folder / "dense"), load_model(tmp_path / "other")
-    with pytest.raises(ModelError, match="different kinds or sizes"):
+    with pytest.raises(ModelError, match="different types or sizes"):
         compare(*models, tokenized_texts(tokenizer, 8), tokenizer)
 
 

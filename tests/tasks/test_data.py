@@ -10,7 +10,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from bertsurgeon.errors import DataError, OptionError
-from bertsurgeon.tasks import TASK_TYPES, TASKS, Task, TaskData, get_task, load_task, load_user_task, shorten
+from bertsurgeon.tasks import TASK_TYPES, TASKS, Task, TaskData, get_task, limit_rows, load_task, load_user_task
 from bertsurgeon.tasks.docstrings import read_docstrings
 
 BOM = "\ufeff"
@@ -108,7 +108,7 @@ def test_stsb_with_further_columns_and_quotes(tmp_path: Path) -> None:
         },
     )
     data = load_task("stsb", tmp_path)
-    assert data.task.kind is TASK_TYPES["regression"]
+    assert data.task.type is TASK_TYPES["regression"]
     assert data.train.to_list() == [
         {"text": "A plane, taking off.", "text_pair": "An air plane.", "label": 5.0},
         {"text": '"A man', "text_pair": 'A "man" plays.', "label": 3.8},
@@ -214,17 +214,17 @@ def test_real_labels_make_a_regression(tmp_path: Path) -> None:
     train = save(pd.DataFrame({"text": ["a", "b"], "label": [0.5, 2.0]}), tmp_path / "train.csv")
     validation = save(pd.DataFrame({"text": ["c", "d"], "label": [1, 2]}), tmp_path / "validation.csv")
     data = load_user_task(train, validation)
-    assert data.task.kind is TASK_TYPES["regression"]
+    assert data.task.type is TASK_TYPES["regression"]
     assert data.train["label"][:] == [0.5, 2.0]
     assert data.validation["label"][:] == [1.0, 2.0]
 
 
 @pytest.fixture
 def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is said while files are read."""
-    found: list[str] = []
-    monkeypatch.setattr("bertsurgeon.progress.note", found.append)
-    return found
+    """Notes printed while files are read."""
+    messages: list[str] = []
+    monkeypatch.setattr("bertsurgeon.progress.note", messages.append)
+    return messages
 
 
 def test_incomplete_rows_are_dropped(tmp_path: Path, notes: list[str]) -> None:
@@ -232,14 +232,14 @@ def test_incomplete_rows_are_dropped(tmp_path: Path, notes: list[str]) -> None:
     path.write_text("text,label\na,0\n,1\nb,\nc,1\n")
     data = load_user_task(path, path)
     assert data.train.to_list() == [{"text": "a", "label": 0}, {"text": "c", "label": 1}]
-    assert notes == [f"Incomplete rows of {path} that are left out: 2."] * 2
+    assert notes == [f"Skipped 2 incomplete rows of {path}."] * 2
 
 
 def test_torn_rows_of_glue_are_left_out(tmp_path: Path, notes: list[str]) -> None:
     rows = [["sentence", "label"], ["good", "1"], ["torn"], ["bad", "0"]]
     write(tmp_path / "SST-2", {"train.tsv": rows, "dev.tsv": rows})
     assert load_task("sst2", tmp_path).train["text"][:] == ["good", "bad"]
-    assert [note.split(": ")[1] for note in notes] == ["1."] * 2
+    assert [note.split(" of ")[0] for note in notes] == ["Skipped 1 incomplete rows"] * 2
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
@@ -262,13 +262,13 @@ def test_flags_and_rows_with_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("label", ["inf", "good"])
-@pytest.mark.parametrize("kind", ["regression", "embedding"])
-def test_what_is_no_number_is_refused(tmp_path: Path, label: str, kind: str) -> None:
+@pytest.mark.parametrize("task_type", ["regression", "embedding"])
+def test_what_is_no_number_is_refused(tmp_path: Path, label: str, task_type: str) -> None:
     path = tmp_path / "data.jsonl"
     rows = [{"text": "a", "text_pair": "b", "label": value} for value in ("1", label)]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with pytest.raises(DataError, match=f"numbers.*{label}"):
-        load_user_task(path, path, kind=TASK_TYPES[kind])
+        load_user_task(path, path, task_type=TASK_TYPES[task_type])
 
 
 @pytest.mark.parametrize("gap", ["", "NA", "nan"])
@@ -276,7 +276,7 @@ def test_scores_are_numbers_and_gaps_are_missing(tmp_path: Path, gap: str, notes
     path = tmp_path / "data.csv"
     path.write_text(f"text,label\nNA,0.5\nb,{gap}\nnull,2\n")
     data = load_user_task(path, path)
-    assert data.task.kind is TASK_TYPES["regression"]
+    assert data.task.type is TASK_TYPES["regression"]
     assert data.train.to_list() == [{"text": "NA", "label": 0.5}, {"text": "null", "label": 2.0}]
     assert len(notes) == 2
 
@@ -314,7 +314,7 @@ def test_user_file_errors(tmp_path: Path, name: str, content: str | None, messag
 def test_label_columns_named_twice(tmp_path: Path) -> None:
     path = save(pd.DataFrame({"text": ["a", "b"], "x": [0, 1], "y": [1, 1]}), tmp_path / "data.csv")
     with pytest.raises(DataError, match="'x' twice"):
-        load_user_task(path, path, label_column="x,x,y", kind=TASK_TYPES["multi-label"])
+        load_user_task(path, path, label_column="x,x,y", task_type=TASK_TYPES["multi-label"])
 
 
 def test_texts_as_labels_are_refused(tmp_path: Path) -> None:
@@ -423,6 +423,6 @@ def test_docstrings_depend_on_the_seed_alone(docstrings: TaskData) -> None:
 
 
 def test_shorten(docstrings: TaskData) -> None:
-    short = shorten(docstrings, train=7, validation=10**6)
+    short = limit_rows(docstrings, train=7, validation=10**6)
     assert short.train.to_list() == docstrings.train.select(range(7)).to_list()
     assert len(short.validation) == len(docstrings.validation)

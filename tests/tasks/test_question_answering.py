@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.tasks import TASK_TYPES, QuestionAnswering, load_task, load_user_task, tokenize
-from bertsurgeon.tasks.squad import answer_metrics, answer_metrics_v2, exact_match, normalize_answer, token_f1
+from bertsurgeon.tasks.metrics import answer_metrics, answer_metrics_v2, exact_match, normalize_answer, token_f1
 from cli_helpers import write_model
 
 SHARED = Path(os.environ.get("SQUAD_DIR", Path(__file__).parents[2] / "shared" / "data" / "squad"))
@@ -68,7 +68,7 @@ def test_normalisation() -> None:
     assert normalize_answer("the") == normalize_answer("?!") == ""
     assert exact_match("", "the") == 1
     assert token_f1("", "the") == 0  # version 1.1 finds no common word
-    assert token_f1("", "the", of_nothing=1.0) == 1  # version 2.0 compares what is left
+    assert token_f1("", "the", both_empty=1.0) == 1  # version 2.0 compares what is left
 
 
 def test_answers_that_may_be_missing() -> None:
@@ -128,8 +128,8 @@ LONG = " ".join(["the film was a very old film and"] * 8) + " lovely day"
 def test_windows_overlap_and_cover(tokenizer: PreTrainedTokenizerBase) -> None:
     start = LONG.index("lovely")
     data = questions(("was it lovely", LONG, [("lovely day", start)]), ("film", "the plot", []))
-    kind = QuestionAnswering(doc_stride=6)
-    rows = tokenize(data, tokenizer, 32, kind)
+    task_type = QuestionAnswering(doc_stride=6)
+    rows = tokenize(data, tokenizer, 32, task_type)
     first = [row for row in rows if row["example"] == 0]
     assert len(first) > 2
     assert [row["example"] for row in rows] == [0] * len(first) + [1]
@@ -169,8 +169,8 @@ def test_long_questions_are_cut(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def test_the_likeliest_span_that_may_be_one(tokenizer: PreTrainedTokenizerBase) -> None:
     context = "the old film was lovely and warm"
-    kind = QuestionAnswering(max_answer_length=3, unanswerable=True)
-    [row] = tokenize(questions(("the plot", context, [("lovely", 17)])), tokenizer, None, kind)
+    task_type = QuestionAnswering(max_answer_length=3, unanswerable=True)
+    [row] = tokenize(questions(("the plot", context, [("lovely", 17)])), tokenizer, None, task_type)
     place = {context[start:end]: token for token, (start, end) in enumerate(row["offsets"]) if start >= 0}
     start, end = torch.full((2, len(row["input_ids"])), -9.0)
     start[1], end[2] = 20.0, 20.0  # in the question: never
@@ -182,8 +182,8 @@ def test_the_likeliest_span_that_may_be_one(tokenizer: PreTrainedTokenizerBase) 
     outputs = [{"start_logits": start, "end_logits": end}]
     # film was lovely and is too long by one, lovely and is the best that is left, but for warm alone
     end[place["warm"]] = -8.0
-    assert kind.answer(outputs, dataset) == {0: ("lovely and", pytest.approx(5.0 - 9.0))}
-    [best, *_] = kind.best_spans(start.double().numpy(), end.double().numpy(), row["offsets"])
+    assert task_type.answer(outputs, dataset) == {0: ("lovely and", pytest.approx(5.0 - 9.0))}
+    [best, *_] = task_type.best_spans(start.double().numpy(), end.double().numpy(), row["offsets"])
     assert best == (pytest.approx(9.0), place["lovely"], place["and"])
     # with a single candidate for each end, only warm … old is left, which is none
     assert list(QuestionAnswering(n_best=1).best_spans(start.numpy(), end.numpy(), row["offsets"])) == []
@@ -202,8 +202,8 @@ def test_the_likeliest_span_that_may_be_one(tokenizer: PreTrainedTokenizerBase) 
 def test_windows_of_a_passage_vote(tokenizer: PreTrainedTokenizerBase) -> None:
     """The best span of all windows is the answer, and the window that is surest of one decides whether there is one."""
     start = LONG.index("lovely")
-    kind = QuestionAnswering(doc_stride=6, unanswerable=True)
-    rows = tokenize(questions(("the plot", LONG, [("lovely day", start)])), tokenizer, 32, kind)
+    task_type = QuestionAnswering(doc_stride=6, unanswerable=True)
+    rows = tokenize(questions(("the plot", LONG, [("lovely day", start)])), tokenizer, 32, task_type)
     outputs = []
     for number, row in enumerate(rows):
         logits = torch.zeros(2, len(row["input_ids"]))
@@ -211,11 +211,11 @@ def test_windows_of_a_passage_vote(tokenizer: PreTrainedTokenizerBase) -> None:
         logits[0, row["start_positions"] or 9] += 3.0 + number
         logits[1, row["end_positions"] or 9] += 3.0 + number
         outputs.append({"start_logits": logits[0], "end_logits": logits[1]})
-    [(text, null)] = kind.answer(outputs, rows).values()
+    [(text, null)] = task_type.answer(outputs, rows).values()
     assert text == "lovely day"
     assert null == pytest.approx(2.0 - 2 * (3.0 + len(rows) - 1))
     metrics = ("f1", "exact_match", "no_answer_accuracy")
-    assert kind.score(metrics, (), outputs, rows) == {"f1": 100.0, "exact_match": 100.0}
+    assert task_type.score(metrics, (), outputs, rows) == {"f1": 100.0, "exact_match": 100.0}
     strict = QuestionAnswering(doc_stride=6, unanswerable=True, null_threshold=-50.0)
     assert strict.score(metrics, (), outputs, rows) == {"f1": 0.0, "exact_match": 0.0}
 
@@ -265,8 +265,8 @@ def test_official_files(tmp_path: Path) -> None:
         (tmp_path / name).write_text(json.dumps(OFFICIAL), encoding="utf-8")
     data = load_task("squad_v2", tmp_path)
     assert data.train.to_list() == data.validation.to_list() == ROWS
-    assert isinstance(data.task.kind, QuestionAnswering)
-    assert data.task.kind.unanswerable
+    assert isinstance(data.task.type, QuestionAnswering)
+    assert data.task.type.unanswerable
     with pytest.raises(DataError, match=r"squad/train-v1.1.json"):
         load_task("squad", tmp_path)
     own = load_user_task(tmp_path / "train-v2.0.json", tmp_path / "dev-v2.0.json")
@@ -290,7 +290,7 @@ def test_rows_of_questions(form: str, tmp_path: Path) -> None:
         path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    data = load_user_task(path, path, kind=TASK_TYPES["question-answering"])
+    data = load_user_task(path, path, task_type=TASK_TYPES["question-answering"])
     assert data.train.to_list() == ROWS
     assert data.task.metrics[:2] == ("f1", "exact_match")
 
@@ -313,10 +313,10 @@ def test_broken_squad_files(content: str, message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ({"text": ["plot"], "answer_start": [5]}, "does not stand at character 5"),
+        ({"text": ["plot"], "answer_start": [5]}, "is not at character 5"),
         ({"text": ["plot"]}, "not of the form"),
-        ({"text": [4], "answer_start": [4]}, "'4'.* does not stand at character 4"),
-        ([{"text": 4, "answer_start": 4}], "'4'.* does not stand at character 4"),
+        ({"text": [4], "answer_start": [4]}, "'4'.* is not at character 4"),
+        ([{"text": 4, "answer_start": 4}], "'4'.* is not at character 4"),
         ("plot", "not of the form"),
         ({"text": ["plot", "The"], "answer_start": [4]}, "2 answers and 1 starts"),
         ({"text": [], "answer_start": []}, "No question has an answer"),
@@ -326,14 +326,14 @@ def test_broken_answers(answers: Any, message: str, tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps({**ROWS[0], "answers": answers}) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=message):
-        load_user_task(path, path, kind=TASK_TYPES["question-answering"])
+        load_user_task(path, path, task_type=TASK_TYPES["question-answering"])
 
 
 def test_answers_that_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     row = {"question": "When?", "context": "In 1889.", "answers": {"text": [1889], "answer_start": [3]}}
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    data = load_user_task(path, path, kind=TASK_TYPES["question-answering"])
+    data = load_user_task(path, path, task_type=TASK_TYPES["question-answering"])
     assert data.train["answers"][:] == [{"text": ["1889"], "answer_start": [3]}]
 
 
@@ -343,7 +343,7 @@ def test_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def deliver(name: str) -> dict[str, Dataset]:
         return {part: Dataset.from_list([{**row, "title": name}]) for part in ("train", "validation")}
 
-    monkeypatch.setattr("bertsurgeon.tasks.data.load_dataset", deliver)
+    monkeypatch.setattr("datasets.load_dataset", deliver)
     assert load_task("squad").validation.to_list() == [ROWS[0]]
     assert load_task("squad_v2").train.to_list() == [ROWS[0]]
 
@@ -356,7 +356,7 @@ def test_real_questions_give_themselves_full_marks() -> None:
     data = load_task("squad", SHARED)
     assert (len(data.train), len(data.validation)) == (991, 199)
     part = data.validation.select(range(60))
-    rows = tokenize(part, tokenizer, 192, data.task.kind)
+    rows = tokenize(part, tokenizer, 192, data.task.type)
     assert len(rows) > len(part)
     outputs = []
     for row in rows:

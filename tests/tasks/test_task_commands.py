@@ -1,4 +1,4 @@
-"""Kinds of tasks go the whole way through the command line: fine-tuned, pruned by all methods, exported."""
+"""All task types go the whole way through the command line: fine-tuned, pruned by all methods, exported."""
 
 import copy
 import json
@@ -71,15 +71,15 @@ ROWS: dict[str, Callable[[random.Random, int], dict[str, Any]]] = {
 FIRST = {"multi-label": "micro_f1", "token-classification": "f1", "question-answering": "f1"}
 
 
-def write_rows(kind: str, path: Path, rows: int, seed: int) -> None:
+def write_rows(task_type: str, path: Path, rows: int, seed: int) -> None:
     choose = random.Random(seed)
-    lines = [json.dumps(ROWS[kind](choose, row)) for row in range(rows)]
+    lines = [json.dumps(ROWS[task_type](choose, row)) for row in range(rows)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="module", params=list(ROWS))
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data of one kind, and a model fine-tuned on it."""
+    """The data of one task type, and a model fine-tuned on it."""
     folder: Path = tmp_path_factory.mktemp("place") / request.param
     write_model(folder / "raw")
     write_rows(request.param, folder / "train.jsonl", 96, seed=1)

@@ -1,4 +1,4 @@
-"""What each kind of task predicts, where it counts, and which losses follow from it."""
+"""What each type of task predicts, where it counts, and which losses follow from it."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ from bertsurgeon.recovery import distillation_loss
 from bertsurgeon.recovery.distillation import outputs_loss
 from bertsurgeon.tasks import TASK_TYPES, Collator, get_task_type, has_labels, head_of, model_inputs, task_type_of
 from bertsurgeon.tasks.distributions import BERNOULLI, CATEGORICAL, NORMAL
-from bertsurgeon.tasks.types.base import hide
+from bertsurgeon.tasks.types.heads import mask_logits
 from cli_helpers import write_model
 from conftest import make_config
 
@@ -70,7 +70,7 @@ def make_batch() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert"])
 @pytest.mark.parametrize("name", TASK_TYPES)
-def test_a_model_tells_its_kind(name: str, architecture: str) -> None:
+def test_task_type_of_a_model(name: str, architecture: str) -> None:
     model = make(name, architecture)
     assert task_type_of(model) is TASK_TYPES[name]
     outputs = model(**model_inputs(make_batch()))
@@ -78,7 +78,7 @@ def test_a_model_tells_its_kind(name: str, architecture: str) -> None:
         assert (outputs[output].shape[:2] == (3, 6)) == of_tokens
 
 
-def test_a_model_without_a_head_has_no_kind() -> None:
+def test_a_model_without_a_head_has_no_task_type() -> None:
     with pytest.raises(ModelError, match=r"no head for a task.*ForQuestionAnswering"):
         task_type_of(AutoModel.from_config(make_config("bert")))
     with pytest.raises(OptionError, match=r"no task type 'translation'.*multi-label"):
@@ -102,7 +102,7 @@ def test_second_moments_are_the_fisher_information() -> None:
 
 def test_hidden_choices_take_no_part() -> None:
     logits = torch.tensor([[2.0, 0.0, -1.0, 9.0]]).repeat(40_000, 1).requires_grad_()
-    hidden = hide(logits, torch.tensor([True, True, True, False]))
+    hidden = mask_logits(logits, torch.tensor([True, True, True, False]))
     fisher_surrogate(hidden, torch.Generator().manual_seed(0), CATEGORICAL).backward()
     assert logits.grad is not None
     p = F.pad(logits[0, :3].detach().softmax(0), (0, 1))
@@ -110,7 +110,7 @@ def test_hidden_choices_take_no_part() -> None:
     student = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
     teacher = torch.randn(5, 4, generator=torch.Generator().manual_seed(2))
     mask = torch.tensor([True, True, True, False])
-    loss = distillation_loss(hide(student, mask), hide(teacher, mask), 2.0)
+    loss = distillation_loss(mask_logits(student, mask), mask_logits(teacher, mask), 2.0)
     torch.testing.assert_close(loss, distillation_loss(student[:, :3], teacher[:, :3], 2.0))
 
 
@@ -123,7 +123,7 @@ def test_sigmoids_are_distilled_class_by_class() -> None:
 
 
 def counted(name: str, batch: dict[str, Tensor]) -> Tensor:
-    """Where the outputs of a kind count."""
+    """Where the outputs of a task type count."""
     if name == "token-classification":
         return batch["word_starts"].bool()
     return batch["attention_mask"].bool() if name == "question-answering" else torch.ones(3, dtype=torch.bool)
@@ -131,11 +131,11 @@ def counted(name: str, batch: dict[str, Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("name", TASK_TYPES)
 def test_the_surrogate_reads_what_counts(name: str) -> None:
-    model, batch, kind = make(name), make_batch(), TASK_TYPES[name]
+    model, batch, task_type = make(name), make_batch(), TASK_TYPES[name]
     kept: dict[str, Tensor] = {}
 
     def keep(_: Any, __: Any, outputs: Any) -> None:
-        for output in kind.outputs:
+        for output in task_type.outputs:
             outputs[output].retain_grad()
             kept[output] = outputs[output]
 
@@ -151,21 +151,21 @@ def test_the_surrogate_reads_what_counts(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASK_TYPES)
 def test_distillation_reads_what_counts(name: str) -> None:
-    student, teacher, kind, batch = make(name), make(name, seed=1), TASK_TYPES[name], make_batch()
+    student, teacher, task_type, batch = make(name), make(name, seed=1), TASK_TYPES[name], make_batch()
     with torch.no_grad():
         said, wanted = (dict(model(**model_inputs(batch))) for model in (student, teacher))
-    loss = outputs_loss(kind, said, wanted, batch, 2.0)
+    loss = outputs_loss(task_type, said, wanted, batch, 2.0)
     assert loss > 1e-4
     where = counted(name, batch)
-    for output in kind.outputs:
+    for output in task_type.outputs:
         said[output] = said[output].clone()
         said[output][~where] += 5.0
-    torch.testing.assert_close(outputs_loss(kind, said, wanted, batch, 2.0), loss)
-    for output in kind.outputs:
+    torch.testing.assert_close(outputs_loss(task_type, said, wanted, batch, 2.0), loss)
+    for output in task_type.outputs:
         said[output][where] += torch.randn(said[output][where].shape, generator=torch.Generator().manual_seed(0))
-    assert outputs_loss(kind, said, wanted, batch, 2.0) != loss
-    assert kind.agreement([wanted], [wanted], [batch]) == pytest.approx(100.0)
-    assert kind.agreement([said], [wanted], [batch]) < 100.0
+    assert outputs_loss(task_type, said, wanted, batch, 2.0) != loss
+    assert task_type.agreement([wanted], [wanted], [batch]) == pytest.approx(100.0)
+    assert task_type.agreement([said], [wanted], [batch]) < 100.0
 
 
 def test_the_labelled_loss_counts_every_word_once() -> None:
@@ -220,7 +220,7 @@ def test_heads_without_a_task() -> None:
     torch.testing.assert_close(summed_loss(language, {**batch, "labels": labels}, torch.Generator()), expected)
     [prediction] = head_of(language).predictions({"logits": logits}, batch)
     assert prediction.z.shape == (15, 100)
-    assert head_of(language).losses(batch) == 12
+    assert head_of(language).num_losses(batch) == 12
     masked = AutoModelForMaskedLM.from_config(make_config("bert")).eval()
     [prediction] = head_of(masked).predictions(masked(**batch), batch)
     assert prediction.z.shape == (15, 100)
@@ -232,5 +232,5 @@ def test_heads_without_a_task() -> None:
     torch.testing.assert_close(found, F.cross_entropy(images(**pixels).logits, torch.arange(5) % 3, reduction="sum"))
     with pytest.raises(ModelError, match="no head for a task"):
         task_type_of(images)
-    with pytest.raises(ModelError, match="no head that is known"):
+    with pytest.raises(ModelError, match="no supported head"):
         head_of(AutoModel.from_config(make_config("bert")))

@@ -27,9 +27,9 @@ from bertsurgeon.embedder import Embedder, encoder_folder, is_embedder
 from bertsurgeon.errors import CheckpointError, ModelError
 from bertsurgeon.recovery import distillation_loss
 from bertsurgeon.runtime import Manifest
-from bertsurgeon.tasks import for_model, load_user_task, task_type_of, tokenize
+from bertsurgeon.tasks import align_to_model, load_user_task, task_type_of, tokenize
 from bertsurgeon.tasks.distributions import EMBEDDINGS
-from bertsurgeon.tasks.neighbours import neighbour_metrics
+from bertsurgeon.tasks.metrics import neighbor_metrics
 from bertsurgeon.tasks.types import REGRESSION, Embedding
 from cli_helpers import FILLER, WORDS, run, succeed, write_model
 
@@ -129,7 +129,7 @@ def test_evaluated_exported_and_timed(folder: Path, tmp_path: Path) -> None:
     held_out = ("--text-file", folder / "held-out.txt", "--json")
     found = json.loads(succeed("evaluate", tmp_path / "one", "--reference", dense, *held_out).stdout)["metrics"]
     texts = (folder / "held-out.txt").read_text(encoding="utf-8").splitlines()
-    wanted = neighbour_metrics(*(torch.from_numpy(encode(path, texts)) for path in (dense, tmp_path / "one")))
+    wanted = neighbor_metrics(*(torch.from_numpy(encode(path, texts)) for path in (dense, tmp_path / "one")))
     assert found == pytest.approx(wanted, abs=1e-3)
     assert 0 < found["recall_at_10"] < 100
     exported = ("export", tmp_path / "one", "-o", tmp_path / "onnx", "--to", "onnx", *data, "--json")
@@ -156,9 +156,9 @@ def test_scored_pairs_are_a_task(folder: Path, tmp_path: Path) -> None:
     assert set(report["models"]["pruned"]) >= {"spearman", "pearson"}
     assert is_embedder(tmp_path / "out")
     data = load_user_task(folder / "train.csv", folder / "validation.csv", text_pair_column="text_pair")
-    assert data.task.kind is REGRESSION
-    assert isinstance(for_model(data, bertsurgeon.load_model(folder / "dense")).task.kind, Embedding)
-    assert for_model(data, bertsurgeon.load_model(folder / "plain")) is data
+    assert data.task.type is REGRESSION
+    assert isinstance(align_to_model(data, bertsurgeon.load_model(folder / "dense")).task.type, Embedding)
+    assert align_to_model(data, bertsurgeon.load_model(folder / "plain")) is data
 
 
 def test_a_killed_recovery_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +243,7 @@ def test_rerankers(tmp_path: Path) -> None:
 def test_curvature_is_that_of_the_jacobian(folder: Path) -> None:
     """E[δδᵀ] over random signs is what JᵀJ gives, J being the Jacobian of the embedding."""
     model, tokenizer = bertsurgeon.load_model(folder / "dense"), load_tokenizer(folder / "dense")
-    rows = tokenize(Dataset.from_dict({"text": ["the film was fine"] * 1500}), tokenizer, kind=Embedding())
+    rows = tokenize(Dataset.from_dict({"text": ["the film was fine"] * 1500}), tokenizer, task_type=Embedding())
     batches = batches_of(rows, tokenizer, 1500, 500, 0)
     found = collect_statistics(model, batches, gradients=False, curvature=True)
     kept: dict[str, Tensor] = {}
@@ -272,11 +272,11 @@ def test_the_loss_against_oneself() -> None:
     torch.testing.assert_close(alone, ((student[:1] - teacher[:1]) ** 2).sum() / (teacher[:1] ** 2).sum())
 
 
-def test_neighbours() -> None:
+def test_neighbors() -> None:
     generator = torch.Generator().manual_seed(0)
     first = torch.randn(60, 16, generator=generator)
     second = first + 0.5 * torch.randn(60, 16, generator=generator)
-    found = neighbour_metrics(first, second)
+    found = neighbor_metrics(first, second)
     left, right = (F.normalize(z, dim=-1) @ F.normalize(z, dim=-1).T for z in (first, second))
     recalls, overlaps = [], []
     for row in range(60):
@@ -288,12 +288,12 @@ def test_neighbours() -> None:
     assert found["recall_at_10"] == pytest.approx(100 * np.mean(recalls))
     assert found["rank_overlap"] == pytest.approx(100 * np.mean(overlaps))
     assert 50 < found["cosine"] < 100
-    assert neighbour_metrics(first, 3 * first) == pytest.approx(dict.fromkeys(found, 100.0))
-    assert "cosine" not in neighbour_metrics(first, first[:, :8])
-    assert neighbour_metrics(first[:12], first[:12])["recall_at_10"] == 100
+    assert neighbor_metrics(first, 3 * first) == pytest.approx(dict.fromkeys(found, 100.0))
+    assert "cosine" not in neighbor_metrics(first, first[:, :8])
+    assert neighbor_metrics(first[:12], first[:12])["recall_at_10"] == 100
     for count in (1, 11):
-        assert "recall_at_10" not in neighbour_metrics(first[:count], second[:count])
-        assert neighbour_metrics(first[:count], first[:count])["rank_overlap"] == 100
+        assert "recall_at_10" not in neighbor_metrics(first[:count], second[:count])
+        assert neighbor_metrics(first[:count], first[:count])["rank_overlap"] == 100
 
 
 def test_bad_input(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +305,7 @@ def test_bad_input(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     files = [f"--{part}-file={folder / part}.csv" for part in ("train", "validation")]
     texts = ("--text-file", folder / "texts.txt")
     assert "name a --reference" in says("evaluate", folder / "dense", *texts)
-    assert "heads of different kinds" in says("evaluate", folder / "dense", "--reference", folder / "plain", *texts)
+    assert "heads of different types" in says("evaluate", folder / "dense", "--reference", folder / "plain", *texts)
     assert "sentence-transformers first" in says(
         "finetune",
         folder / "plain",
@@ -335,7 +335,7 @@ def test_bad_input(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_from_python(folder: Path, tmp_path: Path) -> None:
     model, tokenizer = bertsurgeon.load_model(folder / "dense"), load_tokenizer(folder / "dense")
-    data = tokenize(Dataset.from_dict({"text": sentences(40)}), tokenizer, kind=task_type_of(model))
+    data = tokenize(Dataset.from_dict({"text": sentences(40)}), tokenizer, task_type=task_type_of(model))
     pruned, report = bertsurgeon.prune(model, data, PruneConfig(sparsity=0.5), tokenizer)
     assert report.sparsity == pytest.approx(0.5, abs=0.02)
     pruned.save_pretrained(tmp_path / "out")
@@ -346,8 +346,8 @@ def test_from_python(folder: Path, tmp_path: Path) -> None:
 def test_a_trimmed_embedder_tokenizes_for_itself(folder: Path, tmp_path: Path) -> None:
     texts = sentences(20, seed=4)[:6]
     model = bertsurgeon.load_model(folder / "dense")
-    smaller, tokenizer, report = bertsurgeon.trim_vocabulary(model, load_tokenizer(folder / "dense"), texts)
-    assert report.kept < report.of
+    smaller, tokenizer, report = bertsurgeon.trim_vocabulary(model, texts, load_tokenizer(folder / "dense"))
+    assert report.kept < report.total
     smaller.save_pretrained(tmp_path / "saved")
     bertsurgeon.save_model(smaller, tmp_path / "whole", tokenizer)
     wanted = encode(folder / "dense", texts)

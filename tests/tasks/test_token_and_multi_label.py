@@ -41,7 +41,7 @@ def test_conll_columns(tmp_path: Path) -> None:
         {"tokens": ["EU", "rejects", "German", "call"], "tags": [3, 0, 1, 2]},
         {"tokens": ["Peter", "."], "tags": [4, 0]},
     ]
-    speech = load_user_task(path, path, label_column="1", kind=TOKENS)
+    speech = load_user_task(path, path, label_column="1", task_type=TOKENS)
     assert speech.task.labels == (".", "JJ", "NN", "NNP", "VBZ")
     assert speech.task.metrics == ("accuracy", "macro_f1")
 
@@ -80,14 +80,14 @@ def test_lists_of_tokens(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"data{suffix}"
     frame = pd.DataFrame({"words": [["EU", "rejects"], ["Peter"]], "ner": [["B-ORG", "O"], ["B-PER"]]})
     save(frame, path)
-    data = load_user_task(path, path, "words", None, "ner", kind=TOKENS)
+    data = load_user_task(path, path, "words", None, "ner", task_type=TOKENS)
     assert data.train.to_list() == [{"tokens": ["EU", "rejects"], "tags": [1, 0]}, {"tokens": ["Peter"], "tags": [2]}]
     save(pd.DataFrame({"tokens": [["EU", "rejects"]], "tags": [["O"]]}), path)
     with pytest.raises(DataError, match=r"Row 1 of .* 2 tokens and 1 tags"):
-        load_user_task(path, path, kind=TOKENS)
+        load_user_task(path, path, task_type=TOKENS)
     save(pd.DataFrame({"tokens": ["EU rejects"], "tags": [["O"]]}), path)
     with pytest.raises(DataError, match="must be lists"):
-        load_user_task(path, path, kind=TOKENS)
+        load_user_task(path, path, task_type=TOKENS)
 
 
 def save(frame: pd.DataFrame, path: Path) -> Path:
@@ -122,7 +122,7 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
 
 
 def byte_level() -> PreTrainedTokenizerBase:
-    """RoBERTa's kind of tokenizer: pieces begin with the space before them."""
+    """A tokenizer like RoBERTa's: pieces begin with the space before them."""
     letters = sorted({*pre_tokenizers.ByteLevel.alphabet()})
     inner = Tokenizer(
         models.BPE(vocab={letter: number for number, letter in enumerate(["<s>", "</s>", *letters])}, merges=[])
@@ -152,7 +152,7 @@ def test_pieces_that_begin_with_spaces() -> None:
 
 
 def test_plain_texts_have_words_too(pieces: PreTrainedTokenizerBase) -> None:
-    data = Dataset.from_dict({"text": ["Ab film\tc.d"], "label": [3]})  # of another kind of task
+    data = Dataset.from_dict({"text": ["Ab film\tc.d"], "label": [3]})  # of another type of task
     [row] = tokenize(data, pieces, None, TOKENS)
     assert row["word_starts"] == [0, 1, 0, 1, 1, 0, 0, 0]
     assert "labels" not in row
@@ -196,10 +196,10 @@ def test_several_labels(form: str, tmp_path: Path) -> None:
     path = tmp_path / form
     if form.startswith("lists"):
         save(pd.DataFrame({"text": ["x", "y", "z"], "genre": [["war", "art"], [], ["art"]]}), path)
-        data = load_user_task(path, path, None, None, "genre", kind=LISTS)
+        data = load_user_task(path, path, None, None, "genre", task_type=LISTS)
     else:
         save(pd.DataFrame({"text": ["x", "y", "z"], "art": [1, 0, 1], "war": [1, 0, 0], "more": "?"}), path)
-        data = load_user_task(path, path, None, None, "art,war", kind=LISTS)
+        data = load_user_task(path, path, None, None, "art,war", task_type=LISTS)
     assert data.task.labels == ("art", "war")
     assert data.task.metrics == ("micro_f1", "macro_f1", "accuracy")
     assert data.train["label"][:] == [[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
@@ -217,7 +217,7 @@ def test_several_labels(form: str, tmp_path: Path) -> None:
 def test_broken_label_lists(frame: dict[str, Any], column: str | None, message: str, tmp_path: Path) -> None:
     path = save(pd.DataFrame(frame), tmp_path / "data.jsonl")
     with pytest.raises(DataError, match=message):
-        load_user_task(path, path, None, None, column, kind=LISTS)
+        load_user_task(path, path, None, None, column, task_type=LISTS)
 
 
 def test_lists_need_a_type(tmp_path: Path) -> None:
@@ -228,14 +228,14 @@ def test_lists_need_a_type(tmp_path: Path) -> None:
 
 def test_the_type_may_be_named(tmp_path: Path) -> None:
     path = save(pd.DataFrame({"text": ["x", "y"], "label": [1, 2]}), tmp_path / "data.csv")
-    assert load_user_task(path, path).task.kind is TASK_TYPES["classification"]
-    data = load_user_task(path, path, kind=TASK_TYPES["regression"])
+    assert load_user_task(path, path).task.type is TASK_TYPES["classification"]
+    data = load_user_task(path, path, task_type=TASK_TYPES["regression"])
     assert data.train["label"][:] == [1.0, 2.0]
     assert data.task.metrics == ("spearman", "pearson")
     save(pd.DataFrame({"text": ["x", "y"], "label": [1.5, 2]}), path)
-    assert load_user_task(path, path).task.kind is TASK_TYPES["regression"]
+    assert load_user_task(path, path).task.type is TASK_TYPES["regression"]
     with pytest.raises(DataError, match="--task-type regression"):
-        load_user_task(path, path, kind=TASK_TYPES["classification"])
+        load_user_task(path, path, task_type=TASK_TYPES["classification"])
 
 
 def test_micro_and_macro_f1() -> None:
