@@ -25,7 +25,17 @@ from transformers import (
     set_seed,
 )
 
-from bertsurgeon import PruneConfig, TrainingConfig, drop_layers, is_sparse, load_model, prune, save_model, train
+from bertsurgeon import (
+    LayerDropConfig,
+    PruneConfig,
+    TrainingConfig,
+    drop_layers,
+    is_sparse,
+    load_model,
+    prune,
+    save_model,
+    train,
+)
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import attach_sparse, get_ranges
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
@@ -303,7 +313,7 @@ def test_ranges_are_forgotten_where_weights_change(
     model = load_model(folder / "dense")
     begin(model).finish()
     assert get_ranges(model) is not None
-    assert get_ranges(drop_layers(model, 1)[0]) is None
+    assert get_ranges(drop_layers(model, LayerDropConfig(1)).model) is None
     config = PruneConfig(method="obert", score="magnitude", sparsity=0.5)
     sparse, _ = prune(model, dataset, config, tokenizer)
     assert get_ranges(sparse) is None

@@ -14,9 +14,8 @@ from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import BertSurgeonError, ModelError
 from bertsurgeon.evaluation import evaluate
 from bertsurgeon.exporting import ExportConfig, export
-from bertsurgeon.layer_drop import drop_layers
-from bertsurgeon.layers import GroupedLinear, LowRankLinear, prepare_for_inference
-from bertsurgeon.layers import to_dense as _to_dense
+from bertsurgeon.layer_drop import LayerDropConfig, LayerDropResult, drop_layers
+from bertsurgeon.layers import GroupedLinear, LowRankLinear, dense_twin, prepare_for_inference
 from bertsurgeon.methods.auto.measurements import Calibration, calibrate
 from bertsurgeon.methods.report import PruneReport
 from bertsurgeon.plan import ModelPlan
@@ -32,6 +31,8 @@ __all__ = [
     "Calibration",
     "ExportConfig",
     "GroupedLinear",
+    "LayerDropConfig",
+    "LayerDropResult",
     "LowRankLinear",
     "ModelPlan",
     "PruneConfig",
@@ -65,7 +66,7 @@ def to_dense(model: PreTrainedModel) -> PreTrainedModel:
     """
     plan = get_plan(model)
     if plan is not None:
-        return _to_dense(model, plan)
+        return dense_twin(model, plan)
     if is_sparse(model):
         return detach_sparse(model)
     raise ModelError("The model is dense already.")

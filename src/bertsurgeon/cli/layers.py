@@ -15,7 +15,7 @@ from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.groups import Without, grouped
 from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
 from bertsurgeon.errors import OptionError
-from bertsurgeon.layer_drop import Strategy
+from bertsurgeon.layer_drop import LayerDropConfig, Strategy
 from bertsurgeon.layer_drop import drop_layers as drop_layers_of
 from bertsurgeon.tasks import Embedding, TaskType, task_type_for_texts, tokenize
 
@@ -54,9 +54,8 @@ def drop_layers(
     network, tokenizer = load(resolve_model(model)), load_tokenizer(resolve_model(model))
     total = len(Encoder(network).layers)
     data = _texts(data_options, tokenizer, task_type_for_texts(network), seed) if data_options.are_given else None
-    smaller, chosen = drop_layers_of(
-        network, kept, cast(Strategy, strategy), data, tokenizer, samples=samples, seed=seed
-    )
+    config = LayerDropConfig(kept, cast(Strategy, strategy), samples, seed=seed)
+    smaller, chosen = drop_layers_of(network, config, data, tokenizer)
     before, after = (measure_sizes(one).encoder_weights for one in (network, smaller))
     result: dict[str, Any] = {
         "output": str(output),

@@ -1,21 +1,21 @@
-"""Grouped layers: the modules a plan is executed with."""
+"""The layers that a plan is executed with: installing them, their dense parts, masks, and INT8 rounding."""
 
 from bertsurgeon.layers.build import (
     check_plan,
+    dense_twin,
     drop_sub_layer,
     empty_linear,
     give_biases,
     install_plan,
     make_linear,
     reset_indices,
-    to_dense,
+    update_head_counts,
 )
-from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear, chunk_of, gather_channels
-from bertsurgeon.layers.heads import update_head_counts
+from bertsurgeon.layers.dropped import DroppedLinear
 from bertsurgeon.layers.inference import prepare_for_inference
 from bertsurgeon.layers.int8_grid import dequantize_rows, is_on_grid, quantize_rows, round_rows, row_scales
-from bertsurgeon.layers.low_rank import LowRankLinear
-from bertsurgeon.layers.parts import Part, PartKey, dense_parts, model_parts
+from bertsurgeon.layers.linear import GroupedLinear, LowRankLinear, chunk_of, gather_channels
+from bertsurgeon.layers.masks import Part, PartKey, dense_parts, model_parts
 
 __all__ = [
     "DroppedLinear",
@@ -26,6 +26,7 @@ __all__ = [
     "check_plan",
     "chunk_of",
     "dense_parts",
+    "dense_twin",
     "dequantize_rows",
     "drop_sub_layer",
     "empty_linear",
@@ -40,6 +41,5 @@ __all__ = [
     "reset_indices",
     "round_rows",
     "row_scales",
-    "to_dense",
     "update_head_counts",
 ]

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
 from bertsurgeon.architectures import Architecture, Encoder
-from bertsurgeon.layers.grouped import GroupedLinear, gather_channels
+from bertsurgeon.layers.linear import GroupedLinear, gather_channels
 
 ACTIVATIONS = ("intermediate_act_fn", "activation", "activation_fn", "act")
 """Names of the activation beside (or in the parent of) the first matrix of a feed-forward part."""

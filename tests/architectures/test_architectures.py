@@ -20,6 +20,7 @@ from transformers import (
 from architecture_cases import CONFIGS, make_batches, make_model
 from bertsurgeon import (
     ExportConfig,
+    LayerDropConfig,
     PruneConfig,
     drop_layers,
     export,
@@ -244,13 +245,13 @@ def test_parts_that_are_not_known_are_refused(name: str, entries: dict[str, Any]
 @pytest.mark.parametrize(("name", "version"), CASES)
 def test_layers_are_dropped(name: str, version: int, tmp_path: Path) -> None:
     model, batches = make_model(auto_class(name), name, version, num_hidden_layers=3), make_batches(name)
-    smaller, kept = drop_layers(model, 2)
+    smaller, kept = drop_layers(model, LayerDropConfig(2))
     assert kept == [0, 2]
     assert len(Encoder(smaller).layers) == 2
     smaller.save_pretrained(tmp_path)
     again = auto_class(name).from_pretrained(tmp_path).eval()
     assert_same(smaller, again, batches, 1e-6)
-    assert len(drop_layers(model, 1, "importance", batches)[1]) == 1
+    assert len(drop_layers(model, LayerDropConfig(1, "importance"), batches).layers) == 1
 
 
 @pytest.mark.parametrize(("name", "version"), CASES)
@@ -269,5 +270,5 @@ def test_what_a_plan_left_becomes_sparse(name: str, version: int, tmp_path: Path
 
 def test_biases_that_a_stock_model_has_no_place_for() -> None:
     pruned = apply_mixed(make("qwen2", 0), "qwen2", make_batches("qwen2"))
-    with pytest.raises(ModelError, match="no place for the bias"):
+    with pytest.raises(ModelError, match="no parameter for the bias"):
         to_dense(pruned)
