@@ -1,4 +1,4 @@
-"""Layer drop: which layers stay, and that what is left is a stock model made of them."""
+"""Layer drop: which layers are kept, and that the result is a stock model made of them."""
 
 import json
 from collections.abc import Callable
@@ -118,7 +118,7 @@ def test_importance_for_token_classifiers(tiny_batches: Batches) -> None:
 
 
 def test_importance_is_measured_on_predictions(tiny_batches: Batches) -> None:
-    """Labels that are predicted each on its own: a shift of all logits alike changes every one of them."""
+    """Labels that are predicted independently: a shift of all logits alike changes every one of them."""
     torch.manual_seed(0)
     settings = {"num_labels": 5, "problem_type": "multi_label_classification"}
     model = AutoModelForSequenceClassification.from_config(make_config("bert", **settings)).eval()

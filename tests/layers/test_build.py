@@ -45,14 +45,14 @@ def mask_of(structure: Grouped, shape: tuple[int, int]) -> Tensor:
 
 
 def executed_weight(layer: nn.Module, inputs: int) -> Tensor:
-    """The matrix that a layer applies, found by feeding it one channel at a time."""
+    """Returns the matrix that a layer applies, measured one input channel at a time."""
     with torch.no_grad():
         result: Tensor = layer(torch.eye(inputs)) - layer(torch.zeros(1, inputs))
     return result.T
 
 
 def plan_with(model: PreTrainedModel, name: str, changes: dict[tuple[int, Role], Structure]) -> ModelPlan:
-    """The dense plan but for some matrices."""
+    """Returns the dense plan with other structures for some matrices."""
     shapes = Encoder(model).shapes
     layers = [dict(layer.matrices) for layer in dense_plan(name, shapes).layers]
     for (layer, role), structure in changes.items():
@@ -173,8 +173,8 @@ def test_dropped_sub_layers_leave_their_bias(
         torch.testing.assert_close(logits, logits_of(twin, batch), rtol=1e-5, atol=1e-5)
     shapes = {key: value.shape for key, value in pruned.state_dict().items()}
     for sub_layer in sub_layers:
-        mark = Encoder(pruned).matrix_name(layer, SUB_LAYERS[sub_layer][-1])
-        assert shapes[f"{mark}.weight"][0] == 0
+        placeholder = Encoder(pruned).matrix_name(layer, SUB_LAYERS[sub_layer][-1])
+        assert shapes[f"{placeholder}.weight"][0] == 0
         first = Encoder(pruned).matrix_name(layer, SUB_LAYERS[sub_layer][0])
         assert f"{first}.bias" not in shapes
 
@@ -322,9 +322,9 @@ def test_a_prepared_model_can_still_be_trained(
 ) -> None:
     model = tiny_model(name)
     prepared = prepare_for_inference(deepcopy(model))
-    with torch.inference_mode():  # some activations write over their inputs now
+    with torch.inference_mode():  # some activations overwrite their inputs now
         assert torch.equal(logits_of(prepared, tiny_batches[0]), logits_of(model, tiny_batches[0]))
     for trained in (model, prepared):
         trained(**tiny_batches[0]).logits.sum().backward()
-    for (key, expected), found in zip(model.named_parameters(), prepared.parameters(), strict=True):
-        assert expected.grad is None or torch.equal(found.grad, expected.grad), key  # type: ignore[arg-type]
+    for (key, expected), actual in zip(model.named_parameters(), prepared.parameters(), strict=True):
+        assert expected.grad is None or torch.equal(actual.grad, expected.grad), key  # type: ignore[arg-type]

@@ -49,7 +49,7 @@ def mask_of(structure: Grouped, shape: tuple[int, int]) -> Tensor:
 
 
 def executed_weight(layer: nn.Module, inputs: int) -> Tensor:
-    """The matrix that a layer applies, found by feeding it one channel at a time."""
+    """Returns the matrix that a layer applies, measured one input channel at a time."""
     with torch.no_grad():
         result: Tensor = layer(torch.eye(inputs)) - layer(torch.zeros(1, inputs))
     return result.T
@@ -74,7 +74,7 @@ def test_inference_agrees_with_training(name: str, shape: tuple[int, ...]) -> No
 
 
 def test_the_kernel_agrees_with_pytorch() -> None:
-    """In Triton's interpreter, in a process of its own: it is chosen when Triton is first imported."""
+    """Runs Triton's interpreter in a new process, since it is chosen when Triton is first imported."""
     pytest.importorskip("triton")
     groups = [(structure.row_groups, structure.column_groups) for structure in STRUCTURES.values()]
     code = f"""
