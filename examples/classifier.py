@@ -14,13 +14,13 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bertsurgeon.toy import toy_classifier
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
-from bertsurgeon import PruneConfig, TrainingOptions, bench, calibrate, evaluate, prune, recover, train
+from bertsurgeon import AutoConfig, Sparsity, TrainingConfig, bench, calibrate, evaluate, prune, recover, train
 from bertsurgeon.tasks import Task, TaskData, load_task, shorten, tokenize
-from bertsurgeon.toy import toy_classifier
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", help="folder or hub id; default: the packaged all-MiniLM-L6-v2")
@@ -55,7 +55,7 @@ training, validation = (tokenize(part, tokenizer, 64, data.task.kind) for part i
 # What you have before you prune; your own fine-tuned model does as well.
 
 # %%
-once = TrainingOptions(epochs=4 if options.quick else 1, learning_rate=1e-3 if options.quick else 1e-4)
+once = TrainingConfig(epochs=4 if options.quick else 1, learning_rate=1e-3 if options.quick else 1e-4)
 with TemporaryDirectory() as work_dir:
     train(model, training, tokenizer, once, Path(work_dir))
 
@@ -64,11 +64,11 @@ with TemporaryDirectory() as work_dir:
 # Labels are not needed for this. The plan of each model can be printed: `bertsurgeon inspect`.
 
 # %%
-known = calibrate(model, training, PruneConfig(sparsity=0.5), tokenizer)
+known = calibrate(model, AutoConfig(Sparsity(0.5)), training, tokenizer)
 models = {"dense": model}
 scores = {"dense": evaluate(model, validation, tokenizer, data.task)}
 for share in options.shares:
-    pruned, report = prune(model, known, PruneConfig(sparsity=share), tokenizer)
+    pruned, report = prune(model, AutoConfig(Sparsity(share)), known, tokenizer)
     name = f"{report.sparsity:.0%} pruned"
     models[name], scores[name] = pruned, evaluate(pruned, validation, tokenizer, data.task)
 
@@ -76,7 +76,7 @@ for share in options.shares:
 # ## Recovery
 
 # %%
-briefly = TrainingOptions(epochs=1, learning_rate=5e-5, keep_best=True)
+briefly = TrainingConfig(epochs=1, learning_rate=5e-5, keep_best=True)
 for name in [name for name in models if name != "dense"]:
     recover(models[name], training, tokenizer, briefly, teacher=model)
     scores[f"{name}, recovered"] = evaluate(models[name], validation, tokenizer, data.task)

@@ -9,12 +9,12 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Imports the command line, which an interrupt ends with one line, and runs it."""
-    uses_teacher = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if uses_teacher:
+    listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if listens:
         signal.signal(signal.SIGINT, _stop)
     from bertsurgeon.cli import main as run
 
-    if uses_teacher:
+    if listens:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     run()
 

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from bertsurgeon import Calibration, PruneConfig, calibrate, prune, to_dense
+from bertsurgeon import (
+    AutoConfig,
+    Calibration,
+    PgbConfig,
+    PruneConfig,
+    Sparsity,
+    Speedup,
+    calibrate,
+    prune,
+    to_dense,
+)
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import count_flops, random_inputs
 from bertsurgeon.calibration import Moments, make_batches
@@ -143,8 +153,8 @@ def test_the_dense_twin_and_a_round_trip(
     name: str, target: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf, tmp_path: Path
 ) -> None:
     model = tiny_model(name)
-    config = PruneConfig(sparsity=0.6, damping=1e-2, target=target)  # type: ignore[arg-type]
-    pruned, report = prune(model, tiny_batches, config)
+    config = AutoConfig(Sparsity(0.6), damping=1e-2, target=target)  # type: ignore[arg-type]
+    pruned, report = prune(model, config, tiny_batches)
     assert any(layer.units for layer in report.plan.layers)
     assert any(isinstance(matrix.structure, LowRank) for _, _, matrix in report.plan)
     twin = to_dense(pruned)
@@ -228,7 +238,7 @@ def calibration(tiny_model: Factory) -> Calibration:
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(2, 100, (4, 8, 12), generator=generator)
     batches = [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in ids]
-    return calibrate(tiny_model("bert"), batches, PruneConfig(sparsity=0.5, damping=1e-2))
+    return calibrate(tiny_model("bert"), AutoConfig(Sparsity(0.5), damping=1e-2), batches)
 
 
 def test_curves_fall_with_what_is_kept(calibration: Calibration) -> None:
@@ -304,7 +314,7 @@ def test_aligned_groups(seed: int, groups: int, steps: int) -> None:
 
 def test_groups_of_neighbouring_channels(tiny_model: Callable[..., PreTrainedModel], tiny_batches: Batches) -> None:
     options = {"structures": ("groups",), "samples": 24}
-    _, report = prune(tiny_model("bert"), tiny_batches, PruneConfig(sparsity=0.5, group_chunk=4, **options))
+    _, report = prune(tiny_model("bert"), AutoConfig(Sparsity(0.5), group_chunk=4, **options), tiny_batches)
     found = 0
     for layer in report.plan.layers:
         for role, own in (("query", "column_groups"), ("intermediate", "column_groups"), ("output", "row_groups")):
@@ -315,7 +325,7 @@ def test_groups_of_neighbouring_channels(tiny_model: Callable[..., PreTrainedMod
                     assert all(channel // 4 * 4 + i in group for channel in group for i in range(4))
     assert found
     with pytest.raises(OptionError, match="do not divide"):
-        prune(tiny_model("bert"), tiny_batches, PruneConfig(sparsity=0.5, group_chunk=5, **options))
+        prune(tiny_model("bert"), AutoConfig(Sparsity(0.5), group_chunk=5, **options), tiny_batches)
 
 
 def test_hidden_groups_are_found() -> None:
@@ -335,8 +345,8 @@ def test_groups_alone(
     name: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf, tmp_path: Path
 ) -> None:
     model = tiny_model(name)
-    config = PruneConfig(sparsity=0.6, damping=1e-2, structures=("groups",))
-    pruned, report = prune(model, tiny_batches, config)
+    config = AutoConfig(Sparsity(0.6), damping=1e-2, structures=("groups",))
+    pruned, report = prune(model, config, tiny_batches)
     assert 0.6 <= report.sparsity < 0.85
     grouped = [matrix.structure for _, _, matrix in report.plan if isinstance(matrix.structure, Grouped)]
     assert grouped
@@ -371,13 +381,13 @@ def test_errors_of_groups_are_those_of_lstsq() -> None:
 
 def test_groups_need_a_calibration_that_knows_them(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
     model = tiny_model("bert")
-    with_groups = PruneConfig(sparsity=0.5, structures=("removal", "low_rank", "groups"))
+    with_groups = AutoConfig(Sparsity(0.5), structures=("removal", "low_rank", "groups"))
     with pytest.raises(OptionError, match="groups"):
-        prune(model, calibrate(model, tiny_batches, PruneConfig(sparsity=0.5)), with_groups)
-    made = calibrate(model, tiny_batches, with_groups)
+        prune(model, calibrate(model, AutoConfig(Sparsity(0.5)), tiny_batches), with_groups)
+    made = calibrate(model, with_groups, tiny_batches)
     made.save(tmp_path / "calibration")
     loaded = Calibration.load(tmp_path / "calibration")
-    assert prune(model, loaded, with_groups)[1].plan == prune(model, made, with_groups)[1].plan
+    assert prune(model, with_groups, loaded)[1].plan == prune(model, with_groups, made)[1].plan
 
 
 def test_an_option_that_no_price_chooses_is_still_bought() -> None:
@@ -500,8 +510,8 @@ def test_a_plan_costs_what_its_choices_do(cost: Cost, calibration: Calibration, 
 
 
 def test_speedup_from_end_to_end(tiny_model: Factory, tiny_batches: Batches) -> None:
-    config = PruneConfig(speedup=1.3, speedup_length=32, damping=1e-2)
-    pruned, report = prune(tiny_model("bert"), tiny_batches, config)
+    config = AutoConfig(Speedup(1.3, length=32), damping=1e-2)
+    pruned, report = prune(tiny_model("bert"), config, tiny_batches)
     assert 0 < report.sparsity < 1
     assert count_flops(pruned, 1, 32) < count_flops(tiny_model("bert"), 1, 32)
 
@@ -526,8 +536,8 @@ def test_speedup_in_a_runtime_from_end_to_end(
     monkeypatch.setattr(trials, "fit", fit)
     monkeypatch.setattr(speed, "time_batches", time)
     model = tiny_model("bert")
-    config = PruneConfig(speedup=2.0, speedup_runtime="onnx", speedup_precision="int8", speedup_length=32, damping=1e-2)
-    pruned, report = prune(model, tiny_batches, config)
+    config = AutoConfig(Speedup(2.0, runtime="onnx", precision="int8", length=32), damping=1e-2)
+    pruned, report = prune(model, config, tiny_batches)
     assert min(timed) > 0
     assert report.sparsity == pytest.approx(0.5, abs=0.03)
     assert count_flops(pruned, 1, 32) < count_flops(model, 1, 32)
@@ -543,24 +553,24 @@ def test_speedup_in_a_runtime_from_end_to_end(
 )
 def test_impossible_places(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        PruneConfig(speedup=2.0, **options)
+        AutoConfig(Speedup(2.0), **options)
 
 
 def test_where_no_speedup_is_measured() -> None:
     with pytest.raises(OptionError, match="name the speedup itself"):
-        PruneConfig(sparsity=0.5, speedup_length=64)
+        AutoConfig(Sparsity(0.5))
 
 
 @pytest.mark.parametrize("speedup", [1.0, 0.5, -2.0, float("inf"), float("nan")])
 def test_impossible_speedups(speedup: float) -> None:
     with pytest.raises(OptionError, match="speed-up"):
-        PruneConfig(speedup=speedup)
+        AutoConfig(Speedup(speedup))
 
 
 @pytest.mark.parametrize("options", [{"sparsity": 0.5}, {"sparsity": 0.9}, {"flops": 0.6}])
 def test_auto_meets_its_budget(options: dict[str, float], tiny_model: Factory, tiny_batches: Batches) -> None:
     model = tiny_model("bert")
-    _, report = prune(model, tiny_batches, PruneConfig(**options, damping=1e-2))  # type: ignore[arg-type]
+    _, report = prune(model, PruneConfig(**options, damping=1e-2), tiny_batches)  # type: ignore[arg-type]
     if "sparsity" in options:
         assert options["sparsity"] <= report.sparsity <= options["sparsity"] + 0.03
     assert set(report.seconds) == {"statistics", "curves", "allocation", "compensation"}
@@ -569,28 +579,28 @@ def test_auto_meets_its_budget(options: dict[str, float], tiny_model: Factory, t
 def test_auto_needs_no_labels_and_ignores_them(tiny_model: Factory, tiny_batches: Batches) -> None:
     model = tiny_model("bert")
     unlabelled = [{name: value for name, value in batch.items() if name != "labels"} for batch in tiny_batches]
-    plans = [prune(model, data, PruneConfig(sparsity=0.5))[1].plan for data in (tiny_batches, unlabelled)]
+    plans = [prune(model, AutoConfig(Sparsity(0.5)), data)[1].plan for data in (tiny_batches, unlabelled)]
     assert plans[0] == plans[1]
-    labelled = prune(model, tiny_batches, PruneConfig(sparsity=0.5, use_labels=True))[1].plan
+    labelled = prune(model, AutoConfig(Sparsity(0.5), use_labels=True), tiny_batches)[1].plan
     assert labelled != plans[0]
 
 
 def test_a_calibration_serves_many_budgets(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
     model = tiny_model("bert")
-    config = PruneConfig(sparsity=0.5)
-    made = calibrate(model, tiny_batches, config)
+    config = AutoConfig(Sparsity(0.5))
+    made = calibrate(model, config, tiny_batches)
     made.save(tmp_path / "calibration")
     loaded = Calibration.load(tmp_path / "calibration")
     for sparsity in (0.3, 0.8):
-        direct, again = (prune(model, data, PruneConfig(sparsity=sparsity))[1].plan for data in (tiny_batches, loaded))
+        direct, again = (prune(model, AutoConfig(Sparsity(sparsity)), data)[1].plan for data in (tiny_batches, loaded))
         assert direct == again
     other = tiny_model("bert", vocab_size=101)
     with pytest.raises(ModelError, match="another model"):
-        prune(other, loaded, config)
+        prune(other, config, loaded)
     with pytest.raises(OptionError, match="samples"):
-        prune(model, loaded, PruneConfig(sparsity=0.5, samples=3))
+        prune(model, AutoConfig(Sparsity(0.5), samples=3), loaded)
     with pytest.raises(OptionError, match="auto only"):
-        prune(model, loaded, PruneConfig(method="pgb", sparsity=0.5))
+        prune(model, PgbConfig(Sparsity(0.5)), loaded)
 
 
 def test_damaged_calibrations(tmp_path: Path, calibration: Calibration) -> None:
@@ -635,13 +645,13 @@ def test_options_of_the_other_method(options: dict[str, Any]) -> None:
 )
 def test_options_that_would_do_nothing(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="does nothing with"):
-        PruneConfig(sparsity=0.5, **options)
+        AutoConfig(Sparsity(0.5), **options)
 
 
 def test_gradients_from_labels_need_labels(tiny_model: Factory, tiny_batches: Batches) -> None:
     unlabelled = [{name: value for name, value in batch.items() if name != "labels"} for batch in tiny_batches]
     with pytest.raises(OptionError, match="need labelled data"):
-        calibrate(tiny_model("bert"), unlabelled, PruneConfig(sparsity=0.5, use_labels=True))
+        calibrate(tiny_model("bert"), AutoConfig(Sparsity(0.5), use_labels=True), unlabelled)
 
 
 def test_images_have_many_tokens() -> None:
@@ -701,11 +711,11 @@ def test_moments_of_kept_channels() -> None:
 @pytest.mark.parametrize("structures", [(), ("magic",)])
 def test_unknown_structures(structures: Any) -> None:
     with pytest.raises(OptionError, match="structures"):
-        PruneConfig(sparsity=0.5, structures=structures)
+        AutoConfig(Sparsity(0.5), structures=structures)
 
 
 def test_whole_sub_layers_may_go(tiny_model: Factory, tiny_batches: Batches) -> None:
-    _, report = prune(tiny_model("bert"), tiny_batches, PruneConfig(sparsity=0.985, damping=1e-2))
+    _, report = prune(tiny_model("bert"), AutoConfig(Sparsity(0.985), damping=1e-2), tiny_batches)
     dropped = [isinstance(matrix.structure, Dropped) for _, _, matrix in report.plan]
     assert any(dropped)
     assert not all(dropped)

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from bertsurgeon.config import PruneConfig
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bertsurgeon import AutoConfig, Sparsity
 from bertsurgeon.calibration import MatrixKey
-from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import OptionError
 from bertsurgeon.grouping.sizes import group_sizes
 from bertsurgeon.methods.pgb.group_counts import (
@@ -176,7 +177,7 @@ def test_impossible_sparsities(sparsity: float) -> None:
     with pytest.raises(OptionError, match="sparsity"):
         counts_by_sparsity(make_scores(1, 1, 1, seed=0), sparsity, 6)
     with pytest.raises(OptionError, match="sparsity"):
-        PruneConfig(sparsity=sparsity)
+        AutoConfig(Sparsity(sparsity))
 
 
 @pytest.mark.parametrize("threshold", [-1, -1e-9])

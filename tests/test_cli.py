@@ -1,6 +1,7 @@
 """The commands one after the other, as a user would type them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -167,12 +168,10 @@ def test_same_seed_same_bytes(place: Path, tmp_path: Path, pruning: dict[str, An
 
 
 def test_overwrite_replaces(place: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "old").write_text("")
+    output = shutil.copytree(place / "dense", tmp_path / "out")
     succeed("finetune", place / "raw", "-o", output, *files(place), "--epochs", "1", "--overwrite")
-    assert (output / "model.safetensors").is_file()
-    assert not (output / "old").exists()
+    first, second = (json.loads((folder / "training_report.json").read_text()) for folder in (place / "dense", output))
+    assert (first["training"]["epochs"], second["training"]["epochs"]) == (16, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -6,10 +6,13 @@ import importlib
 import pytest
 
 EXAMPLES = {
-    "bertsurgeon.config": "PruneConfig",
+    "bertsurgeon.budgets": "Sparsity",
+    "bertsurgeon.methods.auto.config": "AutoConfig",
+    "bertsurgeon.methods.pgb.config": "PgbConfig",
+    "bertsurgeon.methods.obert.config": "ObertConfig",
     "bertsurgeon.pruning": "prune",
     "bertsurgeon.methods.auto.measurements": "calibrate",
-    "bertsurgeon.recovery.recover": "recover",
+    "bertsurgeon.recovery.training": "recover",
     "bertsurgeon.evaluation": "evaluate",
     "bertsurgeon.benchmark.bench": "bench",
     "bertsurgeon.exporting.folder": "export",

@@ -18,7 +18,7 @@ from transformers import AutoModel, PreTrainedModel
 
 import bertsurgeon
 from architecture_cases import make_batches, make_model
-from bertsurgeon import PruneConfig
+from bertsurgeon import AutoConfig, Sparsity
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import collect_statistics
 from bertsurgeon.calibration import make_batches as batches_of
@@ -213,7 +213,7 @@ def test_a_decoder_embeds(folder: Path, tmp_path: Path) -> None:
     make_model(AutoModel, "llama").save_pretrained(tmp_path / "llama")
     load_tokenizer(folder / "plain").save_pretrained(tmp_path / "llama")
     dense = load_embedder(tmp_path / "llama")
-    pruned, report = bertsurgeon.prune(dense, make_batches("llama")[:1], PruneConfig(sparsity=0.5, batch_size=8))
+    pruned, report = bertsurgeon.prune(dense, AutoConfig(Sparsity(0.5), batch_size=8), make_batches("llama")[:1])
     assert report.sparsity == pytest.approx(0.5, abs=0.02)
     pruned.save_pretrained(tmp_path / "pruned")
     texts = sentences(5, seed=9)
@@ -336,7 +336,7 @@ def test_bad_input(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_from_python(folder: Path, tmp_path: Path) -> None:
     model, tokenizer = bertsurgeon.load_model(folder / "dense"), load_tokenizer(folder / "dense")
     data = tokenize(Dataset.from_dict({"text": sentences(40)}), tokenizer, task_type=task_type_of(model))
-    pruned, report = bertsurgeon.prune(model, data, PruneConfig(sparsity=0.5), tokenizer)
+    pruned, report = bertsurgeon.prune(model, AutoConfig(Sparsity(0.5)), data, tokenizer)
     assert report.sparsity == pytest.approx(0.5, abs=0.02)
     pruned.save_pretrained(tmp_path / "out")
     texts = sentences(4, seed=7)

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from bertsurgeon import ExportConfig, PruneConfig, export, load_model, prune
+from bertsurgeon import ExportConfig, Groups, PgbConfig, export, load_model, prune
 from bertsurgeon.architectures import Encoder, get_architecture
 from bertsurgeon.benchmark import open_contender
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
@@ -46,7 +46,7 @@ def make_pruned(model: PreTrainedModel, kind: str, batches: list[dict[str, Tenso
     if kind == "dense":
         return model
     if kind == "pgb":
-        return prune(model, batches, PruneConfig(method="pgb", groups=2, samples=24))[0]
+        return prune(model, PgbConfig(Groups(2), samples=24), batches)[0]
     architecture = get_architecture(model.config.model_type)
     shapes = Encoder(model).shapes
     layers = [LayerPlan.build(shape, dict.fromkeys(ROLES, Dense())) for shape in shapes]

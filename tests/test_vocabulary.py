@@ -24,9 +24,10 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from bertsurgeon import PruneConfig, get_plan, prune, trim_vocabulary
+from bertsurgeon import Sparsity, get_plan, prune, trim_vocabulary
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import DataError, ModelError
+from bertsurgeon.methods.registry import METHODS
 from bertsurgeon.testing import toy_classifier
 from cli_helpers import files, run, succeed, write_data, write_model
 
@@ -214,7 +215,7 @@ def test_pruned_and_sparse_models_keep_what_they_are(tmp_path: Path) -> None:
     model, tokenizer, texts = toy_classifier()
     batches = [tokenizer(texts["text"][start : start + 16], padding=True, return_tensors="pt") for start in (0, 16)]
     for method in ("auto", "pgb", "obert"):
-        pruned, _ = prune(model, batches, PruneConfig(method=method, sparsity=0.5))  # type: ignore[arg-type]
+        pruned, _ = prune(model, METHODS[method].config(Sparsity(0.5)), batches)  # type: ignore[arg-type]
         corpus = texts["text"][:4]
         _, wanted = answers(pruned, tokenizer, corpus)
         smaller, its_tokenizer, _ = trim_vocabulary(pruned, corpus, tokenizer)

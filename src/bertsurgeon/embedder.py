@@ -17,7 +17,6 @@ from transformers.utils.generic import ModelOutput
 from transformers.utils.hub import cached_file
 
 from bertsurgeon.errors import CheckpointError, ModelError, first_line
-from bertsurgeon.tasks.types.embedding import EMBEDDING
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
@@ -112,6 +111,8 @@ class Embedder(PreTrainedModel):
             return_dict: Accepted for compatibility; outputs always have names.
             use_cache: For encoders that are decoders by origin; None for all others.
         """
+        from bertsurgeon.tasks.types.embedding import EMBEDDING  # the packages that tasks need take long to import
+
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from bertsurgeon import PruneConfig, prune
+from bertsurgeon import PgbConfig, Sparsity, prune
 from bertsurgeon.calibration import make_batches
 from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.tasks import tokenize
@@ -47,9 +47,9 @@ def test_batches_are_cut_at_the_number_of_samples(tokenizer: PreTrainedTokenizer
 
 
 def test_pruning_with_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    config = PruneConfig(method="pgb", sparsity=0.5)
+    config = PgbConfig(Sparsity(0.5))
     results = [
-        prune(model, data, config, tokenizer)[0]
+        prune(model, config, data, tokenizer)[0]
         for data in (TEXTS, tokenize(Dataset.from_dict({"text": TEXTS}), tokenizer))
     ]
     states = [result.state_dict() for result in results]

@@ -18,7 +18,7 @@ from bertsurgeon.tasks import TASK_TYPES, QuestionAnswering, load_task, load_use
 from bertsurgeon.tasks.metrics import answer_metrics, answer_metrics_v2, exact_match, normalize_answer, token_f1
 from cli_helpers import write_model
 
-SHARED = Path(os.environ.get("SQUAD_DIR", Path(__file__).parents[2] / "shared" / "data" / "squad"))
+SHARED = Path(os.environ.get("SQUAD_DIR", Path(__file__).parents[3] / "shared" / "data" / "squad"))
 
 CASES: list[tuple[str, list[str], float, float]] = [
     # answer, right answers, exact match and F1 that the official script of version 1.1 gives

@@ -53,11 +53,11 @@ def bench(
         BertSurgeonError: If a folder holds no model.
 
     Example:
-        >>> from bertsurgeon import PruneConfig, bench, prune
+        >>> from bertsurgeon import AutoConfig, Sparsity, bench, prune
         >>> from bertsurgeon.tasks import tokenize
         >>> from bertsurgeon.testing import toy_classifier
         >>> model, tokenizer, texts = toy_classifier()
-        >>> pruned, _ = prune(model, tokenize(texts, tokenizer), PruneConfig(sparsity=0.5), tokenizer)
+        >>> pruned, _ = prune(model, AutoConfig(Sparsity(0.5)), tokenize(texts, tokenizer), tokenizer)
         >>> found = bench({"dense": model, "pruned": pruned}, batch_sizes=[1], length=16, runs=3)
         >>> [round(row["encoder_weights"] / 16384, 1) for row in found["models"].values()]
         [1.0, 0.5]

@@ -15,10 +15,9 @@ from bertsurgeon.calibration import Batch, make_batches
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
-from bertsurgeon.cli.groups import Without, grouped
-from bertsurgeon.cli.sources import DataOptions, check_same_vocabulary, load_data, load_texts, resolve_model
 from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.tasks import model_inputs, task_type_for_texts, tokenize
+from bertsurgeon.workflows.inputs import DataConfig, check_same_vocabulary, load_data, load_texts, resolve_model
 
 DRAWN = 16
 """Batches that are drawn from a user's data."""
@@ -29,7 +28,7 @@ BAR = 24
 
 @app.command()
 @guarded
-@grouped
+@opt.expand
 def bench(
     *,
     models: Annotated[
@@ -54,7 +53,7 @@ def bench(
     chart: Annotated[
         Path | None, typer.Option("--chart", help="Also draw a bar chart (PNG, SVG or PDF; needs matplotlib).")
     ] = None,
-    data_options: Annotated[DataOptions, Without("max_train_samples")],
+    data: Annotated[DataConfig, opt.Panel("Data", without=("max_train_samples",))],
     seed: opt.Seed = 0,
     as_json: opt.Json = False,
 ) -> None:
@@ -70,11 +69,11 @@ def bench(
             raise OptionError(f"At least one thread is needed, not {threads}.")
         torch.set_num_threads(threads)
     names = list(dict.fromkeys(models))
-    if data_options.are_given:
+    if not data.is_empty:
         check_same_vocabulary(*(name.split("@")[0] for name in names))
 
     def draw(size: int, running: Sequence[Any]) -> list[Batch]:
-        return _batches(data_options, names[0], running, size, seed)
+        return _batches(data, names[0], running, size, seed)
 
     result = compare(
         {name: resolve_model(name) for name in names},
@@ -84,10 +83,10 @@ def bench(
         seconds=seconds,
         threads=threads,
         memory=with_memory,
-        draw=draw if data_options.are_given else None,
+        draw=draw if not data.is_empty else None,
         seed=seed,
     )
-    result["drawn_from_data"] = data_options.are_given
+    result["drawn_from_data"] = not data.is_empty
     emit(result, as_json, lambda console: _show(result, console))
     if chart is not None:
         _draw(result, chart)
@@ -103,7 +102,7 @@ def _parse_sizes(text: str) -> list[int]:
     return sizes
 
 
-def _batches(data: DataOptions, first: str, models: Sequence[Any], size: int, seed: int) -> list[Batch]:
+def _batches(data: DataConfig, first: str, models: Sequence[Any], size: int, seed: int) -> list[Batch]:
     tokenizer = load_tokenizer(resolve_model(first.split("@")[0]))
     texts = load_data(data, seed).train if data.text_file is None else load_texts(data, seed)[0]
     if len(texts) < size:

@@ -9,17 +9,16 @@ from bertsurgeon.benchmark import environment, folder_size
 from bertsurgeon.checkpoint import check_output, load_tokenizer
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
-from bertsurgeon.cli.groups import Without, grouped
-from bertsurgeon.cli.sources import DataOptions, load_data, load_network, load_texts, resolve_model
 from bertsurgeon.exporting import OPSET, ExportConfig, Quantization
 from bertsurgeon.exporting import export as export_model
 from bertsurgeon.runtime import Precision, Runtime
 from bertsurgeon.tasks import task_type_for_texts, tokenize
+from bertsurgeon.workflows.inputs import DataConfig, input_paths, load_data, load_network, load_texts, resolve_model
 
 
 @app.command()
 @guarded
-@grouped
+@opt.expand
 def export(
     *,
     model: opt.Model,
@@ -39,7 +38,7 @@ def export(
         float | None,
         typer.Option("--tolerance", help="Largest error of the outputs, as a share of their spread."),
     ] = None,
-    data_options: Annotated[DataOptions, Without("max_train_samples")],
+    data: Annotated[DataConfig, opt.Panel("Data", without=("max_train_samples",))],
     samples: Annotated[int, typer.Option("--samples", help="Texts to calibrate int8 on.")] = 256,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
@@ -58,12 +57,12 @@ def export(
         tolerance,
         seed,
     )
-    check_output(output, overwrite)
-    network, tokenizer = load_network(model, data_options), load_tokenizer(resolve_model(model))
-    if not data_options.are_given:
-        data_options = DataOptions("docstrings", max_length=data_options.max_length)
-    texts = load_texts(data_options, seed)[0] if data_options.text_file else load_data(data_options, seed).train
-    rows = tokenize(texts, tokenizer, data_options.max_length, task_type_for_texts(network))
+    check_output(output, overwrite, input_paths(resolve_model(model), data=data))
+    network, tokenizer = load_network(model, data), load_tokenizer(resolve_model(model))
+    if data.is_empty:
+        data = DataConfig("docstrings", max_length=data.max_length)
+    texts = load_texts(data, seed)[0] if data.text_file else load_data(data, seed).train
+    rows = tokenize(texts, tokenizer, data.max_length, task_type_for_texts(network))
     manifest = export_model(network, output, config, rows, tokenizer, overwrite)
     result: dict[str, Any] = {
         "output": str(output),

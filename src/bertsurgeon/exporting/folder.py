@@ -97,7 +97,7 @@ def export(
         advance()
 
         job = Job(config, model, *batches, inputs, wanted)
-        with new_folder(folder, overwrite) as temporary:
+        with new_folder(folder, overwrite, kind="export") as temporary:
             file = temporary / MODEL_FILES[config.runtime]
             kept_float = write(traced, file, job)
             advance()

@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 from bertsurgeon import progress
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import Runnable, time_batches
+from bertsurgeon.budgets import SpeedupRuntime
 from bertsurgeon.calibration import Batch
 from bertsurgeon.checkpoint import attach_plan
-from bertsurgeon.config import SpeedupRuntime
 from bertsurgeon.exporting import ExportConfig, open_trial
 from bertsurgeon.layers import install_plan
 from bertsurgeon.methods.auto.candidates import SubLayerCurve
