@@ -22,7 +22,6 @@ from bertsurgeon.checkpoint import check_finite, clear_int8_ranges, get_plan
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.options import REQUIRED, documented, option
 from bertsurgeon.prediction import evaluating
-from bertsurgeon.recovery import hidden_state_loss, outputs_loss
 from bertsurgeon.tasks import Data, find_head, model_inputs
 
 Strategy = Literal["alternate", "first", "last", "symmetric", "importance"]
@@ -161,6 +160,8 @@ def rank_layers(model: PreTrainedModel, batches: Sequence[Batch]) -> list[int]:
     Returns:
         Indices of the layers; the one that is removed last comes first.
     """
+    from bertsurgeon.recovery import hidden_state_loss, outputs_loss  # imports what training needs
+
     encoder = Encoder(model)
     inputs = [{name: value.to(model.device) for name, value in batch.items()} for batch in batches]
     head = find_head([type(model).__name__], model.config)

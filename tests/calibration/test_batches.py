@@ -1,5 +1,7 @@
 """Calibration batches from every form of data, and the errors for what is none."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +86,15 @@ def test_missing_tokenizers_and_bad_numbers(tokenizer: PreTrainedTokenizerBase) 
     for samples, batch_size in ((0, 2), (4, 0)):
         with pytest.raises(OptionError, match="at least one sample and a batch size of at least 1"):
             make_batches(TEXTS, tokenizer, samples, batch_size, 0)
+
+
+def test_datasets_are_imported_when_they_are_used() -> None:
+    code = """
+import sys
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+before = set(sys.modules)
+import bertsurgeon.compensation, bertsurgeon.layer_drop
+print(sorted({"datasets", "pandas", "pyarrow", "sklearn"} & (set(sys.modules) - before)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
