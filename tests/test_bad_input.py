@@ -247,7 +247,7 @@ def test_no_data_named(stock: Path, rejects: Callable[..., None]) -> None:
 @pytest.mark.parametrize("empty", [[], Dataset.from_dict({"input_ids": [], "attention_mask": []})])
 def test_empty_calibration(stock: Path, empty: object) -> None:
     model, tokenizer = load_model(stock / "dense"), load_tokenizer(stock / "dense")
-    with pytest.raises(DataError, match="calibration data is empty"):
+    with pytest.raises(DataError, match="data is empty"):
         bertsurgeon.prune(model, PgbConfig(Sparsity(0.5)), empty, tokenizer)  # type: ignore[arg-type]
 
 
