@@ -71,8 +71,8 @@ train(model, finetuning, training, tokenizer)
 
 # %% [markdown]
 # ## One calibration, several sizes
-# Calibration needs no labels. `print(report.plan)` shows what each matrix keeps; `bertsurgeon inspect` prints it as a
-# table for a saved model.
+# Calibration needs no labels. `report.plan` holds what each matrix keeps; `bertsurgeon inspect` prints the plan of a
+# saved model as a table.
 
 # %%
 calibration = calibrate(model, CalibrationConfig(), training, tokenizer)
