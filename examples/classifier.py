@@ -19,7 +19,18 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
-from bertsurgeon import AutoConfig, Sparsity, TrainingConfig, bench, calibrate, evaluate, prune, recover, train
+from bertsurgeon import (
+    AutoConfig,
+    BenchmarkConfig,
+    Sparsity,
+    TrainingConfig,
+    bench,
+    calibrate,
+    evaluate,
+    prune,
+    recover,
+    train,
+)
 from bertsurgeon.tasks import Task, TaskData, load_task, shorten, tokenize
 
 parser = argparse.ArgumentParser()
@@ -85,17 +96,18 @@ for name in [name for name in models if name != "dense"]:
 # ## What came out
 
 # %%
-timed = bench(models, batch_sizes=[1, 8], length=32 if options.quick else 128, runs=3 if options.quick else 20)
+shape = {"length": 32, "runs": 3} if options.quick else {"length": 128, "runs": 20}
+timed = bench(models, BenchmarkConfig(batch_sizes=(1, 8), **shape))
 metric = data.task.primary_metric
 table = Table(title=f"{data.task.name}: {len(validation)} texts to validate on")
 for column in ("model", "encoder weights", "times faster", metric, f"{metric}, recovered"):
     table.add_column(column, justify="left" if column == "model" else "right")
-for name, row in timed["models"].items():
+for name, row in timed.models.items():
     after = scores.get(f"{name}, recovered")
     table.add_row(
         name,
-        f"{row['encoder_weights'] / 1e6:.3g} M",
-        f"{row['speedup']:.2f}",
+        f"{row.encoder_weights / 1e6:.3g} M",
+        f"{row.speedup:.2f}",
         f"{scores[name][metric]:.1f}",
         "–" if after is None else f"{after[metric]:.1f}",
     )

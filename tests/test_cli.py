@@ -140,9 +140,9 @@ def test_bench_compares(place: Path, recovered: Path, tmp_path: Path) -> None:
     assert pruned["flops"] < dense["flops"]
     drawn = succeed("bench", place / "dense", "--batch-size", "2", "--runs", "1", *files(place))
     assert all(words in drawn.stdout for words in ("your texts", "faster", "texts/s", "MB"))
-    for options, said in ((("--batch-size", "0"), "at least one text"), (("--batch-size", "a"), "numbers")):
+    for options, said in ((("--batch-size", "0"), "1 or greater"), (("--batch-size", "a"), "numbers")):
         assert said in run("bench", place / "dense", *options).stderr
-    assert "names no model" in run("bench", f"{recovered}@int8").stderr
+    assert "is not a model" in run("bench", f"{recovered}@int8").stderr
 
 
 def test_inspect_shows_the_plan(place: Path, recovered: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_benchmark_needs_a_batch(tmp_path: Path, place: Path) -> None:
     (tmp_path / "texts.txt").write_text("the film was fine\n" * 20)
     result = run("bench", place / "dense", "--text-file", tmp_path / "texts.txt", "--batch-size", "1,32")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "A batch of 32 texts" in result.stderr
+    assert "fewer than a batch of 32" in result.stderr
 
 
 def must_not(*_: object, **__: object) -> None:
@@ -327,11 +327,11 @@ def test_names_are_printed_as_they_are(
         (("bench",), "cli.bench.compare", "no output was written."),
         (
             ("finetune", "-o", "out"),
-            "cli.train.train",
+            "workflows.training.train",
             "no output was written. Training goes on where it stopped with --resume.",
         ),
-        (("prune", "-o", "out", "--sparsity", "0.3"), "cli.pipeline.prune", "no output was written."),
-        (("prune", "-o", "out", "--sparsity", "0.3,0.6"), "cli.pipeline.prune", "what was finished is kept."),
+        (("prune", "-o", "out", "--sparsity", "0.3"), "workflows.pipeline.prune", "no output was written."),
+        (("prune", "-o", "out", "--sparsity", "0.3,0.6"), "workflows.pipeline.prune", "what was finished is kept."),
     ],
     ids=["bench", "finetune", "prune", "prune twice"],
 )
@@ -371,4 +371,4 @@ sys.meta_path.insert(0, Finder())
 bertsurgeon_command.main()
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Interrupted; nothing was begun.\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Interrupted; nothing was started.\n")

@@ -15,7 +15,7 @@ EXAMPLES = {
     "bertsurgeon.recovery.training": "recover",
     "bertsurgeon.evaluation": "evaluate",
     "bertsurgeon.benchmark.bench": "bench",
-    "bertsurgeon.exporting.folder": "export",
+    "bertsurgeon.exporting.export": "export",
     "bertsurgeon.vocabulary.trim": "trim_vocabulary",
 }
 """The name of the Python API that each module shows."""

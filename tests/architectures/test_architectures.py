@@ -173,7 +173,7 @@ def test_images_are_exported_too(tmp_path: Path) -> None:
     pytest.importorskip("PIL")
     batches = make_batches("vit", 1)
     pruned = apply_mixed(make("vit", 0), "vit", batches, compensation="none")
-    manifest = export(pruned, tmp_path / "out", ExportConfig(), batches, ViTImageProcessorPil())
+    manifest = export(pruned, ExportConfig(), batches, ViTImageProcessorPil(), output=tmp_path / "out")
     assert manifest.inputs == ("pixel_values",)
     found = open_exported(tmp_path / "out")(**batches[0]).logits
     torch.testing.assert_close(found, answers(pruned, batches[0]), rtol=1e-4, atol=2e-5)

@@ -40,8 +40,9 @@ from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import attach_sparse, get_ranges
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.exporting.lowering import Graph, lower
-from bertsurgeon.exporting.onnx_graph import merge_products, trace
-from bertsurgeon.exporting.trained_int8 import quantize_as_trained
+from bertsurgeon.exporting.onnx_graph import trace
+from bertsurgeon.exporting.onnx_tuning import merge_products
+from bertsurgeon.exporting.quantization import quantize_as_trained
 from bertsurgeon.exporting.verify import to_arrays
 from bertsurgeon.gradual.recipes import (
     Distillation,

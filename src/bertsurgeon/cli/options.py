@@ -137,8 +137,21 @@ def _to_text(value: Any) -> Any:
 
 
 def parse_value(each: "Field[Any]", value: Any) -> Any:
-    """The value of a field from what was typed."""
-    return tuple(value.split(",")) if isinstance(each.default, tuple) and isinstance(value, str) else value
+    """The value of a field from what was typed.
+
+    Raises:
+        OptionError: If one of several comma-separated values is no number where numbers are expected.
+    """
+    if not (isinstance(each.default, tuple) and isinstance(value, str)):
+        return value
+    kind = type(each.default[0])
+    try:
+        return tuple(kind(part) for part in value.split(","))
+    except ValueError:
+        raise OptionError(
+            f"{each.metadata['flag']} must be numbers separated by commas, such as {_to_text(each.default)}, not "
+            f"{value!r}."
+        ) from None
 
 
 def _with_signature(run: Callable[P, R], parameters: Sequence[inspect.Parameter]) -> Callable[P, R]:

@@ -2,6 +2,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +10,20 @@ from transformers import AutoModel, BertConfig, BertForSequenceClassification
 
 from architecture_cases import CONFIGS, SIZES, make_model
 from bertsurgeon.architectures import Encoder
-from bertsurgeon.benchmark import compare_latency, count_flops, environment, folder_size, measure_memory
+from bertsurgeon.benchmark import (
+    BenchmarkConfig,
+    bench,
+    compare_latency,
+    count_flops,
+    environment,
+    folder_size,
+    measure_memory,
+)
 from bertsurgeon.checkpoint import attach_plan
-from bertsurgeon.errors import OptionError
+from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.plan import dense_plan
 from bertsurgeon.tasks import max_input_length
+from bertsurgeon.testing import toy_classifier
 
 HIDDEN, INNER, LAYERS, LABELS = 64, 160, 3, 2
 
@@ -110,6 +120,38 @@ def test_latency_needs_something_to_measure() -> None:
         compare_latency({}, 1, 8)
     with pytest.raises(OptionError):
         compare_latency({"a": small_bert()}, 1, 8, runs=0)
+
+
+def test_a_benchmark_reports_ratios_to_the_first_model() -> None:
+    models = {"base": small_bert(), "narrow": small_bert(inner=32)}
+    report = bench(models, BenchmarkConfig(batch_sizes=(2, 4), length=16, runs=3))
+    assert (report.batch_sizes, report.length, report.drawn_from_data) == ((2, 4), 16, False)
+    base, narrow = report.models.values()
+    assert (base.speedup, base.throughput_ratio) == (1, 1)
+    assert narrow.speedup == pytest.approx(base.p50_ms / narrow.p50_ms)
+    assert narrow.texts_per_second == max(latency.throughput for latency in narrow.batches.values())
+    assert narrow.encoder_weights == LAYERS * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * 32)
+    assert {name: row["p50_ms"] for name, row in report.to_dict()["models"].items()} == {
+        name: row.p50_ms for name, row in report.models.items()
+    }
+
+
+def test_a_benchmark_draws_batches_from_texts() -> None:
+    model, tokenizer, _ = toy_classifier()
+    texts = ["a film", "a very warm film", "a film a film a film"] * 2
+    report = bench({"toy": model}, BenchmarkConfig(batch_sizes=(2,), length=5, runs=2), texts, tokenizer)
+    longest = max(len(ids) for ids in tokenizer(texts)["input_ids"])
+    assert (report.length, report.drawn_from_data) == (longest, True)
+    with pytest.raises(DataError, match="holds 6 texts, fewer than a batch of 8"):
+        bench({"toy": model}, BenchmarkConfig(batch_sizes=(2, 8)), texts, tokenizer)
+    with pytest.raises(OptionError, match="without a tokenizer"):
+        bench({"toy": model}, None, texts)
+
+
+@pytest.mark.parametrize("options", [{"batch_sizes": ()}, {"batch_sizes": (0,)}, {"threads": 0}])
+def test_impossible_benchmarks(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="must be 1 or greater"):
+        BenchmarkConfig(**options)
 
 
 def test_folder_size_counts_the_weights_only(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Exported models say what PyTorch says, at any shape, from graphs without anything that need not be there."""
+"""Exported graphs compute what PyTorch computes, at any shape, without unnecessary operations."""
 
 import json
 import sys
@@ -22,15 +22,16 @@ from transformers import (
     PreTrainedModel,
 )
 
-from bertsurgeon import ExportConfig, Groups, PgbConfig, export, load_model, prune
+from bertsurgeon import ExportConfig, Groups, PgbConfig, export, load_model, prepare_for_inference, prune
 from bertsurgeon.architectures import Encoder, get_architecture
-from bertsurgeon.benchmark import open_contender
+from bertsurgeon.benchmark import open_entry
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.errors import CheckpointError, ExportError
-from bertsurgeon.exporting import onnx_edit
+from bertsurgeon.exporting import onnx_graph
 from bertsurgeon.exporting.lowering import Graph, lower
-from bertsurgeon.exporting.onnx_graph import merge_products, trace
+from bertsurgeon.exporting.onnx_graph import trace
+from bertsurgeon.exporting.onnx_tuning import merge_products
 from bertsurgeon.exporting.verify import compare, to_arrays
 from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Units
 from bertsurgeon.runtime import MANIFEST, open_exported, open_session
@@ -60,7 +61,7 @@ def make_pruned(model: PreTrainedModel, kind: str, batches: list[dict[str, Tenso
         layers[2] = LayerPlan.build(shapes[2], only)
     else:
         halves = tuple(range(24)), tuple(range(24, 48))
-        step = 1 if kind == "aligned" else 4  # neighbours that stay together
+        step = 1 if kind == "aligned" else 4  # neighbors that stay together
         mixed = tuple(tuple(c for c in range(48) if c // step % 2 == group) for group in range(2))
         wide = tuple(range(48)), tuple(range(48, 96))
         reads, writes = Grouped(halves, mixed), Grouped(mixed, halves)
@@ -105,7 +106,7 @@ def channel_gathers(graph: onnx_ir.Model) -> int:
         *((name, kind) for name in ("roberta", "distilbert") for kind in ("dense", "auto")),
     ],
 )
-def test_both_runtimes_say_the_same_at_any_shape(
+def test_both_runtimes_match_pytorch_at_any_shape(
     name: str,
     kind: str,
     tiny_model: Callable[..., PreTrainedModel],
@@ -129,19 +130,24 @@ def test_both_runtimes_say_the_same_at_any_shape(
         mask[-1, length // 2 + 1 :] = 0
         batch = {"input_ids": torch.randint(5, 100, mask.shape, generator=generator), "attention_mask": mask}
         with torch.no_grad():
-            wanted = model(**batch).logits.numpy()
+            expected = model(**batch).logits.numpy()
         for session in sessions:
-            found = session.run(to_arrays(batch, INPUTS))["logits"]
-            np.testing.assert_allclose(found, wanted, atol=2e-5, rtol=1e-4)
-    # nothing of what was dropped; gathers only where permutations are free
-    expected = {"dense": 3 * 6, "auto": (1 + 5 * 2) + 0 + 2, "aligned": 6 * 2 + 2 * 6, "chunked": 6 * 2 + 2 * 6}
+            logits = session.run(to_arrays(batch, INPUTS))["logits"]
+            np.testing.assert_allclose(logits, expected, atol=2e-5, rtol=1e-4)
+    # dropped matrices have no product; only free permutations have gathers
+    product_counts = {"dense": 3 * 6, "auto": (1 + 5 * 2) + 0 + 2, "aligned": 6 * 2 + 2 * 6, "chunked": 6 * 2 + 2 * 6}
     # merged: one product for query, key and value
-    fewer = {"dense": 3 * 4, "auto": (1 + 2 + 2 + 2 + 2) + 0 + 2, "aligned": 4 * 2 + 2 * 4, "chunked": 4 * 2 + 2 * 4}
+    merged_counts = {
+        "dense": 3 * 4,
+        "auto": (1 + 2 + 2 + 2 + 2) + 0 + 2,
+        "aligned": 4 * 2 + 2 * 4,
+        "chunked": 4 * 2 + 2 * 4,
+    }
     if kind == "pgb":
-        assert channel_gathers(graph) == 3 * (8 + 3)  # of ten and two in a layer; the activation lets two be one
+        assert channel_gathers(graph) == 3 * (8 + 3)  # of ten and two in a layer, two are merged across the activation
     else:
-        assert products(graph) == expected[kind]
-        assert products(merged) == fewer[kind]
+        assert products(graph) == product_counts[kind]
+        assert products(merged) == merged_counts[kind]
         assert channel_gathers(graph) == {"aligned": 4, "chunked": 2 * 2 + 2}.get(kind, 0)
 
 
@@ -152,26 +158,51 @@ def test_both_runtimes_say_the_same_at_any_shape(
         (AutoModelForQuestionAnswering, ("start_logits", "end_logits")),
     ],
 )
-def test_outputs_of_every_token(head: Any, outputs: tuple[str, ...], tmp_path: Path) -> None:
+def test_resultsof_every_token(head: Any, outputs: tuple[str, ...], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = head.from_config(make_config("bert")).eval()
     onnx_ir.save(trace(Graph(lower(model), INPUTS, outputs)), tmp_path / "model.onnx")
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     batch = {"input_ids": torch.randint(5, 100, mask.shape), "attention_mask": mask}
     with torch.no_grad():
-        wanted = {name: model(**batch)[name].numpy() for name in outputs}
+        expected = {name: model(**batch)[name].numpy() for name in outputs}
     for runtime in ("onnx", "openvino"):
-        found = open_session(runtime, tmp_path / "model.onnx", "fp32").run(to_arrays(batch, INPUTS))  # type: ignore[arg-type]
-        assert found.keys() == wanted.keys()
+        results = open_session(runtime, tmp_path / "model.onnx", "fp32").run(to_arrays(batch, INPUTS))  # type: ignore[arg-type]
+        assert results.keys() == expected.keys()
         real = mask.bool().numpy()
         for name in outputs:
-            np.testing.assert_allclose(found[name][real], wanted[name][real], atol=2e-5, rtol=1e-4)
-        check = compare([found], [wanted], [batch], head_of(model))
+            np.testing.assert_allclose(results[name][real], expected[name][real], atol=2e-5, rtol=1e-4)
+        check = compare([results], [expected], [batch], head_of(model))
         assert check.relative_error < 1e-4
         assert check.agreement == 100
-        spoiled = {name: np.array(value) for name, value in found.items()}
+        spoiled = {name: np.array(value) for name, value in results.items()}
         spoiled[outputs[0]][~real] = 99.0
-        assert compare([spoiled], [wanted], [batch], head_of(model)) == check  # padding does not count
+        assert compare([spoiled], [expected], [batch], head_of(model)) == check  # padding does not count
+
+
+@pytest.mark.parametrize("kind", ["dense", "aligned", "chunked", "pgb"])
+def test_models_prepared_for_inference_are_lowered(
+    kind: str, tiny_model: Callable[..., PreTrainedModel], tiny_batches: list[dict[str, Tensor]]
+) -> None:
+    """A shared gather must not happen twice, and a fused activation must not get lost."""
+    pruned = make_pruned(tiny_model("bert"), kind, tiny_batches)
+    inputs = [tiny_batches[0][name] for name in INPUTS]
+    with torch.no_grad():
+        expected = pruned(**dict(zip(INPUTS, inputs, strict=True))).logits
+        prepared = prepare_for_inference(pruned)
+        for fill_groups in (False, True):
+            [logits] = Graph(lower(prepared, fill_groups), INPUTS, ("logits",))(*inputs)
+            torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(prepared(**tiny_batches[0]).logits, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_prepared_model_is_exported_with_texts(folder: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(folder / "dense")
+    model = prepare_for_inference(load_model(folder / "pruned"))
+    texts = ["the film was fine", "a dull plot", "a very old film"] * 12
+    manifest = export(model, ExportConfig(), texts, tokenizer, output=tmp_path / "out")
+    assert manifest.check["relative_error"] < 1e-4
+    assert manifest.check["texts"] > 8
 
 
 def test_dropped_layers_leave_nothing_in_the_graph(tiny_model: Callable[..., PreTrainedModel]) -> None:
@@ -191,9 +222,9 @@ def test_groups_may_be_written_as_dense_products(
     onnx_ir.save(graph, tmp_path / "model.onnx")
     batch = tiny_batches[0]
     with torch.no_grad():
-        wanted = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.numpy()
-    found = open_session("onnx", tmp_path / "model.onnx", "fp32").run(to_arrays(batch, INPUTS))["logits"]
-    np.testing.assert_allclose(found, wanted, atol=2e-5, rtol=1e-4)
+        expected = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.numpy()
+    logits = open_session("onnx", tmp_path / "model.onnx", "fp32").run(to_arrays(batch, INPUTS))["logits"]
+    np.testing.assert_allclose(logits, expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -230,8 +261,8 @@ def test_exported_folders_are_evaluated_and_timed(
     assert exported["check"]["agreement"] >= 95
     assert exported["check"]["relative_error"] < {"fp32": 1e-4, "bf16": 0.05, "int8": 0.3}[precision]
     data = ("evaluate", tmp_path / "out", *files(folder), "--json"), ("evaluate", folder / "pruned", *files(folder))
-    found, wanted = (json.loads(succeed(*one, "--json").stdout)["metrics"]["accuracy"] for one in data)
-    assert abs(found - wanted) <= 5
+    accuracy, expected = (json.loads(succeed(*one, "--json").stdout)["metrics"]["accuracy"] for one in data)
+    assert abs(accuracy - expected) <= 5
     if (runtime, precision) not in TIMED:
         return
     timed = succeed(
@@ -248,26 +279,26 @@ def test_an_export_that_differs_is_refused(folder: Path, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_int8_leaves_what_hurts_in_floating_point(folder: Path, tmp_path: Path) -> None:
-    """With an error allowed between none and that of INT8 everywhere."""
+def test_int8_keeps_sensitive_sub_layers_in_floating_point(folder: Path, tmp_path: Path) -> None:
+    """The limit lies between zero and the error of INT8 in all products."""
     data = (*files(folder), "--to", "openvino", "--precision", "int8", "--json")
     everywhere = json.loads(succeed("export", folder / "dense", *data, "-o", tmp_path / "all").stdout)
     limit = 0.7 * everywhere["check"]["relative_error"]
     partly = succeed("export", folder / "dense", *data, "-o", tmp_path / "partly", "--tolerance", limit)
-    found = json.loads(partly.stdout)
+    exported = json.loads(partly.stdout)
     assert everywhere["kept_float"] == []
-    assert len(found["kept_float"]) > 0
-    assert found["check"]["relative_error"] <= limit
+    assert len(exported["kept_float"]) > 0
+    assert exported["check"]["relative_error"] <= limit
 
 
 @pytest.mark.parametrize("name", ["dense", "pruned"])
 def test_onnx_runtime_computes_an_int8_encoder_in_integers(name: str, folder: Path, tmp_path: Path) -> None:
-    """Where it does not recognise a quantized product, it turns the weights back into floats, slower than without."""
+    """A quantized product that ONNX Runtime does not recognize runs in fp32, slower than without quantization."""
     options = ("--to", "onnx", "--precision", "int8", "--tolerance", "0.3")
     succeed("export", folder / name, *options, *files(folder), "-o", tmp_path / "out")
     settings = onnxruntime.SessionOptions()
     settings.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    settings.log_severity_level = 3  # that such a file is for this machine alone
+    settings.log_severity_level = 3  # it warns that such a file is specific to this machine
     onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", settings, providers=["CPUExecutionProvider"])
     graph = onnx_ir.load(tmp_path / "optimized.onnx").graph
     kinds = Counter(node.op_type for node in graph if "MatMul" in node.op_type or "Gemm" in node.op_type)
@@ -276,7 +307,7 @@ def test_onnx_runtime_computes_an_int8_encoder_in_integers(name: str, folder: Pa
     assert kinds.total() - integers <= 2 + 2  # attention's second product in each layer, pooler and classifier
 
 
-def test_the_faster_way_of_grouping_is_taken(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_faster_form_of_groups_is_exported(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     succeed("prune", folder / "dense", *files(folder), "--method", "pgb", "--groups", "2", "-o", tmp_path / "pgb")
     for slower, gathers in (("grouped", False), ("filled", True)):
 
@@ -285,24 +316,24 @@ def test_the_faster_way_of_grouping_is_taken(folder: Path, tmp_path: Path, monke
                 session(**batches[0])
             return {name: SimpleNamespace(p50_ms=1.0 + (name == slow)) for name in sessions}
 
-        monkeypatch.setattr("bertsurgeon.exporting.folder.time_batches", time)
+        monkeypatch.setattr("bertsurgeon.exporting.write.time_batches", time)
         out = tmp_path / slower
         succeed("export", tmp_path / "pgb", "--to", "onnx", *files(folder), "-o", out)
         assert (channel_gathers(onnx_ir.load(out / "model.onnx")) > 0) == gathers
 
 
-def test_without_data_docstrings_serve(folder: Path, tmp_path: Path) -> None:
+def test_docstrings_are_the_default_data(folder: Path, tmp_path: Path) -> None:
     succeed("export", folder / "dense", "--to", "onnx", "-o", tmp_path / "out")
     assert open_exported(tmp_path / "out").manifest.check["texts"] > 0
 
 
-def test_what_cannot_be_exported_is_said(folder: Path, tmp_path: Path) -> None:
-    for options, said in (
+def test_impossible_exports_are_refused(folder: Path, tmp_path: Path) -> None:
+    for options, message in (
         (("--to", "tensorrt"), "onnx or openvino"),
         (("--to", "onnx", "--precision", "bf16"), "export to openvino"),
         (("--to", "openvino", "--precision", "int8", "--quantization", "dynamic"), "Dynamic quantization"),
         (("--to", "onnx", "--precision", "int8", "--quantization", "statc"), "static, dynamic or trained, not 'statc'"),
-        (("--to", "onnx", "--quantization", "static"), "for int8, not for fp32"),
+        (("--to", "onnx", "--quantization", "static"), "applies to int8, not to fp32"),
         (("--to", "onnx", "--opset", "12"), "opsets from 18 to 25, not 12"),
         (("--to", "openvino", "--opset", "99"), "opsets from 18 to 25, not 99"),
         (("--to", "onnx", "--precision", "int8", "--opset", "21", *files(folder)), "at most 20, not 21"),
@@ -310,18 +341,18 @@ def test_what_cannot_be_exported_is_said(folder: Path, tmp_path: Path) -> None:
     ):
         result = run("export", folder / "dense", *options, "-o", tmp_path / "out")
         assert result.exit_code == 2
-        assert said in result.stderr
+        assert message in result.stderr
         assert not (tmp_path / "out").exists()
 
 
-def test_damaged_exports_are_told_apart(folder: Path, tmp_path: Path) -> None:
+def test_damaged_exports_are_reported(folder: Path, tmp_path: Path) -> None:
     succeed("export", folder / "dense", "--to", "onnx", "-o", tmp_path / "out")
     model = tmp_path / "out" / "model.onnx"
     model.write_bytes(model.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="ONNX Runtime cannot load"):
         open_exported(tmp_path / "out")
     model.unlink()
-    with pytest.raises(CheckpointError, match="no complete export"):
+    with pytest.raises(CheckpointError, match="is incomplete"):
         open_exported(tmp_path / "out")
     (tmp_path / "out" / MANIFEST).write_text("{}")
     with pytest.raises(CheckpointError, match="damaged"):
@@ -335,24 +366,24 @@ def test_a_missing_runtime_names_what_to_install(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_head_may_pool_over_tokens(folder: Path, tmp_path: Path) -> None:
-    """The mask that attention adds is no use to a head that takes means."""
+    """The additive mask of attention must not reach a head that averages tokens."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
     torch.manual_seed(0)
     config = ModernBertConfig(vocab_size=25, classifier_pooling="mean", initializer_range=0.2, **sizes, **special)
     model = ModernBertForSequenceClassification(config).eval()
     tokenizer = load_tokenizer(folder / "dense")
-    found = export(model, tmp_path / "out", ExportConfig(), tokenized_texts(tokenizer, 40), tokenizer)
-    assert found.check["relative_error"] < 1e-4
+    manifest = export(model, ExportConfig(), tokenized_texts(tokenizer, 40), tokenizer, output=tmp_path / "out")
+    assert manifest.check["relative_error"] < 1e-4
 
 
 def test_models_in_half_precision(folder: Path, tmp_path: Path) -> None:
-    """Graphs compute in single precision from what is stored, and are compared with that."""
+    """Graphs compute in fp32 with the stored weights, and are compared with the model in fp32."""
     load_model(folder / "pruned").to(torch.bfloat16).save_pretrained(tmp_path / "half")
     load_tokenizer(folder / "dense").save_pretrained(tmp_path / "half")
     exported = succeed("export", tmp_path / "half", "--to", "onnx", *files(folder), "-o", tmp_path / "out", "--json")
     assert json.loads(exported.stdout)["check"]["relative_error"] < 1e-4
-    assert [open_contender(str(place)).precision for place in (folder / "pruned", tmp_path / "half")] == [
+    assert [open_entry(str(path)).precision for path in (folder / "pruned", tmp_path / "half")] == [
         "fp32",
         "bf16",
     ]
@@ -360,7 +391,7 @@ def test_models_in_half_precision(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_weights_beyond_one_file(runtime: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_edit, "LARGEST", 10_000)
+    monkeypatch.setattr(onnx_graph, "MAX_FILE_BYTES", 10_000)
     succeed("export", folder / "pruned", "--to", runtime, *files(folder), "-o", tmp_path / "out")
     assert (tmp_path / "out" / "model.onnx.data").is_file() == (runtime == "onnx")
     succeed("evaluate", tmp_path / "out", *files(folder))

@@ -1,4 +1,4 @@
-"""What is rewritten for ONNX Runtime says the same, and is written as it shall be."""
+"""Rewrites for ONNX Runtime keep the outputs and take effect."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from bertsurgeon import ExportConfig, export, load_model, open_exported
-from bertsurgeon.exporting.onnx_edit import constant, insert
-from bertsurgeon.exporting.onnx_tuning import look_up_bytes
+from bertsurgeon.exporting.onnx_graph import add_constant, insert
+from bertsurgeon.exporting.onnx_tuning import move_dequantization_after_lookup
 from bertsurgeon.runtime import open_session
 from cli_helpers import tokenized_texts
 
@@ -24,13 +24,13 @@ def dataset(tokenizer: PreTrainedTokenizerBase) -> Dataset:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_norms_stay_apart_and_tables_bytes(
+def test_norms_are_not_fused_and_tables_stay_integers(
     precision: str, folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
 ) -> None:
     if precision == "int8":
         pytest.importorskip("nncf")
     config = ExportConfig("onnx", precision, tolerance=1.0)  # type: ignore[arg-type]
-    export(load_model(folder / "dense"), tmp_path / "out", config, dataset, tokenizer)
+    export(load_model(folder / "dense"), config, dataset, tokenizer, output=tmp_path / "out")
     graph = ir.load(tmp_path / "out" / "model.onnx").graph
     norms = [node.inputs[0].producer() for node in graph if node.op_type == "LayerNormalization"]
     assert [added.op_type for added in norms] == ["Sum"] * 5  # two in each of two layers, and that of the embeddings
@@ -41,29 +41,29 @@ def test_norms_stay_apart_and_tables_bytes(
     floats = {tuple(v.shape) for v in graph.initializers.values() if v.dtype == ir.DataType.FLOAT}
     assert ((25, 32) in floats, (128, 32) in floats) == ((False, False) if precision == "int8" else (True, True))
     session = open_exported(tmp_path / "out")
-    found = session(input_ids=torch.tensor([[2, 7, 3]]), attention_mask=torch.ones(1, 3, dtype=torch.long)).logits
-    assert torch.isfinite(found).all()
+    logits = session(input_ids=torch.tensor([[2, 7, 3]]), attention_mask=torch.ones(1, 3, dtype=torch.long)).logits
+    assert torch.isfinite(logits).all()
 
 
-def test_a_lookup_of_bytes_says_the_same() -> None:
+def test_dequantization_after_the_lookup_keeps_the_outputs() -> None:
     generator = np.random.default_rng(0)
     integers = generator.integers(-128, 128, (9, 4), dtype=np.int8)
     scales = generator.random(9, np.float32)
     ids = np.array([[8, 0], [3, 3]])
-    answers = []
+    outputs = []
     for rewritten in (False, True):
         graph = lookup(integers, scales, np.zeros(9, np.int8))
         if rewritten:
-            assert look_up_bytes(graph) == 1
+            assert move_dequantization_after_lookup(graph) == 1
         assert ("DequantizeLinear" in {node.op_type for node in graph}) != rewritten
-        answers.append(run(graph, ids)["rows"])
-    np.testing.assert_array_equal(*answers)
-    np.testing.assert_allclose(answers[0], integers[ids] * scales[ids][..., None], rtol=1e-6)
+        outputs.append(run(graph, ids)["rows"])
+    np.testing.assert_array_equal(*outputs)
+    np.testing.assert_allclose(outputs[0], integers[ids] * scales[ids][..., None], rtol=1e-6)
 
 
-def test_a_shifted_table_stays() -> None:
+def test_a_table_with_zero_points_is_not_rewritten() -> None:
     graph = lookup(np.ones((9, 4), np.int8), np.ones(9, np.float32), np.ones(9, np.int8))
-    assert look_up_bytes(graph) == 0
+    assert move_dequantization_after_lookup(graph) == 0
 
 
 def lookup(
@@ -71,11 +71,11 @@ def lookup(
     scales: "np.ndarray[tuple[int], np.dtype[np.float32]]",
     zeros: "np.ndarray[tuple[int], np.dtype[np.int8]]",
 ) -> ir.Graph:
-    """Rows of a table that is made floats as a whole, as quantizers write it."""
+    """A lookup in a table that is dequantized as a whole, as quantizers write it."""
     ids = ir.Value(name="ids", shape=ir.Shape(["batch", "tokens"]), type=ir.TensorType(ir.DataType.INT64))
     end = ir.node("Identity", [ids])
     graph = ir.Graph([ids], [], nodes=[end], opset_imports={"": 20}, name="lookup")
-    parts = [constant(graph, name, array) for name, array in (("q", integers), ("s", scales), ("z", zeros))]
+    parts = [add_constant(graph, name, array) for name, array in (("q", integers), ("s", scales), ("z", zeros))]
     table = insert(graph, end, "DequantizeLinear", parts, {"axis": 0})
     rows = insert(graph, end, "Gather", [table, ids], {"axis": 0})
     end.replace_input_with(0, rows)
