@@ -1,5 +1,6 @@
 """The table of methods: a fourth one is a folder (``fourth``) and the line that puts it into the table."""
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,17 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from bertsurgeon import AutoConfig, Calibration, PgbConfig, Sparsity, calibrate, get_plan, load_model, prune
+from bertsurgeon import (
+    AutoConfig,
+    Calibration,
+    PgbConfig,
+    Sparsity,
+    calibrate,
+    get_plan,
+    load_model,
+    prepare_for_inference,
+    prune,
+)
 from bertsurgeon.cli.app import guarded_together
 from bertsurgeon.cli.prune import make_prune_command
 from bertsurgeon.errors import OptionError
@@ -86,3 +97,15 @@ def test_the_callers_random_numbers_stay_as_they_are(name: str) -> None:
     assert get_method(config) is METHODS[name]
     prune(model, config, list(texts["text"]), tokenizer)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_model_prepared_for_inference_is_pruned_like_any_other(name: str) -> None:
+    model, tokenizer, texts = toy_classifier()
+    config, data = METHODS[name].config(Sparsity(0.5), samples=16), list(texts["text"])
+    expected, report = prune(model, config, data, tokenizer)
+    prepared = prepare_for_inference(copy.deepcopy(model))
+    pruned, same = prune(prepared, config, data, tokenizer)
+    assert same.plan == report.plan
+    for key, value in expected.state_dict().items():
+        assert torch.equal(pruned.state_dict()[key], value), key
