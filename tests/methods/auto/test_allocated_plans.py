@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from auto_cases import Batches, Factory, LogitsOf, plan_of
+from auto_cases import Batches, Factory, LogitsOf, calibrate_tiny, plan_of
 from bertsurgeon import PruneConfig, prune, to_dense
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import count_flops
-from bertsurgeon.compensation import apply_plan
+from bertsurgeon.calibration import Moments
+from bertsurgeon.compensation import apply_plan, compensate
 from bertsurgeon.errors import PlanError
 from bertsurgeon.plan import (
     ROLES,
@@ -21,6 +22,8 @@ from bertsurgeon.plan import (
     LayerPlan,
     LowRank,
     ModelPlan,
+    Role,
+    Structure,
     SubLayerName,
     Units,
     dense_plan,
@@ -171,3 +174,120 @@ def test_whole_sub_layers_may_go(tiny_model: Factory, tiny_batches: Batches) -> 
     dropped = [isinstance(matrix.structure, Dropped) for _, _, matrix in report.plan]
     assert any(dropped)
     assert not all(dropped)
+
+
+def embedded(model: PreTrainedModel, batches: Batches) -> Tensor:
+    """What the first layer reads, without padding."""
+    with torch.no_grad():
+        return torch.cat(
+            [model.bert.embeddings(batch["input_ids"])[batch["attention_mask"].bool()] for batch in batches]
+        )
+
+
+def first_layer_plan(
+    model: PreTrainedModel, structures: dict[Role, Structure], units: dict[SubLayerName, Units] | None = None
+) -> ModelPlan:
+    """Changes some matrices of the first layer, and nothing else."""
+    shapes = Encoder(model).shapes
+    dense: dict[Role, Structure] = dict.fromkeys(ROLES, Dense())
+    first = LayerPlan.build(shapes[0], {**dense, **structures}, units)
+    return ModelPlan("bert", (first, *(LayerPlan.build(shape, dense) for shape in shapes[1:])))
+
+
+def low_rank_product(model: PreTrainedModel, role: Role) -> Tensor:
+    matrix = Encoder(model).matrix(0, role)
+    return (matrix.get_parameter("up") @ matrix.get_parameter("weight")).detach()
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_the_curvature_weighs_errors_of_low_ranks(diagonal: bool, tiny_model: Factory, tiny_batches: Batches) -> None:
+    """Value of the first layer, two of its four heads kept: the rows of the metric are those of the kept heads."""
+    model, rank = tiny_model("bert"), 3
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.randn(48, 48, generator=generator, dtype=torch.float64)
+    metric = factor.square().sum(0) if diagonal else factor @ factor.T
+    units = Units(((0, 2),), 4, 12)
+    plan = first_layer_plan(model, {"value": LowRank(rank)}, {"attention": units})
+    rows = torch.tensor([*range(12), *range(24, 36)])
+    moments = Moments(48, paired=False)
+    moments.update(embedded(model, tiny_batches))
+    matrix = Encoder(model).matrix(0, "value")
+    weight, bias = (matrix.get_parameter(name).detach()[rows] for name in ("weight", "bias"))
+    part = metric[rows] if diagonal else metric[rows][:, rows]
+    weighed, plain = (compensate(weight, bias, LowRank(rank), moments, 1e-3, m)[0] for m in (part, None))
+    assert not torch.allclose(weighed, plain, atol=1e-2)
+    for curvature, expected in (({(0, "value"): metric}, weighed), (None, plain)):
+        pruned = run(model, tiny_batches, plan, curvature=curvature)
+        torch.testing.assert_close(low_rank_product(pruned, "value"), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_token_weights_weigh_the_regression(tiny_model: Factory, tiny_batches: Batches) -> None:
+    """The last matrix of the first layer on half of its neurons, against weighted least squares."""
+    model = tiny_model("bert")
+    kept = tuple(range(0, 96, 2))
+    plan = first_layer_plan(model, {}, {"feed_forward": Units((kept,), 96, 1)})
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+    module = model.bert.encoder.layer[0].output.dense
+
+    def keep(_: Any, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs.append(arguments[0])
+        outputs.append(output)
+
+    handle = module.register_forward_hook(keep)
+    masks = [batch["attention_mask"].bool() for batch in tiny_batches]
+    with torch.no_grad():
+        for batch in tiny_batches:
+            model(**batch)
+    handle.remove()
+    x = torch.cat([value[mask] for value, mask in zip(inputs, masks, strict=True)]).double()[:, list(kept)]
+    y = torch.cat([value[mask] for value, mask in zip(outputs, masks, strict=True)]).double()
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.rand(int(mask.sum()), generator=generator) ** 4 + 1e-3 for mask in masks]
+    root = torch.cat(weights).double().sqrt().unsqueeze(1)
+    design = root * torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], 1)
+    best = (root * y - design @ torch.linalg.lstsq(design, root * y).solution).square().sum()
+    errors = []
+    for token_weights in ({(0, "output"): weights}, {}):
+        pruned = run(model, tiny_batches, plan, damping=1e-9, token_weights=token_weights)
+        fitted = pruned.bert.encoder.layer[0].output.dense
+        residual = y - x @ fitted.weight.detach().double().T - fitted.bias.detach().double()
+        errors.append(float((root * residual).square().sum()))
+    assert errors[0] <= float(best) * (1 + 1e-3) + 1e-6
+    assert errors[1] > 1.05 * float(best)
+
+
+def test_token_weights_weigh_the_mean_of_a_dropped_sub_layer(tiny_model: Factory, tiny_batches: Batches) -> None:
+    model = tiny_model("bert")
+    plan = first_layer_plan(model, dict.fromkeys(("intermediate", "output"), Dropped()))
+    generator = torch.Generator().manual_seed(0)
+    lengths = [int(batch["attention_mask"].sum()) for batch in tiny_batches]
+    weights = [torch.rand(length, generator=generator) ** 4 for length in lengths]
+    plain, weighed = (
+        run(model, tiny_batches, plan, token_weights=token_weights).state_dict()
+        for token_weights in ({}, {(0, "output"): weights})
+    )
+    assert any(not torch.allclose(value, weighed[key], atol=1e-4) for key, value in plain.items())
+
+
+@pytest.mark.parametrize("part", ["token_weights", "curvature"])
+def test_auto_hands_its_calibration_to_the_compensation(part: str, tiny_model: Factory) -> None:
+    """Other token weights or another curvature, with the same curves: the same plan, and other weights."""
+    model = tiny_model("bert")
+    config = PruneConfig(sparsity=0.6, damping=1e-2)
+    calibration = calibrate_tiny(model)
+    pruned, report = prune(model, calibration, config)
+    assert any(isinstance(matrix.structure, LowRank) for _, _, matrix in report.plan)
+    generator = torch.Generator().manual_seed(0)
+    if part == "token_weights":
+        assert calibration.token_weights
+        for weights in calibration.token_weights.values():
+            weights[:] = [torch.rand(weight.shape, generator=generator) ** 4 + 1e-3 for weight in weights]
+    else:
+        for key, metric in calibration.curvature.items():
+            values = torch.rand(len(metric), generator=generator, dtype=torch.float64) ** 4
+            calibration.curvature[key] = values if metric.dim() == 1 else values.diag()
+    other, other_report = prune(model, calibration, config)
+    assert other_report.plan == report.plan
+    states = pruned.state_dict(), other.state_dict()
+    assert any(not torch.allclose(value, states[1][key], atol=1e-3) for key, value in states[0].items())

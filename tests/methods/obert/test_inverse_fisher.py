@@ -65,7 +65,7 @@ def test_the_inverse_is_that_of_the_recursion(rows: int, columns: int, size: int
     for expected in (torch.linalg.inv(dense), recursion(blocks, 1e-3), invert_blocks(dense)):
         assert float((found.inverse - expected).abs().max() / expected.abs().max()) < 1e-8
     assert torch.allclose(found.mean, blocks.mean(1))
-    assert not found.is_lost
+    assert not found.is_imprecise
 
 
 def test_without_gradients_the_inverse_is_that_of_the_damping() -> None:
@@ -78,7 +78,7 @@ def test_without_gradients_the_inverse_is_that_of_the_damping() -> None:
 def test_lost_precision_is_seen(scale: float, lost: bool) -> None:
     fisher = FisherBlocks(2, 8, 8, 20)
     fisher.add(scale * torch.randn(16, 2, 8, generator=generator()))
-    assert fisher.invert(1e-7).is_lost == lost
+    assert fisher.invert(1e-7).is_imprecise == lost
 
 
 def test_single_precision_is_as_good_as_double() -> None:
@@ -89,7 +89,7 @@ def test_single_precision_is_as_good_as_double() -> None:
         fisher = FisherBlocks(4, 32, 32, len(g), dtype)
         fisher.add(g)
         found.append(fisher.invert(1e-6))
-        assert not found[-1].is_lost
+        assert not found[-1].is_imprecise
     error = torch.linalg.matrix_norm(found[0].inverse - found[1].inverse) / torch.linalg.matrix_norm(found[1].inverse)
     assert float(error.max()) < 1e-2
 
@@ -124,16 +124,16 @@ def test_collected_inverses(name: str, batch_size: int, tiny_model: Factory, tin
             gradients.append(torch.autograd.grad(model(**part).loss, list(parameters.values())))
     shapes = {key: (len(mask), mask.shape[1]) for key, mask in masks.items()}
     model.train()
-    (pieces,) = plan_passes(shapes, 20, DOUBLE, 10**9)
+    (ranges,) = plan_passes(shapes, 20, DOUBLE, 10**9)
     found = collect_inverses(
-        model, tiny_batches, masks, pieces, lambda m, b, _: m(**b).loss * len(b["input_ids"]),
+        model, tiny_batches, masks, ranges, lambda m, b, _: m(**b).loss * len(b["input_ids"]),
         block_size=20, damping=1e-2, batch_size=batch_size, dtype=DOUBLE, with_mean=True,
     )  # fmt: skip
     assert model.training
     for (key, mask), values in zip(masks.items(), zip(*gradients, strict=True), strict=True):
         g = split_rows(torch.stack(values).double() * mask, 20).transpose(0, 1)
         expected = torch.linalg.inv(g.transpose(1, 2) @ g / len(gradients) + 1e-2 * torch.eye(20, dtype=DOUBLE))
-        (fisher,) = [value for piece, value in found.items() if piece.key == key]
+        (fisher,) = [value for row_range, value in found.items() if row_range.key == key]
         torch.testing.assert_close(fisher.inverse, expected, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(fisher.mean, g.mean(1), rtol=1e-3, atol=1e-5)
 
@@ -172,18 +172,18 @@ def test_passes_stay_within_the_memory() -> None:
     shapes = {(0, "query"): (10, 50), (0, "key"): (7, 20)}
     passes = plan_passes(shapes, 16, torch.float32, 9000)  # type: ignore[arg-type]
     taken = [
-        sum((piece.stop - piece.start) * -(-shapes[piece.key][1] // 16) * 16**2 * 4 for piece in pieces)  # type: ignore[index]
-        for pieces in passes
+        sum((row_range.stop - row_range.start) * -(-shapes[row_range.key][1] // 16) * 16**2 * 4 for row_range in ranges)  # type: ignore[index]
+        for ranges in passes
     ]
     assert max(taken) <= 9000
     for key, (rows, _) in shapes.items():
-        covered = [row for pieces in passes for p in pieces if p.key == key for row in range(p.start, p.stop)]
+        covered = [row for ranges in passes for p in ranges if p.key == key for row in range(p.start, p.stop)]
         assert covered == list(range(rows))
     with pytest.raises(OptionError, match="memory"):
         plan_passes(shapes, 16, torch.float32, 4000)  # type: ignore[arg-type]
 
 
-def test_double_precision_where_single_is_lost(tiny_model: Factory, tiny_batches: Batches) -> None:
+def test_double_precision_where_single_is_imprecise(tiny_model: Factory, tiny_batches: Batches) -> None:
     model, reference = tiny_model("bert"), tiny_model("bert")
     with torch.no_grad():
         for network in (model, reference):

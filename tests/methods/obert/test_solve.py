@@ -39,7 +39,7 @@ def test_a_unit_costs_what_the_quadratic_rises(width: int) -> None:
         assert torch.einsum("bij,bj->bi", fisher, delta).masked_fill(gone, 0).abs().max() < 1e-10
 
 
-def test_woodtaylor_is_the_minimiser_with_a_gradient() -> None:
+def test_woodtaylor_is_the_minimizer_with_a_gradient() -> None:
     fisher, inverse, w = problem()
     g = torch.randn(w.shape, dtype=DOUBLE, generator=generator(3))
     target = w - torch.einsum("bij,bj->bi", inverse, g)

@@ -128,16 +128,16 @@ def test_updates_lower_the_loss(tiny_model: Factory, tiny_batches: Batches) -> N
         model = tiny_model("bert")
         masks = masks_of(model)
         shapes = {key: (len(mask), mask.shape[1]) for key, mask in masks.items()}
-        (pieces,) = plan_passes(shapes, 48, DOUBLE, 10**9)
+        (ranges,) = plan_passes(shapes, 48, DOUBLE, 10**9)
         fisher = collect_inverses(
-            model, tiny_batches, masks, pieces, lambda m, b, _: m(**b).loss * len(b["input_ids"]),
+            model, tiny_batches, masks, ranges, lambda m, b, _: m(**b).loss * len(b["input_ids"]),
             block_size=48, damping=1e-4, dtype=DOUBLE,
         )  # fmt: skip
         before = weights(model)
         step(model, tiny_batches, 0.5, update=update, damping=1e-4, block_size=48, scope="matrix")
         rise = 0.0
-        for piece, found in fisher.items():
-            delta = split_rows((weights(model)[piece.key] - before[piece.key]).double(), 48)
+        for row_range, found in fisher.items():
+            delta = split_rows((weights(model)[row_range.key] - before[row_range.key]).double(), 48)
             rise += float((delta * torch.linalg.solve(found.inverse, delta)).sum()) / 2
         losses[update] = rise
     assert losses["greedy"] < losses["obert"] < losses["none"]
