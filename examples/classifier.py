@@ -14,13 +14,24 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bertsurgeon.toy import toy_classifier
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
-from bertsurgeon import PruneConfig, TrainingOptions, bench, calibrate, evaluate, prune, recover, train
+from bertsurgeon import (
+    AutoConfig,
+    BenchmarkConfig,
+    Sparsity,
+    TrainingConfig,
+    bench,
+    calibrate,
+    evaluate,
+    prune,
+    recover,
+    train,
+)
 from bertsurgeon.tasks import Task, TaskData, load_task, shorten, tokenize
-from bertsurgeon.toy import toy_classifier
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", help="folder or hub id; default: the packaged all-MiniLM-L6-v2")
@@ -55,7 +66,7 @@ training, validation = (tokenize(part, tokenizer, 64, data.task.kind) for part i
 # What you have before you prune; your own fine-tuned model does as well.
 
 # %%
-once = TrainingOptions(epochs=4 if options.quick else 1, learning_rate=1e-3 if options.quick else 1e-4)
+once = TrainingConfig(epochs=4 if options.quick else 1, learning_rate=1e-3 if options.quick else 1e-4)
 with TemporaryDirectory() as work_dir:
     train(model, training, tokenizer, once, Path(work_dir))
 
@@ -64,11 +75,11 @@ with TemporaryDirectory() as work_dir:
 # Labels are not needed for this. The plan of each model can be printed: `bertsurgeon inspect`.
 
 # %%
-known = calibrate(model, training, PruneConfig(sparsity=0.5), tokenizer)
+known = calibrate(model, AutoConfig(Sparsity(0.5)), training, tokenizer)
 models = {"dense": model}
 scores = {"dense": evaluate(model, validation, tokenizer, data.task)}
 for share in options.shares:
-    pruned, report = prune(model, known, PruneConfig(sparsity=share), tokenizer)
+    pruned, report = prune(model, AutoConfig(Sparsity(share)), known, tokenizer)
     name = f"{report.sparsity:.0%} pruned"
     models[name], scores[name] = pruned, evaluate(pruned, validation, tokenizer, data.task)
 
@@ -76,7 +87,7 @@ for share in options.shares:
 # ## Recovery
 
 # %%
-briefly = TrainingOptions(epochs=1, learning_rate=5e-5, keep_best=True)
+briefly = TrainingConfig(epochs=1, learning_rate=5e-5, keep_best=True)
 for name in [name for name in models if name != "dense"]:
     recover(models[name], training, tokenizer, briefly, teacher=model)
     scores[f"{name}, recovered"] = evaluate(models[name], validation, tokenizer, data.task)
@@ -85,17 +96,18 @@ for name in [name for name in models if name != "dense"]:
 # ## What came out
 
 # %%
-timed = bench(models, batch_sizes=[1, 8], length=32 if options.quick else 128, runs=3 if options.quick else 20)
+shape = {"length": 32, "runs": 3} if options.quick else {"length": 128, "runs": 20}
+timed = bench(models, BenchmarkConfig(batch_sizes=(1, 8), **shape))
 metric = data.task.primary_metric
 table = Table(title=f"{data.task.name}: {len(validation)} texts to validate on")
 for column in ("model", "encoder weights", "times faster", metric, f"{metric}, recovered"):
     table.add_column(column, justify="left" if column == "model" else "right")
-for name, row in timed["models"].items():
+for name, row in timed.models.items():
     after = scores.get(f"{name}, recovered")
     table.add_row(
         name,
-        f"{row['encoder_weights'] / 1e6:.3g} M",
-        f"{row['speedup']:.2f}",
+        f"{row.encoder_weights / 1e6:.3g} M",
+        f"{row.speedup:.2f}",
         f"{scores[name][metric]:.1f}",
         "–" if after is None else f"{after[metric]:.1f}",
     )

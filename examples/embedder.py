@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from sentence_transformers import SentenceTransformer
 
-from bertsurgeon import PruneConfig, TrainingOptions, calibrate, load_model, prune, train
+from bertsurgeon import AutoConfig, Sparsity, TrainingConfig, calibrate, load_model, prune, train
 from bertsurgeon.benchmark import compare_latency, measure_sizes
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.evaluation import compare
@@ -32,13 +32,13 @@ texts, held_out = (
 )
 
 # %% One pass over the texts serves every budget. It finds out which parts of the encoder the embeddings hang on.
-configs = {f"{1 - sparsity:.0%} kept": PruneConfig(sparsity=sparsity, samples=1024) for sparsity in (0.5, 0.75)}
-calibration = calibrate(dense, texts, next(iter(configs.values())), tokenizer)
-models = {name: prune(dense, calibration, config, tokenizer)[0] for name, config in configs.items()}
+configs = {f"{1 - sparsity:.0%} kept": AutoConfig(Sparsity(sparsity), samples=1024) for sparsity in (0.5, 0.75)}
+calibration = calibrate(dense, next(iter(configs.values())), texts, tokenizer)
+models = {name: prune(dense, config, calibration, tokenizer)[0] for name, config in configs.items()}
 
 # %% Recovery: the smaller one learns to say what the dense one says, on the same texts.
-smallest = prune(dense, calibration, configs["25% kept"], tokenizer)[0]
-options = TrainingOptions(epochs=1, batch_size=64, learning_rate=2e-4, hardness=1.0)
+smallest = prune(dense, configs["25% kept"], calibration, tokenizer)[0]
+options = TrainingConfig(epochs=1, batch_size=64, learning_rate=2e-4, hardness=1.0)
 train(smallest, texts, tokenizer, options, work / "training", teacher=dense)
 models["25% kept, recovered"] = smallest
 

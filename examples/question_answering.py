@@ -14,15 +14,15 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bertsurgeon.toy import toy_classifier
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertForQuestionAnswering, set_seed
 
-from bertsurgeon import PruneConfig, TrainingOptions, evaluate, prune, recover, train
+from bertsurgeon import AutoConfig, Sparsity, TrainingConfig, evaluate, prune, recover, train
 from bertsurgeon.prediction import predict_outputs
 from bertsurgeon.tasks import KINDS, Task, TaskData, load_task, tokenize
-from bertsurgeon.toy import toy_classifier
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", help="folder or hub id; default: the packaged all-MiniLM-L6-v2")
@@ -73,17 +73,17 @@ if not options.trained:
     with TemporaryDirectory() as work_dir:
         rate, size = (3e-3, 8) if toy else (1e-4, 32)
         epochs = 20 if toy else options.epochs
-        train(model, training, tokenizer, TrainingOptions(epochs, size, learning_rate=rate), Path(work_dir))
+        train(model, training, tokenizer, TrainingConfig(epochs, size, learning_rate=rate), Path(work_dir))
 
 # %% [markdown]
 # ## Pruning and recovery
 # Answers are not needed to prune: the gradients are those of the model's own predictions of first and last token.
 
 # %%
-pruned, report = prune(model, training, PruneConfig(sparsity=options.sparsity), tokenizer)
+pruned, report = prune(model, AutoConfig(Sparsity(options.sparsity)), training, tokenizer)
 scores = {"dense": evaluate(model, validation, tokenizer, data.task)}
 scores[f"{report.sparsity:.0%} pruned"] = evaluate(pruned, validation, tokenizer, data.task)
-recover(pruned, training, tokenizer, TrainingOptions(epochs=1, learning_rate=1e-4), teacher=model)
+recover(pruned, training, tokenizer, TrainingConfig(epochs=1, learning_rate=1e-4), teacher=model)
 scores["and recovered"] = evaluate(pruned, validation, tokenizer, data.task)
 
 # %% [markdown]

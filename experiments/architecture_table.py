@@ -22,7 +22,7 @@ from bertsurgeon.checkpoint import load_embedder, load_model
 from bertsurgeon.embedder import Embedder
 from bertsurgeon.exporting.lowering import Graph, lower
 from bertsurgeon.exporting.onnx_graph import trace
-from bertsurgeon.exporting.verify import answers_of, compare, reference
+from bertsurgeon.exporting.verify import compare, reference, run_session
 from bertsurgeon.runtime import open_session
 from bertsurgeon.toy import toy_classifier
 from lib.architecture_tables import CONFIGS, HEADS, find_class, make_batches, make_model
@@ -72,7 +72,7 @@ def try_method(model: PreTrainedModel, method: Any, batches: list[dict[str, Tens
         loaded = max(relative_error(copy, expected, batches, outputs) for copy in reload(model, folder))
         onnx_ir.save(trace(Graph(lower(pruned), inputs, outputs)), Path(folder) / "model.onnx")
         session = open_session("onnx", Path(folder) / "model.onnx", "fp32")
-        exported = compare(answers_of(session, batches, inputs), expected, batches).relative_error
+        exported = compare(run_session(session, batches, inputs), expected, batches).relative_error
     errors = {"loaded": loaded, "exported": exported}
     return {
         "sparsity": report.sparsity,

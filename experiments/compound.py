@@ -29,7 +29,7 @@ from bertsurgeon import (
     save_model,
     train,
 )
-from bertsurgeon.benchmark import measure_sizes, open_contender
+from bertsurgeon.benchmark import measure_sizes, open_entry
 from lib.common import make_parser, parse_arguments, speedups
 from lib.models import StudyModel, load_study_model
 from lib.results_store import RUNS, ResultsStore
@@ -99,23 +99,23 @@ def exported(dense: StudyModel, recipe: Recipe) -> Path:
     folder = RUNS / "compound" / f"{recipe.name}-openvino-int8"
     if not folder.is_dir():
         config = ExportConfig("openvino", "int8")
-        export(build(dense, recipe), folder, config, dense.train, dense.tokenizer)
+        export(build(dense, recipe), config, dense.train, dense.tokenizer, output=folder)
     return folder
 
 
 def quality(dense: StudyModel, recipe: Recipe) -> dict[str, Any]:
     model = build(dense, recipe)
-    contender = open_contender(str(exported(dense, recipe)))
+    entry = open_entry(str(exported(dense, recipe)))
     return {
         "kept_share": measure_sizes(model).encoder_weights / measure_sizes(dense.model).encoder_weights,
         "metrics": dense.score(model),
-        "int8": evaluate(contender.model, dense.validation, dense.tokenizer, dense.data.task),
-        "file_bytes": contender.file_bytes,
+        "int8": evaluate(entry.model, dense.validation, dense.tokenizer, dense.data.task),
+        "file_bytes": entry.file_bytes,
     }
 
 
 def speed(dense: StudyModel, recipe: Recipe) -> dict[str, Any]:
-    model = open_contender(str(exported(dense, recipe))).model
+    model = open_entry(str(exported(dense, recipe))).model
     return {"speedup": speedups(dense.model, model, SHAPES)}
 
 

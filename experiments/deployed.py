@@ -14,7 +14,7 @@ from typing import Any
 from lib.speed_models import PRECISIONS
 
 from bertsurgeon import ExportConfig, evaluate, export, load_model, prune, save_model
-from bertsurgeon.benchmark import Contender, open_contender
+from bertsurgeon.benchmark import BenchmarkEntry, open_entry
 from lib.common import make_parser, parse_arguments, speedups
 from lib.models import StudyModel, load_study_model
 from lib.results_store import RUNS, ResultsStore
@@ -36,25 +36,25 @@ def pruned_folder(dense: StudyModel, task: str, share: float) -> Path:
 
 def open_model(
     dense: StudyModel, task: str, share: float, runtime: str, precision: str
-) -> tuple[Contender, dict[str, Any]]:
+) -> tuple[BenchmarkEntry, dict[str, Any]]:
     """The model in its runtime, and the check of its export."""
     folder = pruned_folder(dense, task, share)
     if runtime == "pytorch":
-        return open_contender(str(folder) if precision == "fp32" else f"{folder}@{precision}"), {}
+        return open_entry(str(folder) if precision == "fp32" else f"{folder}@{precision}"), {}
     exported = RUNS / "deployed" / f"{task}-{share:g}-{runtime}-{precision}"
     if not exported.is_dir():
         config = ExportConfig(runtime, precision)  # type: ignore[arg-type]
-        export(load_model(folder), exported, config, dense.train, dense.tokenizer)
-    contender = open_contender(str(exported))
-    return contender, contender.model.manifest.check
+        export(load_model(folder), config, dense.train, dense.tokenizer, output=exported)
+    entry = open_entry(str(exported))
+    return entry, entry.model.manifest.check
 
 
 def quality(dense: StudyModel, task: str, share: float, runtime: str, precision: str) -> dict[str, Any]:
-    contender, check = open_model(dense, task, share, runtime, precision)
+    entry, check = open_model(dense, task, share, runtime, precision)
     return {
-        "metrics": evaluate(contender.model, dense.validation, dense.tokenizer, dense.data.task),
+        "metrics": evaluate(entry.model, dense.validation, dense.tokenizer, dense.data.task),
         "check": check,
-        "file_bytes": contender.file_bytes,
+        "file_bytes": entry.file_bytes,
     }
 
 

@@ -37,7 +37,7 @@ from bertsurgeon import (
     save_model,
     train,
 )
-from bertsurgeon.benchmark import count_flops, measure_sizes, open_contender
+from bertsurgeon.benchmark import count_flops, measure_sizes, open_entry
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.evaluation import compare
@@ -120,7 +120,8 @@ class DenseEmbedder:
         folder = self.folder / f"{name}-onnx-{precision}"
         if not folder.is_dir():
             model = self.model if name == "dense" else self.pruned(float(name.removeprefix("auto-")))
-            export(model, folder, ExportConfig("onnx", precision), self.texts, self.tokenizer)  # type: ignore[arg-type]
+            config = ExportConfig("onnx", precision)  # type: ignore[arg-type]
+            export(model, config, self.texts, self.tokenizer, output=folder)
         return folder
 
     def quality(self, model: Predictor) -> dict[str, float]:
@@ -147,7 +148,7 @@ class DenseEmbedder:
             precision: ``pytorch``, or the precision in ONNX Runtime.
         """
         path = self.folder / name if precision == "pytorch" else self.exported(name, precision)
-        model = self.model if (name, precision) == ("dense", "pytorch") else open_contender(str(path)).model
+        model = self.model if (name, precision) == ("dense", "pytorch") else open_entry(str(path)).model
         return {"speedup": speedups(self.model, model, SHAPES)}
 
 

@@ -14,10 +14,11 @@ from unittest.mock import patch
 import onnx_ir as ir
 
 from bertsurgeon import ExportConfig, export, load_model
-from bertsurgeon.benchmark import open_contender, random_inputs, time_batches
+from bertsurgeon.benchmark import open_entry, random_inputs, time_batches
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.exporting.lowering import Graph
-from bertsurgeon.exporting.onnx_graph import merge_products, trace
+from bertsurgeon.exporting.onnx_graph import trace
+from bertsurgeon.exporting.onnx_tuning import merge_products
 from bertsurgeon.tasks import load_task, tokenize
 from lib.common import make_parser, parse_arguments
 from lib.results_store import ResultsStore
@@ -41,10 +42,10 @@ def measure(runtime: str, name: str) -> dict[str, dict[str, dict[str, float]]]:
     texts = tokenize(load_task("docstrings").train.select(range(256)), tokenizer)
     config = ExportConfig(runtime, samples=32, tolerance=float("inf"))  # type: ignore[arg-type]
     with TemporaryDirectory() as folder:
-        export(model, Path(folder) / "separate", config, texts, tokenizer)
-        with patch("bertsurgeon.exporting.folder.trace", trace_and_merge):
-            export(model, Path(folder) / "merged", config, texts, tokenizer)
-        opened = {way: open_contender(str(Path(folder) / way)).model for way in ("merged", "separate")}
+        export(model, config, texts, tokenizer, output=Path(folder) / "separate")
+        with patch("bertsurgeon.exporting.write.trace", trace_and_merge):
+            export(model, config, texts, tokenizer, output=Path(folder) / "merged")
+        opened = {way: open_entry(str(Path(folder) / way)).model for way in ("merged", "separate")}
         milliseconds = {}
         for shape in SHAPES:
             times = time_batches(opened, [random_inputs(list(opened.values()), *shape)], runs=RUNS)

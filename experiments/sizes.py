@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, PreTrai
 
 from bertsurgeon import PruneConfig, is_sparse, prune, to_dense
 from bertsurgeon.architectures import get_architecture
-from bertsurgeon.checkpoint import load_own
+from bertsurgeon.checkpoint import load_as_saved
 from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.layers import round_rows
 from bertsurgeon.second_order import encoder_weights, masks_of, sparsity_of
@@ -82,7 +82,7 @@ def main() -> None:
 
     def load() -> PreTrainedModel:
         if arguments.model is not None:
-            return load_own(resolve_model(arguments.model))
+            return load_as_saved(resolve_model(arguments.model))
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(BertConfig())
         return model
 

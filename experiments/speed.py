@@ -34,7 +34,7 @@ from bertsurgeon import (
 )
 from bertsurgeon.allocation import Cost, FittedMilliseconds, allocate, full_cost, make_allocated_plan
 from bertsurgeon.architectures import Architecture, get_architecture
-from bertsurgeon.benchmark import open_contender, random_inputs, time_batches
+from bertsurgeon.benchmark import open_entry, random_inputs, time_batches
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.compensation import apply_plan
@@ -147,7 +147,7 @@ def prepare(name: str, runtime: str, precision: str, texts: Dataset) -> str:
     exported = RUNS / "speed" / f"{name}-{runtime}-{precision}"
     if not exported.is_dir():
         config = ExportConfig(runtime, precision, samples=32, tolerance=float("inf"))  # type: ignore[arg-type]
-        export(load_model(folder), exported, config, texts, load_tokenizer(folder))
+        export(load_model(folder), config, texts, load_tokenizer(folder), output=exported)
     return str(exported)
 
 
@@ -157,8 +157,8 @@ def measure(runtime: str, precision: str, shape: tuple[int, int], texts: Dataset
         for name in PLANS
         if not name.startswith("timed" if precision == "int8" else "int8")
     }
-    opened = {name: open_contender(path) for name, path in (names | {REFERENCE: str(build("dense"))}).items()}
-    models = {name: contender.model for name, contender in opened.items()}
+    opened = {name: open_entry(path) for name, path in (names | {REFERENCE: str(build("dense"))}).items()}
+    models = {name: entry.model for name, entry in opened.items()}
     batches = [random_inputs(list(models.values()), *shape)]
     latencies = time_batches(models, batches, runs=30, seconds=120)
     return {

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from bertsurgeon import ExportConfig, export
 from bertsurgeon.architectures import get_architecture
-from bertsurgeon.benchmark import compare_latency, open_contender
+from bertsurgeon.benchmark import compare_latency, open_entry
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.importance import score_matrices
@@ -63,8 +63,8 @@ def measure(dense: StudyModel, method: str, share: float, runtime: str) -> dict[
         config = ExportConfig(tolerance=float("inf"))
         for name, folder in folders.items():
             if not folder.is_dir():
-                export(models[name], folder, config, dense.train.select(range(512)), dense.tokenizer)
-        models = {name: open_contender(str(folder)).model for name, folder in folders.items()}
+                export(models[name], config, dense.train.select(range(512)), dense.tokenizer, output=folder)
+        models = {name: open_entry(str(folder)).model for name, folder in folders.items()}
     latency = compare_latency(models, BATCH, LENGTH, runs=20)
     return {
         "speedup": latency["dense"].p50_ms / latency["this"].p50_ms,

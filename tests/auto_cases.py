@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon import Calibration, PruneConfig, calibrate
+from bertsurgeon import AutoConfig, Calibration, Sparsity, calibrate
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
 from bertsurgeon.plan import ROLES, Dense, LayerPlan, LowRank, ModelPlan, Role, Structure, SubLayerName, Units
@@ -22,7 +22,7 @@ def calibrate_tiny(model: PreTrainedModel) -> Calibration:
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(2, 100, (4, 8, 12), generator=generator)
     batches = [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in ids]
-    return calibrate(model, batches, PruneConfig(sparsity=0.5, damping=1e-2))
+    return calibrate(model, AutoConfig(Sparsity(0.5), damping=1e-2), batches)
 
 
 def make_curve(half_error: float, dropped: float = 1.0) -> SubLayerCurve:

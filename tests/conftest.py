@@ -32,7 +32,7 @@ PADDING = 1
 """The id RoBERTa counts its positions without; to the others it is a token like any other."""
 
 
-LONG = ("test_readme.py", "test_real_model.py", "test_export.py", "test_processes.py")
+LONG = ("test_readme.py", "test_real_model.py", "test_export.py", "test_distributed.py")
 """Files that take minutes: where several processes share the tests, these must not begin last."""
 
 

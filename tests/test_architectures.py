@@ -19,8 +19,10 @@ from transformers import (
 
 from architecture_cases import CONFIGS, make_batches, make_model
 from bertsurgeon import (
+    AutoConfig,
     ExportConfig,
-    PruneConfig,
+    ObertConfig,
+    Sparsity,
     drop_layers,
     export,
     get_plan,
@@ -39,6 +41,7 @@ from bertsurgeon.exporting.lowering import Graph, lower
 from bertsurgeon.exporting.onnx_graph import trace
 from bertsurgeon.exporting.verify import to_arrays
 from bertsurgeon.layers.masks import encoder_weights
+from bertsurgeon.methods.registry import METHODS
 from bertsurgeon.plan import Dense, Dropped, LayerPlan, LowRank, ModelPlan, Structure, Units, dense_plan
 from bertsurgeon.runtime import open_session
 
@@ -143,8 +146,8 @@ def test_every_method(name: str, version: int, tmp_path: Path) -> None:
     model, batches = make(name, version), make_batches(name)
     before = answers(model, batches[0])
     for method in ("auto", "pgb", "obert"):
-        config = PruneConfig(method=method, sparsity=0.5, batch_size=8)  # type: ignore[arg-type]
-        pruned, report = prune(model, batches, config)
+        config = METHODS[method].config(Sparsity(0.5), batch_size=8)  # type: ignore[arg-type]
+        pruned, report = prune(model, config, batches)
         assert report.sparsity == pytest.approx(0.5, abs=0.02)
         pruned.save_pretrained(tmp_path / method)
         assert_same(load_model(tmp_path / method), pruned, batches, 1e-6)
@@ -169,7 +172,7 @@ def test_images_are_exported_too(tmp_path: Path) -> None:
     pytest.importorskip("PIL")
     batches = make_batches("vit", 1)
     pruned = apply_mixed(make("vit", 0), "vit", batches, compensation="none")
-    manifest = export(pruned, tmp_path / "out", ExportConfig(), batches, ViTImageProcessorPil())
+    manifest = export(pruned, ExportConfig(), batches, ViTImageProcessorPil(), output=tmp_path / "out")
     assert manifest.inputs == ("pixel_values",)
     found = open_exported(tmp_path / "out")(**batches[0]).logits
     torch.testing.assert_close(found, answers(pruned, batches[0]), rtol=1e-4, atol=2e-5)
@@ -238,7 +241,7 @@ def test_labels_of_next_tokens_are_summed() -> None:
 def test_parts_that_are_not_known_are_refused(name: str, entries: dict[str, Any], said: str) -> None:
     model = make_model(auto_class(name), name, 0, **entries)
     with pytest.raises(ModelError, match=said):
-        prune(model, make_batches(name), PruneConfig(sparsity=0.5))
+        prune(model, AutoConfig(Sparsity(0.5)), make_batches(name))
 
 
 @pytest.mark.parametrize(("name", "version"), CASES)
@@ -257,8 +260,8 @@ def test_layers_are_dropped(name: str, version: int, tmp_path: Path) -> None:
 def test_what_a_plan_left_becomes_sparse(name: str, version: int, tmp_path: Path) -> None:
     batches = make_batches(name)
     planned = apply_mixed(make(name, version), name, batches, compensation="none")
-    config = PruneConfig(method="obert", sparsity=0.5, samples=16, batch_size=8, fisher_damping=1e-4)
-    pruned, report = prune(planned, batches, config)
+    config = ObertConfig(Sparsity(0.5), samples=16, batch_size=8, fisher_damping=1e-4)
+    pruned, report = prune(planned, config, batches)
     weights = encoder_weights(pruned)
     assert report.kept == sum(int(weight.count_nonzero()) for weight in weights.values())
     assert report.kept == pytest.approx(0.5 * sum(weight.numel() for weight in weights.values()), abs=1)

@@ -19,19 +19,19 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
 import bertsurgeon
-from bertsurgeon import PruneConfig
+from bertsurgeon import PgbConfig, Sparsity
 from bertsurgeon.checkpoint import load_model, load_tokenizer
 from bertsurgeon.errors import DataError
 from bertsurgeon.runtime import MANIFEST, MODEL_FILES, Manifest, Runtime
 from cli_helpers import files, run, start, succeed, write_data, write_model
 
 PATIENCE = 120.0
-"""Seconds that a separate process may take to get somewhere."""
+"""Seconds that a separate process may take for one step."""
 
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a dense model, the model pruned, and data; nothing may write into it."""
+    """A folder with a dense model, a pruned one, and data; tests must not write into it."""
     folder = tmp_path_factory.mktemp("stock")
     write_model(folder / "dense")
     write_data(folder / "train.csv", 64, seed=1)
@@ -42,7 +42,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(stock: Path, tmp_path: Path) -> Path:
-    """A copy of the stock that a test may damage."""
+    """A copy of ``stock`` that a test may damage."""
     return shutil.copytree(stock, tmp_path / "work")
 
 
@@ -51,10 +51,10 @@ def rejects(tmp_path: Path) -> Callable[..., None]:
     """Runs a command with an output folder and checks that it is refused and leaves nothing."""
 
     def check(*arguments: object, words: tuple[str, ...]) -> None:
-        place = tmp_path / "place"
-        place.mkdir()
-        assert_refused(run(*arguments, "-o", place / "out"), *words)
-        assert list(place.iterdir()) == []
+        parent = tmp_path / "parent"
+        parent.mkdir()
+        assert_refused(run(*arguments, "-o", parent / "out"), *words)
+        assert list(parent.iterdir()) == []
 
     return check
 
@@ -177,7 +177,7 @@ def test_recovering_a_dense_model(stock: Path, rejects: Callable[..., None]) -> 
 
 
 def write_export(dense: Path, folder: Path, runtime: Runtime) -> Path:
-    """What an export leaves, with a graph of one product: its file is not read before the rest is."""
+    """Writes the files of an export, with a graph of one product, which is read after all others."""
     shutil.copytree(dense, folder)
     Manifest(runtime, "fp32", ("input_ids",), ("logits",), 0).save(folder)
     if runtime == "onnx":
@@ -248,7 +248,7 @@ def test_no_data_named(stock: Path, rejects: Callable[..., None]) -> None:
 def test_empty_calibration(stock: Path, empty: object) -> None:
     model, tokenizer = load_model(stock / "dense"), load_tokenizer(stock / "dense")
     with pytest.raises(DataError, match="calibration data is empty"):
-        bertsurgeon.prune(model, empty, PruneConfig(method="pgb", sparsity=0.5), tokenizer)  # type: ignore[arg-type]
+        bertsurgeon.prune(model, PgbConfig(Sparsity(0.5)), empty, tokenizer)  # type: ignore[arg-type]
 
 
 # options and output
@@ -298,11 +298,14 @@ def test_output_in_a_read_only_folder(stock: Path, tmp_path: Path) -> None:
 def test_existing_output(stock: Path, tmp_path: Path, command: str) -> None:
     model = stock / ("pruned" if command == "recover" else "dense")
     sparsity = ("--sparsity", "0.5") if command == "prune" else ()
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "precious").write_text("kept")
+    output = shutil.copytree(stock / "pruned", tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
     assert_refused(run(command, model, "-o", output, *sparsity, *files(stock)), "not empty", "--overwrite")
-    assert [path.name for path in output.iterdir()] == ["precious"]
+    (output / "precious").write_text("kept")
+    for options in ((), ("--overwrite",)):
+        result = run(command, model, "-o", output, *sparsity, *files(stock), *options)
+        assert_refused(result, "precious", "did not write", "remove this one yourself")
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == {**before, "precious": b"kept"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -319,18 +322,18 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Where a separate process writes its output, and its temporary files."""
-    place, temporary = tmp_path / "place", tmp_path / "temporary"
-    place.mkdir()
+    """Folders in which a separate process writes its output and its temporary files."""
+    parent, temporary = tmp_path / "parent", tmp_path / "temporary"
+    parent.mkdir()
     temporary.mkdir()
-    return place, temporary
+    return parent, temporary
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_prune(stock: Path, tmp_path: Path, folders: tuple[Path, Path], sent: signal.Signals) -> None:
-    place, temporary = folders
+    parent, temporary = folders
     log = tmp_path / "log"
-    command = ("prune", stock / "dense", "-o", place / "out", "--sparsity", "0.5", *files(stock))
+    command = ("prune", stock / "dense", "-o", parent / "out", "--sparsity", "0.5", *files(stock))
     with start(*command, "--recover-epochs", "100000", log=log, temporary=temporary) as process:
         wait_until(lambda: b"Recovering" in log.read_bytes(), process, log)
         process.send_signal(sent)
@@ -338,7 +341,7 @@ def test_interrupted_prune(stock: Path, tmp_path: Path, folders: tuple[Path, Pat
     text = log.read_text(errors="replace")
     assert "Interrupted; no output was written." in text
     assert "Traceback" not in text
-    assert list(place.iterdir()) == []
+    assert list(parent.iterdir()) == []
     assert not [path for path in temporary.rglob("*") if path.name.startswith("checkpoint") or path.is_file()]
 
 
@@ -346,16 +349,16 @@ def test_interrupted_prune(stock: Path, tmp_path: Path, folders: tuple[Path, Pat
 def test_killed_recovery_resumes(
     stock: Path, tmp_path: Path, folders: tuple[Path, Path], epochs: int, cut_off: bool
 ) -> None:
-    """Neither the weights nor the order of the data may remember that the run was killed."""
-    place, temporary = folders
-    log, output = tmp_path / "log", place / "out"
-    work_dir = place / "out.training"
+    """The weights are those of an uninterrupted run, so the order of the data is, too."""
+    parent, temporary = folders
+    log, output = tmp_path / "log", parent / "out"
+    work_dir = parent / "out.training"
     command = ("recover", stock / "pruned", "--teacher", stock / "dense", *files(stock))
     options = ("--epochs", "12", "--batch-size", "4", "--learning-rate", "1e-3", "--seed", "3")
     steps = 64 // 4
 
     def checkpoints() -> list[int]:
-        """The steps of the complete checkpoints; the state is what is written last."""
+        """Returns the steps of the complete checkpoints, whose state is written last."""
         return sorted(int(path.parent.name[11:]) for path in work_dir.glob("checkpoint-*/trainer_state.json"))
 
     def far_enough() -> bool:
@@ -366,19 +369,21 @@ def test_killed_recovery_resumes(
         process.kill()
         process.wait(PATIENCE)
     assert not output.exists()
-    left = checkpoints()
-    assert left
-    assert epochs * steps <= left[-1] < 12 * steps
+    steps_before = checkpoints()
+    assert steps_before
+    assert epochs * steps <= steps_before[-1] < 12 * steps
     if cut_off:  # killed while it wrote a checkpoint: there are weights, but not all of the rest
-        broken = shutil.copytree(work_dir / f"checkpoint-{left[-1]}", work_dir / f"checkpoint-{left[-1] + 1}")
+        broken = shutil.copytree(
+            work_dir / f"checkpoint-{steps_before[-1]}", work_dir / f"checkpoint-{steps_before[-1] + 1}"
+        )
         (broken / "trainer_state.json").unlink()
         (broken / "optimizer.pt").unlink()
 
     assert_refused(run(*command, "-o", output, *options), "unfinished run", "--resume")
-    assert checkpoints() == left
+    assert checkpoints() == steps_before
 
     succeed(*command, "-o", output, *options, "--resume")
-    assert [path.name for path in place.iterdir()] == ["out"]
+    assert [path.name for path in parent.iterdir()] == ["out"]
     succeed(*command, "-o", tmp_path / "uninterrupted", *options)
     resumed, whole = (load_file(folder / "model.safetensors") for folder in (output, tmp_path / "uninterrupted"))
     assert resumed.keys() == whole.keys()

@@ -1,6 +1,7 @@
 """The commands one after the other, as a user would type them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -141,7 +142,7 @@ def test_bench_compares(place: Path, recovered: Path, tmp_path: Path) -> None:
     assert all(words in drawn.stdout for words in ("your texts", "faster", "texts/s", "MB"))
     for options, said in ((("--batch-size", "0"), "at least one text"), (("--batch-size", "a"), "numbers")):
         assert said in run("bench", place / "dense", *options).stderr
-    assert "names no model" in run("bench", f"{recovered}@int8").stderr
+    assert "is not a model" in run("bench", f"{recovered}@int8").stderr
 
 
 def test_inspect_shows_the_plan(place: Path, recovered: Path) -> None:
@@ -167,12 +168,10 @@ def test_same_seed_same_bytes(place: Path, tmp_path: Path, pruning: dict[str, An
 
 
 def test_overwrite_replaces(place: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "old").write_text("")
+    output = shutil.copytree(place / "dense", tmp_path / "out")
     succeed("finetune", place / "raw", "-o", output, *files(place), "--epochs", "1", "--overwrite")
-    assert (output / "model.safetensors").is_file()
-    assert not (output / "old").exists()
+    first, second = (json.loads((folder / "training_report.json").read_text()) for folder in (place / "dense", output))
+    assert (first["training"]["epochs"], second["training"]["epochs"]) == (16, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -247,7 +246,7 @@ def test_a_benchmark_needs_a_batch(tmp_path: Path, place: Path) -> None:
     (tmp_path / "texts.txt").write_text("the film was fine\n" * 20)
     result = run("bench", place / "dense", "--text-file", tmp_path / "texts.txt", "--batch-size", "1,32")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "A batch of 32 texts" in result.stderr
+    assert "fewer than a batch of 32" in result.stderr
 
 
 def must_not(*_: object, **__: object) -> None:
@@ -372,4 +371,4 @@ sys.meta_path.insert(0, Finder())
 bertsurgeon_command.main()
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Interrupted; nothing was begun.\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Interrupted; nothing was started.\n")

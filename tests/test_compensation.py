@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon import PruneConfig, prune
+from bertsurgeon import Groups, PgbConfig, Sparsity, prune
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Moments, collect_statistics
 from bertsurgeon.compensation import Compensation, compensate
@@ -201,14 +201,14 @@ def test_moments_leave_padding_out(tiny_model: Factory, tiny_batches: Batches) -
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_has_no_say(name: str, mode: Compensation, tiny_model: Factory, tiny_batches: Batches) -> None:
     model = tiny_model(name).double()  # far from rounding
-    config = PruneConfig(method="pgb", sparsity=0.6, importance="magnitude", compensation=mode)
+    config = PgbConfig(Sparsity(0.6), importance="magnitude", compensation=mode)
     padded = []
     for batch in tiny_batches:
         mask = torch.nn.functional.pad(batch["attention_mask"], (0, 4))
         ids = torch.nn.functional.pad(batch["input_ids"], (0, 4))
         padded.append({**batch, "attention_mask": mask, "input_ids": torch.where(mask.bool(), ids, 77)})
-    state = prune(model, tiny_batches, config)[0].state_dict()
-    for key, value in prune(model, padded, config)[0].state_dict().items():
+    state = prune(model, config, tiny_batches)[0].state_dict()
+    for key, value in prune(model, config, padded)[0].state_dict().items():
         torch.testing.assert_close(value, state[key], rtol=1e-6, atol=1e-8)
 
 
@@ -228,7 +228,7 @@ def test_compensation_brings_the_hidden_states_back(name: str, tiny_model: Facto
     wanted = hidden(model)
     errors = {}
     for mode in MODES:
-        pruned, _ = prune(model, tiny_batches, PruneConfig(method="pgb", groups=2, compensation=mode, damping=1e-4))
+        pruned, _ = prune(model, PgbConfig(Groups(2), compensation=mode, damping=1e-4), tiny_batches)
         errors[mode] = float((hidden(pruned) - wanted).square().mean())
     assert errors["sequential"] <= errors["independent"] <= errors["none"]
     assert 0 < errors["sequential"] < 0.7 * errors["none"]
@@ -240,7 +240,7 @@ def test_the_dense_model_stays_as_it_is(mode: Compensation, tiny_model: Factory,
     model.classifier.weight.grad = torch.ones_like(model.classifier.weight)
     model.bert.pooler.requires_grad_(False)
     before = {name: (value.clone(), value.requires_grad) for name, value in model.named_parameters()}
-    pruned, _ = prune(model, tiny_batches, PruneConfig(method="pgb", sparsity=0.7, compensation=mode))
+    pruned, _ = prune(model, PgbConfig(Sparsity(0.7), compensation=mode), tiny_batches)
     assert not hasattr(model.config, "quantization_config")
     for name, parameter in model.named_parameters():
         value, wanted = before[name]
@@ -253,7 +253,7 @@ def test_the_dense_model_stays_as_it_is(mode: Compensation, tiny_model: Factory,
 
 def test_the_dense_model_stays_in_its_mode(tiny_model: Factory, tiny_batches: Batches) -> None:
     model = tiny_model("bert").train()
-    pruned, _ = prune(model, tiny_batches, PruneConfig(method="pgb", sparsity=0.5))
+    pruned, _ = prune(model, PgbConfig(Sparsity(0.5)), tiny_batches)
     assert not pruned.training
     assert model.training
 
@@ -263,7 +263,7 @@ def test_broken_weights(tiny_model: Factory, tiny_batches: Batches) -> None:
     with torch.no_grad():
         model.bert.encoder.layer[1].output.dense.weight[3, 3] = float("nan")
     with pytest.raises(ModelError, match=r"layer\.1\.output\.dense\.weight.*not finite"):
-        prune(model, tiny_batches, PruneConfig(method="pgb", sparsity=0.5))
+        prune(model, PgbConfig(Sparsity(0.5)), tiny_batches)
 
 
 @pytest.mark.parametrize("mode", MODES[:2])
@@ -272,4 +272,4 @@ def test_activations_that_overflow(mode: Compensation, tiny_model: Factory, tiny
     with torch.no_grad():
         model.bert.encoder.layer[1].intermediate.dense.weight.fill_(1e38)
     with pytest.raises(ModelError, match="not finite"):
-        prune(model, tiny_batches, PruneConfig(method="pgb", groups=2, compensation=mode, importance="magnitude"))
+        prune(model, PgbConfig(Groups(2), compensation=mode, importance="magnitude"), tiny_batches)

@@ -6,13 +6,16 @@ import importlib
 import pytest
 
 EXAMPLES = {
-    "bertsurgeon.config": "PruneConfig",
+    "bertsurgeon.budgets": "Sparsity",
+    "bertsurgeon.methods.auto.config": "AutoConfig",
+    "bertsurgeon.methods.pgb.config": "PgbConfig",
+    "bertsurgeon.methods.obert.config": "ObertConfig",
     "bertsurgeon.pruning": "prune",
     "bertsurgeon.methods.auto.measurements": "calibrate",
-    "bertsurgeon.recovery.recover": "recover",
+    "bertsurgeon.recovery.training": "recover",
     "bertsurgeon.evaluation": "evaluate",
     "bertsurgeon.benchmark.bench": "bench",
-    "bertsurgeon.exporting.folder": "export",
+    "bertsurgeon.exporting.export": "export",
     "bertsurgeon.vocabulary.trim": "trim_vocabulary",
 }
 """The name of the Python API that each module shows."""

@@ -19,12 +19,13 @@ from transformers import (
 )
 
 import architecture_cases
-from bertsurgeon import PruneConfig, drop_layers, is_sparse, load_model, prune
+from bertsurgeon import ObertConfig, PgbConfig, Sparsity, drop_layers, is_sparse, load_model, prune
 from bertsurgeon.architectures import Encoder, get_architecture
-from bertsurgeon.checkpoint import load_own
+from bertsurgeon.checkpoint import load_as_saved
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.layer_drop import choose_layers
 from bertsurgeon.layers.masks import masks_of
+from bertsurgeon.methods.registry import METHODS
 from bertsurgeon.recovery.distillation import outputs_loss
 from bertsurgeon.tasks import head_of
 from cli_helpers import files, run, succeed, write_model
@@ -78,7 +79,7 @@ def test_the_result_is_a_stock_model_made_of_the_layers(
     smaller.save_pretrained(tmp_path)
     architecture = get_architecture(name)
     Encoder(model).base.get_submodule(architecture.encoder).pop(1)  # type: ignore[operator]
-    for again in (type(model).from_pretrained(tmp_path), load_own(tmp_path)):
+    for again in (type(model).from_pretrained(tmp_path), load_as_saved(tmp_path)):
         assert type(again) is type(model)
         for batch in tiny_batches:
             with torch.no_grad():
@@ -147,14 +148,14 @@ def test_a_first_layer_that_is_special_stays() -> None:
 def test_then_pruned(tiny_model: Factory, tiny_batches: Batches) -> None:
     for method in ("auto", "pgb", "obert"):
         smaller, _ = drop_layers(tiny_model("bert"), 2)
-        pruned, report = prune(smaller, tiny_batches, PruneConfig(method=method, sparsity=0.5, samples=24))
+        pruned, report = prune(smaller, METHODS[method].config(Sparsity(0.5), samples=24), tiny_batches)
         assert len(report.plan.layers) == 2
         assert pruned.config.num_hidden_layers == 2
 
 
 def test_sparse_models_stay_sparse(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
-    config = PruneConfig(method="obert", sparsity=0.5, score="magnitude", pattern="1x4")
-    sparse, _ = prune(tiny_model("bert"), tiny_batches, config)
+    config = ObertConfig(Sparsity(0.5), score="magnitude", pattern="1x4")
+    sparse, _ = prune(tiny_model("bert"), config, tiny_batches)
     smaller, _ = drop_layers(sparse, [1, 2])
     smaller.save_pretrained(tmp_path)
     again = load_model(tmp_path)
@@ -173,7 +174,7 @@ def test_what_cannot_be_dropped(tiny_model: Factory, tiny_batches: Batches) -> N
     for options in ((2, "importance"), (2, "first", tiny_batches), ([0], "importance", tiny_batches)):
         with pytest.raises(OptionError, match="needs texts"):
             drop_layers(model, *options)  # type: ignore[arg-type]
-    pruned, _ = prune(model, tiny_batches, PruneConfig(method="pgb", sparsity=0.5, samples=24))
+    pruned, _ = prune(model, PgbConfig(Sparsity(0.5), samples=24), tiny_batches)
     with pytest.raises(ModelError, match="first drop layers"):
         drop_layers(pruned, 2)
 
@@ -219,4 +220,4 @@ def test_a_model_that_lacks_a_tensor(folder: Path, tmp_path: Path) -> None:
     del state["bert.encoder.layer.0.output.dense.bias"]
     save_file(state, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"output\.dense\.bias is missing"):
-        load_own(tmp_path / "broken")
+        load_as_saved(tmp_path / "broken")

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertForSequenceClassification, PreTrainedModel
 
-from bertsurgeon import GroupedLinear, PruneConfig, get_plan, prepare_for_inference, prune, to_dense
+from bertsurgeon import (
+    GroupedLinear,
+    Groups,
+    PgbConfig,
+    Sparsity,
+    Threshold,
+    get_plan,
+    prepare_for_inference,
+    prune,
+    to_dense,
+)
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import collect_statistics
 from bertsurgeon.checkpoint import attach_plan
@@ -282,7 +292,7 @@ def test_the_dense_twin(
     name: str, sparsity: float, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
 ) -> None:
     model = tiny_model(name)
-    pruned, report = prune(model, tiny_batches, PruneConfig(method="pgb", sparsity=sparsity))
+    pruned, report = prune(model, PgbConfig(Sparsity(sparsity)), tiny_batches)
     assert any(isinstance(module, GroupedLinear | DroppedLinear) for module in pruned.modules())
     twin = to_dense(pruned)
     assert type(twin) is type(model)
@@ -305,11 +315,11 @@ def test_a_dense_model_has_no_twin(tiny_model: Factory) -> None:
 def test_a_pruned_model_is_not_pruned_again(tiny_model: Factory, tiny_batches: Batches) -> None:
     pruned, _ = prune(
         tiny_model("bert"),
+        PgbConfig(Groups(2), importance="magnitude", compensation="none"),
         tiny_batches,
-        PruneConfig(method="pgb", groups=2, importance="magnitude", compensation="none"),
     )
     with pytest.raises(ModelError, match="pruned already"):
-        prune(pruned, tiny_batches, PruneConfig(method="pgb", groups=2))
+        prune(pruned, PgbConfig(Groups(2)), tiny_batches)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -318,7 +328,7 @@ def test_one_group_is_the_dense_model(
     name: str, mode: Compensation, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
 ) -> None:
     model = tiny_model(name)
-    pruned, report = prune(model, tiny_batches, PruneConfig(method="pgb", groups=1, compensation=mode))
+    pruned, report = prune(model, PgbConfig(Groups(1), compensation=mode), tiny_batches)
     assert report.sparsity == 0
     for batch in tiny_batches:
         assert torch.equal(logits_of(pruned, batch), logits_of(model, batch))
@@ -331,8 +341,8 @@ def test_without_compensation_it_is_the_masked_model(
     name: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
 ) -> None:
     model = tiny_model(name)
-    config = PruneConfig(method="pgb", groups=5, importance="magnitude", grouping="assign", compensation="none")
-    pruned, report = prune(model, tiny_batches, config)
+    config = PgbConfig(Groups(5), importance="magnitude", grouping="assign", compensation="none")
+    pruned, report = prune(model, config, tiny_batches)
     masked = deepcopy(model)
     for index, role, matrix in report.plan:
         assert isinstance(matrix.structure, Grouped)
@@ -409,9 +419,7 @@ def test_a_threshold_that_drops_a_layer(
     model = tiny_model(name)
     for role in ROLES:
         Encoder(model).matrix(1, role).get_parameter("weight").data.mul_(1e-3)
-    pruned, report = prune(
-        model, tiny_batches, PruneConfig(method="pgb", threshold=1e-5, importance="magnitude", compensation=mode)
-    )
+    pruned, report = prune(model, PgbConfig(Threshold(1e-5), importance="magnitude", compensation=mode), tiny_batches)
     gone = [[layer.is_dropped(sub_layer) for sub_layer in SUB_LAYERS] for layer in report.plan.layers]
     assert gone == [[False, False], [True, True], [False, False]]
     assert report.sparsity == pytest.approx(1 / 3)
@@ -429,8 +437,8 @@ def test_everything_dropped(
 ) -> None:
     pruned, report = prune(
         tiny_model(name),
+        PgbConfig(Threshold(1e9), importance="magnitude", compensation=mode),
         tiny_batches,
-        PruneConfig(method="pgb", threshold=1e9, importance="magnitude", compensation=mode),
     )
     assert (report.plan.kept, report.sparsity) == (0, 1)
     twin = to_dense(pruned)
@@ -443,7 +451,7 @@ def test_training_moves_the_weights_and_keeps_the_structure(
     name: str, tiny_model: Factory, tiny_batches: Batches
 ) -> None:
     torch.manual_seed(0)
-    pruned, report = prune(tiny_model(name), tiny_batches, PruneConfig(method="pgb", groups=5, importance="magnitude"))
+    pruned, report = prune(tiny_model(name), PgbConfig(Groups(5), importance="magnitude"), tiny_batches)
     pruned.train()
     before = {key: value.clone() for key, value in pruned.named_parameters()}
     optimizer = torch.optim.AdamW(pruned.parameters(), lr=1e-2, weight_decay=0.1)

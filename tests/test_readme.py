@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from bertsurgeon.cli.sources import resolve_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.recovery import TrainingConfig, train
 from bertsurgeon.tasks import load_task, tokenize
 
@@ -30,7 +30,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(name)
     data = load_task("docstrings")
     rows = data.train.select(range(96))
-    train(small, tokenize(rows, tokenizer), tokenizer, TrainingConfig(epochs=4, learning_rate=5e-4), folder / "work")
+    train(
+        small,
+        TrainingConfig(epochs=4, learning_rate=5e-4),
+        tokenize(rows, tokenizer),
+        tokenizer,
+        work_dir=folder / "work",
+    )
     small.save_pretrained(folder / "my-model")
     tokenizer.save_pretrained(folder / "my-model")
     rows.to_csv(folder / "train.csv")

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from bertsurgeon.cli.sources import resolve_model
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BatchEncoding, PreTrainedModel, set_seed
 
-from bertsurgeon import PruneConfig, evaluate, load_model, prune, save_model
-from bertsurgeon.cli.sources import resolve_model
+from bertsurgeon import AutoConfig, PgbConfig, Sparsity, evaluate, load_model, prune, save_model
 from bertsurgeon.cli.train import load_for_finetuning
 from bertsurgeon.recovery import TrainingConfig, train
-from bertsurgeon.tasks import TaskData, load_task, shorten, tokenize
+from bertsurgeon.tasks import TaskData, limit_rows, load_task, tokenize
 
 GLUE = Path(os.environ.get("GLUE_DIR", Path(__file__).parent.parent.parent / "shared" / "data" / "glue"))
 
@@ -21,7 +21,7 @@ GLUE = Path(os.environ.get("GLUE_DIR", Path(__file__).parent.parent.parent / "sh
 def data() -> TaskData:
     """SST-2 where its files are at hand (``GLUE_DIR``), docstrings anywhere else."""
     sst2 = (GLUE / "SST-2").is_dir()
-    return shorten(load_task("sst2", GLUE) if sst2 else load_task("docstrings"), train=4096, validation=480)
+    return limit_rows(load_task("sst2", GLUE) if sst2 else load_task("docstrings"), train=4096, validation=480)
 
 
 @torch.no_grad()
@@ -34,26 +34,30 @@ def test_half_by_pgb_and_three_quarters_by_auto_cost_few_points(data: TaskData, 
     set_seed(0)
     model, tokenizer = load_for_finetuning(resolve_model("minilm"), data)
     train_set, validation_set = (tokenize(part, tokenizer, 64) for part in (data.train, data.validation))
-    train(model, train_set, tokenizer, TrainingConfig(learning_rate=1e-4, max_steps=128, bf16=True), tmp_path / "work")
+    train(
+        model,
+        TrainingConfig(learning_rate=1e-4, max_steps=128, bf16=True),
+        train_set,
+        tokenizer,
+        work_dir=tmp_path / "work",
+    )
     metric = data.task.primary_metric
-    dense = evaluate(model, validation_set, tokenizer, data.task)[metric]
+    dense = evaluate(model, data.task, validation_set, tokenizer)[metric]
     least, margin = (80, 4) if data.task.name == "sst2" else (65, 8)  # two classes, or four
     assert dense > least
 
-    pruned, report = prune(model, train_set, PruneConfig(method="pgb", sparsity=0.5, samples=256), tokenizer)
+    pruned, report = prune(model, PgbConfig(Sparsity(0.5), samples=256), train_set, tokenizer)
     assert abs(report.sparsity - 0.5) < 0.005
-    assert evaluate(pruned, validation_set, tokenizer, data.task)[metric] >= dense - margin
+    assert evaluate(pruned, data.task, validation_set, tokenizer)[metric] >= dense - margin
 
-    uncompensated, _ = prune(
-        model, train_set, PruneConfig(method="pgb", sparsity=0.5, samples=256, compensation="none"), tokenizer
-    )
+    uncompensated, _ = prune(model, PgbConfig(Sparsity(0.5), samples=256, compensation="none"), train_set, tokenizer)
     batch = tokenizer(data.validation["text"][:64], padding=True, return_tensors="pt")
     wanted, found, uncorrected = (logits(one, batch) for one in (model, pruned, uncompensated))
     assert (found - wanted).square().mean() < (uncorrected - wanted).square().mean()
 
-    quarter, report = prune(model, train_set, PruneConfig(sparsity=0.75, samples=256), tokenizer)
+    quarter, report = prune(model, AutoConfig(Sparsity(0.75), samples=256), train_set, tokenizer)
     assert abs(report.sparsity - 0.75) < 0.005
-    assert evaluate(quarter, validation_set, tokenizer, data.task)[metric] >= dense - margin
+    assert evaluate(quarter, data.task, validation_set, tokenizer)[metric] >= dense - margin
 
     save_model(pruned, tmp_path / "pruned", tokenizer)
     for reloaded in (

@@ -24,9 +24,10 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from bertsurgeon import PruneConfig, get_plan, prune, trim_vocabulary
+from bertsurgeon import Sparsity, get_plan, prune, trim_vocabulary
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import DataError, ModelError
+from bertsurgeon.methods.registry import METHODS
 from bertsurgeon.testing import toy_classifier
 from cli_helpers import files, run, succeed, write_data, write_model
 
@@ -98,7 +99,7 @@ def test_a_corpus_gets_the_same_pieces_and_the_same_answers(kind: str, tmp_path:
     rows = model.config.vocab_size
     wanted_pieces, wanted = answers(model, tokenizer, CORPUS)
     assert kind == "bpe" or any(tokenizer.unk_token in pieces for pieces in wanted_pieces)
-    smaller, its_tokenizer, report = trim_vocabulary(model, tokenizer, CORPUS)
+    smaller, its_tokenizer, report = trim_vocabulary(model, CORPUS, tokenizer)
     save_model(smaller, tmp_path / "trimmed", its_tokenizer)
     loaded, loaded_tokenizer = load_model(tmp_path / "trimmed"), AutoTokenizer.from_pretrained(tmp_path / "trimmed")
     for one, its in ((smaller, its_tokenizer), (loaded, loaded_tokenizer)):
@@ -110,7 +111,7 @@ def test_a_corpus_gets_the_same_pieces_and_the_same_answers(kind: str, tmp_path:
         assert one.config.pad_token_id == its.pad_token_id == one.get_input_embeddings().padding_idx
         assert {its.convert_tokens_to_ids(token) for token in SPECIAL[kind]} < set(range(report.kept))
         assert len(its(OTHER)["input_ids"]) > 2  # other texts are still read
-    assert report.of == rows == model.config.vocab_size == model.get_input_embeddings().num_embeddings
+    assert report.total == rows == model.config.vocab_size == model.get_input_embeddings().num_embeddings
     assert report.kept < len(tokenizer) < rows
     assert report.parameters[0] - report.parameters[1] == 32 * (rows - report.kept)
     # pairs are wrapped in special tokens that have other numbers now
@@ -126,7 +127,7 @@ def test_tied_heads_lose_the_same_tokens(kind: str, tmp_path: Path) -> None:
     with torch.no_grad():
         model.get_output_embeddings().bias.normal_()
     _, wanted = answers(model, tokenizer, CORPUS)
-    smaller, its_tokenizer, report = trim_vocabulary(model, tokenizer, CORPUS)
+    smaller, its_tokenizer, report = trim_vocabulary(model, CORPUS, tokenizer)
     _, found = answers(smaller, its_tokenizer, CORPUS)
     assert found.shape[-1] == report.kept
     kept = [
@@ -148,7 +149,7 @@ def test_words_that_lead_nowhere_are_not_spelled_by_shorter_pieces() -> None:
     )
     corpus = ["abd", "a", "cbd"]  # abd: ab, and then nothing; without ab it would be a ##bd
     assert tokenizer.tokenize("abd") == ["[UNK]"]
-    _, smaller, _ = trim_vocabulary(model, tokenizer, corpus)
+    _, smaller, _ = trim_vocabulary(model, corpus, tokenizer)
     assert [smaller.tokenize(text) for text in corpus] == [["[UNK]"], ["a"], ["c", "##bd"]]
     assert set(smaller.get_vocab()) == {*pieces} - {"##b"}
 
@@ -161,7 +162,7 @@ def test_camembert_numbers_its_special_tokens_otherwise() -> None:
     tokenizer = CamembertTokenizer(vocab=vocabulary)
     model = AutoModelForSequenceClassification.from_config(make_config("unigram", tokenizer))
     wanted_pieces, wanted = answers(model, tokenizer, CORPUS)
-    smaller, its_tokenizer, _ = trim_vocabulary(model, tokenizer, CORPUS)
+    smaller, its_tokenizer, _ = trim_vocabulary(model, CORPUS, tokenizer)
     pieces, found = answers(smaller, its_tokenizer, CORPUS)
     assert pieces == wanted_pieces
     assert torch.equal(found, wanted)
@@ -171,7 +172,7 @@ def test_camembert_numbers_its_special_tokens_otherwise() -> None:
 def test_lists_of_words_are_a_corpus_as_well() -> None:
     model, tokenizer, _ = toy_classifier()
     words = [["a", "warm", "film"], ["dull", "snow"]]
-    smaller, its_tokenizer, report = trim_vocabulary(model, tokenizer, words)
+    smaller, its_tokenizer, report = trim_vocabulary(model, words, tokenizer)
     assert report.kept == 5 + 4
     before, after = (
         one(words, is_split_into_words=True, padding=True, return_tensors="pt") for one in (tokenizer, its_tokenizer)
@@ -183,7 +184,9 @@ def test_lists_of_words_are_a_corpus_as_well() -> None:
 def test_what_cannot_be_trimmed_is_refused() -> None:
     model, tokenizer, _ = toy_classifier()
     with pytest.raises(DataError, match="corpus is empty"):
-        trim_vocabulary(model, tokenizer, [])
+        trim_vocabulary(model, [], tokenizer)
+    with pytest.raises(DataError, match="pass a list of texts"):
+        trim_vocabulary(model, "a warm film", tokenizer)
     with pytest.raises(ModelError, match="no vocabulary"):
         trim_vocabulary(
             ViTForImageClassification(
@@ -196,26 +199,26 @@ def test_what_cannot_be_trimmed_is_refused() -> None:
                     patch_size=4,
                 )
             ),
-            tokenizer,
             ["a"],
+            tokenizer,
         )
     with pytest.raises(ModelError, match="no fast tokenizer"):
-        trim_vocabulary(model, object(), ["a"])  # type: ignore[arg-type]
+        trim_vocabulary(model, ["a"], object())  # type: ignore[arg-type]
     small = AutoModelForSequenceClassification.from_config(
         BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     )
     with pytest.raises(ModelError, match="do not belong together"):
-        trim_vocabulary(small, tokenizer, ["a lovely film"])
+        trim_vocabulary(small, ["a lovely film"], tokenizer)
 
 
 def test_pruned_and_sparse_models_keep_what_they_are(tmp_path: Path) -> None:
     model, tokenizer, texts = toy_classifier()
     batches = [tokenizer(texts["text"][start : start + 16], padding=True, return_tensors="pt") for start in (0, 16)]
     for method in ("auto", "pgb", "obert"):
-        pruned, _ = prune(model, batches, PruneConfig(method=method, sparsity=0.5))  # type: ignore[arg-type]
+        pruned, _ = prune(model, METHODS[method].config(Sparsity(0.5)), batches)  # type: ignore[arg-type]
         corpus = texts["text"][:4]
         _, wanted = answers(pruned, tokenizer, corpus)
-        smaller, its_tokenizer, _ = trim_vocabulary(pruned, tokenizer, corpus)
+        smaller, its_tokenizer, _ = trim_vocabulary(pruned, corpus, tokenizer)
         save_model(smaller, tmp_path / method, its_tokenizer)
         loaded = load_model(tmp_path / method)
         assert get_plan(loaded) == get_plan(pruned)
@@ -256,17 +259,17 @@ def test_commands(tmp_path: Path) -> None:
     assert metrics == {name: reported[name] for name in metrics}
 
 
-def test_unknown_kinds_are_named() -> None:
+def test_unknown_algorithms_are_named() -> None:
     from bertsurgeon.vocabulary.pieces import needed_pieces
 
-    with pytest.raises(ModelError, match="kind Morse"):
+    with pytest.raises(ModelError, match="A Morse tokenizer"):
         needed_pieces({"model": {"type": "Morse", "vocab": {}}}, set(), ())
 
 
 def test_merges_of_other_pieces_go() -> None:
     tokenizer = make_tokenizer("bpe")
     model = AutoModelForSequenceClassification.from_config(make_config("bpe", tokenizer))
-    _, smaller, _ = trim_vocabulary(model, tokenizer, ["keep"])
+    _, smaller, _ = trim_vocabulary(model, ["keep"], tokenizer)
     before, after = (json.loads(one.backend_tokenizer.to_str())["model"] for one in (tokenizer, smaller))
     assert 0 < len(after["merges"]) < len(before["merges"]) / 2
     assert set(pre_tokenizers.ByteLevel.alphabet()) < after["vocab"].keys()

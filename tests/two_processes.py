@@ -11,7 +11,20 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from bertsurgeon import Calibration, PruneConfig, TrainingConfig, calibrate, distributed, evaluate, prune, train
+from bertsurgeon import (
+    AutoConfig,
+    Calibration,
+    Flops,
+    ObertConfig,
+    PgbConfig,
+    Sparsity,
+    TrainingConfig,
+    calibrate,
+    distributed,
+    evaluate,
+    prune,
+    train,
+)
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.checkpoint import load_model, save_model
 from bertsurgeon.errors import CheckpointError, OptionError
@@ -22,7 +35,7 @@ from cli_helpers import tokenized_texts
 TOLERANCE = 1e-5
 
 TRAINING = TrainingConfig(epochs=2, batch_size=24, micro_batch_size=6, learning_rate=1e-3)
-"""Three steps an epoch, with nothing left over, from rows that are 72."""
+"""Three complete steps an epoch, from 72 rows."""
 
 
 def close(first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -34,80 +47,100 @@ def weights(model: PreTrainedModel) -> torch.Tensor:
     return torch.cat([value.flatten().double() for value in model.state_dict().values()])
 
 
+def fail() -> None:
+    raise ValueError("no room")
+
+
+def check_collectives() -> None:
+    rank = distributed.rank()
+    items = list(range(5))
+    assert distributed.shard(items) == items[rank::2]
+    assert distributed.all_gather(distributed.shard(items)) == items
+    assert distributed.run_on_main(distributed.rank) == 0
+    with pytest.raises(ValueError if rank == 0 else RuntimeError, match="no room"):
+        distributed.run_on_main(fail)
+    total = torch.tensor([1.0, rank])
+    distributed.all_reduce(total)
+    assert total.tolist() == [2, 1]
+    assert distributed.any_process(rank == 1)
+    with distributed.disabled():
+        assert (distributed.world_size(), distributed.all_gather([rank])) == (1, [rank])
+        assert not distributed.any_process(False)
+
+
 def compare(folder: Path) -> None:
     dense, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
     dataset = tokenized_texts(tokenizer, 72)
-    unlabelled = dataset.remove_columns("labels")
+    unlabeled = dataset.remove_columns("labels")
 
     for data, options in (
         (dataset, {"gradients": True, "moments": True}),
         (dataset, {"gradients": True, "block_size": 8}),
-        (unlabelled, {"gradients": False, "curvature": True, "moments": True, "token_weighting": 0.5}),
+        (unlabeled, {"gradients": False, "curvature": True, "moments": True, "token_weighting": 0.5}),
     ):
         batches = make_batches(data, tokenizer, 72, 8, 0)
-        found = collect_statistics(dense, batches, **options)
+        statistics = collect_statistics(dense, batches, **options)
         with distributed.disabled():
-            wanted = collect_statistics(dense, batches, **options)
-        assert (found.samples, found.tokens) == (wanted.samples, wanted.tokens) == (72, found.tokens)
+            expected = collect_statistics(dense, batches, **options)
+        assert (statistics.samples, statistics.tokens) == (expected.samples, expected.tokens) == (72, statistics.tokens)
         for name in ("squared_gradients", "block_fisher", "curvature"):
-            assert getattr(found, name).keys() == getattr(wanted, name).keys()
-            assert all(close(value, getattr(wanted, name)[key]) for key, value in getattr(found, name).items())
-        for key, moments in found.moments.items():
-            assert close(moments.covariance, wanted.moments[key].covariance)
-            assert close(moments.mean, wanted.moments[key].mean)
-        for key, parts in found.token_weights.items():
-            assert close(torch.cat(parts), torch.cat(wanted.token_weights[key]))
-        assert found.squared_gradients or found.block_fisher or found.curvature
+            assert getattr(statistics, name).keys() == getattr(expected, name).keys()
+            assert all(close(value, getattr(expected, name)[key]) for key, value in getattr(statistics, name).items())
+        for key, moments in statistics.moments.items():
+            assert close(moments.covariance, expected.moments[key].covariance)
+            assert close(moments.mean, expected.moments[key].mean)
+        for key, parts in statistics.token_weights.items():
+            assert close(torch.cat(parts), torch.cat(expected.token_weights[key]))
+        assert statistics.squared_gradients or statistics.block_fisher or statistics.curvature
 
     for config in (
-        PruneConfig(sparsity=0.5, samples=72, batch_size=8),
-        PruneConfig(flops=0.5, samples=72, batch_size=8, target="residual", structures=("removal", "groups")),
-        PruneConfig(method="pgb", sparsity=0.5, samples=72, batch_size=8),
-        PruneConfig(method="pgb", sparsity=0.5, samples=72, batch_size=8, compensation="independent"),
-        PruneConfig(method="obert", sparsity=0.5, samples=72, batch_size=8),
-        PruneConfig(
-            method="obert", sparsity=0.5, samples=72, batch_size=8, update="greedy", memory_gb=1e-4, compensation="none"
-        ),
+        AutoConfig(Sparsity(0.5), samples=72, batch_size=8),
+        AutoConfig(Flops(0.5), samples=72, batch_size=8, target="residual", structures=("removal", "groups")),
+        PgbConfig(Sparsity(0.5), samples=72, batch_size=8),
+        PgbConfig(Sparsity(0.5), samples=72, batch_size=8, compensation="independent"),
+        ObertConfig(Sparsity(0.5), samples=72, batch_size=8),
+        ObertConfig(Sparsity(0.5), samples=72, batch_size=8, update="greedy", memory_gb=1e-4, compensation="none"),
     ):
-        pruned, report = prune(dense, dataset, config, tokenizer)
+        pruned, report = prune(dense, config, dataset, tokenizer)
         with distributed.disabled():
-            wanted_model, wanted_report = prune(dense, dataset, config, tokenizer)
-        assert report.plan == wanted_report.plan
-        assert (report.samples, report.tokens) == (wanted_report.samples, wanted_report.tokens)
+            single_model, single_report = prune(dense, config, dataset, tokenizer)
+        assert report.plan == single_report.plan
+        assert (report.samples, report.tokens) == (single_report.samples, single_report.tokens)
         if config.method == "obert":
-            assert torch.equal(weights(pruned) == 0, weights(wanted_model) == 0)
-            assert torch.equal(weights(pruned), weights(wanted_model)) or config.compensation != "none"
+            assert torch.equal(weights(pruned) == 0, weights(single_model) == 0)
+            assert torch.equal(weights(pruned), weights(single_model)) or config.compensation != "none"
         # weights of low ranks may differ in their signs, as those of singular vectors do
-        first, second = (predict(model, dataset, tokenizer, 24, "") for model in (pruned, wanted_model))
+        first, second = (predict(model, dataset, tokenizer, 24, "") for model in (pruned, single_model))
         assert (first - second).abs().max() <= 1e-4 * second.abs().max(), (config, first - second)
 
-    student, _ = prune(dense, dataset, PruneConfig(method="pgb", sparsity=0.5, samples=64, batch_size=8), tokenizer)
+    student, _ = prune(dense, PgbConfig(Sparsity(0.5), samples=64, batch_size=8), dataset, tokenizer)
     save_model(student, folder / "pruned", tokenizer)
     with distributed.temporary_folder() as work_dir:
-        train(student, dataset, tokenizer, replace(TRAINING, keep_best=True, max_steps=2), work_dir / "best")
+        train(student, replace(TRAINING, keep_best=True, max_steps=2), dataset, tokenizer, work_dir=work_dir / "best")
         student = load_model(folder / "pruned")
-        train(student, dataset, tokenizer, TRAINING, work_dir / "recovered", teacher=dense)
+        train(student, TRAINING, dataset, tokenizer, work_dir=work_dir / "recovered", teacher=dense)
     both = distributed.all_gather([weights(student)])
     assert torch.equal(both[0], both[1])
-    task = Task("custom", ("accuracy",), ("0", "1"), kind=TASK_TYPES["classification"])
-    shared = evaluate(student, dataset, tokenizer, task, batch_size=5)
+    task = Task("custom", ("accuracy",), ("0", "1"), type=TASK_TYPES["classification"])
+    shared = evaluate(student, task, dataset, tokenizer, batch_size=5)
     with distributed.disabled():
-        assert evaluate(student, dataset, tokenizer, task, batch_size=5) == shared
+        assert evaluate(student, task, dataset, tokenizer, batch_size=5) == shared
 
-    calibrate(dense, dataset, PruneConfig(sparsity=0.5, batch_size=8), tokenizer).save(folder / "calibration")
-    Calibration.load(folder / "calibration").check(dense)
+    config = AutoConfig(Sparsity(0.5), batch_size=8)
+    calibrate(dense, config, dataset, tokenizer).save(folder / "calibration")
+    Calibration.load(folder / "calibration").check(dense, config)
     save_model(student, folder / "recovered", tokenizer)
     assert torch.equal(weights(load_model(folder / "recovered")), weights(student))
 
     wrong = {
         CheckpointError: lambda: save_model(student, folder / "recovered", tokenizer),
-        OptionError: lambda: train(dense, dataset, tokenizer, TrainingConfig(batch_size=33), folder / "work"),
+        OptionError: lambda: train(dense, TrainingConfig(batch_size=33), dataset, tokenizer, work_dir=folder / "work"),
     }
     for error, call in wrong.items():
         with pytest.raises(error):
             call()
     with pytest.raises(OptionError, match="1 batches of calibration data for 2 processes"):
-        prune(dense, dataset, PruneConfig(sparsity=0.5, samples=5), tokenizer)
+        prune(dense, AutoConfig(Sparsity(0.5), samples=5), dataset, tokenizer)
 
 
 if __name__ == "__main__":
@@ -116,6 +149,7 @@ if __name__ == "__main__":
     if len(arguments) == 1:
         distributed.init()
         assert distributed.world_size() == 2
+        check_collectives()
         compare(Path(arguments[0]))
         distributed.shutdown()
     else:

@@ -1,71 +1,77 @@
 """BertSurgeon: makes fine-tuned BERT-family encoders smaller and faster in minutes.
 
 Importing the package registers its checkpoints with transformers, so that pruned models load with
-``AutoModelFor….from_pretrained``.
+``AutoModelFor….from_pretrained``. Everything else is imported when it is first used: a process that only loads models
+needs torch, transformers, safetensors and numpy, and waits for nothing more.
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel
+from bertsurgeon.checkpoint import hf_quantizer as _registration  # registers the checkpoint format
 
-from bertsurgeon.benchmark import bench
-from bertsurgeon.checkpoint import detach_sparse, get_plan, is_sparse, load_model, save_model
-from bertsurgeon.config import PruneConfig
-from bertsurgeon.errors import BertSurgeonError, ModelError
-from bertsurgeon.evaluation import evaluate
-from bertsurgeon.exporting import ExportConfig, export
-from bertsurgeon.layer_drop import drop_layers
-from bertsurgeon.layers import GroupedLinear, LowRankLinear, prepare_for_inference
-from bertsurgeon.layers import to_dense as _to_dense
-from bertsurgeon.methods.auto.measurements import Calibration, calibrate
-from bertsurgeon.methods.report import PruneReport
-from bertsurgeon.plan import ModelPlan
-from bertsurgeon.pruning import prune
-from bertsurgeon.recovery import TrainingConfig, recover, train
-from bertsurgeon.runtime import open_exported
-from bertsurgeon.vocabulary import TrimReport, trim_vocabulary
+if TYPE_CHECKING:
+    from bertsurgeon.benchmark import BenchmarkConfig, BenchmarkReport
+    from bertsurgeon.benchmark.bench import bench
+    from bertsurgeon.budgets import Budget, Flops, Groups, Sparsity, Speedup, Threshold
+    from bertsurgeon.checkpoint import get_plan, is_sparse, load_model, save_model
+    from bertsurgeon.conversion import to_dense
+    from bertsurgeon.errors import BertSurgeonError
+    from bertsurgeon.evaluation import evaluate
+    from bertsurgeon.exporting import ExportConfig
+    from bertsurgeon.exporting.export import export
+    from bertsurgeon.layer_drop import drop_layers
+    from bertsurgeon.layers import GroupedLinear, LowRankLinear, prepare_for_inference, undo_prepare_for_inference
+    from bertsurgeon.methods.auto.config import AutoConfig, CalibrationConfig
+    from bertsurgeon.methods.auto.measurements import Calibration, calibrate
+    from bertsurgeon.methods.base import PruneConfig, PruneReport, PruneResult
+    from bertsurgeon.methods.obert.config import ObertConfig
+    from bertsurgeon.methods.pgb.config import PgbConfig
+    from bertsurgeon.plan import ModelPlan
+    from bertsurgeon.pruning import prune
+    from bertsurgeon.recovery import TrainingConfig, recover, train
+    from bertsurgeon.runtime import open_exported
+    from bertsurgeon.vocabulary import TrimReport, trim_vocabulary
+
+_MODULES = {
+    "benchmark": ("BenchmarkConfig", "BenchmarkReport", "bench"),
+    "budgets": ("Budget", "Flops", "Groups", "Sparsity", "Speedup", "Threshold"),
+    "checkpoint": ("get_plan", "is_sparse", "load_model", "save_model"),
+    "conversion": ("to_dense",),
+    "errors": ("BertSurgeonError",),
+    "evaluation": ("evaluate",),
+    "exporting": ("ExportConfig", "export"),
+    "layer_drop": ("drop_layers",),
+    "layers": ("GroupedLinear", "LowRankLinear", "prepare_for_inference", "undo_prepare_for_inference"),
+    "methods.auto.config": ("AutoConfig", "CalibrationConfig"),
+    "methods.auto.measurements": ("Calibration", "calibrate"),
+    "methods.base": ("PruneConfig", "PruneReport", "PruneResult"),
+    "methods.obert.config": ("ObertConfig",),
+    "methods.pgb.config": ("PgbConfig",),
+    "plan": ("ModelPlan",),
+    "pruning": ("prune",),
+    "recovery": ("TrainingConfig", "recover", "train"),
+    "runtime": ("open_exported",),
+    "vocabulary": ("TrimReport", "trim_vocabulary"),
+}
+"""Where each public name is defined."""
 
 __version__ = version("bertsurgeon")
 
-__all__ = [
-    "BertSurgeonError",
-    "Calibration",
-    "ExportConfig",
-    "GroupedLinear",
-    "LowRankLinear",
-    "ModelPlan",
-    "PruneConfig",
-    "PruneReport",
-    "TrainingConfig",
-    "TrimReport",
-    "bench",
-    "calibrate",
-    "drop_layers",
-    "evaluate",
-    "export",
-    "get_plan",
-    "is_sparse",
-    "load_model",
-    "open_exported",
-    "prepare_for_inference",
-    "prune",
-    "recover",
-    "save_model",
-    "to_dense",
-    "train",
-    "trim_vocabulary",
-]
+__all__ = [name for names in _MODULES.values() for name in names]
 
 
-def to_dense(model: PreTrainedModel) -> PreTrainedModel:
-    """The zero-filled dense twin of a pruned or sparse model: a stock Hugging Face model with the same outputs.
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used (PEP 562)."""
+    for module, names in _MODULES.items():
+        if name in names:
+            value = getattr(import_module(f"bertsurgeon.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'bertsurgeon' has no attribute {name!r}")
 
-    Raises:
-        ModelError: If the model is not pruned.
-    """
-    plan = get_plan(model)
-    if plan is not None:
-        return _to_dense(model, plan)
-    if is_sparse(model):
-        return detach_sparse(model)
-    raise ModelError("The model is dense already.")
+
+def __dir__() -> list[str]:
+    """The public names, those that are not imported yet included."""
+    return sorted({*globals(), *__all__})

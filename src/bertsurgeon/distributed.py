@@ -1,8 +1,14 @@
-"""Several processes that do one job: who does which part, and how the parts come together.
+"""Work that several processes share: who computes which part, and how the results are combined.
 
-``torchrun`` or ``accelerate launch`` start them. Every process is given the same model and the same data, takes its
-part, and ends with the same result; the first one alone writes and prints. The collectives are torch.distributed's. In
-a single process all of this does nothing.
+``torchrun`` or ``accelerate launch`` start the processes. Each of them is given the same model and the same data,
+computes its part, and ends with the same result; the main process alone writes and prints.
+
+The collectives are those of torch.distributed. This module adds what neither torch nor accelerate has: sharding with a
+fixed order, a step of the main process whose result or error all processes get, an error message of the first process
+that fails, and a way to switch sharing off. accelerate's collectives do not serve here: on CPUs, ``PartialState`` takes
+processes started by ``torchrun`` for a single one unless it is configured otherwise, and its ``gather_object`` and
+``reduce`` then return each process' own values; it creates a process group even for a single process; and ``reduce``
+copies the tensor. In a single process, nothing here creates or uses a process group.
 """
 
 import os
@@ -23,19 +29,19 @@ from bertsurgeon.errors import BertSurgeonError, OptionError
 T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=2)
-"""How long processes wait for each other; the first one may plan, measure and write meanwhile."""
+"""Longest wait for other processes; the main process may plan, measure and write meanwhile."""
 
-_store: Any = None  # torch's Store, in which processes leave notes
-_alone = 0
+_store: Any = None  # torch's Store with messages between processes; None if init() made no process group
+_disabled = 0  # depth of disabled() blocks
 
 
 def launched_world_size() -> int:
-    """How many processes a launcher started, this one included."""
+    """Returns the number of processes that a launcher started, 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def init() -> None:
-    """Meets the other processes that a launcher started; on CPUs by gloo, on GPUs by NCCL."""
+    """Creates the process group if a launcher started several processes: gloo on CPUs, NCCL on GPUs."""
     global _store
     if launched_world_size() == 1 or dist.is_initialized():
         return
@@ -49,7 +55,7 @@ def init() -> None:
 
 
 def shutdown() -> None:
-    """Ends what :func:`init` began, once all processes are done."""
+    """Destroys the process group that :func:`init` created, once all processes have called this."""
     global _store
     if _store is not None:
         dist.barrier()
@@ -58,80 +64,86 @@ def shutdown() -> None:
 
 
 def world_size() -> int:
-    """Processes that share the work."""
-    return 1 if _alone or not dist.is_available() or not dist.is_initialized() else int(dist.get_world_size())
+    """Returns the number of processes that share the work, 1 inside :func:`disabled`."""
+    return 1 if _disabled or not dist.is_available() or not dist.is_initialized() else int(dist.get_world_size())
 
 
 def rank() -> int:
-    """Which of them this one is, from 0."""
+    """Returns the index of this process among those that share the work, from 0."""
     return 0 if world_size() == 1 else int(dist.get_rank())
 
 
 def is_main() -> bool:
-    """Whether this is the one process that writes and prints."""
+    """Returns True in the one process that writes and prints, also inside :func:`disabled`."""
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
 
 def is_first_to_fail() -> bool:
-    """Tells the others that this process failed; true in one process only, which says why."""
+    """Records that this process failed, and returns True if no other process did before.
+
+    The first process to fail prints the error; the others, which often fail because of it, print nothing.
+    """
     if _store is None:
         return True
     try:
         return int(_store.add("failed", 1)) == 1
-    except RuntimeError:  # whoever keeps the store is gone already
+    except RuntimeError:  # the process that holds the store has ended
         return False
 
 
 @contextmanager
 def disabled() -> Iterator[None]:
-    """What happens inside is this process' own business: nothing is shared, nobody is waited for."""
-    global _alone
-    _alone += 1
+    """Switches sharing off: inside the ``with`` block, this process computes everything and waits for no other."""
+    global _disabled
+    _disabled += 1
     try:
         yield
     finally:
-        _alone -= 1
+        _disabled -= 1
 
 
 def shard(items: Sequence[T]) -> list[T]:
-    """This process' share: every n-th item, so that texts sorted by length are dealt evenly."""
+    """Returns every n-th item for n processes: if items are sorted by length, all shards take about the same time."""
     return list(items[rank() :: world_size()])
 
 
 def all_gather(items: Sequence[T]) -> list[T]:
-    """Undoes :func:`shard`: the items of all processes, in their first order."""
+    """Returns the items of all processes in the order they had before :func:`shard`."""
     if world_size() == 1:
         return list(items)
-    parts: list[Any] = [None] * world_size()
-    dist.all_gather_object(parts, list(items))
-    return [parts[number % len(parts)][number // len(parts)] for number in range(sum(map(len, parts)))]
+    shards: list[Any] = [None] * world_size()
+    dist.all_gather_object(shards, list(items))
+    return [shards[index % len(shards)][index // len(shards)] for index in range(sum(map(len, shards)))]
 
 
 def all_reduce(tensor: Tensor) -> None:
-    """Sums a tensor of all processes, in place."""
+    """Replaces a tensor by its sum over all processes, in place."""
     if world_size() == 1:
         return
     if tensor.is_cuda or dist.get_backend() != dist.Backend.NCCL:
         dist.all_reduce(tensor)
         return
-    moved = tensor.cuda()  # somebody else made the process group, for GPUs alone
+    moved = tensor.cuda()  # the caller created the process group, with NCCL alone
     dist.all_reduce(moved)
     tensor.copy_(moved)
 
 
-def any_process(found: bool) -> bool:
-    """Whether something is so in any process."""
-    total = torch.tensor(float(found))
+def any_process(condition: bool) -> bool:
+    """Returns True if the condition holds in any process."""
+    total = torch.tensor(float(condition))
     all_reduce(total)
     return bool(total > 0)
 
 
 def run_on_main(step: Callable[[], T]) -> T:
-    """What ``step`` returns in the first process, in all of them; the others wait.
+    """Runs ``step`` in the main process while the others wait, and returns its result in all processes.
+
+    Args:
+        step: Function without arguments, whose result can be pickled.
 
     Raises:
-        BertSurgeonError: What ``step`` raised, in all distributed.
-        RuntimeError: In the others, if it raised anything else.
+        BertSurgeonError: If ``step`` raised it; the same error in all processes.
+        RuntimeError: In the other processes, if ``step`` raised anything else.
     """
     if world_size() == 1:
         return step()
@@ -143,8 +155,8 @@ def run_on_main(step: Callable[[], T]) -> T:
                 outcome[0] = step()
         except Exception as error:
             failure = error
-            known = isinstance(error, BertSurgeonError)
-            outcome[1] = error if known else RuntimeError(f"The first process failed: {error}")
+            expected = isinstance(error, BertSurgeonError)
+            outcome[1] = error if expected else RuntimeError(f"The main process failed: {error}")
     dist.broadcast_object_list(outcome)
     if failure is not None:
         raise failure
@@ -156,23 +168,30 @@ def run_on_main(step: Callable[[], T]) -> T:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that all processes see while the ``with`` block lasts; on several machines it must be shared by them."""
+    """Creates a folder that all processes share during the ``with`` block.
+
+    With several machines, the folder of temporary files (``TMPDIR``) must be shared by them.
+    """
     folder = run_on_main(lambda: Path(tempfile.mkdtemp(prefix="bertsurgeon-")))
     try:
         yield folder
-        run_on_main(lambda: None)  # nobody needs it any more
+        run_on_main(lambda: None)  # waits until no process needs the folder
     finally:
         if rank() == 0:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_enough(items: Sequence[Any], what: str) -> None:
-    """Checks that every process gets some of the work.
+def check_enough(items: Sequence[Any], noun: str) -> None:
+    """Checks that there is at least one item for each process.
+
+    Args:
+        items: What is shared.
+        noun: Plural name of the items, for the error message.
 
     Raises:
         OptionError: If there are more processes than items.
     """
     if len(items) < world_size():
         raise OptionError(
-            f"There are {len(items)} {what} for {world_size()} processes; start fewer processes, or give more data."
+            f"There are {len(items)} {noun} for {world_size()} processes; start fewer processes, or provide more data."
         )

@@ -1,7 +1,7 @@
-"""Sentence embedders: an encoder with what sentence-transformers puts behind it, as one model of transformers' kind.
+"""Sentence embedders: an encoder and the modules that sentence-transformers puts after it, as one transformers model.
 
-The rest of the library sees a model with a head like any other. Files are read and written by sentence-transformers, an
-optional package, so that whatever it keeps beside the weights (pooling, prompts, the longest text) comes through.
+To the rest of the library it is a model with a head like any other. sentence-transformers, an optional package, reads
+and writes the files, so that its settings (pooling, prompts, maximum length) are preserved.
 """
 
 import json
@@ -17,29 +17,28 @@ from transformers.utils.generic import ModelOutput
 from transformers.utils.hub import cached_file
 
 from bertsurgeon.errors import CheckpointError, ModelError, first_line
-from bertsurgeon.tasks.types.embedding import EMBEDDING
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
 TRANSFORMER = "sentence_bert_config.json"
 
 TAIL = ("Pooling", "Dense", "Normalize", "LayerNorm", "Dropout")
-"""Modules of sentence-transformers that may follow the encoder."""
+"""Classes of sentence-transformers' modules that may follow the encoder."""
 
 COMPANIONS = "sentence_files"
-"""Attribute of a cross-encoder with what :func:`read_companions` found."""
+"""Attribute of a cross-encoder that holds the result of :func:`read_companions`."""
 
-_MARKS = ("hf_quantizer", "is_quantized", "quantization_method", "_weight_conversions")
-"""What ``save_pretrained`` writes a pruned model's plan by."""
+_CHECKPOINT_ATTRIBUTES = ("hf_quantizer", "is_quantized", "quantization_method", "_weight_conversions")
+"""Attributes of a pruned model that ``save_pretrained`` reads its plan from."""
 
 
 @dataclass
 class EmbedderOutput(ModelOutput):
-    """What an :class:`Embedder` returns.
+    """Outputs of an :class:`Embedder`.
 
     Attributes:
-        sentence_embedding: Shape (texts, width).
-        hidden_states: If asked for, the encoder's.
+        sentence_embedding: One vector per text, shape (texts, width).
+        hidden_states: Hidden states of the encoder, each of shape (texts, tokens, width), if requested.
     """
 
     sentence_embedding: Tensor | None = None
@@ -47,16 +46,16 @@ class EmbedderOutput(ModelOutput):
 
 
 class Embedder(PreTrainedModel):
-    """An encoder and the modules behind it, as sentence-transformers loaded them.
+    """An encoder and the modules after it, as loaded by sentence-transformers.
 
-    What is behind the encoder (pooling, normalization, dense layers) is never pruned and never trained.
+    The modules after the encoder (pooling, normalization, dense layers) are never pruned or trained.
 
     Args:
-        encoder: Dense or pruned.
-        sentence_model: A ``SentenceTransformer``; its own encoder is replaced by ``encoder``.
+        encoder: Dense or pruned encoder.
+        sentence_model: A ``SentenceTransformer``; ``encoder`` replaces its encoder.
 
     Raises:
-        ModelError: If it consists of something else than an encoder, pooling, and what may follow it.
+        ModelError: If it has modules other than an encoder, pooling, and those listed in ``TAIL``.
     """
 
     base_model_prefix = "auto_model"
@@ -72,26 +71,26 @@ class Embedder(PreTrainedModel):
         first, *others = sentence_model
         names = [type(module).__name__ for module in others]
         if type(first).__name__ != "Transformer" or "Pooling" not in names or not set(names) <= set(TAIL):
-            found = ", ".join([type(first).__name__, *names])
+            modules = ", ".join([type(first).__name__, *names])
             raise ModelError(
-                f"This sentence-transformers model consists of {found}; only a Transformer, Pooling and further "
+                f"This sentence-transformers model consists of {modules}; only a Transformer, Pooling and further "
                 f"{', '.join(TAIL[1:])} can be pruned."
             )
         first.model = encoder
         self.auto_model = encoder
         self.tail = nn.ModuleList(others).requires_grad_(False)
-        # not among the modules: it holds the same encoder, which shall have one name
+        # not a submodule: it holds the same encoder, whose parameters would get a second name
         self.__dict__["sentence_model"] = sentence_model
-        for name in _MARKS:
+        for name in _CHECKPOINT_ATTRIBUTES:
             if name in vars(encoder):
                 setattr(self, name, vars(encoder)[name])
-        whole: Any = self  # torch and transformers have no types for these
-        whole.post_init()
-        whole.register_load_state_dict_pre_hook(_take_encoder_file)
-        whole.eval()
+        untyped: Any = self  # torch and transformers have no types for these methods
+        untyped.post_init()
+        untyped.register_load_state_dict_pre_hook(_add_encoder_prefix)
+        untyped.eval()
 
     def init_weights(self) -> None:
-        """Nothing: all parts are there already."""
+        """Does nothing, as all weights are loaded already."""
 
     def forward(
         self,
@@ -105,49 +104,55 @@ class Embedder(PreTrainedModel):
         """Embeds padded texts.
 
         Args:
-            input_ids: Shape (texts, tokens).
-            attention_mask: Likewise, 1 for real tokens.
-            token_type_ids: Where the encoder has token types.
-            output_hidden_states: Return these, too.
-            return_dict: As other models have it; outputs always have names.
-            use_cache: For encoders that once were decoders; None for the others.
+            input_ids: Token ids, shape (texts, tokens).
+            attention_mask: 1 for real tokens, 0 for padding, shape (texts, tokens).
+            token_type_ids: Token types, shape (texts, tokens), for encoders that have them.
+            output_hidden_states: Whether to return the encoder's hidden states.
+            return_dict: Accepted for compatibility; outputs always have names.
+            use_cache: For encoders that are decoders by origin; None for all others.
         """
+        from bertsurgeon.tasks.types.embedding import EMBEDDING  # the packages that tasks need take long to import
+
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
         if use_cache is not None:
             inputs["use_cache"] = use_cache
-        found = self.auto_model(**inputs, output_hidden_states=output_hidden_states, return_dict=True)
+        outputs = self.auto_model(**inputs, output_hidden_states=output_hidden_states, return_dict=True)
         features: dict[str, Tensor] = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
-            "token_embeddings": found.last_hidden_state,
+            "token_embeddings": outputs.last_hidden_state,
         }
         for module in self.tail:
             features = module(features)
-        return EmbedderOutput(features[EMBEDDING], found.hidden_states)
+        return EmbedderOutput(features[EMBEDDING], outputs.hidden_states)
 
     @property
-    def longest_text(self) -> int:
-        """Tokens at which ``SentenceTransformer`` cuts a text."""
+    def max_seq_length(self) -> int:
+        """Number of tokens at which ``SentenceTransformer`` truncates a text."""
         return int(self.sentence_model.max_seq_length)
 
-    def take_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Gives the ``SentenceTransformer``, which tokenizes for itself, another tokenizer; it cuts where it did."""
-        own = deepcopy(tokenizer)
-        own.model_max_length = self.longest_text
+    def set_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Replaces the tokenizer inside the ``SentenceTransformer``; its maximum length remains.
+
+        Args:
+            tokenizer: The new tokenizer, which is copied.
+        """
+        copy = deepcopy(tokenizer)
+        copy.model_max_length = self.max_seq_length
         first = self.sentence_model[0]
-        setattr(first, "processor" if hasattr(first, "processor") else "tokenizer", own)
+        setattr(first, "processor" if hasattr(first, "processor") else "tokenizer", copy)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Writes a folder that ``SentenceTransformer`` loads (a pruned one after ``import bertsurgeon``).
+        """Writes a folder that ``SentenceTransformer`` loads (of a pruned model: after ``import bertsurgeon``).
 
         Args:
             save_directory: The folder.
-            *args: What transformers' models take besides; of no use here.
-            **kwargs: Likewise.
+            *args: Accepted for compatibility with transformers, and ignored.
+            **kwargs: Accepted for compatibility with transformers, and ignored.
         """
-        for name in _MARKS:
+        for name in _CHECKPOINT_ATTRIBUTES:
             if name in vars(self):
                 setattr(self.auto_model, name, vars(self)[name])
             else:
@@ -155,20 +160,32 @@ class Embedder(PreTrainedModel):
         self.sentence_model[0].model = self.auto_model
         self.sentence_model.save(str(save_directory), create_model_card=False)
 
-    def stock(self, config: PretrainedConfig) -> "Embedder":
-        """An embedder of the same kind around a fresh encoder, untrained."""
-        shell = deepcopy(self.sentence_model, {id(self.auto_model): nn.Identity()})  # all but the encoder
-        return Embedder(type(self.auto_model)(config), shell)
+    def with_new_encoder(self, config: PretrainedConfig) -> "Embedder":
+        """Returns an embedder with an untrained encoder and a copy of the modules after it.
+
+        Args:
+            config: Configuration of the encoder.
+        """
+        others = deepcopy(self.sentence_model, {id(self.auto_model): nn.Identity()})  # copies all but the encoder
+        return Embedder(type(self.auto_model)(config), others)
 
 
-def make_stock(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
-    """A fresh, untrained model of the same class, for another configuration."""
-    fresh: PreTrainedModel = model.stock(config) if isinstance(model, Embedder) else type(model)(config)
-    return fresh
+def new_model_like(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
+    """Returns an untrained model of the same class.
+
+    Args:
+        model: Model whose class is used.
+        config: Configuration of the new model.
+    """
+    new: PreTrainedModel = model.with_new_encoder(config) if isinstance(model, Embedder) else type(model)(config)
+    return new
 
 
 def is_embedder(name: str | Path) -> bool:
-    """Whether a folder, or a model on the hub, is a sentence embedder of sentence-transformers.
+    """Returns whether a model is a sentence embedder of sentence-transformers.
+
+    Args:
+        name: Local folder, or id on the hub.
 
     Raises:
         CheckpointError: If its files are damaged.
@@ -176,13 +193,17 @@ def is_embedder(name: str | Path) -> bool:
     if _find(name, MODULES) is None:
         return False
     settings = _find(name, SETTINGS)
-    # cross-encoders and sparse encoders have such folders, too, and are models with heads of their own
-    kind = "SentenceTransformer" if settings is None else _read(settings).get("model_type", "SentenceTransformer")
-    return bool(kind == "SentenceTransformer")
+    # cross-encoders and sparse encoders have the same files, but are models with a head
+    default = "SentenceTransformer"
+    model_type = default if settings is None else _read(settings).get("model_type", default)
+    return bool(model_type == default)
 
 
 def encoder_folder(folder: str | Path) -> Path:
-    """Where the encoder of a local embedder is: mostly the folder itself.
+    """Returns the folder of a local embedder's encoder, usually the embedder's own folder.
+
+    Args:
+        folder: Folder of the embedder.
 
     Raises:
         CheckpointError: If the list of its modules is damaged.
@@ -197,9 +218,13 @@ def encoder_folder(folder: str | Path) -> Path:
 
 
 def read_companions(folder: str | Path) -> dict[str, str]:
-    """Files that sentence-transformers keeps beside the model of a cross-encoder, by name; a pruned one gets them, too.
+    """Reads the files that sentence-transformers keeps beside a cross-encoder, to be saved beside a pruned one as well.
 
-    None if there are none, or if there are further modules.
+    Args:
+        folder: Folder of the cross-encoder.
+
+    Returns:
+        Contents by file name; empty if there are no such files, or if there are modules after the model.
 
     Raises:
         CheckpointError: If they are damaged.
@@ -212,7 +237,10 @@ def read_companions(folder: str | Path) -> dict[str, str]:
 
 
 def open_sentence_model(folder: str | Path) -> Any:
-    """The ``SentenceTransformer`` of a local folder; a plain encoder gets mean pooling.
+    """Loads a ``SentenceTransformer`` from a local folder; an encoder without modules gets mean pooling.
+
+    Args:
+        folder: Folder of the embedder or encoder.
 
     Raises:
         ModelError: If sentence-transformers is not installed.
@@ -231,26 +259,26 @@ def open_sentence_model(folder: str | Path) -> Any:
         raise CheckpointError(f"sentence-transformers cannot load {folder}: {first_line(error)}.") from error
 
 
-def _take_encoder_file(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Lets ``load_state_dict`` take what :meth:`Embedder.save_pretrained` wrote: the encoder's tensors by its names."""
-    own = f"{prefix}{Embedder.base_model_prefix}."
-    if any(key.startswith(own) for key in state):
+def _add_encoder_prefix(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Adds the encoder's prefix to the names in ``state``, as :meth:`Embedder.save_pretrained` saves without it."""
+    encoder_prefix = f"{prefix}{Embedder.base_model_prefix}."
+    if any(key.startswith(encoder_prefix) for key in state):
         return
     for key in [key for key in state if key.startswith(prefix)]:
-        state[own + key.removeprefix(prefix)] = state.pop(key)
+        state[encoder_prefix + key.removeprefix(prefix)] = state.pop(key)
 
 
 def _find(name: str | Path, file: str) -> Path | None:
-    """A file of a local model or, by its id, of one on the hub; None if there is none."""
+    """Returns the path of a model's file, local or downloaded from the hub; None if there is none."""
     if Path(name).is_dir():
         return Path(name) / file if (Path(name) / file).is_file() else None
     if Path(name).exists():
         return None
     try:
-        found = cached_file(str(name), file, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError):  # there is no such model, or no way to it: whoever loads it says so
+        path = cached_file(str(name), file, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):  # the model does not exist or cannot be reached; loading it reports the error
         return None
-    return None if found is None else Path(found)
+    return None if path is None else Path(path)
 
 
 def _read(file: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Errors a user can act on.
+"""Errors that a user can act on.
 
 Every error raised for bad input derives from :class:`BertSurgeonError` and carries one sentence that names the
 cause and the way out. The command line prints that sentence and exits with code 2; anything else is a bug and
@@ -7,7 +7,7 @@ keeps its traceback.
 
 
 class BertSurgeonError(Exception):
-    """Base class of everything the library raises on purpose."""
+    """Base class of all errors that the library raises on purpose."""
 
 
 class OptionError(BertSurgeonError):
@@ -23,17 +23,17 @@ class ModelError(BertSurgeonError):
 
 
 class PlanError(BertSurgeonError):
-    """A plan contradicts itself or the model it is meant for."""
+    """A plan contradicts itself, or does not fit its model."""
 
 
 class CheckpointError(BertSurgeonError):
-    """A saved model is corrupt, truncated, of a newer format, or cannot be written."""
+    """A saved model is corrupt, truncated or of a newer format, or an output folder cannot be written or replaced."""
 
 
 class ExportError(BertSurgeonError):
-    """A model cannot be exported, or what was exported does not say the same."""
+    """A model cannot be exported, or the outputs of the exported model differ."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says first, to be quoted in a sentence."""
+    """Returns the first line of another library's error message, without its period, to be quoted in a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

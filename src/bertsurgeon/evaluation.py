@@ -1,76 +1,100 @@
-"""Quality of a model on a task."""
+"""Evaluation: a model's metrics on a task, and how far two models agree without labels."""
+
+from __future__ import annotations
 
 import math
 
 import torch
-from datasets import Dataset
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
 from bertsurgeon.errors import DataError, ModelError
 from bertsurgeon.prediction import Predictor, predict_outputs
-from bertsurgeon.tasks import IGNORED, Task, check_same_head, class_labels, head_of, mask_tokens, task_type_of
-from bertsurgeon.tasks.collate import WORD_STARTS
+from bertsurgeon.tasks import (
+    IGNORED,
+    WORD_STARTS,
+    Data,
+    Task,
+    as_dataset,
+    check_same_head,
+    head_of,
+    label_names,
+    mask_tokens,
+    task_type_of,
+)
 
-READ = ("attention_mask", WORD_STARTS, "labels")
-"""Columns that tell which outputs are predictions."""
+SELECTING_COLUMNS = ("attention_mask", WORD_STARTS, "labels")
+"""Columns that select the outputs which are predictions."""
 
 
 def check_head(model: Predictor, task: Task) -> None:
     """Checks that a model's head fits a task.
 
+    Args:
+        model: Dense, pruned or exported model.
+        task: The task.
+
     Raises:
-        ModelError: If it is for another kind of task, or the number of outputs or the order of the classes differs.
+        ModelError: If it is for another type of task, or the number of outputs or the order of the classes differs.
     """
-    kind = task_type_of(model)
-    outputs = kind.outputs_of(model.config)
-    if type(kind) is not type(task.kind) or outputs != task.num_labels:
+    task_type = task_type_of(model)
+    outputs = task_type.num_outputs_of(model.config)
+    if type(task_type) is not type(task.type) or outputs != task.num_labels:
         raise ModelError(
-            f"The model has a head for {kind.describe(outputs)}, but task {task.name!r} is "
-            f"{task.kind.describe(task.num_labels)}; choose the task the model was fine-tuned on (your own data: also "
-            f"--task-type {kind.name})."
+            f"The model has a head for {task_type.describe(outputs)}, but task {task.name!r} is "
+            f"{task.type.describe(task.num_labels)}; choose the task the model was fine-tuned on (your own data: also "
+            f"--task-type {task_type.name})."
         )
-    own, wanted = ([name.casefold() for name in names or ()] for names in (class_labels(model.config), task.labels))
-    if own != wanted and set(own) == set(wanted):
+    model_labels = [name.casefold() for name in label_names(model.config) or ()]
+    task_labels = [name.casefold() for name in task.labels]
+    if model_labels != task_labels and set(model_labels) == set(task_labels):
         raise ModelError(
-            f"The model's classes are {', '.join(own)} in this order, and those of task {task.name!r} "
-            f"{', '.join(wanted)}; give the data the model's numbers with bertsurgeon.tasks.for_model."
+            f"The model's classes are {', '.join(model_labels)} in this order, and those of task {task.name!r} "
+            f"{', '.join(task_labels)}; recode the data's labels with bertsurgeon.tasks.align_to_model."
         )
 
 
 def evaluate(
     model: Predictor,
-    dataset: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
     task: Task,
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
     batch_size: int = 64,
+    max_length: int | None = None,
 ) -> dict[str, float]:
-    """The task's published metrics, in percent.
+    """Computes a task's published metrics.
 
     Args:
-        model: Pruned or dense, or exported.
-        dataset: Tokenized by :func:`bertsurgeon.tasks.tokenize` for the task's kind, with labels.
-        tokenizer: Pads the batches.
-        task: Says which metrics.
+        model: Dense, pruned or exported model.
+        task: Task with the metrics' names.
+        data: Labeled data: a dataset, raw (``load_task(…).validation``) or tokenized by
+            :func:`bertsurgeon.tasks.tokenize` for the task's type, or padded batches.
+        tokenizer: Tokenizer of the model.
         batch_size: Sequences per batch.
+        max_length: Maximum number of tokens per sequence of raw data; None for the task type's default.
+
+    Returns:
+        Metrics by name, in percent.
 
     Raises:
-        DataError: If the dataset is empty or has no labels.
-        ModelError: If the head does not fit the task.
+        DataError: If the data is empty or has no labels.
+        ModelError: If the model's head does not fit the task.
 
     Example:
         >>> from bertsurgeon import evaluate
-        >>> from bertsurgeon.tasks import Task, tokenize
+        >>> from bertsurgeon.tasks import Task
         >>> from bertsurgeon.testing import toy_classifier
         >>> model, tokenizer, texts = toy_classifier()
         >>> task = Task("toy", metrics=("accuracy",), labels=("bad", "good"))
-        >>> 0 <= evaluate(model, tokenize(texts, tokenizer), tokenizer, task)["accuracy"] <= 100
+        >>> 0 <= evaluate(model, task, texts, tokenizer)["accuracy"] <= 100
         True
     """
     check_head(model, task)
-    if len(dataset) == 0 or not task.kind.is_labelled(dataset.column_names):
-        raise DataError("Evaluation needs at least one labelled sequence.")
+    dataset = as_dataset(data, tokenizer, model, max_length, task_type=task.type)
+    if len(dataset) == 0 or not task.type.is_labeled(dataset.column_names):
+        raise DataError("Evaluation needs at least one labeled sequence; pass data with labels, or use compare.")
     model.eval()
     return task.score(predict_outputs(model, dataset, tokenizer, batch_size, "Evaluating"), dataset)
 
@@ -78,77 +102,91 @@ def evaluate(
 @torch.inference_mode()
 def evaluate_masked_lm(
     model: PreTrainedModel,
-    dataset: Dataset,
+    data: Data,
     tokenizer: PreTrainedTokenizerBase,
+    *,
     batch_size: int = 16,
     probability: float = 0.15,
     seed: int = 0,
+    max_length: int | None = None,
 ) -> dict[str, float]:
-    """How well a model guesses hidden tokens: perplexity, and the share of them that it gets right, in percent.
+    """Measures how well a masked language model predicts masked tokens.
 
     Args:
-        model: With a masked-language-model head.
-        dataset: Tokenized texts.
-        tokenizer: Pads the batches, and hides tokens.
+        model: Model with a masked-language-model head.
+        data: Texts, raw or tokenized, or padded batches; labels are ignored.
+        tokenizer: Tokenizer of the model, with a mask token.
         batch_size: Sequences per batch.
-        probability: Of a token to be hidden.
-        seed: Fixes which ones; the same for all models that are to be compared.
+        probability: Probability that a token is masked.
+        seed: Seed of the masks; comparisons need the same seed.
+        max_length: Maximum number of tokens per raw text; None for 128.
+
+    Returns:
+        ``perplexity``, the exponential of the mean cross entropy in nats, and ``masked_accuracy``, the share of masked
+        tokens that are predicted, in percent.
 
     Raises:
-        DataError: If the dataset is empty.
+        DataError: If the data is empty.
+        OptionError: If the tokenizer has no mask token.
     """
+    dataset = as_dataset(data, tokenizer, model, max_length)
     if len(dataset) == 0:
         raise DataError("Evaluation needs at least one text.")
     model.eval()
     names = [name for name in tokenizer.model_input_names if name in dataset.column_names]
     rows = sorted(dataset.select_columns(names), key=lambda row: len(row["input_ids"]))
     collate = mask_tokens(tokenizer, probability, seed)
-    loss, right, count = 0.0, 0, 0
+    loss, correct, count = 0.0, 0, 0
     for start in progress.track(range(0, len(rows), batch_size), "Evaluating"):
         batch = collate(rows[start : start + batch_size])
         labels = batch.pop("labels")
-        hidden = labels != IGNORED
-        logits = model(**{name: value.to(model.device) for name, value in batch.items()}).logits[hidden].float().cpu()
-        loss += float(F.cross_entropy(logits, labels[hidden], reduction="sum"))
-        right += int((logits.argmax(-1) == labels[hidden]).sum())
+        masked = labels != IGNORED
+        logits = model(**{name: value.to(model.device) for name, value in batch.items()}).logits[masked].float().cpu()
+        loss += float(F.cross_entropy(logits, labels[masked], reduction="sum"))
+        correct += int((logits.argmax(-1) == labels[masked]).sum())
         count += len(logits)
-    return {"perplexity": math.exp(loss / count), "masked_accuracy": 100 * right / count}
+    return {"perplexity": math.exp(loss / count), "masked_accuracy": 100 * correct / count}
 
 
 def compare(
-    dense: Predictor,
-    pruned: Predictor,
-    dataset: Dataset,
+    reference: Predictor,
+    model: Predictor,
+    data: Data,
     tokenizer: PreTrainedTokenizerBase,
+    *,
     batch_size: int = 64,
+    max_length: int | None = None,
 ) -> dict[str, float]:
-    """How far two models say the same, in percent, without labels.
-
-    ``agreement`` is how often they do; of numbers, 100 times Pearson's correlation. What they say are a class, each of
-    several classes, the class of each word, or both ends of an answer. Embedders are compared by the neighbours they
-    find: ``recall_at_10``, ``rank_overlap`` and ``cosine`` (:func:`bertsurgeon.tasks.neighbours.neighbour_metrics`).
+    """Measures how far two models agree, without labels.
 
     Args:
-        dense: The dense model.
-        pruned: The model pruned from it, or exported.
-        dataset: Tokenized texts, labels not needed.
-        tokenizer: Pads the batches.
+        reference: Model to compare with, usually the dense one.
+        model: Model pruned from it, or exported.
+        data: Texts, raw or tokenized, or padded batches; labels are ignored.
+        tokenizer: Tokenizer of both models.
         batch_size: Sequences per batch.
+        max_length: Maximum number of tokens per raw text; None for the default of the model's task type.
+
+    Returns:
+        ``agreement``: the share of equal predictions (classes, each of several classes, classes of words, or both ends
+        of an answer), in percent; for numbers, 100 times Pearson's correlation. For embedders ``recall_at_10``,
+        ``rank_overlap`` and ``cosine`` (:func:`bertsurgeon.tasks.metrics.neighbor_metrics`).
 
     Raises:
-        DataError: If the dataset is empty.
+        DataError: If the data is empty.
         ModelError: If the models predict different things.
     """
+    head = head_of(reference)
+    check_same_head(reference, model)
+    dataset = as_dataset(data, tokenizer, reference, max_length)
     if len(dataset) == 0:
         raise DataError("A comparison needs at least one text.")
-    head = head_of(dense)
-    check_same_head(dense, pruned)
-    first, second = (
+    reference_outputs, outputs = (
         [{name: value.unsqueeze(0) for name, value in row.items()} for row in rows]
         for rows in (
-            predict_outputs(model.eval(), dataset, tokenizer, batch_size, "Comparing") for model in (dense, pruned)
+            predict_outputs(one.eval(), dataset, tokenizer, batch_size, "Comparing") for one in (reference, model)
         )
     )
-    columns = [name for name in READ if name in dataset.column_names]
-    rows = [{name: torch.tensor([row[name]]) for name in columns} for row in dataset.select_columns(columns)]
-    return head.comparison(first, second, rows)
+    columns = [name for name in SELECTING_COLUMNS if name in dataset.column_names]
+    batches = [{name: torch.tensor([row[name]]) for name in columns} for row in dataset.select_columns(columns)]
+    return head.comparison(reference_outputs, outputs, batches)

@@ -1,4 +1,6 @@
-"""A model's outputs for a whole dataset."""
+"""Prediction: a model's outputs for a whole dataset."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,86 +9,110 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from bertsurgeon import distributed, progress
-from bertsurgeon.tasks import Collator, head_of
+from bertsurgeon.tasks import Collator, Data, as_dataset, head_of
 
 
 class Predictor(Protocol):
-    """A model in PyTorch, or an exported one that is called alike."""
+    """A PyTorch model, or an exported one with the same interface."""
 
     config: Any
 
     @property
     def device(self) -> torch.device:
-        """Where its inputs go."""
+        """Device of the model's inputs."""
 
     def __call__(self, **inputs: Tensor) -> Any:
-        """Outputs by name, for padded inputs of shape (batch, tokens)."""
+        """Returns outputs by name, for padded inputs of shape (batch, tokens)."""
 
     def eval(self) -> Any:
-        """Puts it in evaluation mode."""
+        """Switches to evaluation mode and returns the model."""
 
 
 @torch.inference_mode()
 def predict_outputs(
-    model: Predictor, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int, description: str
+    model: Predictor,
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int = 64,
+    description: str = "Predicting",
 ) -> list[dict[str, Tensor]]:
-    """What the model's head says (:attr:`bertsurgeon.tasks.Head.outputs`), for every row of the dataset.
+    """Computes the outputs of a model's head for every row (:attr:`bertsurgeon.tasks.Head.outputs`).
 
-    Outputs of every token have no padding: shape (tokens of the row, …); all others (…,).
-
-    A plain loop instead of a Trainer: the Trainer wants an output folder and prints its own tables for what is, batch
-    by batch, one forward pass. Texts of like length share a batch, so that little is padded.
-    Several processes take a part of the batches each; all of them have to call this.
+    Rows of similar length share a batch, which keeps padding small. With several processes, each computes a part of the
+    batches, and all must call this function. (A plain loop: transformers' ``Trainer`` requires an output folder and
+    prints tables of its own.)
 
     Args:
-        model: In evaluation mode.
-        dataset: Tokenized.
-        tokenizer: Pads the batches.
-        batch_size: Texts per batch.
-        description: Shown beside the progress bar.
+        model: Model in evaluation mode.
+        data: Texts, raw or tokenized, or padded batches.
+        tokenizer: Tokenizer of the model.
+        batch_size: Rows per batch.
+        description: Label of the progress bar.
+
+    Returns:
+        For each row, outputs by name on the CPU, in fp32: shape (tokens of the row, …) for outputs with one entry per
+        token, else (…,).
 
     Raises:
-        ModelError: If the model has no head that is known.
+        ModelError: If the model has no supported head.
     """
     head = head_of(model)
+    dataset = as_dataset(data, tokenizer, model)
     names = [name for name in tokenizer.model_input_names if name in dataset.column_names]
     order = np.argsort([len(ids) for ids in dataset["input_ids"]], kind="stable")
     ordered = dataset.select_columns(names).select(order)
     collate = Collator(tokenizer)
-    parts: list[list[dict[str, Tensor]]] = []
+    batches: list[list[dict[str, Tensor]]] = []
     for start in progress.track(distributed.shard(range(0, len(dataset), batch_size)), description):
         batch = collate(list(ordered.select(range(start, min(start + batch_size, len(dataset))))))
-        inputs = {name: value.to(model.device) for name, value in batch.items()}
-        outputs = model(**inputs)
-        found = {name: outputs[name].float().cpu() for name in head.outputs}
-        parts.append(
+        model_outputs = model(**{name: value.to(model.device) for name, value in batch.items()})
+        outputs = {name: model_outputs[name].float().cpu() for name in head.outputs}
+        batches.append(
             [
                 {
-                    name: found[name][row][mask] if of_tokens else found[name][row]
-                    for name, of_tokens in head.outputs.items()
+                    name: outputs[name][row][mask] if per_token else outputs[name][row]
+                    for name, per_token in head.outputs.items()
                 }
                 for row, mask in enumerate(batch["attention_mask"].bool())
             ]
         )
-    rows = list(chain.from_iterable(distributed.all_gather(parts)))
-    return [rows[place] for place in np.argsort(order)]
+    rows = list(chain.from_iterable(distributed.all_gather(batches)))
+    return [rows[position] for position in np.argsort(order)]
 
 
 def predict(
-    model: Predictor, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int, description: str
+    model: Predictor,
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int = 64,
+    description: str = "Predicting",
 ) -> Tensor:
-    """Logits for every row of a model that says one thing about each, shape (rows, labels); else as above."""
-    return torch.stack([row["logits"] for row in predict_outputs(model, dataset, tokenizer, batch_size, description)])
+    """Computes the logits of a model with one prediction per row, shape (rows, labels).
+
+    Args:
+        model: Model in evaluation mode.
+        data: Texts, raw or tokenized, or padded batches.
+        tokenizer: Tokenizer of the model.
+        batch_size: Rows per batch.
+        description: Label of the progress bar.
+
+    Raises:
+        ModelError: If the model has no supported head.
+    """
+    return torch.stack([row["logits"] for row in predict_outputs(model, data, tokenizer, batch_size, description)])
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts ``model`` in evaluation mode for the duration of a ``with`` block."""
+    """Switches a model to evaluation mode for the duration of a ``with`` block.
+
+    Args:
+        model: Model whose mode is restored afterwards.
+    """
     training = model.training
     model.eval()
     try:

@@ -1,7 +1,7 @@
-"""Progress bars with an estimate of the time left, one switch for the whole library.
+"""Progress bars with an estimate of the remaining time, and one switch for the whole library.
 
-The bars are rich's; this module only decides whether they are shown (the command line switches them on, a
-library should be silent) and that they go to standard error, so that ``--json`` output stays clean.
+The bars are rich's. They are off unless the command line switches them on, and go to standard error, so that the
+output of ``--json`` stays clean.
 """
 
 from collections.abc import Iterable, Iterator, Sized
@@ -20,15 +20,15 @@ from rich.progress import (
 
 T = TypeVar("T")
 
-console = Console(stderr=True, markup=False, emoji=False)  # names of files are printed as they are
+console = Console(stderr=True, markup=False, emoji=False)  # file names may contain what rich takes for markup
 _enabled = False
 
 
 class Advance(Protocol):
-    """What :func:`bar` hands out: call it with the number of steps just finished."""
+    """Type of the function that :func:`bar` yields."""
 
     def __call__(self, steps: float = 1) -> None:
-        """Move the bar forward."""
+        """Advances the bar by the number of steps just finished."""
 
 
 def show(enabled: bool = True) -> None:
@@ -38,19 +38,24 @@ def show(enabled: bool = True) -> None:
 
 
 def is_shown() -> bool:
-    """Whether bars are shown."""
+    """Returns True if progress bars are shown."""
     return _enabled
 
 
 def note(message: str) -> None:
-    """Prints one line of progress when bars are shown."""
+    """Prints one line if progress bars are shown."""
     if _enabled:
         console.print(message, highlight=False)
 
 
 @contextmanager
 def bar(description: str, total: float | None) -> Iterator[Advance]:
-    """A progress bar for the duration of a ``with`` block; yields the function that advances it."""
+    """Shows a progress bar during a ``with`` block, and yields the function that advances it.
+
+    Args:
+        description: Label of the bar.
+        total: Number of steps; None if unknown.
+    """
     progress = Progress(
         TextColumn("{task.description:<28}", markup=False),
         BarColumn(),
@@ -71,7 +76,13 @@ def bar(description: str, total: float | None) -> Iterator[Advance]:
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterates over ``items`` and shows a bar; ``total`` is needed only for iterables without a length."""
+    """Iterates over ``items`` with a progress bar.
+
+    Args:
+        items: What is iterated over.
+        description: Label of the bar.
+        total: Number of items; None for their length.
+    """
     if total is None and isinstance(items, Sized):
         total = len(items)
     with bar(description, total) as advance:

@@ -1,43 +1,36 @@
-"""The one entrance: a dense model and data in, a pruned model and a report out."""
+"""``prune``: one verb for all methods."""
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bertsurgeon.architectures import Encoder, unfuse
-from bertsurgeon.calibration import count_samples, make_batches, token_mask
-from bertsurgeon.checkpoint import attach_plan, clear_int8_ranges, get_plan
-from bertsurgeon.config import PruneConfig
+from bertsurgeon.checkpoint import clear_int8_ranges
 from bertsurgeon.errors import OptionError
-from bertsurgeon.methods.auto.measurements import SETTINGS, Calibration, calibrate
-from bertsurgeon.methods.auto.method import prune_auto
-from bertsurgeon.methods.obert.method import obert_samples, prune_obert
-from bertsurgeon.methods.pgb.method import PGB_SAMPLES, prune_pgb
-from bertsurgeon.methods.report import PruneReport, SparseReport, check_dense, check_matrices
-from bertsurgeon.plan import dense_plan
-from bertsurgeon.prediction import evaluating
+from bertsurgeon.methods.auto.measurements import Calibration
+from bertsurgeon.methods.base import PruneConfig, PruneResult
+from bertsurgeon.methods.registry import get_method
 
 
 def prune(
     model: PreTrainedModel,
-    data: Dataset | Iterable[Mapping[str, Any]] | Calibration,
     config: PruneConfig,
+    data: Any,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
     teacher: PreTrainedModel | None = None,
-) -> tuple[PreTrainedModel, PruneReport]:
+) -> PruneResult:
     """Prunes a fine-tuned model in one shot.
 
     Args:
         model: A dense fine-tuned model of a supported architecture; for ``obert`` also one that is sparse, or was
-            pruned by another method, whose groups, ranks and kept units it thins out. Left as it is.
-        data: Calibration data: a tokenized dataset, or an iterable of batches such as a ``DataLoader``. ``pgb`` and
-            ``obert`` use labels where there are any, ``auto`` only if ``config.use_labels`` is set. For ``auto`` also a
-            :class:`Calibration`, made once for several budgets.
-        config: The options.
-        tokenizer: Pads the batches of a dataset; not needed for ready batches.
+            pruned by another method, whose matrices it makes sparse. Left as it is.
+        config: The method's options with the budget: :class:`bertsurgeon.AutoConfig`, :class:`bertsurgeon.PgbConfig`
+            or :class:`bertsurgeon.ObertConfig`.
+        data: Calibration data: a list of texts, a tokenized dataset, or an iterable of batches such as a
+            ``DataLoader``. ``pgb`` and ``obert`` use labels where there are any, ``auto`` only with ``use_labels``. For
+            ``auto`` also a :class:`bertsurgeon.Calibration`, made once for several budgets.
+        tokenizer: Tokenizes texts and pads the batches of a dataset; not needed for ready batches.
         teacher: For ``obert``: gradients are those of the distillation from this model, not of the task's loss.
 
     Returns:
@@ -49,65 +42,22 @@ def prune(
         OptionError: If options are impossible for this model, or a calibration was made with others.
 
     Example:
-        >>> from bertsurgeon import PruneConfig, prune
+        >>> from bertsurgeon import AutoConfig, Sparsity, prune
         >>> from bertsurgeon.tasks import tokenize
         >>> from bertsurgeon.testing import toy_classifier
         >>> model, tokenizer, texts = toy_classifier()
-        >>> pruned, report = prune(model, tokenize(texts, tokenizer), PruneConfig(sparsity=0.5), tokenizer)
+        >>> pruned, report = prune(model, AutoConfig(Sparsity(0.5)), tokenize(texts, tokenizer), tokenizer)
         >>> f"{report.sparsity:.1f}"
         '0.5'
     """
-    if config.method == "obert":
-        check_matrices(model)
-    else:
-        check_dense(model)
-        if teacher is not None:
-            raise OptionError(f"A teacher is of use to the method obert only, not to {config.method}.")
-    torch.manual_seed(config.seed)
-    seconds: dict[str, float] = {}
-    sparse: SparseReport | None = None
-    if config.method == "auto":
-        if isinstance(data, Calibration):
-            calibration = data
-            _check_calibration(calibration, model, config)
-        else:
-            calibration = calibrate(model, data, config, tokenizer)
-        batches = calibration.batches
-        model = unfuse(model)
-        with evaluating(model):
-            pruned, plan = prune_auto(model, calibration, config, seconds)
-    elif isinstance(data, Calibration):
-        raise OptionError(f"A calibration serves the method auto only; give {config.method} the data itself.")
-    elif config.method == "pgb":
-        batches = make_batches(data, tokenizer, config.samples or PGB_SAMPLES, config.batch_size, config.seed)
-        model = unfuse(model)
-        with evaluating(model):
-            pruned, plan = prune_pgb(model, batches, config, seconds)
-    else:
-        joined = config.fisher_batch_size  # a batch holds whole gradients
-        size = max(1, config.batch_size // joined) * joined
-        batches = make_batches(data, tokenizer, obert_samples(config), size, config.seed)
-        model = unfuse(model)
-        refit = batches  # gradients are counted in texts, regressions in tokens
-        if isinstance(data, Dataset) and config.compensation != "none":
-            refit = make_batches(data, tokenizer, None, config.batch_size, config.seed)
-        pruned, sparse = prune_obert(model, batches, config, seconds, teacher, refit)
-        plan = get_plan(model) or dense_plan(Encoder(model).architecture.name, Encoder(model).shapes)
-    clear_int8_ranges(pruned)
-    if sparse is None:
-        attach_plan(pruned, plan)
-    tokens = sum(int(token_mask(model, batch).sum()) for batch in batches)
-    samples = sum(count_samples(batch) for batch in batches)
-    return pruned, PruneReport(plan, config, samples, tokens, seconds, sparse)
-
-
-def _check_calibration(calibration: Calibration, model: PreTrainedModel, config: PruneConfig) -> None:
-    calibration.check(model)
-    if "groups" in config.structures and not calibration.settings["groups"]:
-        raise OptionError("The calibration knows nothing of groups; calibrate again with them among the structures.")
-    for name in SETTINGS:
-        if calibration.settings.get(name, getattr(PruneConfig, name)) != getattr(config, name):
-            raise OptionError(
-                f"The calibration was made with {name}={calibration.settings[name]}, not {getattr(config, name)}; "
-                "use the same options, or calibrate again."
-            )
+    method = get_method(config)
+    if teacher is not None and not method.accepts_teacher:
+        raise OptionError(f"The method {method.name} uses no teacher; omit it, or recover from one afterwards.")
+    if isinstance(data, Calibration) and not method.accepts_calibration:
+        raise OptionError(f"A calibration serves the method auto only; give {method.name} the data itself.")
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):  # the caller's generators stay as they are
+        torch.manual_seed(config.seed)
+        result = method.run(model, config, data, tokenizer, teacher)
+    clear_int8_ranges(result.model)
+    return result

@@ -1,9 +1,11 @@
-"""A classifier, its tokenizer and some labelled sentences, small enough for examples: nothing is fetched."""
+"""A tiny classifier with its tokenizer and labeled sentences, for examples and tests; downloads nothing."""
+
+from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 import torch
-from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
@@ -17,22 +19,27 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FILLER = ("the", "film", "was", "a", "very", "and", "it", "with", "day", "old", "new", "plot")
-JUDGED = (("poor", "dull", "cold", "grim"), ("fine", "lovely", "warm", "bright"))
+SENTIMENT = (("poor", "dull", "cold", "grim"), ("fine", "lovely", "warm", "bright"))
 
 
 def toy_classifier(texts: int = 64, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Dataset]:
-    """A random BERT of two layers that sorts sentences into two classes.
+    """Returns an untrained BERT with two layers and two classes, its tokenizer, and labeled sentences.
 
     Args:
-        texts: Sentences; each holds words that give its label away.
-        seed: Fixes weights and sentences.
+        texts: Number of sentences; each contains three words that decide its label.
+        seed: Seed of weights and sentences.
 
     Returns:
-        The model, its tokenizer, and the sentences in the columns ``text`` and ``label``.
+        The model in evaluation mode, its tokenizer, and the sentences in columns ``text`` and ``label``.
     """
-    vocabulary = {word: number for number, word in enumerate((*SPECIAL, *FILLER, *JUDGED[0], *JUDGED[1]))}
+    from datasets import Dataset
+
+    vocabulary = {word: number for number, word in enumerate((*SPECIAL, *FILLER, *SENTIMENT[0], *SENTIMENT[1]))}
     backend = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
     backend.normalizer = BertNormalizer()
     backend.pre_tokenizer = BertPreTokenizer()
@@ -58,7 +65,7 @@ def toy_classifier(texts: int = 64, seed: int = 0) -> tuple[PreTrainedModel, Pre
     choose = random.Random(seed)
     rows: dict[str, list[str | int]] = {"text": [], "label": []}
     for number in range(texts):
-        words = [*choose.choices(FILLER, k=choose.randint(2, 9)), *choose.choices(JUDGED[number % 2], k=3)]
+        words = [*choose.choices(FILLER, k=choose.randint(2, 9)), *choose.choices(SENTIMENT[number % 2], k=3)]
         choose.shuffle(words)
         rows["text"].append(" ".join(words))
         rows["label"].append(number % 2)

@@ -1,15 +1,24 @@
-"""Measuring models: size on disk, memory, floating-point operations, latency, and what they were measured on."""
+"""Measuring models: size, memory, floating-point operations and latency, and the environment of a measurement."""
 
-from bertsurgeon.benchmark.bench import bench
-from bertsurgeon.benchmark.contenders import BenchmarkEntry, open_contender
-from bertsurgeon.benchmark.environment import environment
-from bertsurgeon.benchmark.flops import count_flops, fitting_length, random_inputs
+from bertsurgeon.benchmark.bench import BenchmarkConfig, BenchmarkReport, BenchmarkRow, bench
+from bertsurgeon.benchmark.entries import BenchmarkEntry, open_entry
+from bertsurgeon.benchmark.footprint import (
+    Sizes,
+    count_flops,
+    environment,
+    fitting_length,
+    folder_size,
+    measure_sizes,
+    random_inputs,
+)
 from bertsurgeon.benchmark.latency import Latency, Runnable, compare_latency, time_batches
 from bertsurgeon.benchmark.memory import measure_memory
-from bertsurgeon.benchmark.size import Sizes, folder_size, measure_sizes
 
 __all__ = [
+    "BenchmarkConfig",
     "BenchmarkEntry",
+    "BenchmarkReport",
+    "BenchmarkRow",
     "Latency",
     "Runnable",
     "Sizes",
@@ -21,7 +30,7 @@ __all__ = [
     "folder_size",
     "measure_memory",
     "measure_sizes",
-    "open_contender",
+    "open_entry",
     "random_inputs",
     "time_batches",
 ]

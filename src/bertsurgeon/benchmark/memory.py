@@ -1,6 +1,6 @@
-"""How much memory a model takes, each in a process of its own.
+"""Peak memory of a model, measured in a process of its own.
 
-python -m bertsurgeon.benchmark.memory FOLDER BATCH_SIZE LENGTH
+python -m bertsurgeon.benchmark.memory NAME BATCH_SIZE LENGTH
 """
 
 import json
@@ -12,45 +12,51 @@ from pathlib import Path
 
 import torch
 
-from bertsurgeon.benchmark.contenders import open_contender
-from bertsurgeon.benchmark.flops import random_inputs
+from bertsurgeon.benchmark.entries import open_entry
+from bertsurgeon.benchmark.footprint import random_inputs
 
-_UNIT = 1 if sys.platform == "darwin" else 1024
+_RUSAGE_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes per unit of ``ru_maxrss``."""
 
 
 def measure_memory(name: str, batch_size: int, length: int) -> int | None:
-    """Peak bytes a model adds to a process that has the libraries loaded; None where that cannot be found out.
+    """Measures the peak memory that a model adds to a process in which the libraries are loaded.
 
     Args:
-        name: As for :func:`open_contender`.
-        batch_size: Texts in the batch it runs on.
+        name: Name of the model, see :func:`open_entry`.
+        batch_size: Texts in the batch.
         length: Tokens of each text.
+
+    Returns:
+        Memory in bytes; None if the process failed.
     """
     command = [sys.executable, "-m", "bertsurgeon.benchmark.memory", name, str(batch_size), str(length)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        return int(json.loads(done.stdout.splitlines()[-1])["bytes"])
+        return int(json.loads(process.stdout.splitlines()[-1])["bytes"])
     except (IndexError, ValueError, KeyError):
         return None
 
 
-def _peak() -> int:
-    """Of this process; on Linux what ``getrusage`` says includes the process that started it."""
+def _peak_memory() -> int:
+    """Returns the peak memory of this process in bytes.
+
+    On Linux it is read from ``/proc``, because ``getrusage`` includes the parent process there.
+    """
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     except OSError:
-        found = None
-    return 1024 * int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+        match = None
+    return 1024 * int(match[1]) if match else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RUSAGE_UNIT
 
 
 def _main(name: str, batch_size: int, length: int) -> None:
-    before = _peak()
-    contender = open_contender(name)
-    inputs = random_inputs([contender.model], batch_size, length)
+    before = _peak_memory()
+    entry = open_entry(name)
+    inputs = random_inputs([entry.model], batch_size, length)
     with torch.inference_mode():
-        contender.model(**inputs)
-    print(json.dumps({"bytes": _peak() - before}))
+        entry.model(**inputs)
+    print(json.dumps({"bytes": _peak_memory() - before}))
 
 
 if __name__ == "__main__":

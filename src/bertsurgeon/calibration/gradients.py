@@ -95,7 +95,7 @@ def summed_loss(model: PreTrainedModel, batch: Batch, generator: torch.Generator
     """
     outputs = model(**model_inputs(batch, labels=True))
     if has_labels(batch):
-        loss: Tensor = outputs.loss * head_of(model).losses(batch)
+        loss: Tensor = outputs.loss * head_of(model).num_losses(batch)
         return loss
     predictions = head_of(model).predictions(outputs, batch)
     return torch.stack([fisher_surrogate(p.z, generator, p.distribution) for p in predictions]).sum()

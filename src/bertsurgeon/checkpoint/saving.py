@@ -1,4 +1,4 @@
-"""Saving models, and reports, completely or not at all."""
+"""Saving models and reports, completely or not at all."""
 
 import json
 from copy import deepcopy
@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import distributed
-from bertsurgeon.checkpoint.files import new_folder
+from bertsurgeon.checkpoint.output_folder import new_folder
 from bertsurgeon.embedder import COMPANIONS, Embedder
 from bertsurgeon.errors import CheckpointError
 
@@ -20,30 +20,26 @@ def save_model(
     reports: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Saves a model with its tokenizer; the folder is there completely or not at all.
+    """Saves a model with its tokenizer; the folder is complete or absent.
 
     Of several processes the first one writes; all have to call this.
 
     Args:
-        model: Pruned or dense.
-        folder: Where to.
-        tokenizer: Saved beside the model.
+        model: A pruned or dense model.
+        folder: The output folder.
+        tokenizer: Saved beside the model, if given.
         reports: Plain data to write as JSON, by file name.
-        overwrite: Replace an existing folder.
+        overwrite: Replace a folder that a command, or this function, wrote.
 
     Raises:
-        CheckpointError: If the folder exists or cannot be written.
+        CheckpointError: If the folder exists and may not be replaced, or cannot be written.
     """
 
     def write() -> None:
-        with new_folder(folder, overwrite) as temporary:
+        with new_folder(Path(folder), overwrite) as temporary:
             model.save_pretrained(temporary)
             if tokenizer is not None:
-                own = tokenizer
-                if isinstance(model, Embedder):  # whose own tokenizer may cut texts earlier
-                    own = deepcopy(tokenizer)
-                    own.model_max_length = model.longest_text
-                own.save_pretrained(temporary)
+                _tokenizer_of(model, tokenizer).save_pretrained(temporary)
             for name, content in getattr(model, COMPANIONS, {}).items():
                 (temporary / name).write_text(content, encoding="utf-8")
             for name, content in (reports or {}).items():
@@ -53,7 +49,12 @@ def save_model(
 
 
 def write_report(file: Path, content: dict[str, Any]) -> None:
-    """Writes plain data as JSON; a file that is there is replaced at once.
+    """Writes plain data as JSON; an existing file is replaced at once.
+
+    Args:
+        file: Where to write. In a folder of ours it must be one that :func:`save_model` wrote, as others are not in the
+            folder's record.
+        content: The data.
 
     Raises:
         CheckpointError: If it cannot be written.
@@ -65,6 +66,15 @@ def write_report(file: Path, content: dict[str, Any]) -> None:
     except OSError as error:
         new.unlink(missing_ok=True)
         raise CheckpointError(f"{file} cannot be written: {error.strerror}.") from error
+
+
+def _tokenizer_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Returns the tokenizer to save; that of an embedder truncates where the embedder does."""
+    if not isinstance(model, Embedder):
+        return tokenizer
+    truncating = deepcopy(tokenizer)
+    truncating.model_max_length = model.max_seq_length
+    return truncating
 
 
 def _as_json(content: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import typer
 from rich.console import Console
@@ -20,6 +20,8 @@ from bertsurgeon.errors import BertSurgeonError, OptionError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Command: TypeAlias = Callable[..., None]
 
 app = typer.Typer(
     name="bertsurgeon",

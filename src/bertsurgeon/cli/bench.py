@@ -1,7 +1,7 @@
 """``bertsurgeon bench``."""
 
 import os
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,18 +10,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bertsurgeon.benchmark import BenchmarkConfig
 from bertsurgeon.benchmark import bench as compare
-from bertsurgeon.calibration import Batch, make_batches
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
-from bertsurgeon.cli.groups import Without, grouped
-from bertsurgeon.cli.sources import DataOptions, check_same_vocabulary, load_data, load_texts, resolve_model
-from bertsurgeon.errors import DataError, OptionError
-from bertsurgeon.tasks import model_inputs, task_type_for_texts, tokenize
-
-DRAWN = 16
-"""Batches that are drawn from a user's data."""
+from bertsurgeon.errors import OptionError
+from bertsurgeon.workflows.inputs import DataConfig, check_same_vocabulary, load_data, load_texts, resolve_model
 
 BAR = 24
 """Characters of the longest bar."""
@@ -29,7 +24,7 @@ BAR = 24
 
 @app.command()
 @guarded
-@grouped
+@opt.expand
 def bench(
     *,
     models: Annotated[
@@ -39,83 +34,36 @@ def bench(
             "run a PyTorch model in bfloat16, or compiled."
         ),
     ],
-    batch_sizes: Annotated[
-        str, typer.Option("--batch-size", help="Texts per forward pass: latency at the first, throughput at the best.")
-    ] = "1,8,32",
-    length: Annotated[int, typer.Option("--length", help="Tokens per text, where no data is named.")] = 128,
-    runs: Annotated[int, typer.Option("--runs", help="Timed forward passes per model and batch size.")] = 20,
-    seconds: Annotated[
-        float, typer.Option("--seconds", help="Fewer runs (at least three) where a batch size takes longer than this.")
-    ] = 10.0,
-    threads: Annotated[int | None, typer.Option("--threads", help="Of each runtime; all cores if not given.")] = None,
+    config: Annotated[BenchmarkConfig, opt.Panel("Benchmark", without=("seed", "memory"))],
     with_memory: Annotated[
         bool, typer.Option("--memory/--no-memory", help="Peak memory, each model in a process of its own.")
     ] = True,
     chart: Annotated[
         Path | None, typer.Option("--chart", help="Also draw a bar chart (PNG, SVG or PDF; needs matplotlib).")
     ] = None,
-    data_options: Annotated[DataOptions, Without("max_train_samples")],
+    data: Annotated[DataConfig, opt.Panel("Data", without=("max_train_samples",))],
     seed: opt.Seed = 0,
     as_json: opt.Json = False,
 ) -> None:
     """Times models side by side, in PyTorch or exported: interleaved runs, medians, ratios first.
 
-    With data, batches of its texts are timed (padded to the longest of each), without, random texts of --length tokens.
+    With data, batches of its texts are timed, padded to the longest of each; without, random texts of --length tokens.
     """
-    sizes = _parse_sizes(batch_sizes)
     if chart is not None:
         _check_chart(chart)
-    if threads is not None:
-        if threads < 1:
-            raise OptionError(f"At least one thread is needed, not {threads}.")
-        torch.set_num_threads(threads)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    config = replace(config, memory=with_memory, seed=seed, max_length=data.max_length)
     names = list(dict.fromkeys(models))
-    if data_options.are_given:
+    texts = tokenizer = None
+    if not data.is_empty:
         check_same_vocabulary(*(name.split("@")[0] for name in names))
-
-    def draw(size: int, running: Sequence[Any]) -> list[Batch]:
-        return _batches(data_options, names[0], running, size, seed)
-
-    result = compare(
-        {name: resolve_model(name) for name in names},
-        sizes,
-        length,
-        runs=runs,
-        seconds=seconds,
-        threads=threads,
-        memory=with_memory,
-        draw=draw if data_options.are_given else None,
-        seed=seed,
-    )
-    result["drawn_from_data"] = data_options.are_given
+        tokenizer = load_tokenizer(resolve_model(names[0].split("@")[0]))
+        texts = load_data(data, seed).train if data.text_file is None else load_texts(data, seed)[0]
+    result = compare({name: resolve_model(name) for name in names}, config, texts, tokenizer).to_dict()
     emit(result, as_json, lambda console: _show(result, console))
     if chart is not None:
         _draw(result, chart)
-
-
-def _parse_sizes(text: str) -> list[int]:
-    try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise OptionError(f"Batch sizes are numbers, separated by commas, not {text!r}.") from None
-    if min(sizes) < 1:
-        raise OptionError("A batch holds at least one text.")
-    return sizes
-
-
-def _batches(data: DataOptions, first: str, models: Sequence[Any], size: int, seed: int) -> list[Batch]:
-    tokenizer = load_tokenizer(resolve_model(first.split("@")[0]))
-    texts = load_data(data, seed).train if data.text_file is None else load_texts(data, seed)[0]
-    if len(texts) < size:
-        raise DataError(
-            f"A batch of {size} texts needs as many, and there are {len(texts)}; give more, or a smaller --batch-size."
-        )
-    rows = tokenize(texts, tokenizer, data.max_length, task_type_for_texts(models[0])).shuffle(seed=seed)
-    # drawn batch by batch: texts of one batch are as mixed as those that arrive together
-    return [
-        model_inputs(make_batches(rows.select(range(start, start + size)), tokenizer, size, size, 0)[0])
-        for start in range(0, min(DRAWN * size, len(rows) - size + 1), size)
-    ]
 
 
 def _show(result: dict[str, Any], console: Console) -> None:
@@ -161,7 +109,7 @@ def _check_chart(file: Path) -> None:
     except ImportError:
         raise OptionError("--chart needs matplotlib; run: pip install 'bertsurgeon[chart]'.") from None
     if file.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
-        raise OptionError(f"The ending of --chart says what is drawn: .png, .svg or .pdf, and {file} has none of them.")
+        raise OptionError(f"The suffix of --chart sets the format (.png, .svg or .pdf), and {file} has none of them.")
     if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
         raise OptionError(f"The chart cannot be written to {file}; name a file in a folder that exists and is yours.")
 

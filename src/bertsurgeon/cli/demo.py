@@ -5,18 +5,18 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from transformers import set_seed
 
 from bertsurgeon import progress
+from bertsurgeon.budgets import Sparsity
 from bertsurgeon.checkpoint import check_output
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
-from bertsurgeon.cli.pipeline import load_inputs, run_prune
-from bertsurgeon.cli.sources import MINILM, DataOptions, load_data, resolve_model
-from bertsurgeon.cli.summary import print_plan, print_summary
-from bertsurgeon.cli.train import labelled_job, load_for_finetuning, run_training
-from bertsurgeon.config import PruneConfig
+from bertsurgeon.cli.tables import print_plan, print_summary
+from bertsurgeon.methods.auto.config import AutoConfig
 from bertsurgeon.recovery import TrainingConfig
+from bertsurgeon.workflows.inputs import MINILM, DataConfig
+from bertsurgeon.workflows.pipeline import load_inputs, prune_to_budgets
+from bertsurgeon.workflows.training import TrainingOutput, finetune_and_save
 
 TASK = "docstrings"
 LENGTH = 64
@@ -34,24 +34,20 @@ def demo(
 ) -> None:
     """Fine-tunes the packaged MiniLM on docstrings, prunes it, recovers it briefly, and compares."""
     dense_folder, pruned_folder = output / "dense", output / "pruned"
-    config = PruneConfig(sparsity=sparsity, samples=512, seed=seed)
+    config = AutoConfig(Sparsity(sparsity), samples=512, seed=seed)
     for folder in (dense_folder, pruned_folder):
         check_output(folder, overwrite)
-    data_options = DataOptions(TASK, max_length=LENGTH, max_train_samples=max_train_samples)
-    progress.note("1. Fine-tuning all-MiniLM-L6-v2: which package was a docstring written for?")
-    set_seed(seed)
-    data = load_data(data_options, seed)
-    network, tokenizer = load_for_finetuning(resolve_model(MINILM), data)
+    data = DataConfig(TASK, max_length=LENGTH, max_train_samples=max_train_samples)
     training = TrainingConfig(epochs=1, learning_rate=1e-4, seed=seed)
-    job = labelled_job(data, tokenizer, LENGTH)
-    run_training(network, tokenizer, job, training, dense_folder, False, overwrite, "Fine-tuning")
+    progress.note("1. Fine-tuning all-MiniLM-L6-v2: which package was a docstring written for?")
+    finetune_and_save(MINILM, training, data, TrainingOutput(dense_folder, overwrite=overwrite))
     progress.note(f"2. Pruning {100 * sparsity:.0f} % of its encoder, then one epoch of recovery")
-    inputs = load_inputs(str(dense_folder), data_options, seed)
-    [(result, report)] = run_prune(inputs, [(config, pruned_folder)], training, overwrite)
+    inputs = load_inputs(str(dense_folder), data, seed)
+    [pruned] = prune_to_budgets(inputs, [(config, pruned_folder)], training, overwrite=overwrite)
 
     def show(console: Console) -> None:
-        print_plan(report.plan, console)
-        print_summary(result["models"], console)
+        print_plan(pruned.report.plan, console)
+        print_summary(pruned.result["models"], console)
         console.print(
             "Load it in Python:\n"
             "  import bertsurgeon\n"
@@ -61,4 +57,4 @@ def demo(
             soft_wrap=True,
         )
 
-    emit(result, as_json, show)
+    emit(pruned.result, as_json, show)

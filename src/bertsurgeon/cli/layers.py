@@ -9,20 +9,19 @@ from transformers import PreTrainedTokenizerBase
 
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import measure_sizes
-from bertsurgeon.checkpoint import check_output, load_embedder, load_own, load_tokenizer, save_model
+from bertsurgeon.checkpoint import check_output, load_as_saved, load_embedder, load_tokenizer, save_model
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
-from bertsurgeon.cli.groups import Without, grouped
-from bertsurgeon.cli.sources import DataOptions, load_data, load_texts, resolve_model
 from bertsurgeon.errors import OptionError
 from bertsurgeon.layer_drop import Strategy
 from bertsurgeon.layer_drop import drop_layers as drop_layers_of
 from bertsurgeon.tasks import Embedding, TaskType, task_type_for_texts, tokenize
+from bertsurgeon.workflows.inputs import DataConfig, input_paths, load_data, load_texts, resolve_model
 
 
 @app.command()
 @guarded
-@grouped
+@opt.expand
 def drop_layers(
     *,
     model: opt.Model,
@@ -39,7 +38,7 @@ def drop_layers(
         ),
     ] = "alternate",
     samples: Annotated[int, typer.Option("--samples", help="Texts for importance.")] = 256,
-    data_options: Annotated[DataOptions, Without("max_train_samples")],
+    data: Annotated[DataConfig, opt.Panel("Data", without=("max_train_samples",))],
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
     as_json: opt.Json = False,
@@ -49,13 +48,13 @@ def drop_layers(
     The result is a stock model. Data is for --strategy importance; labels are not needed.
     """
     kept = _parse(keep, layers)
-    check_output(output, overwrite)
-    load = load_embedder if data_options.task_type == Embedding.name else load_own
+    check_output(output, overwrite, input_paths(resolve_model(model), data=data))
+    load = load_embedder if data.task_type == Embedding.name else load_as_saved
     network, tokenizer = load(resolve_model(model)), load_tokenizer(resolve_model(model))
     total = len(Encoder(network).layers)
-    data = _texts(data_options, tokenizer, task_type_for_texts(network), seed) if data_options.are_given else None
+    texts = None if data.is_empty else _texts(data, tokenizer, task_type_for_texts(network), seed)
     smaller, chosen = drop_layers_of(
-        network, kept, cast(Strategy, strategy), data, tokenizer, samples=samples, seed=seed
+        network, kept, cast(Strategy, strategy), texts, tokenizer, samples=samples, seed=seed
     )
     before, after = (measure_sizes(one).encoder_weights for one in (network, smaller))
     result: dict[str, Any] = {
@@ -95,6 +94,6 @@ def _parse(keep: int | None, layers: str | None) -> int | list[int]:
         raise OptionError(f"--layers must be numbers such as 0,2,4, not {layers!r}.") from None
 
 
-def _texts(options: DataOptions, tokenizer: PreTrainedTokenizerBase, kind: TaskType, seed: int) -> Dataset:
+def _texts(options: DataConfig, tokenizer: PreTrainedTokenizerBase, kind: TaskType, seed: int) -> Dataset:
     texts = load_texts(options, seed)[0] if options.text_file is not None else load_data(options, seed).train
     return tokenize(texts, tokenizer, options.max_length, kind)

@@ -11,29 +11,26 @@ from bertsurgeon.benchmark import folder_size, measure_sizes
 from bertsurgeon.checkpoint import count_kept, get_plan, load_model, load_tokenizer, sparse_block
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
-from bertsurgeon.cli.groups import Without, grouped
-from bertsurgeon.cli.sources import (
-    DataOptions,
-    check_same_vocabulary,
-    load_data,
-    load_network,
-    read_all_texts,
-    resolve_model,
-)
-from bertsurgeon.cli.summary import print_plan, print_sparsity
+from bertsurgeon.cli.tables import print_plan, print_sparsity
 from bertsurgeon.cli.train import show_metrics
 from bertsurgeon.errors import OptionError
 from bertsurgeon.evaluation import check_head, compare
 from bertsurgeon.evaluation import evaluate as evaluate_model
 from bertsurgeon.plan import dense_plan
-from bertsurgeon.prediction import Predictor
-from bertsurgeon.runtime import is_exported, open_exported
-from bertsurgeon.tasks import for_model, task_type_for_texts, tokenize
+from bertsurgeon.tasks import align_to_model, task_type_for_texts, tokenize
+from bertsurgeon.workflows.inputs import (
+    DataConfig,
+    check_same_vocabulary,
+    load_data,
+    open_model,
+    read_all_texts,
+    resolve_model,
+)
 
 
 @app.command()
 @guarded
-@grouped
+@opt.expand
 def evaluate(
     *,
     model: opt.Model,
@@ -44,7 +41,7 @@ def evaluate(
             help="Also compare with this model, for instance the dense one; enough with --text-file, without labels.",
         ),
     ] = None,
-    data_options: Annotated[DataOptions, Without("max_train_samples")],
+    data: Annotated[DataConfig, opt.Panel("Data", without=("max_train_samples",))],
     seed: opt.Seed = 0,
     as_json: opt.Json = False,
 ) -> None:
@@ -52,27 +49,23 @@ def evaluate(
 
     Texts of --text-file should be ones that nothing was pruned or recovered with; all of them are compared.
     """
-    if data_options.text_file is not None and (reference is None or not data_options.only_texts):
+    if data.text_file is not None and (reference is None or not data.only_texts):
         raise OptionError("--text-file evaluates without labels: name a --reference with it, and no other data.")
     check_same_vocabulary(model, reference)
-    network = _open(model, data_options)
+    network = open_model(model, data)
     tokenizer = load_tokenizer(resolve_model(model))
     metrics: dict[str, float] = {}
     name: str | None = None
-    if data_options.text_file is not None:
-        rows = tokenize(read_all_texts(data_options), tokenizer, data_options.max_length, task_type_for_texts(network))
+    if data.text_file is not None:
+        rows = tokenize(read_all_texts(data), tokenizer, data.max_length, task_type_for_texts(network))
     else:
-        data = for_model(load_data(data_options, seed), network)
-        check_head(network, data.task)
-        rows = tokenize(data.validation, tokenizer, data_options.max_length, data.task.kind)
-        metrics, name = evaluate_model(network, rows, tokenizer, data.task), data.task.name
+        loaded = align_to_model(load_data(data, seed), network)
+        check_head(network, loaded.task)
+        rows = tokenize(loaded.validation, tokenizer, data.max_length, loaded.task.type)
+        metrics, name = evaluate_model(network, loaded.task, rows, tokenizer), loaded.task.name
     if reference is not None:
-        metrics |= compare(_open(reference, data_options), network, rows, tokenizer)
+        metrics |= compare(open_model(reference, data), network, rows, tokenizer)
     show_metrics({"model": model, "task": name, "metrics": metrics}, as_json)
-
-
-def _open(name: str, options: DataOptions) -> Predictor:
-    return open_exported(name) if is_exported(name) else load_network(name, options)
 
 
 @app.command()

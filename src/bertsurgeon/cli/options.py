@@ -1,145 +1,297 @@
-"""Options that several commands share."""
+"""Command-line options made from configuration classes: every help text stands once, in the metadata of its field.
 
+A parameter of a command whose annotation is a configuration class becomes one option per field (:func:`expand`). The
+options of ``prune`` are the union of those of all methods and budgets (:class:`MethodOptions`).
+"""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-_DATA = "Data"
-_TRAINING = "Training"
+from bertsurgeon.budgets import BUDGETS, Budget
+from bertsurgeon.errors import OptionError
+from bertsurgeon.methods.base import Method, PruneConfig
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Model = Annotated[str, typer.Argument(help="Model folder, hub id, or 'minilm' for the packaged all-MiniLM-L6-v2.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write the model to.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the output folder if a bertsurgeon command wrote it.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Fixes every random choice.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Random seed: fixes every random choice.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that a killed process left.")]
 
-TaskName = Annotated[
-    str | None,
-    typer.Option("--task", help="Task by name: sst2, mnli, …, squad, squad_v2, docstrings.", rich_help_panel=_DATA),
-]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir", help="Folder with local GLUE or SQuAD files (without it: the hub).", rich_help_panel=_DATA
-    ),
-]
-TrainFile = Annotated[
-    Path | None,
-    typer.Option("--train-file", help="Your own CSV, TSV, JSONL, Parquet, CoNLL or SQuAD JSON.", rich_help_panel=_DATA),
-]
-ValidationFile = Annotated[
-    Path | None, typer.Option("--validation-file", help="Likewise, for the metrics.", rich_help_panel=_DATA)
-]
-TextFile = Annotated[
-    Path | None,
-    typer.Option("--text-file", help="Unlabelled texts to calibrate with: .txt or as above.", rich_help_panel=_DATA),
-]
-TextColumn = Annotated[
-    str | None,
-    typer.Option(
-        "--text-column", help="Column of the text, the words, or the question; docs/tasks.md.", rich_help_panel=_DATA
-    ),
-]
-TextPairColumn = Annotated[
-    str | None,
-    typer.Option("--text-pair-column", help="Column of the second text, or the passage.", rich_help_panel=_DATA),
-]
-LabelColumn = Annotated[
-    str | None,
-    typer.Option(
-        "--label-column",
-        help="Column of the label, the tags, or the answers; several of 0 and 1, as a,b,c, for multi-label.",
-        rich_help_panel=_DATA,
-    ),
-]
-MaxLength = Annotated[
-    int | None,
-    typer.Option(
-        "--max-length",
-        help="Longest text or window, in tokens; default: 128, for questions 384.",
-        rich_help_panel=_DATA,
-    ),
-]
-TaskType = Annotated[
-    str | None,
-    typer.Option(
-        "--task-type",
-        help="Of your own files, if they do not tell: classification, regression, multi-label, token-classification, "
-        "question-answering or embedding (then plain encoders are loaded as embedders with mean pooling).",
-        rich_help_panel=_DATA,
-    ),
-]
-DocStride = Annotated[
-    int | None,
-    typer.Option(
-        "--doc-stride", help="Questions: tokens that windows of a passage share; default: 128.", rich_help_panel=_DATA
-    ),
-]
-NullThreshold = Annotated[
-    float | None,
-    typer.Option(
-        "--null-threshold",
-        help="Questions: how much likelier than an answer, in logits, it must be that there is none; default: 0.",
-        rich_help_panel=_DATA,
-    ),
-]
-MaxTrain = Annotated[
-    int | None,
-    typer.Option("--max-train-samples", help="Use only the first rows for training.", rich_help_panel=_DATA),
-]
+BUDGET_PANEL = "Budget (one of them)"
 
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Texts per training step.", rich_help_panel=_TRAINING)]
-MicroBatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--micro-batch-size",
-        help="Texts that go through the model together, in each process; gradients of a step's parts are added up.",
-        rich_help_panel=_TRAINING,
-    ),
-]
-LearningRate = Annotated[
-    float | None,
-    typer.Option(
-        "--learning-rate",
-        help="Peak learning rate of AdamW; by default 5e-5, from a teacher 2e-5.",
-        rich_help_panel=_TRAINING,
-    ),
-]
-DistillationWeight = Annotated[
-    float,
-    typer.Option(
-        "--distillation-weight",
-        help="Weight of the dense teacher in the loss, 0 (labels only) to 1.",
-        rich_help_panel=_TRAINING,
-    ),
-]
-Temperature = Annotated[float, typer.Option("--temperature", help="Of the distillation.", rich_help_panel=_TRAINING)]
-HiddenWeight = Annotated[
-    float,
-    typer.Option("--hidden-weight", help="Weight of the teacher's hidden states.", rich_help_panel=_TRAINING),
-]
-KeepBest = Annotated[
-    bool,
-    typer.Option("--keep-best", help="Hold texts out, end with the weights best on them.", rich_help_panel=_TRAINING),
-]
-Dropout = Annotated[
-    bool | None,
-    typer.Option(
-        "--dropout/--no-dropout",
-        help="Whether the model's dropouts act in training. Default: only without a teacher.",
-        show_default=False,
-        rich_help_panel=_TRAINING,
-    ),
-]
-Bf16 = Annotated[
-    bool,
-    typer.Option(
-        "--bf16",
-        help="Multiply in bfloat16 while training: half the time where the processor can.",
-        rich_help_panel=_TRAINING,
-    ),
-]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from where a killed run stopped.", rich_help_panel=_TRAINING)
-]
+
+class Panel:
+    """Annotation of a parameter: the heading of its options in the help, and fields that are no options.
+
+    Args:
+        title: The heading.
+        without: Names of fields that keep their defaults.
+    """
+
+    def __init__(self, title: str, without: Sequence[str] = ()) -> None:
+        self.title = title
+        self.without = tuple(without)
+
+
+def expand(command: Callable[P, R]) -> Callable[P, R]:
+    """Gives a command one option for every field of its configuration parameters, and passes it the configurations.
+
+    A parameter ``data: Annotated[DataConfig, Panel("Data")]`` becomes the options of the class; fields declared with
+    ``cli=False`` keep their defaults.
+    """
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[type[Any], dict[str, Field[Any]]]] = {}
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        config, panel = _config_of(parameter.annotation)
+        if config is None:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        hints = get_type_hints(config)
+        options = {
+            each.name: each for each in fields(config) if each.metadata["cli"] and each.name not in panel.without
+        }
+        groups[name] = config, options
+        parameters += [
+            _parameter(each, hints[each.name], panel.title, required=each.default is MISSING)
+            for each in options.values()
+        ]
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        values: dict[str, Any] = dict(kwargs)
+        for name, (config, options) in groups.items():
+            chosen = {field: values.pop(field) for field in options if field in values}
+            values[name] = config(**{field: parse_value(options[field], value) for field, value in chosen.items()})
+        call: Callable[..., R] = command
+        return call(*args, **values)
+
+    return _with_signature(run, parameters)
+
+
+def _config_of(annotation: Any) -> tuple[type[Any] | None, Panel]:
+    """The configuration class that an annotation names, and its panel."""
+    config, *extras = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    if not (isinstance(config, type) and is_dataclass(config)):
+        return None, Panel("")
+    return config, next(extra for extra in extras if isinstance(extra, Panel))
+
+
+def _parameter(
+    each: "Field[Any]", hint: Any, panel: str, *, required: bool = False, unset: bool = False, prefix: str = ""
+) -> inspect.Parameter:
+    """The parameter that typer makes an option of.
+
+    Args:
+        each: The field.
+        hint: Its type.
+        panel: Heading in the help.
+        required: The option has no default.
+        unset: The default is None, so that a command sees whether the option is given; the help shows the true one.
+        prefix: Start of the help text.
+    """
+    flag, help_text = each.metadata["flag"], prefix + each.metadata["help"]
+    default = inspect.Parameter.empty if required else _to_text(each.default)
+    if unset:
+        if each.default not in (None, MISSING) and not isinstance(each.default, bool):
+            help_text += f" Default: {default}."
+        default = None
+    annotation = _typer_type(hint)
+    if default is None and type(None) not in get_args(annotation):
+        annotation = annotation | None
+    info = typer.Option(flag, help=help_text, show_default=default is not None, rich_help_panel=panel)
+    name = each.name if not unset else parameter_name(flag)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info]
+    )
+
+
+def parameter_name(flag: str) -> str:
+    """The name of the parameter of an option: ``--max-groups`` is ``max_groups``."""
+    return flag.partition("/")[0].removeprefix("--").replace("-", "_")
+
+
+def _typer_type(hint: Any) -> Any:
+    """The type of an option that typer reads; names of choices and lists of names are text, checked by the class."""
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = [_typer_type(one) for one in get_args(hint) if one is not type(None)]
+        return inner[0] | None
+    return str if get_origin(hint) in (Literal, tuple) else hint
+
+
+def _to_text(value: Any) -> Any:
+    """A default as it is typed: a tuple as comma-separated text."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def parse_value(each: "Field[Any]", value: Any) -> Any:
+    """The value of a field from what was typed.
+
+    Raises:
+        OptionError: If one of several comma-separated values is no number where numbers are expected.
+    """
+    if not (isinstance(each.default, tuple) and isinstance(value, str)):
+        return value
+    kind = type(each.default[0])
+    try:
+        return tuple(kind(part) for part in value.split(","))
+    except ValueError:
+        raise OptionError(
+            f"{each.metadata['flag']} must be numbers separated by commas, such as {_to_text(each.default)}, not "
+            f"{value!r}."
+        ) from None
+
+
+def _with_signature(run: Callable[P, R], parameters: Sequence[inspect.Parameter]) -> Callable[P, R]:
+    run.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+class MethodOptions:
+    """The options of ``prune``: every budget, and every option of every method.
+
+    Args:
+        methods: The methods by name, see :data:`bertsurgeon.methods.registry.METHODS`.
+    """
+
+    def __init__(self, methods: Mapping[str, Method]) -> None:
+        self.methods = dict(methods)
+        accepted = {budget for method in self.methods.values() for budget in method.config.budgets}
+        self._budgets = [budget for budget in BUDGETS if budget in accepted]
+        self._options: dict[str, Field[Any]] = {}
+        self._owners: dict[str, list[str]] = {}
+        shared = {each.name: each for each in fields(PruneConfig)}
+        for name, method in self.methods.items():
+            for each in fields(method.config):
+                if each.metadata["cli"]:
+                    self._options.setdefault(each.name, shared.get(each.name, each))
+                    self._owners.setdefault(each.name, []).append(name)
+
+    def parameters(self) -> list[inspect.Parameter]:
+        """The parameters for typer; all default to None, so that :meth:`configs` sees which are given."""
+        parameters = []
+        for budget in self._budgets:
+            owners = [name for name, method in self.methods.items() if budget in method.config.budgets]
+            hints = get_type_hints(budget)
+            for number, each in enumerate(fields(budget)):
+                prefix = "" if number or len(owners) == len(self.methods) else f"{', '.join(owners)}: "
+                hint = hints[each.name]
+                if number == 0:
+                    hint = str  # several amounts, as 0.5,0.75, make several models
+                parameters.append(_parameter(each, hint, BUDGET_PANEL, unset=True, prefix=prefix))
+        for name, each in self._options.items():
+            owners = self._owners[name]
+            shared = len(owners) == len(self.methods)
+            panel = "All methods" if shared else f"Method {' and '.join(owners)}"
+            hint = get_type_hints(self.methods[owners[0]].config)[name]
+            parameters.append(_parameter(each, hint, panel, unset=True))
+        return parameters
+
+    def configs(self, method: str, values: Mapping[str, Any], seed: int) -> list[PruneConfig]:
+        """Makes the configuration for every budget that is given.
+
+        Args:
+            method: Name of the method.
+            values: The options by parameter name; None for those that are not given.
+            seed: Random seed.
+
+        Raises:
+            OptionError: If there is no such method, there is not exactly one kind of budget, or an option belongs to
+                another method.
+        """
+        if method not in self.methods:
+            raise OptionError(f"method must be one of {', '.join(self.methods)}, not {method!r}.")
+        config = self.methods[method].config
+        options = {}
+        for name, each in self._options.items():
+            value = values.get(parameter_name(each.metadata["flag"]))
+            if value is None:
+                continue
+            if method not in self._owners[name]:
+                word = "methods" if len(self._owners[name]) > 1 else "method"
+                raise OptionError(
+                    f"{each.metadata['flag']} is an option of the {word} {' and '.join(self._owners[name])}, not of "
+                    f"{method}."
+                )
+            options[name] = parse_value(each, value)
+        return [config(budget, seed=seed, **options) for budget in self._parse_budgets(values)]
+
+    def _parse_budgets(self, values: Mapping[str, Any]) -> list[Budget]:
+        """The budgets that are given: all of one kind, at least one."""
+        chosen: list[Budget] = []
+        kinds = 0
+        for budget in self._budgets:
+            first, *others = fields(budget)
+            amounts = values.get(parameter_name(first.metadata["flag"]))
+            extras = {
+                each.name: value
+                for each in others
+                if (value := values.get(parameter_name(each.metadata["flag"]))) is not None
+            }
+            if amounts is None:
+                if extras:
+                    flag = next(each.metadata["flag"] for each in others if each.name in extras)
+                    raise OptionError(f"{flag} has no effect without {first.metadata['flag']}; give that as well.")
+                continue
+            kinds += 1
+            kind = get_type_hints(budget)[first.name]
+            make: Callable[..., Budget] = budget
+            chosen += [make(amount, **extras) for amount in _parse_amounts(first.metadata["flag"], amounts, kind)]
+        if kinds != 1:
+            flags = [fields(budget)[0].metadata["flag"] for budget in self._budgets]
+            raise OptionError(
+                f"Give exactly one budget ({', '.join(flags[:-1])} or {flags[-1]}): --sparsity 0.5, for instance, "
+                "removes half of the encoder's weights."
+            )
+        return chosen
+
+
+def _parse_amounts(flag: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
+    """The amounts of a budget: a number, or several separated by commas.
+
+    Raises:
+        OptionError: If one is no number, or is named twice.
+    """
+    try:
+        amounts = [kind(part) for part in str(text).split(",")]
+    except ValueError:
+        raise OptionError(f"{flag} must be a number, or several separated by commas, not {text!r}.") from None
+    if len(set(amounts)) != len(amounts):
+        raise OptionError(f"{flag} names an amount twice: {text}.")
+    return amounts
+
+
+def add_options(command: Callable[..., R], parameters: Iterable[inspect.Parameter], into: str) -> Callable[..., R]:
+    """Adds options to a command, which receives their values as one mapping.
+
+    Args:
+        command: A command, expanded already, with a parameter ``into``.
+        parameters: The options.
+        into: Name of the parameter that receives the values by name.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    added = list(parameters)
+    names = [parameter.name for parameter in added]
+    merged: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        merged += added if parameter.name == into else [parameter]
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> R:
+        values = {name: kwargs.pop(name) for name in names if name in kwargs}
+        return command(*args, **{**kwargs, into: values})
+
+    return _with_signature(run, merged)

@@ -1,8 +1,7 @@
-"""Models for ONNX Runtime and OpenVINO."""
+"""Export of models to ONNX Runtime and OpenVINO."""
 
 from bertsurgeon.exporting.config import ExportConfig, Quantization
-from bertsurgeon.exporting.folder import export
+from bertsurgeon.exporting.export import export, open_for_timing
 from bertsurgeon.exporting.onnx_graph import OPSET
-from bertsurgeon.exporting.trial import open_trial
 
-__all__ = ["OPSET", "ExportConfig", "Quantization", "export", "open_trial"]
+__all__ = ["OPSET", "ExportConfig", "Quantization", "export", "open_for_timing"]

@@ -1,4 +1,4 @@
-"""How to export."""
+"""Options of an export."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -6,76 +6,86 @@ from typing import Literal, get_args
 from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting.onnx_graph import OPSET
 from bertsurgeon.exporting.verify import TOLERANCES
+from bertsurgeon.options import documented, option
 from bertsurgeon.runtime import Precision, Runtime
 
 Quantization = Literal["static", "dynamic", "trained"]
 
 OPSETS = 18, 25
-"""The first and the last operator set that the exporter writes: those that onnxscript converts between."""
+"""First and last operator set between which onnxscript converts."""
 
-LAST_STATIC = 20
-"""The last one for static INT8 in ONNX: beyond it, ONNX Runtime does not load what NNCF makes of a graph."""
+LAST_STATIC_OPSET = 20
+"""Last operator set for static INT8 in ONNX; ONNX Runtime does not load NNCF's output with later ones."""
 
 
+@documented
 @dataclass(frozen=True)
 class ExportConfig:
-    """How to export.
+    """Export options.
 
-    Attributes:
-        runtime: ``onnx`` (ONNX Runtime) or ``openvino``.
-        precision: ``fp32``, ``bf16`` (OpenVINO) or ``int8``.
-        opset: Of the ONNX operators.
-        quantization: INT8 with the ranges a model was ``trained`` with, or with ranges found beforehand (``static``) or
-            at run time (``dynamic``, ONNX). None for trained ones where the model has them, else static.
-        samples: Texts to calibrate INT8 on.
-        tolerance: Largest relative error of the outputs; None for the precision's own.
-        seed: Fixes the texts.
+    Raises:
+        OptionError: If a value is out of range, or two options contradict each other.
     """
 
-    runtime: Runtime = "onnx"
-    precision: Precision = "fp32"
-    opset: int = OPSET
-    quantization: Quantization | None = None
-    samples: int = 256
-    tolerance: float | None = None
-    seed: int = 0
+    runtime: Runtime = option(
+        "onnx", "Runtime to export to: ONNX Runtime or OpenVINO.", choices=get_args(Runtime), flag="--to"
+    )
+    precision: Precision = option("fp32", "Precision; bf16 requires openvino.", choices=get_args(Precision))
+    opset: int = option(OPSET, f"Version of the ONNX operators, {OPSETS[0]} to {OPSETS[1]}.")
+    quantization: Quantization | None = option(
+        None,
+        "Source of the activation ranges of int8: the model's own training, calibration on the data (static), or each "
+        "batch at run time (dynamic, onnx only); None for trained if the model was trained for int8, else static.",
+        choices=get_args(Quantization),
+    )
+    samples: int = option(256, "Texts on which static int8 is calibrated.")
+    tolerance: float | None = option(
+        None,
+        "Maximum relative error of the outputs: the root mean square of the differences from PyTorch divided by the "
+        "outputs' standard deviation; None for "
+        + ", ".join(f"{limit:g} in {precision}" for precision, limit in TOLERANCES.items())
+        + ".",
+    )
+    seed: int = option(0, "Seed of the choice of texts.")
 
     def __post_init__(self) -> None:
-        """Checks what goes together.
-
-        Raises:
-            OptionError: If something does not.
-        """
-        if self.runtime not in ("onnx", "openvino") or self.precision not in ("fp32", "bf16", "int8"):
-            raise OptionError("Export to onnx or openvino, in fp32, bf16 or int8.")
+        """Checks the values."""
+        if self.runtime not in get_args(Runtime):
+            raise OptionError(f"The runtime must be onnx or openvino, not {self.runtime!r}.")
+        if self.precision not in get_args(Precision):
+            raise OptionError(f"The precision must be fp32, bf16 or int8, not {self.precision!r}.")
         if self.precision == "bf16" and self.runtime == "onnx":
-            raise OptionError("ONNX Runtime has no bfloat16 products on a CPU; export to openvino, or use int8.")
+            raise OptionError("ONNX Runtime has no bfloat16 matrix products on a CPU; export to openvino, or use int8.")
         self._check_quantization()
         self._check_opset()
-        if self.samples < 1 or (self.tolerance is not None and not self.tolerance > 0):
-            raise OptionError("Export needs at least one sample, and a tolerance greater than 0.")
+        if self.samples < 1:
+            raise OptionError(f"Export needs at least one sample, not {self.samples}.")
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise OptionError(f"The tolerance must be greater than 0, not {self.tolerance}.")
 
     def _check_quantization(self) -> None:
         if self.quantization is None:
             return
         if self.quantization not in get_args(Quantization):
-            raise OptionError(f"The quantization is static, dynamic or trained, not {self.quantization!r}.")
+            raise OptionError(f"The quantization must be static, dynamic or trained, not {self.quantization!r}.")
         if self.precision != "int8":
-            raise OptionError(f"A quantization is for int8, not for {self.precision}; leave it out, or choose int8.")
+            raise OptionError(
+                f"A quantization applies to int8, not to {self.precision}; remove it, or use the precision int8."
+            )
         if self.quantization == "dynamic" and self.runtime != "onnx":
-            raise OptionError("Dynamic quantization is for onnx in int8.")
+            raise OptionError("Dynamic quantization requires the runtime onnx; use it, or static quantization.")
 
     def _check_opset(self) -> None:
         first, last = OPSETS
         if not first <= self.opset <= last:
-            raise OptionError(f"The exporter writes opsets from {first} to {last}, not {self.opset}.")
-        if (self.runtime, self.quantization) == ("onnx", "static") and self.opset > LAST_STATIC:
+            raise OptionError(f"The exporter supports opsets from {first} to {last}, not {self.opset}.")
+        if (self.runtime, self.quantization) == ("onnx", "static") and self.opset > LAST_STATIC_OPSET:
             raise OptionError(
-                f"Static quantization for onnx needs an opset of at most {LAST_STATIC}, not {self.opset}; take that, "
-                "or dynamic quantization."
+                f"Static quantization for onnx supports opsets of at most {LAST_STATIC_OPSET}, not {self.opset}; use "
+                "a lower opset, or dynamic quantization."
             )
 
     @property
     def limit(self) -> float:
-        """The largest relative error that is accepted."""
+        """Maximum relative error of the outputs that is accepted."""
         return TOLERANCES[self.precision] if self.tolerance is None else self.tolerance

@@ -1,7 +1,7 @@
-"""A pruned model as graphs like it: the same function, from operations that every runtime has.
+"""Lowering: a pruned model rewritten as the same function of operations that every runtime supports.
 
-Grouped layers become slices and plain products; permutations that follow one another across an element-wise activation
-become one; padding is masked by adding to the attention scores.
+Grouped layers become slices and plain products; consecutive permutations around an element-wise activation are merged;
+padding is masked by an addition to the attention scores.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import get_plan
-from bertsurgeon.layers import GroupedLinear, chunk_of, gather_channels, make_linear
+from bertsurgeon.layers import GroupedLinear, chunk_of, gather_channels, make_linear, undo_prepare_for_inference
 from bertsurgeon.plan import Dense, sub_layer_of
 
 MASKED = float(torch.finfo(torch.bfloat16).min)
-"""Added to the score of a padded token; the lowest number that bfloat16 and float32 both hold."""
+"""Value added to the attention score of a padded token: the lowest number that bfloat16 and fp32 both represent."""
 
 
 class SlicedLinear(nn.Module):
-    """A grouped layer as one gather (if any), one product per group, one concatenation and one gather (if any).
+    """A grouped layer as a gather (if needed), one product per group, a concatenation and a gather (if needed).
 
     Args:
-        source: The layer; outputs in no group become rows of zeros of the first group.
-        gathers: Bring the inputs into the order of the groups.
-        scatters: Bring the outputs back into their own order.
+        source: The grouped layer; outputs in no group become rows of zeros of the first group.
+        gathers: Reorder the inputs by group.
+        scatters: Restore the original order of the outputs.
     """
 
     columns: Tensor
@@ -37,22 +37,22 @@ class SlicedLinear(nn.Module):
     def __init__(self, source: GroupedLinear, gathers: bool = True, scatters: bool = True) -> None:
         super().__init__()
         groups = list(zip(source.structure.row_groups, source.structure.column_groups, strict=True))
-        seen = {row for rows, _ in groups for row in rows}
-        constant = tuple(row for row in range(source.out_features) if row not in seen)
+        grouped_rows = {row for rows, _ in groups for row in rows}
+        constant_rows = tuple(row for row in range(source.out_features) if row not in grouped_rows)
         dense = source.dense_weight()
         self.input_order = [channel for _, columns in groups for channel in columns]
         self.output_order = [channel for rows, _ in groups for channel in rows]
-        self.output_order[len(groups[0][0]) : len(groups[0][0])] = constant
+        self.output_order[len(groups[0][0]) : len(groups[0][0])] = constant_rows
         self.in_features = source.in_features
         self.widths = [len(columns) for _, columns in groups]
         products = []
         for number, (rows, columns) in enumerate(groups):
-            stored = [*rows, *constant] if number == 0 else list(rows)
-            product = nn.Linear(len(columns), len(stored), bias=source.bias is not None)
+            product_rows = [*rows, *constant_rows] if number == 0 else list(rows)
+            product = nn.Linear(len(columns), len(product_rows), bias=source.bias is not None)
             with torch.no_grad():
-                product.weight.copy_(dense[stored][:, list(columns)])
+                product.weight.copy_(dense[product_rows][:, list(columns)])
                 if source.bias is not None:
-                    product.bias.copy_(source.bias[stored])
+                    product.bias.copy_(source.bias[product_rows])
             products.append(product)
         self.products = nn.ModuleList(products)
         self.gathers = gathers and self.input_order != list(range(source.in_features))
@@ -67,7 +67,7 @@ class SlicedLinear(nn.Module):
             x = x.index_select(-1, self.columns)
         start, outputs = 0, []
         for product, width in zip(self.products, self.widths, strict=True):
-            if chunk > 1:  # each group copies what it reads, once
+            if chunk > 1:  # one copy per group instead of a gather of all inputs
                 part = gather_channels(x, self.columns[start : start + width], chunk)
             else:
                 part = x[..., start : start + width]
@@ -80,7 +80,7 @@ class SlicedLinear(nn.Module):
         return gather_channels(output, self.rows, chunk) if chunk > 1 else output.index_select(-1, self.rows)
 
     def _input_chunk(self) -> int:
-        """Neighbouring inputs that stay together and go to one group."""
+        """Returns the number of neighboring inputs that are moved together, to the same group."""
         chunk = chunk_of(self.input_order, self.in_features)
         while any(width % chunk for width in self.widths):
             chunk //= 2
@@ -88,19 +88,22 @@ class SlicedLinear(nn.Module):
 
 
 def has_groups(model: PreTrainedModel) -> bool:
-    """Whether a model has grouped layers."""
+    """Returns whether a model has grouped layers."""
     return any(isinstance(module, GroupedLinear) for module in model.modules())
 
 
 def lower(model: PreTrainedModel, fill_groups: bool = False) -> PreTrainedModel:
-    """A copy of a dense or pruned model for tracing: in evaluation mode, with plain attention and sliced groups.
+    """Copies a model for tracing: in evaluation mode, on the CPU, with eager attention and sliced groups.
 
     Args:
-        model: Left as it is.
-        fill_groups: Write grouped layers as dense products with zeros, where gathers cost more than they save.
+        model: Dense or pruned, also after :func:`bertsurgeon.prepare_for_inference`; left as it is.
+        fill_groups: Write grouped layers as zero-filled dense products instead of slices.
+
+    Returns:
+        The copy, in fp32.
     """
-    lowered = deepcopy(model)
-    nn.Module.float(nn.Module.cpu(lowered)).eval()  # transformers forbids both for models that know of a quantizer
+    lowered = undo_prepare_for_inference(deepcopy(model))
+    nn.Module.float(nn.Module.cpu(lowered)).eval()  # transformers forbids both methods for quantized models
     lowered.set_attn_implementation("eager")
     plan = get_plan(model)
     if plan is None:
@@ -124,7 +127,7 @@ def lower(model: PreTrainedModel, fill_groups: bool = False) -> PreTrainedModel:
 
 
 def _join(first: SlicedLinear, second: SlicedLinear) -> None:
-    """Makes two permutations one: back from the first layer's groups, and into the second one's."""
+    """Merges the permutations between two layers: out of the first one's groups, and into those of the second."""
     order = first.rows[second.columns]
     first.scatters = False
     second.columns, second.input_order = order, order.tolist()
@@ -132,12 +135,12 @@ def _join(first: SlicedLinear, second: SlicedLinear) -> None:
 
 
 class Graph(nn.Module):
-    """What is traced: named tensors in, a tuple of named tensors out.
+    """Module to be traced, with positional tensors as inputs and a tuple of tensors as outputs.
 
     Args:
         model: A lowered model.
-        inputs: Names of its inputs.
-        outputs: Names of its outputs.
+        inputs: Names of its inputs, in their order.
+        outputs: Names of its outputs, in their order.
     """
 
     def __init__(self, model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence[str]) -> None:
@@ -150,14 +153,18 @@ class Graph(nn.Module):
         self.decoder = architecture.decoder
         self.extra = {"use_cache": False} if architecture.decoder else {}
         if architecture.masks == "additive" and "attention_mask" in inputs:
-            # below the head, which may want the mask as it comes, to pool over tokens for instance
+            # below the head, which may need the original mask, for instance to pool over tokens
             encoder.base.register_forward_pre_hook(self._add_masks, with_kwargs=True)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The outputs for inputs of shape (batch, tokens), or for images."""
+        """Computes the outputs.
+
+        Args:
+            tensors: Token ids and masks of shape (batch, tokens), or images.
+        """
         named: dict[str, Any] = dict(zip(self.inputs, tensors, strict=True))
-        found = self.model(**named, **self.extra, return_dict=True)
-        return tuple(found[name] for name in self.outputs)
+        result = self.model(**named, **self.extra, return_dict=True)
+        return tuple(result[name] for name in self.outputs)
 
     def _add_masks(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         mask = additive_masks(kwargs["attention_mask"], self.model.config, self.decoder)
@@ -165,29 +172,29 @@ class Graph(nn.Module):
 
 
 def additive_masks(mask: Tensor, config: PretrainedConfig, causal: bool) -> Tensor | dict[str, Tensor]:
-    """What is added to attention scores: zero where a token is seen, ``MASKED`` elsewhere.
+    """Computes masks that are added to the attention scores: 0 for visible tokens, ``MASKED`` for all others.
 
     Args:
-        mask: 1 for real tokens, shape (batch, tokens).
-        config: Of the model; its layers may see a window only.
-        causal: Tokens see those before them.
+        mask: 1 for real tokens, 0 for padding; shape (batch, tokens).
+        config: Configuration of the model, which may limit attention to a sliding window.
+        causal: Tokens attend to themselves and to earlier tokens only.
 
     Returns:
-        Shape (batch, 1, 1, tokens), or (batch, 1, tokens, tokens) where it differs by token; by the layers' type where
-        these have types.
+        Shape (batch, 1, 1, tokens), or (batch, 1, tokens, tokens) if the mask differs by query token. Models with
+        several types of layers get a dictionary by type.
     """
     padding = (1.0 - mask[:, None, None, :].to(torch.float32)) * MASKED
     positions = torch.arange(mask.shape[1], device=mask.device)
-    back = positions[:, None] - positions[None, :]
+    distance = positions[:, None] - positions[None, :]
 
     def hide(hidden: Tensor) -> Tensor:
         return torch.minimum(padding, hidden.to(torch.float32)[None, None] * MASKED)
 
     window: int | None = getattr(config, "sliding_window", None)
-    full = hide(back < 0) if causal else padding
+    full = hide(distance < 0) if causal else padding
     windowed = full
     if window is not None:
-        windowed = hide((back < 0) | (back >= window)) if causal else hide(back.abs() > window)
+        windowed = hide((distance < 0) | (distance >= window)) if causal else hide(distance.abs() > window)
     types: list[str] | None = getattr(config, "layer_types", None)
     if types is None:
         return windowed

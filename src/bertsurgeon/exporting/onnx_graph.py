@@ -1,4 +1,4 @@
-"""From a lowered model to an ONNX graph."""
+"""ONNX graphs: tracing a lowered model, inserting nodes and constants, saving."""
 
 import ast
 import contextlib
@@ -6,7 +6,8 @@ import io
 import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,21 +17,26 @@ from bertsurgeon.benchmark import random_inputs
 from bertsurgeon.calibration import PIXELS
 from bertsurgeon.errors import ExportError, first_line
 from bertsurgeon.exporting.lowering import Graph
-from bertsurgeon.exporting.onnx_edit import constant
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 OPSET = 20
-"""The default operator set: the first one with Gelu."""
+"""Default operator set: the first one with Gelu."""
+
+MAX_FILE_BYTES = 2**31 - 2**20
+"""Maximum size of the weights in one file: protocol buffers are limited to 2 GiB."""
 
 
 def trace(graph: Graph, opset: int = OPSET) -> "ir.Model":
-    """Exports to ONNX with a dynamic batch and, for texts, sequence axis.
+    """Exports to ONNX with dynamic batch and, for texts, sequence axes.
 
     Args:
-        graph: What to trace. Images have one size, that of the model's configuration.
-        opset: Of the standard operators.
+        graph: The module to trace. Images have the size of the model's configuration.
+        opset: Version of the standard operators.
+
+    Returns:
+        The graph; its products are named after their modules.
 
     Raises:
         ExportError: If the model cannot be traced.
@@ -42,7 +48,7 @@ def trace(graph: Graph, opset: int = OPSET) -> "ir.Model":
     if graph.inputs == (PIXELS,):
         example, axes = (random_inputs([graph.model], 2, 1)[PIXELS],), ({0: "batch"},)
     else:
-        # two sizes that differ: equal ones would be taken for one and the same
+        # the two sizes differ because the exporter would identify axes of equal size
         example = tuple(torch.ones(2, 3, dtype=torch.long) for _ in graph.inputs)
         axes = tuple({0: "batch", 1: "sequence"} for _ in graph.inputs)
     try:
@@ -58,114 +64,38 @@ def trace(graph: Graph, opset: int = OPSET) -> "ir.Model":
                 verbose=False,
             )
     except Exception as error:  # the exporter raises types of torch.export, onnxscript and its own
-        raise ExportError(f"The model cannot be traced: {_cause(error)}.") from error
+        raise ExportError(f"The model cannot be traced: {_root_cause(error)}.") from error
     model: ir.Model = program.model
-    name_products(model)
+    _name_products(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
-    common.ClearMetadataAndDocStringPass()(model)  # stack traces, with this machine's paths
+    common.ClearMetadataAndDocStringPass()(model)  # stack traces contain paths of this machine
     return model
 
 
-def _cause(error: Exception) -> str:
-    """What went wrong first: the exporter wraps it, and says how to ask for help with it."""
+def _root_cause(error: Exception) -> str:
+    """Describes the first exception of a chain; the exporter wraps it in instructions for bug reports."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     return f"{type(error).__name__}, {first_line(error)}"
 
 
-def name_products(model: "ir.Model") -> None:
-    """Names every product with a constant by the module it comes from, numbered where a module has several."""
-    seen: dict[str, int] = defaultdict(int)
+def _name_products(model: "ir.Model") -> None:
+    """Names each product with a constant after its module, numbered if a module has several."""
+    counts: dict[str, int] = defaultdict(int)
     for node in model.graph:
-        if node.op_type in ("MatMul", "Gemm") and _constant(node.inputs[1]) is not None:
+        if node.op_type in ("MatMul", "Gemm") and constant_array(node.inputs[1]) is not None:
             scopes = ast.literal_eval(
                 node.metadata_props.get("pkg.torch.onnx.name_scopes", "['', 'model.product', '']")
             )
             path = scopes[-2].removeprefix("model.")
-            seen[path] += 1
-            node.name = path if seen[path] == 1 else f"{path}.{seen[path]}"
-
-
-def merge_products(model: "ir.Model") -> None:
-    """Computes products that read the same value by one product, and splits its outputs.
-
-    Query, key and value become one product; so do the first factors of their low ranks, and their blocks in aligned
-    groups. Biases are added before the split. In floats that saves nothing (``experiments/merged_products.py``).
-    In INT8 it does in ONNX Runtime, which computes three products that share their quantized input in floats.
-    """
-    from onnx_ir.passes import common
-
-    readers: dict[int, list[ir.Node]] = defaultdict(list)
-    for node in model.graph:
-        if node.op_type == "MatMul" and node.domain == "" and _constant(node.inputs[1]) is not None:
-            readers[id(node.inputs[0])].append(node)
-    for nodes in readers.values():
-        if len(nodes) > 1:
-            _merge(model, nodes)
-    common.RemoveUnusedNodesPass()(model)
-
-
-def _merge(model: "ir.Model", nodes: "list[ir.Node]") -> None:
-    import onnx_ir as ir
-
-    name = "+".join(str(node.name) for node in nodes)
-    x = nodes[0].inputs[0]
-    weights = [_constant(node.inputs[1]) for node in nodes]
-    shift = [_bias_of(node) for node in nodes]
-    ends = [node.outputs[0] if found is None else found[0].outputs[0] for node, found in zip(nodes, shift, strict=True)]
-    widths = [weight.shape[1] for weight in weights if weight is not None]
-    weight = constant(model.graph, f"{name}.weight", np.concatenate([w for w in weights if w is not None], 1))
-    product = ir.node("MatMul", [x, weight])
-    new = [product]
-    merged = product.outputs[0]
-    if any(found is not None for found in shift):
-        biases = [
-            np.zeros(width, np.float32) if found is None else found[1]
-            for width, found in zip(widths, shift, strict=True)
-        ]
-        added = ir.node("Add", [merged, constant(model.graph, f"{name}.bias", np.concatenate(biases))])
-        new.append(added)
-        merged = added.outputs[0]
-    sizes = constant(model.graph, f"{name}.sizes", np.array(widths, np.int64))
-    split = ir.node("Split", [merged, sizes], {"axis": -1}, num_outputs=len(widths))
-    new.append(split)
-    for node in new:
-        node.name = name if node is product else f"{name}.{node.op_type.lower()}"
-        for place, output in enumerate(node.outputs):
-            output.name = f"{node.name}.output.{place}"
-            output.dtype = ir.DataType.FLOAT
-    model.graph.insert_after(nodes[0], new)
-    for end, part in zip(ends, split.outputs, strict=True):
-        part.shape = end.shape
-        ir.convenience.replace_all_uses_with(end, part)
-
-
-def _bias_of(node: "ir.Node") -> "tuple[ir.Node, np.ndarray[Any, Any]] | None":
-    """The addition of a constant vector that is all that happens to a product."""
-    uses = node.outputs[0].uses()
-    if len(uses) != 1:
-        return None
-    [(user, _)] = uses
-    if user.op_type != "Add":
-        return None
-    for operand in user.inputs:
-        value = _constant(operand)
-        if value is not None and value.ndim == 1:
-            return user, value
-    return None
-
-
-def _constant(value: "ir.Value | None") -> "np.ndarray[Any, Any] | None":
-    if value is None or value.const_value is None or value.is_graph_input():
-        return None
-    array = value.const_value.numpy()
-    return array if array.dtype == np.float32 and array.ndim in (1, 2) else None
+            counts[path] += 1
+            node.name = path if counts[path] == 1 else f"{path}.{counts[path]}"
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """The exporter prints its steps and warns of packages that encoders do not need."""
+    """Suppresses the exporter's progress messages and its warnings about packages that encoders do not need."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -175,3 +105,94 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def insert(
+    graph: "ir.Graph",
+    before: "ir.Node",
+    op: str,
+    inputs: "Sequence[ir.Value | None]",
+    attributes: dict[str, Any] | None = None,
+) -> "ir.Value":
+    """Inserts a node with one output before another node.
+
+    Args:
+        graph: Changed in place.
+        before: The node that follows.
+        op: Operator of the new node.
+        inputs: Its inputs.
+        attributes: Its attributes.
+
+    Returns:
+        Its output.
+    """
+    import onnx_ir as ir
+
+    node = ir.node(op, inputs, attributes or {})
+    node.name = f"{before.name}.{op.lower()}.{len(graph)}"
+    node.outputs[0].name = f"{node.name}.output"
+    graph.insert_before(before, node)
+    return node.outputs[0]
+
+
+def add_constant(graph: "ir.Graph", name: str, array: "np.ndarray[Any, Any] | np.generic") -> "ir.Value":
+    """Adds an initializer.
+
+    Args:
+        graph: Changed in place.
+        name: Name of the initializer.
+        array: Its value.
+    """
+    import onnx_ir as ir
+
+    tensor = ir.tensor(np.asarray(array), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(np.shape(array)), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def constant_array(value: "ir.Value | None") -> "np.ndarray[Any, Any] | None":
+    """Returns the array of a constant fp32 vector or matrix; None for any other value."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    array = value.const_value.numpy()
+    return array if array.dtype == np.float32 and array.ndim in (1, 2) else None
+
+
+def remove_if_unused(graph: "ir.Graph", value: "ir.Value") -> None:
+    """Removes an initializer that no node uses."""
+    if not value.uses():
+        graph.initializers.pop(str(value.name), None)
+
+
+def save_graph(model: "ir.Model", file: Path) -> None:
+    """Writes a graph to one file; weights that do not fit into it go to a second file, ``NAME.data``.
+
+    Args:
+        model: The graph.
+        file: Where to write it.
+    """
+    import onnx_ir as ir
+
+    ir.save(model, file, external_data=f"{file.name}.data" if _weight_bytes(model) > MAX_FILE_BYTES else None)
+
+
+def serialize(model: "ir.Model") -> Any:
+    """Converts a graph to an ``onnx.ModelProto`` that includes the weights.
+
+    Raises:
+        ExportError: If it is too large.
+    """
+    import onnx_ir as ir
+
+    if (size := _weight_bytes(model)) > MAX_FILE_BYTES:
+        raise ExportError(
+            f"The weights take {size / 1e9:.1f} GB, and the quantizers for ONNX Runtime accept at most 2 GB; export to "
+            "openvino, prune more, or trim the vocabulary."
+        )
+    return ir.serde.serialize_model(model)
+
+
+def _weight_bytes(model: "ir.Model") -> int:
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)

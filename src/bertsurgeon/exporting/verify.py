@@ -1,4 +1,4 @@
-"""Does an exported graph say what the PyTorch model says?"""
+"""Comparison of an exported graph with the PyTorch model."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,18 +16,24 @@ from bertsurgeon.tasks import Head, model_inputs
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.3}
-"""Largest relative error of the outputs an export may have."""
+"""Default limits of the relative error of the outputs."""
+
+_REMEDIES: dict[Precision, str] = {
+    "fp32": "raise the tolerance only if you accept other outputs, and report this model, since fp32 should agree",
+    "bf16": "use fp32, or raise the tolerance",
+    "int8": "calibrate on more texts, or on texts of your own, use another precision, or raise the tolerance",
+}
 
 
 @dataclass(frozen=True)
 class Check:
-    """How outputs compare with PyTorch's.
+    """Differences between the outputs of an exported graph and those of PyTorch.
 
     Attributes:
-        texts: Number of texts that were compared.
-        relative_error: Root mean square of the differences, as a share of the outputs' own deviation from their mean.
-        largest_error: Of any single output.
-        agreement: How often both say the same, in percent (:meth:`bertsurgeon.tasks.Head.agreement`); None for a model
+        texts: Number of texts compared.
+        relative_error: Root mean square of the differences divided by the standard deviation of PyTorch's outputs.
+        largest_error: Maximum absolute difference of a single output.
+        agreement: Share of equal predictions, in percent (:meth:`bertsurgeon.tasks.Head.agreement`); None for a model
             without a head.
     """
 
@@ -37,12 +43,17 @@ class Check:
     agreement: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Returns the check as plain data."""
         return asdict(self)
 
 
 def to_arrays(batch: Mapping[str, torch.Tensor], names: Sequence[str]) -> Arrays:
-    """The inputs a graph wants; token types that are missing are zero."""
+    """Converts a batch to the inputs of a graph; missing token types are zero.
+
+    Args:
+        batch: Model inputs.
+        names: Names of the graph's inputs.
+    """
     arrays = {name: batch[name].cpu().numpy() for name in names if name in batch}
     for name in names:
         if name not in arrays:
@@ -54,71 +65,96 @@ def to_arrays(batch: Mapping[str, torch.Tensor], names: Sequence[str]) -> Arrays
 def reference(
     model: PreTrainedModel, batches: Iterable[Batch], outputs: Sequence[str]
 ) -> tuple[tuple[str, ...], list[Arrays]]:
-    """What PyTorch says to each batch, by name of the output, and which of ``outputs`` the model has."""
-    answers: list[Arrays] = []
+    """Runs the PyTorch model.
+
+    Args:
+        model: In evaluation mode.
+        batches: At least one batch.
+        outputs: Names of the outputs to return, if the model has them.
+
+    Returns:
+        Names of the outputs that the model has, and its outputs by name for each batch.
+    """
+    results: list[Arrays] = []
     for batch in batches:
-        found = model(**{name: value.to(model.device) for name, value in model_inputs(batch).items()})
-        answers.append({name: found[name].float().cpu().numpy() for name in outputs if name in found})
-    return tuple(answers[0]), answers
+        result = model(**{name: value.to(model.device) for name, value in model_inputs(batch).items()})
+        results.append({name: result[name].float().cpu().numpy() for name in outputs if name in result})
+    return tuple(results[0]), results
 
 
-def answers_of(session: Session, batches: Iterable[Batch], inputs: Sequence[str]) -> list[Arrays]:
-    """What an exported graph says to each batch, by name of the output."""
+def run_session(session: Session, batches: Iterable[Batch], inputs: Sequence[str]) -> list[Arrays]:
+    """Runs an exported graph.
+
+    Args:
+        session: The loaded graph.
+        batches: Model inputs.
+        inputs: Names of the graph's inputs.
+
+    Returns:
+        Outputs by name, for each batch.
+    """
     return [session.run(to_arrays(batch, inputs)) for batch in batches]
 
 
 def compare(
-    found: Sequence[Arrays], wanted: Sequence[Arrays], batches: Sequence[Batch], head: Head | None = None
+    outputs: Sequence[Arrays], expected: Sequence[Arrays], batches: Sequence[Batch], head: Head | None = None
 ) -> Check:
-    """Compares outputs with those of PyTorch; padded tokens do not count.
+    """Compares outputs with those of PyTorch; padded tokens are ignored.
 
     Args:
-        found: By name, one for every batch.
-        wanted: Likewise.
-        batches: What was run.
-        head: Says what outputs mean; None for a model without one that is known.
+        outputs: Outputs by name, for each batch.
+        expected: Outputs of PyTorch, in the same form.
+        batches: The inputs.
+        head: The model's head, which defines agreement; None for a model without a known one.
     """
     masks = [batch.get("attention_mask", torch.ones(count_samples(batch), 1)).bool().cpu().numpy() for batch in batches]
     errors, largest = [], 0.0
-    for name in wanted[0]:
-        left, right = (
+    for name in expected[0]:
+        values, targets = (
             np.concatenate(
                 [
-                    answer[name][mask] if _of_tokens(name, answer[name], mask, head) else answer[name]
-                    for answer, mask in zip(answers, masks, strict=True)
+                    arrays[name][mask] if _is_per_token(name, arrays[name], mask, head) else arrays[name]
+                    for arrays, mask in zip(results, masks, strict=True)
                 ]
             )
-            for answers in (found, wanted)
+            for results in (outputs, expected)
         )
-        difference = left - right
-        size = np.sqrt(np.mean(right**2))  # a single text has no spread, and all alike have next to none
-        spread = size if len(right) == 1 else max(np.sqrt(np.mean((right - right.mean(0)) ** 2)), 1e-3 * size)
-        errors.append(float(np.sqrt(np.mean(difference**2)) / max(spread, np.finfo(np.float32).tiny)))
-        largest = max(largest, float(np.abs(difference).max()))
-    agreement = None if head is None else head.agreement(_tensors(found), _tensors(wanted), batches)
+        differences = values - targets
+        magnitude = np.sqrt(np.mean(targets**2))
+        # the deviation of a single text is 0, and that of nearly equal outputs is close to it
+        deviation = np.sqrt(np.mean((targets - targets.mean(0)) ** 2))
+        scale = magnitude if len(targets) == 1 else max(deviation, 1e-3 * magnitude)
+        errors.append(float(np.sqrt(np.mean(differences**2)) / max(scale, np.finfo(np.float32).tiny)))
+        largest = max(largest, float(np.abs(differences).max()))
+    agreement = None if head is None else head.agreement(_to_tensors(outputs), _to_tensors(expected), batches)
     return Check(sum(map(len, masks)), max(errors), largest, agreement)
 
 
-def _of_tokens(name: str, array: np.ndarray[Any, Any], mask: np.ndarray[Any, Any], head: Head | None) -> bool:
-    """Whether an output has an entry for every token."""
+def _is_per_token(name: str, array: np.ndarray[Any, Any], mask: np.ndarray[Any, Any], head: Head | None) -> bool:
+    """Returns whether an output has one entry per token."""
     if head is not None and name in head.outputs:
         return head.outputs[name]
-    same: bool = array.shape[:2] == mask.shape
-    return same
+    same_shape: bool = array.shape[:2] == mask.shape
+    return same_shape
 
 
-def _tensors(answers: Sequence[Arrays]) -> list[dict[str, torch.Tensor]]:
-    return [{name: torch.from_numpy(array) for name, array in answer.items()} for answer in answers]
+def _to_tensors(results: Sequence[Arrays]) -> list[dict[str, torch.Tensor]]:
+    return [{name: torch.from_numpy(array) for name, array in arrays.items()} for arrays in results]
 
 
-def demand(check: Check, precision: Precision, limit: float) -> None:
-    """Refuses an export that differs too much.
+def require_agreement(check: Check, precision: Precision, limit: float) -> None:
+    """Checks that the relative error does not exceed a limit.
+
+    Args:
+        check: The comparison with PyTorch.
+        precision: Precision of the exported graph.
+        limit: Maximum relative error.
 
     Raises:
-        ExportError: If it does.
+        ExportError: If the error is larger, or not a number.
     """
     if not check.relative_error <= limit:
         raise ExportError(
-            f"The exported {precision} model differs from PyTorch by {check.relative_error:.3g} of its outputs' spread "
-            f"(allowed: {limit:.2g}); nothing was written. Use another precision, other texts, or --tolerance."
+            f"The exported {precision} model differs from PyTorch by {check.relative_error:.3g} of the standard "
+            f"deviation of its outputs (allowed: {limit:.2g}), so nothing was written; {_REMEDIES[precision]}."
         )

@@ -1,4 +1,4 @@
-"""From a traced graph to a file in the precision asked for."""
+"""From a lowered model to a graph file of a runtime, in the precision of the export."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -10,109 +10,187 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from bertsurgeon import progress
+from bertsurgeon.benchmark import fitting_length, random_inputs, time_batches
 from bertsurgeon.calibration import Batch
-from bertsurgeon.exporting import int8
 from bertsurgeon.exporting.config import ExportConfig
-from bertsurgeon.exporting.onnx_edit import save_graph, serialize
-from bertsurgeon.exporting.onnx_graph import merge_products
-from bertsurgeon.exporting.onnx_tuning import tune
-from bertsurgeon.exporting.sensitivity import encoder_matrices, rank_sub_layers
-from bertsurgeon.exporting.trained_int8 import quantize_as_trained
-from bertsurgeon.exporting.verify import Arrays, Check, answers_of, compare, to_arrays
-from bertsurgeon.runtime import Session, open_session, require
-from bertsurgeon.tasks import class_names, find_head
+from bertsurgeon.exporting.lowering import Graph, has_groups, lower
+from bertsurgeon.exporting.onnx_graph import save_graph, serialize, trace
+from bertsurgeon.exporting.onnx_tuning import merge_products, tune
+from bertsurgeon.exporting.quantization import (
+    product_names,
+    quantize_as_trained,
+    quantize_dynamically,
+    quantize_statically,
+    rank_sub_layers,
+    sub_layer_matrices,
+)
+from bertsurgeon.exporting.verify import Arrays, Check, compare, run_session, to_arrays
+from bertsurgeon.runtime import Precision, Session, open_session, require
+from bertsurgeon.tasks import find_head, model_class_names
+
+TIMED_SHAPE = (8, 128)
+"""Texts and tokens of the batch on which grouped layers are timed against dense ones."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What writing needs beside the graph."""
+class ExportJob:
+    """An export in progress.
+
+    Attributes:
+        config: Options.
+        model: The PyTorch model, in evaluation mode.
+        calibration: Batches on which static INT8 is calibrated.
+        checked: Batches on which outputs are compared.
+        inputs: Names of the graph's inputs.
+        outputs: Names of the graph's outputs.
+        expected: Outputs of the PyTorch model by name, for each batch of ``checked``.
+    """
 
     config: ExportConfig
     model: PreTrainedModel
     calibration: list[Batch]
     checked: list[Batch]
     inputs: tuple[str, ...]
-    wanted: list[Arrays]
+    outputs: tuple[str, ...]
+    expected: list[Arrays]
 
     def check(self, session: Session) -> Check:
-        """Compares a session with PyTorch."""
-        head = find_head(class_names(self.model), self.model.config)
-        return compare(answers_of(session, self.checked, self.inputs), self.wanted, self.checked, head)
-
-    def quantize(self, model: Any, load: Callable[[Any], Session]) -> tuple[Any, tuple[str, ...]]:
-        """INT8 everywhere or, where that differs too much, everywhere but in the sub-layers that it hurts most.
-
-        Args:
-            model: An ``onnx.ModelProto`` or an ``openvino.Model``.
-            load: Opens a session of one.
-
-        Returns:
-            The best of those tried, and the products it leaves in floating point.
-        """
-        texts = [to_arrays(batch, self.inputs) for batch in self.calibration]
-        limit = self.config.limit
-        products = int8.product_names(model)
-        encoder = [name for matrices in encoder_matrices(self.model) for name in matrices]
-        # the head sees few tokens and takes no time, but its errors reach the outputs undiminished
-        head = [product for product in products if not any(name in product for name in (*encoder, "matmul"))]
-
-        def attempt(kept: tuple[str, ...]) -> tuple[float, Any, tuple[str, ...]]:
-            quantized = int8.quantize_statically(deepcopy(model), texts, [*head, *kept])
-            return self.check(load(quantized)).relative_error, quantized, kept
-
-        best = attempt(())
-        if best[0] > limit:
-            progress.note(f"INT8 everywhere differs by {best[0]:.2g}; looking for what must stay in floating point.")
-            ranked = [names for _, names in rank_sub_layers(self.model, self.checked, self.wanted)]
-            count = 1
-            while best[0] > limit and count <= len(ranked):
-                matrices = [name for names in ranked[:count] for name in names]
-                kept = tuple(product for product in products if any(name in product for name in matrices))
-                best = min(best, attempt(kept), key=lambda one: one[0])
-                count *= 2
-        return best[1:]
+        """Compares the outputs of a session with those of PyTorch."""
+        head = find_head(model_class_names(self.model), self.model.config)
+        return compare(run_session(session, self.checked, self.inputs), self.expected, self.checked, head)
 
 
-def write(traced: Any, file: Path, job: Job) -> tuple[str, ...]:
-    """Brings a traced graph into its precision and writes it as its runtime reads it.
+def trace_model(job: ExportJob) -> Any:
+    """Traces the model of a job, with grouped layers as slices.
 
     Returns:
-        The products that stay in floating point though the precision is INT8.
+        An ``onnx_ir.Model``.
+
+    Raises:
+        ExportError: If the model cannot be traced.
     """
-    return (_write_onnx if job.config.runtime == "onnx" else _write_openvino)(traced, file, job)
+    return trace(Graph(lower(job.model), job.inputs, job.outputs), job.config.opset)
 
 
-def _write_onnx(traced: Any, file: Path, job: Job) -> tuple[str, ...]:
+def trace_fastest(job: ExportJob) -> Any:
+    """Traces the model of a job; grouped layers become slices or zero-filled dense products, whichever is faster.
+
+    Returns:
+        An ``onnx_ir.Model``.
+
+    Raises:
+        ExportError: If the model cannot be traced.
+    """
+    config, model = job.config, job.model
+    grouped = trace_model(job)
+    if not has_groups(model):
+        return grouped
+    filled = trace(Graph(lower(model, fill_groups=True), job.inputs, job.outputs), config.opset)
+    batch = random_inputs([model], TIMED_SHAPE[0], fitting_length([model], TIMED_SHAPE[1]))
+    with TemporaryDirectory() as folder:
+        sessions: dict[str, Any] = {}
+        for name, graph in (("grouped", grouped), ("filled", filled)):
+            file = Path(folder) / f"{name}.onnx"
+            save_graph(graph, file)
+            precision: Precision = "bf16" if config.precision == "bf16" else "fp32"
+            session = open_session(config.runtime, file, precision)
+            sessions[name] = lambda s=session, **batch: s.run(to_arrays(batch, job.inputs))
+        latencies = time_batches(sessions, [batch], runs=5, warmup=2)
+    if latencies["grouped"].p50_ms <= latencies["filled"].p50_ms:
+        return grouped
+    progress.note(
+        "Grouped layers are exported as dense products, because their gathers take more time in this runtime than the "
+        "smaller products save."
+    )
+    return filled
+
+
+def write(graph_model: Any, file: Path, job: ExportJob) -> tuple[str, ...]:
+    """Converts a traced graph to the precision of the export and writes it in the format of its runtime.
+
+    Args:
+        graph_model: An ``onnx_ir.Model``; changed in place.
+        file: Where to write it.
+        job: The export.
+
+    Returns:
+        Names of the products that stay in floating point although the precision is INT8.
+    """
+    return (_write_onnx if job.config.runtime == "onnx" else _write_openvino)(graph_model, file, job)
+
+
+def _write_onnx(graph_model: Any, file: Path, job: ExportJob) -> tuple[str, ...]:
     onnx_ir = require("onnx_ir", "onnx")
-    kept: tuple[str, ...] = ()
+    kept_float: tuple[str, ...] = ()
     if job.config.precision == "int8":
-        merge_products(traced)
+        merge_products(graph_model)
     if job.config.quantization == "dynamic":
         with TemporaryDirectory() as folder:
             quantized = Path(folder) / file.name
-            int8.quantize_dynamically(serialize(traced), quantized)
-            traced = onnx_ir.load(quantized)
+            quantize_dynamically(serialize(graph_model), quantized)
+            graph_model = onnx_ir.load(quantized)
     elif job.config.quantization == "static":
-        model = serialize(traced)
-        model, kept = job.quantize(model, lambda one: open_session("onnx", one.SerializeToString(), "int8"))
-        traced = onnx_ir.serde.deserialize_model(model)
+        model, kept_float = _quantize_within_limit(
+            serialize(graph_model), job, lambda proto: open_session("onnx", proto.SerializeToString(), "int8")
+        )
+        graph_model = onnx_ir.serde.deserialize_model(model)
     elif job.config.quantization == "trained":
-        quantize_as_trained(traced, job.model)
-    tune(traced)
-    save_graph(traced, file)
-    return kept
+        quantize_as_trained(graph_model, job.model)
+    tune(graph_model)
+    save_graph(graph_model, file)
+    return kept_float
 
 
-def _write_openvino(traced: Any, file: Path, job: Job) -> tuple[str, ...]:
+def _write_openvino(graph_model: Any, file: Path, job: ExportJob) -> tuple[str, ...]:
     openvino = require("openvino", "openvino")
-    kept: tuple[str, ...] = ()
+    kept_float: tuple[str, ...] = ()
     if job.config.quantization == "trained":
-        quantize_as_trained(traced, job.model)
+        quantize_as_trained(graph_model, job.model)
     with TemporaryDirectory() as folder:
-        save_graph(traced, Path(folder) / "model.onnx")
+        save_graph(graph_model, Path(folder) / "model.onnx")
         model = openvino.convert_model(Path(folder) / "model.onnx")
         if job.config.quantization == "static":
-            model, kept = job.quantize(model, lambda one: open_session("openvino", one, "int8"))
-        # weights of 16 bits lose nothing that products in bfloat16 would see
+            model, kept_float = _quantize_within_limit(
+                model, job, lambda quantized: open_session("openvino", quantized, "int8")
+            )
+        # bfloat16 products do not use the bits that 16-bit weights lack
         openvino.save_model(model, file, compress_to_fp16=job.config.precision == "bf16")
-    return kept
+    return kept_float
+
+
+def _quantize_within_limit(model: Any, job: ExportJob, load: Callable[[Any], Session]) -> tuple[Any, tuple[str, ...]]:
+    """Quantizes all products statically or, if the error exceeds the limit, all but those of sensitive sub-layers.
+
+    Args:
+        model: An ``onnx.ModelProto`` or an ``openvino.Model``.
+        job: The export.
+        load: Opens a session of such a model.
+
+    Returns:
+        The model with the smallest error of those tried, and the encoder products that stay in floating point.
+    """
+    inputs = [to_arrays(batch, job.inputs) for batch in job.calibration]
+    limit = job.config.limit
+    products = product_names(model)
+    encoder = [name for names in sub_layer_matrices(job.model) for name in names]
+    # the head processes few tokens and takes little time, but its errors reach the outputs undamped
+    head = [product for product in products if not any(name in product for name in (*encoder, "matmul"))]
+
+    def attempt(kept_float: tuple[str, ...]) -> tuple[float, Any, tuple[str, ...]]:
+        quantized = quantize_statically(deepcopy(model), inputs, [*head, *kept_float])
+        return job.check(load(quantized)).relative_error, quantized, kept_float
+
+    best = attempt(())
+    if best[0] > limit:
+        progress.note(
+            f"INT8 in all products has a relative error of {best[0]:.2g}; the most sensitive sub-layers stay in "
+            "floating point."
+        )
+        ranked = [names for _, names in rank_sub_layers(job.model, job.checked, job.expected)]
+        count = 1
+        while best[0] > limit and count <= len(ranked):
+            sensitive = [name for names in ranked[:count] for name in names]
+            kept_float = tuple(product for product in products if any(name in product for name in sensitive))
+            best = min(best, attempt(kept_float), key=lambda result: result[0])
+            count *= 2
+    return best[1:]

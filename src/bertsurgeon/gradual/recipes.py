@@ -1,65 +1,70 @@
-"""Recipes of gradual pruning: readable YAML, checked key by key.
+"""Recipes of gradual pruning: YAML files whose sections are dataclasses, read and checked by pydantic.
 
-The packaged ones hold the numbers of the Optimal BERT Surgeon (Kurtic et al., 2022, arXiv 2203.07259), but for Fisher
-blocks of 48 weights: 50, the paper's, do not divide a row, and would straddle it.
+The packaged recipes hold the numbers of the Optimal BERT Surgeon (Kurtic et al., 2022, arXiv 2203.07259), except for
+Fisher blocks of 48 weights: the paper's 50 do not divide a row, so that blocks would extend over two rows.
 """
 
-import types
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
+from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 
 from bertsurgeon.errors import OptionError
 from bertsurgeon.methods.obert.patterns import Pattern
 from bertsurgeon.methods.obert.step import StepOptions, Update
+from bertsurgeon.options import REQUIRED, documented, option
 
-Rewinds = Literal["none", "pruning"] | float | tuple[float, ...]
-"""When the learning rate jumps back: never, at each pruning, every so many epochs, or at these epochs."""
+Number = Annotated[float, Strict()]
+"""A number, for which pydantic would otherwise also accept true and false."""
 
-S = TypeVar("S")
+Integer = Annotated[int, Strict()]
+"""A whole number, for which pydantic would otherwise also accept 1.0, true and false."""
+
+Rewinds = Literal["none", "pruning"] | Number | tuple[Number, ...]
+"""When the learning rate is reset: never, at each pruning, every so many epochs, or at these epochs."""
 
 PACKAGED = files("bertsurgeon.gradual") / "recipes"
 SUFFIX = ".yaml"
 
+RENAMED_KEYS = {"hardness": "distillation_weight", "at_once": "micro_batch_size"}
+"""Keys of version 0.1.0, and what they are called now."""
 
+
+class _Section:
+    """Makes pydantic refuse keys that a section does not have."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@documented
 @dataclass(frozen=True)
-class Pruning:
-    """When how much is pruned, and how. Times are in epochs.
+class Pruning(_Section):
+    """Schedule and options of the prunings. Times are in epochs."""
 
-    Attributes:
-        sparsity: Share of the encoder's weights that is zero in the end.
-        first_sparsity: Share after the first pruning; from there it follows a cubic.
-        start: Of the first pruning.
-        end: Of the last one.
-        every: Between two of them.
-        pattern: What goes together, see :class:`bertsurgeon.second_order.Pattern`.
-        update: Of the weights that are left, see :class:`bertsurgeon.second_order.StepOptions`.
-        block_size: Weights of a Fisher block.
-        damping: λ, absolute.
-        gradients: m, of each pruning.
-        gradient_batch_size: Texts whose mean gradient counts as one.
-    """
-
-    sparsity: float
-    first_sparsity: float
-    start: float
-    end: float
-    every: float
-    pattern: str = "unstructured"
-    update: Update = "obert"
-    block_size: int = 48
-    damping: float = 1e-7
-    gradients: int = 1024
-    gradient_batch_size: int = 16
+    sparsity: Number = option(REQUIRED, "Share of the encoder's weights that is zero after the last pruning.")
+    first_sparsity: Number = option(
+        REQUIRED, "Share that is zero after the first pruning, from which the sparsity rises by a cubic schedule."
+    )
+    start: Number = option(REQUIRED, "Time of the first pruning.", cli=False)
+    end: Number = option(REQUIRED, "Time of the last pruning.", cli=False)
+    every: Number = option(REQUIRED, "Time between two prunings.", cli=False)
+    pattern: str = option("unstructured", "Weights that are pruned together: unstructured, block (1x4), 1xN, or N:M.")
+    update: Update = option("obert", "Update of the remaining weights.", choices=get_args(Update), cli=False)
+    block_size: Integer = option(48, "Number of weights in a Fisher block.", cli=False)
+    damping: Number = option(1e-7, "Damping λ of the Fisher information, an absolute value.", cli=False)
+    gradients: Integer = option(1024, "Number m of gradients of each pruning.", cli=False)
+    gradient_batch_size: Integer = option(16, "Texts whose mean gradient counts as one.", cli=False)
 
     def __post_init__(self) -> None:
         """Checks the ranges.
 
         Raises:
-            OptionError: If a value makes no sense.
+            OptionError: If a value is out of range.
         """
         for name in ("sparsity", "first_sparsity"):
             if not 0 < getattr(self, name) < 1:
@@ -82,23 +87,33 @@ class Pruning:
         pattern = Pattern.parse(self.pattern)
         if pattern.sparsity is not None and self.sparsity != pattern.sparsity:
             raise OptionError(
-                f"The pattern {pattern.name} removes a share of {pattern.sparsity:g}; pruning.sparsity must be that, "
-                f"not {self.sparsity:g}."
+                f"The pattern {pattern.name} removes a share of {pattern.sparsity:g}, so pruning.sparsity must be "
+                f"{pattern.sparsity:g}, not {self.sparsity:g}."
             )
 
     @property
     def epochs(self) -> list[float]:
-        """When it is pruned, ascending: at the start, every so often, and at the end."""
-        between = int((self.end - self.start) / self.every - 1e-9)  # the end is not met twice for want of a last digit
-        return [self.start + number * self.every for number in range(between + 1) if self.start < self.end] + [self.end]
+        """The times of the prunings in ascending order, from the start to the end."""
+        intervals = int((self.end - self.start) / self.every - 1e-9)  # rounding must not add a time next to the end
+        times = [self.start + number * self.every for number in range(intervals + 1)] if self.start < self.end else []
+        return [*times, self.end]
 
     def sparsity_at(self, epoch: float) -> float:
-        """s₁ + (s₀ − s₁)(1 − x)³ with x from 0 at the start to 1 at the end (Zhu and Gupta, 2017, arXiv 1710.01878)."""
+        """Computes s₁ + (s₀ − s₁)(1 − x)³, x from 0 at the start to 1 at the end (Zhu and Gupta, 2017, 1710.01878).
+
+        Args:
+            epoch: Time from the beginning of the training, in epochs.
+        """
         x = (epoch - self.start) / (self.end - self.start) if self.end > self.start else 1.0
         return self.sparsity - (self.sparsity - self.first_sparsity) * (1 - x) ** 3
 
     def step_options(self, memory: int, seed: int) -> StepOptions:
-        """How each step prunes, within ``memory`` bytes of Fisher blocks."""
+        """Makes the options of a single pruning.
+
+        Args:
+            memory: Memory for Fisher blocks, in bytes.
+            seed: Fixes every random choice.
+        """
         return StepOptions(
             pattern=Pattern.parse(self.pattern),
             update=self.update,
@@ -110,46 +125,48 @@ class Pruning:
         )
 
 
+@documented
 @dataclass(frozen=True)
-class LearningRate:
-    """A learning rate that falls linearly, and jumps back to its start at each rewind.
+class LearningRate(_Section):
+    """Learning rate that falls linearly and is reset to its start at each rewind."""
 
-    Attributes:
-        start: At the beginning and after each rewind.
-        end: What it has come to when the next rewind, or the end, is reached.
-        rewinds: ``none``, ``pruning`` (at each), a number (every so many epochs), or a list of epochs.
-    """
-
-    start: float
-    end: float
-    rewinds: Rewinds = "none"
+    start: Number = option(REQUIRED, "Learning rate at the beginning and after each rewind.", cli=False)
+    end: Number = option(REQUIRED, "Learning rate just before the next rewind, or at the end.", cli=False)
+    rewinds: Rewinds = option(
+        "none",
+        "Times of the rewinds: none, pruning (at each pruning), a number (every so many epochs), or a list of epochs.",
+        cli=False,
+    )
 
     def __post_init__(self) -> None:
         """Checks the ranges.
 
         Raises:
-            OptionError: If a value makes no sense.
+            OptionError: If a value is out of range.
         """
         for name in ("start", "end"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise OptionError(f"learning_rate.{name} must be greater than 0, not {getattr(self, name):g}.")
         times = (self.rewinds,) if isinstance(self.rewinds, float) else self.rewinds
         if isinstance(times, tuple) and not all(0 < time < float("inf") for time in times):
-            raise OptionError("learning_rate.rewinds must be greater than 0: the learning rate begins at its start.")
+            raise OptionError("learning_rate.rewinds must be greater than 0, as the learning rate begins at its start.")
 
 
+@documented
 @dataclass(frozen=True)
-class Distillation:
-    """How the teacher is listened to, where there is one; see :class:`bertsurgeon.TrainingConfig`."""
+class Distillation(_Section):
+    """Weight and temperature of the distillation, which apply if there is a teacher."""
 
-    distillation_weight: float = 1.0
-    temperature: float = 2.0
+    distillation_weight: Number = option(
+        1.0, "Weight of the teacher's outputs in the loss, 0 (labels only) to 1 (teacher only).", cli=False
+    )
+    temperature: Number = option(2.0, "Temperature of the distillation.", cli=False)
 
     def __post_init__(self) -> None:
         """Checks the ranges.
 
         Raises:
-            OptionError: If a value makes no sense.
+            OptionError: If a value is out of range.
         """
         if not 0 <= self.distillation_weight <= 1:
             raise OptionError(
@@ -159,82 +176,77 @@ class Distillation:
             raise OptionError(f"distillation.temperature must be greater than 0, not {self.temperature:g}.")
 
 
+@documented
 @dataclass(frozen=True)
-class MaskedLanguageModeling:
-    """What is learnt where there is no task: to guess tokens that are hidden, others in every epoch.
+class MaskedLanguageModeling(_Section):
+    """Masked language modeling in place of a task, with other masked tokens in every epoch.
 
-    Attributes:
-        probability: Of a token to be hidden. As for BERT (Devlin et al., 2018, arXiv 1810.04805), 80 % of these become
-            the mask token, 10 % another token, and 10 % stay.
+    As for BERT (Devlin et al., 2018, arXiv 1810.04805), 80 % of the selected tokens are replaced by the mask token,
+    10 % by a random token, and 10 % are unchanged.
     """
 
-    probability: float = 0.15
+    probability: Number = option(0.15, "Probability that a token is selected.", cli=False)
 
     def __post_init__(self) -> None:
         """Checks the range.
 
         Raises:
-            OptionError: If the value makes no sense.
+            OptionError: If the value is out of range.
         """
         if not 0 < self.probability < 1:
             raise OptionError(f"masked_lm.probability must lie strictly between 0 and 1, not {self.probability:g}.")
 
 
+@documented
 @dataclass(frozen=True)
-class Quantization:
-    """When a model learns to live with INT8 (quantization-aware training). Times are in epochs.
+class Quantization(_Section):
+    """Schedule of quantization-aware training for INT8. Times are in epochs."""
 
-    Attributes:
-        start: From when on the weights of the encoder's matrices, their inputs and the embeddings are rounded.
-        freeze: From when on the ranges of the inputs stay as they are; None for the end of the training.
-    """
-
-    start: float
-    freeze: float | None = None
+    start: Number = option(
+        REQUIRED, "Time from which the encoder's weights, their inputs and the embeddings are rounded.", cli=False
+    )
+    freeze: Number | None = option(
+        None, "Time from which the ranges of the inputs no longer follow the data. Default: never.", cli=False
+    )
 
     def __post_init__(self) -> None:
         """Checks the ranges.
 
         Raises:
-            OptionError: If a value makes no sense.
+            OptionError: If a value is out of range.
         """
         if not 0 <= self.start < float("inf"):
             raise OptionError(f"quantization.start must be at least 0, not {self.start:g}.")
         if self.freeze is not None and not self.start <= self.freeze < float("inf"):
-            raise OptionError(f"quantization.freeze must not come before quantization.start, as {self.freeze:g} does.")
+            raise OptionError(
+                f"quantization.freeze must not come before quantization.start, {self.start:g}, as {self.freeze:g} does."
+            )
 
 
+@documented
 @dataclass(frozen=True)
-class Recipe:
-    """A whole training.
+class Recipe(_Section):
+    """A training with everything that happens during it."""
 
-    Attributes:
-        epochs: Passes over the training data.
-        batch_size: Texts per step.
-        learning_rate: See :class:`LearningRate`.
-        distillation: See :class:`Distillation`.
-        pruning: See :class:`Pruning`; without it the zeros of a sparse model stay where they are.
-        quantization: See :class:`Quantization`; without it nothing is rounded.
-        masked_lm: See :class:`MaskedLanguageModeling`; without it a task is learnt.
-        weight_decay: AdamW's.
-        micro_batch_size: Texts that go through the model together, see :class:`bertsurgeon.TrainingConfig`.
-    """
-
-    epochs: float
-    batch_size: int
-    learning_rate: LearningRate
-    distillation: Distillation = Distillation()
-    pruning: Pruning | None = None
-    quantization: Quantization | None = None
-    masked_lm: MaskedLanguageModeling | None = None
-    weight_decay: float = 0.0
-    micro_batch_size: int | None = None
+    epochs: Number = option(REQUIRED, "Passes over the training data; the command line rescales all times to it.")
+    batch_size: Integer = option(REQUIRED, "Texts per training step.", cli=False)
+    learning_rate: LearningRate = option(REQUIRED, "Learning rate over time.", cli=False)
+    distillation: Distillation = option(Distillation(), "Weight and temperature of the teacher.", cli=False)
+    pruning: Pruning | None = option(
+        None, "Schedule and options of the prunings; without it the zeros of a sparse model are kept.", cli=False
+    )
+    quantization: Quantization | None = option(None, "Schedule of quantization-aware training.", cli=False)
+    masked_lm: MaskedLanguageModeling | None = option(None, "Masked language modeling in place of a task.", cli=False)
+    weight_decay: Number = option(0.0, "Weight decay of AdamW.", cli=False)
+    micro_batch_size: Integer | None = option(
+        None, "Texts per forward pass; must divide batch_size. Default: all texts of a step.", cli=False
+    )
 
     def __post_init__(self) -> None:
-        """Checks what belongs together.
+        """Checks the ranges, and that the sections agree.
 
         Raises:
-            OptionError: If it makes no sense.
+            OptionError: If a value is out of range or contradicts another one.
         """
         if not 0 < self.epochs < float("inf"):
             raise OptionError(f"epochs must be greater than 0, not {self.epochs:g}.")
@@ -249,7 +261,7 @@ class Recipe:
         if self.pruning is not None and self.pruning.end >= self.epochs:
             raise OptionError(
                 f"pruning.end must come before the end of the training, at {self.epochs:g} epochs, not at "
-                f"{self.pruning.end:g}: what is left has to recover."
+                f"{self.pruning.end:g}: the remaining weights must recover."
             )
         if self.quantization is not None:
             self._check_quantization(self.quantization)
@@ -271,24 +283,27 @@ class Recipe:
         if self.pruning is not None and quantization.start < self.pruning.end:
             raise OptionError(
                 f"quantization.start must not come before pruning.end, at {self.pruning.end:g} epochs, but is at "
-                f"{quantization.start:g}: what is rounded is what is left."
+                f"{quantization.start:g}: pruning needs exact weights."
             )
 
     def with_pruning(self, **changes: Any) -> "Recipe":
-        """The same recipe with other values in its section ``pruning``.
+        """Returns the recipe with other values in its section ``pruning``.
 
         Args:
-            changes: By the names of :class:`Pruning`.
+            **changes: Values by their names in :class:`Pruning`.
 
         Raises:
-            OptionError: If the recipe prunes nothing, or then contradicts itself.
+            OptionError: If the recipe prunes nothing, or the values do not fit.
         """
         if self.pruning is None:
-            raise OptionError(f"The recipe prunes nothing; it takes no {', '.join(changes)}.")
+            raise OptionError(f"The recipe prunes nothing, so {', '.join(changes)} cannot be changed.")
         return replace(self, pruning=replace(self.pruning, **changes))
 
     def scaled(self, epochs: float) -> "Recipe":
-        """The same recipe in another time: every number of epochs in it is stretched or shortened alike.
+        """Returns the recipe with all its times rescaled.
+
+        Args:
+            epochs: Length of the new recipe.
 
         Raises:
             OptionError: If ``epochs`` is not positive.
@@ -310,90 +325,76 @@ class Recipe:
         return replace(self, epochs=epochs, learning_rate=rate, pruning=pruning, quantization=quantization)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-7 as a number, as YAML 1.2 does; in PyYAML's YAML 1.1 it is a string, as it has no point."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def packaged_recipes() -> list[str]:
-    """The names of the recipes that come with the library."""
+    """Returns the names of the recipes in the package."""
     return sorted(file.name.removesuffix(SUFFIX) for file in PACKAGED.iterdir() if file.name.endswith(SUFFIX))
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """Reads a recipe, packaged or the user's own.
+    """Reads a recipe.
 
     Args:
-        name: Of a packaged recipe, or a YAML file.
+        name: Name of a packaged recipe, or path of a YAML file.
 
     Raises:
-        OptionError: Naming file and key, if there is no such recipe, or it is not what a recipe must be.
+        OptionError: If there is no such recipe, or it is not valid; the message names the file and the key.
     """
     packaged = packaged_recipes()
     file = PACKAGED / f"{name}{SUFFIX}" if str(name) in packaged else Path(name)
     if not file.is_file():
         raise OptionError(f"There is no recipe {name}; name a YAML file, or one of {', '.join(packaged)}.")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         problem = " ".join(str(error).split())
         raise OptionError(f"{name} cannot be read as YAML: {problem}.") from error
     try:
-        return _read_section(Recipe, content, "")
+        for key in content if isinstance(content, dict) else ():
+            if content[key] is None:  # pydantic would take an empty section for one that is left out
+                raise OptionError(f"The key {key} has no value; give it one, or remove it.")
+        return TypeAdapter(Recipe).validate_python(content)
+    except ValidationError as error:
+        raise OptionError(f"The recipe {name} is not valid: {_explain(error.errors())}") from error
     except OptionError as error:
         raise OptionError(f"The recipe {name} is not valid: {error}") from error
 
 
-def _read_section(kind: type[S], content: object, where: str) -> S:
-    """A dataclass from a mapping; ``where`` is the section's name with a dot, empty for the whole."""
-    assert is_dataclass(kind)
-    allowed = ", ".join(field.name for field in fields(kind))
-    place = f"The section {where[:-1]}" if where else "It"
-    if not isinstance(content, dict):
-        raise OptionError(f"{place} must hold keys with values, of {allowed}, not {content!r}.")
-    hints = get_type_hints(kind)
-    for key in content:
-        if key not in hints:
-            raise OptionError(f"There is no key {where}{key}; allowed are {allowed}.")
-    for field in fields(kind):
-        if field.default is MISSING and field.name not in content:
-            raise OptionError(f"The key {where}{field.name} is missing.")
-    return kind(**{key: _read_value(hints[key], value, f"{where}{key}") for key, value in content.items()})
+def _explain(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Returns one sentence about the first of pydantic's errors; unknown keys, often misspelled ones, come first."""
+    error = min(errors, key=lambda each: each["type"] != "unexpected_keyword_argument")
+    kind, location, value = error["type"], [str(part) for part in error["loc"]], error["input"]
+    section, key = location[:-1], ".".join(location)
+    if kind == "unexpected_keyword_argument":
+        if location[-1] in RENAMED_KEYS:
+            return f"The key {key} is now called {RENAMED_KEYS[location[-1]]}."
+        return f"There is no key {key}; allowed are {_allowed_keys(section)}."
+    if kind in ("missing", "missing_argument"):
+        return f"The key {key} is missing."
+    if kind == "dataclass_type":
+        subject = f"The section {key}" if location else "It"
+        return f"{subject} must hold keys with values, of {_allowed_keys(location)}, not {value!r}."
+    if location[:2] == ["learning_rate", "rewinds"]:
+        return (
+            "learning_rate.rewinds must be none, pruning, a number of epochs between rewinds, or a list of epochs, not "
+            f"{value!r}."
+        )
+    expected = {"float_type": "a number", "int_type": "a whole number", "string_type": "a string"}
+    if kind == "literal_error":
+        expected[kind] = f"one of {error['ctx']['expected']}"
+    return f"{key} must be {expected[kind]}, not {value!r}." if kind in expected else f"{key}: {error['msg']}."
 
 
-def _read_value(hint: Any, value: object, key: str) -> Any:
-    """One value of the type its key asks for."""
-    if hint == Rewinds:
-        return _read_rewinds(value, key)
-    if get_origin(hint) in (types.UnionType, Union):  # a section or a value that may be left out
-        hint = get_args(hint)[0]
-    if is_dataclass(hint):
-        assert isinstance(hint, type)
-        return _read_section(hint, value, f"{key}.")
-    if hint is float:
-        return _read_number(value, key)
-    if hint is int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise OptionError(f"{key} must be a whole number, not {value!r}.")
-    elif not isinstance(value, str) or (hint is not str and value not in get_args(hint)):
-        choices = "" if hint is str else f", one of {', '.join(get_args(hint))}"
-        raise OptionError(f"{key} must be a word{choices}, not {value!r}.")
-    return value
-
-
-def _read_rewinds(value: object, key: str) -> Rewinds:
-    if value == "none" or value == "pruning":
-        return value
-    if isinstance(value, list):
-        return tuple(_read_number(time, key) for time in value)
-    try:
-        return _read_number(value, key)
-    except OptionError:
-        raise OptionError(
-            f"{key} must be none, pruning, a number of epochs between rewinds, or a list of epochs, not {value!r}."
-        ) from None
-
-
-def _read_number(value: object, key: str) -> float:
-    """A number; YAML takes 1e-7, without a point, for a text."""
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    raise OptionError(f"{key} must be a number, not {value!r}.")
+def _allowed_keys(section: Sequence[str]) -> str:
+    """Returns the names of the keys of a section, of the whole recipe for an empty path."""
+    hint = get_type_hints(Recipe)[section[0]] if section else Recipe
+    kind = next(each for each in (hint, *get_args(hint)) if is_dataclass(each))  # a section may be X | None
+    return ", ".join(each.name for each in fields(kind))

@@ -2,17 +2,17 @@
 
 from bertsurgeon.layers.build import (
     check_plan,
+    dense_twin,
     drop_sub_layer,
     empty_linear,
     give_biases,
     install_plan,
     make_linear,
     reset_indices,
-    to_dense,
 )
 from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear, chunk_of, gather_channels
 from bertsurgeon.layers.heads import update_head_counts
-from bertsurgeon.layers.inference import prepare_for_inference
+from bertsurgeon.layers.inference import prepare_for_inference, undo_prepare_for_inference
 from bertsurgeon.layers.int8_grid import dequantize_rows, is_on_grid, quantize_rows, round_rows, row_scales
 from bertsurgeon.layers.low_rank import LowRankLinear
 from bertsurgeon.layers.parts import Part, PartKey, dense_parts, model_parts
@@ -26,6 +26,7 @@ __all__ = [
     "check_plan",
     "chunk_of",
     "dense_parts",
+    "dense_twin",
     "dequantize_rows",
     "drop_sub_layer",
     "empty_linear",
@@ -40,6 +41,6 @@ __all__ = [
     "reset_indices",
     "round_rows",
     "row_scales",
-    "to_dense",
+    "undo_prepare_for_inference",
     "update_head_counts",
 ]

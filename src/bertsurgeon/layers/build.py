@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import Encoder, fuse_in_place, unfuse, unfuse_in_place
-from bertsurgeon.embedder import make_stock
+from bertsurgeon.embedder import new_model_like
 from bertsurgeon.errors import ModelError, PlanError
 from bertsurgeon.layers.dropped import (
     DroppedAttention,
@@ -203,7 +203,7 @@ def reset_indices(model: nn.Module) -> None:
             module.reset_indices()
 
 
-def to_dense(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
+def dense_twin(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
     """The zero-filled dense twin of a pruned model: a stock Hugging Face model with the same outputs.
 
     Args:
@@ -219,7 +219,7 @@ def to_dense(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
         del config.quantization_config
     for option in architecture.bias_options:
         setattr(config, option, True)
-    stock = make_stock(model, config)
+    stock = new_model_like(model, config)
     stock.to(torch.device(model.device))  # type: ignore[arg-type]  # transformers wraps Module.to
     for tensor in stock.state_dict(keep_vars=True).values():  # what no file holds keeps its type, as in from_pretrained
         if tensor.is_floating_point():

@@ -1,109 +1,119 @@
-"""What a training can be told."""
+"""Training options."""
 
 import math
 from dataclasses import dataclass
 
 from bertsurgeon.errors import OptionError
+from bertsurgeon.options import documented, option
 
-LEARNING_RATE, DISTILLED_RATE = 5e-5, 2e-5
-"""Where none is said: for labels alone, and from a teacher."""
+LABEL_LEARNING_RATE, TEACHER_LEARNING_RATE = 5e-5, 2e-5
+"""Default learning rates: from labels alone, and with a teacher."""
 
 
 def total_steps(epochs: float, steps_per_epoch: int) -> int:
-    """Steps of that many passes over the data, the last of which may be a part of one."""
+    """Returns the number of steps of a training; a fraction of an epoch is rounded up to whole steps."""
     return math.ceil(epochs * steps_per_epoch)
 
 
+@documented
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train.
+    """Training options.
 
-    Attributes:
-        epochs: Passes over the training data (3, as the paper's re-finetuning); less than one reads as large a part
-            of it, drawn at random.
-        batch_size: Samples per step.
-        micro_batch_size: Samples that go through the model together, where memory does not hold a whole step; divides
-            ``batch_size``. None for all of them. Several processes share a step: each takes that many at a time.
-        learning_rate: Peak of AdamW's learning rate, reached after the warm-up, falling linearly to zero. None: 5e-5,
-            from a teacher 2e-5, as a higher one harms what started well (``experiments/recovery.py``).
-        warmup: Share of the steps in which the learning rate rises.
-        weight_decay: AdamW's.
-        distillation_weight: Weight of the teacher in the loss, 0 to 1; used only if a teacher is given.
-        temperature: Of the distillation.
-        hidden_weight: Weight of the teacher's hidden states in the loss; used only if a teacher is given.
-        keep_best: Hold out a tenth of the data (at most 1000 samples), and end with the weights that did best on it:
-            the start, or those after a quarter of an epoch (or of the training, if that is shorter), half of one, and
-            so on.
-        bf16: Multiply in bfloat16 (autocast), keep the weights in float32: half the time where the processor has
-            bfloat16 instructions.
-        max_steps: Ends earlier than ``epochs`` says, where positive.
-        dropout: Whether the model's dropouts act. None: only without a teacher. A pruned model that starts well loses
-            what dropout takes from it, and a teacher's answers are too rich to be learnt by heart
-            (``experiments/recovery.py``).
-        seed: Fixes the order of the data and the dropout.
+    Whatever is not named here is passed to :class:`transformers.TrainingArguments` by the argument ``arguments`` of
+    :func:`bertsurgeon.train`.
     """
 
-    epochs: float = 3.0
-    batch_size: int = 32
-    micro_batch_size: int | None = None
-    learning_rate: float | None = None
-    warmup: float = 0.06
-    weight_decay: float = 0.01
-    distillation_weight: float = 0.9
-    temperature: float = 2.0
-    hidden_weight: float = 0.0
-    keep_best: bool = False
-    bf16: bool = False
-    max_steps: int = -1
-    dropout: bool | None = None
-    seed: int = 0
+    epochs: float = option(
+        3.0, "Passes over the training data; less than 1 trains on a random part of the data of that size."
+    )
+    batch_size: int = option(32, "Samples per training step, over all processes.")
+    micro_batch_size: int | None = option(
+        None,
+        "Samples per forward pass in each process; gradients are accumulated over a step. Must divide the batch size. "
+        "Default: the whole step.",
+    )
+    learning_rate: float | None = option(
+        None, "Peak learning rate of AdamW, which then falls linearly to 0. Default: 5e-5, with a teacher 2e-5."
+    )
+    warmup: float = option(0.06, "Share of the steps in which the learning rate rises.", cli=False)
+    weight_decay: float = option(0.01, "Weight decay of AdamW.", cli=False)
+    distillation_weight: float = option(
+        0.9,
+        "Weight of the teacher's outputs in the loss, 0 (labels only) to 1 (teacher only); ignored without a teacher.",
+    )
+    temperature: float = option(2.0, "Temperature of the distillation.")
+    hidden_weight: float = option(
+        0.0, "Weight of the distance from the teacher's hidden states in the loss; ignored without a teacher."
+    )
+    keep_best: bool = option(
+        False,
+        "Hold out a tenth of the data (at most 1000 samples), evaluate on it before training and four times an epoch, "
+        "and keep the best weights.",
+    )
+    bf16: bool = option(
+        False,
+        "Multiply in bfloat16 (autocast) and keep the weights in float32; halves the time on processors with bfloat16 "
+        "instructions.",
+    )
+    max_steps: int = option(-1, "Steps after which training ends even if epochs remain; -1 for no limit.", cli=False)
+    dropout: bool | None = option(
+        None,
+        "Whether dropout is active in training. Default: only without a teacher, as dropout harms a pruned model that "
+        "starts well and a teacher's outputs are hard to overfit.",
+        flag="--dropout/--no-dropout",
+    )
+    seed: int = option(0, "Random seed: fixes the order of the data and the dropout.")
 
     def __post_init__(self) -> None:
         """Checks the ranges.
 
         Raises:
-            OptionError: If a value makes no sense.
+            OptionError: If a value is out of range.
         """
         if not 0 < self.epochs < float("inf") or self.batch_size < 1:
             raise OptionError(
-                f"Training needs a number of epochs greater than 0 and a batch of at least 1, not {self.epochs} and "
-                f"{self.batch_size}."
+                f"Training needs a number of epochs greater than 0 and a batch size of at least 1, not {self.epochs} "
+                f"and {self.batch_size}."
             )
         if self.micro_batch_size is not None and (self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size):
             raise OptionError(
-                f"The samples at once must divide the batch size, {self.batch_size}; {self.micro_batch_size} do not."
+                f"micro_batch_size must divide batch_size, {self.batch_size}, which {self.micro_batch_size} does not."
             )
-        rate = self.peak(taught=False)
+        rate = self.peak_learning_rate(with_teacher=False)
         if not (0 < rate < float("inf") and 0 < self.temperature < float("inf")):
             raise OptionError(
                 "The learning rate and the temperature must be finite and greater than 0, not "
                 f"{rate} and {self.temperature}."
             )
         if not (0 <= self.warmup < 1 and 0 <= self.weight_decay < float("inf")):
-            raise OptionError("The warm-up must lie between 0 and 1, and the weight decay must not be negative.")
+            raise OptionError(
+                f"warmup must be at least 0 and less than 1, not {self.warmup}, and weight_decay must be finite and at "
+                f"least 0, not {self.weight_decay}."
+            )
         if not 0 <= self.distillation_weight <= 1:
             raise OptionError(f"distillation_weight must lie between 0 and 1, not {self.distillation_weight}.")
         if not 0 <= self.hidden_weight < float("inf"):
-            raise OptionError(f"The weight of the hidden states must be at least 0, not {self.hidden_weight}.")
+            raise OptionError(f"hidden_weight must be finite and at least 0, not {self.hidden_weight}.")
         if not 0 <= self.seed < 2**32:
             raise OptionError(f"The seed must lie between 0 and 2**32 - 1, not {self.seed}.")
 
+    @property
+    def uses_teacher(self) -> bool:
+        """True if any distillation weight is non-zero."""
+        return self.distillation_weight > 0 or self.hidden_weight > 0
+
     def steps(self, steps_per_epoch: int) -> int:
-        """Of the whole training, if nothing interrupts it."""
+        """Returns the number of steps of the whole training."""
         total = total_steps(self.epochs, steps_per_epoch)
         return min(total, self.max_steps) if self.max_steps > 0 else total
 
-    @property
-    def uses_teacher(self) -> bool:
-        """Whether a teacher, if there is one, has a say in the loss."""
-        return self.distillation_weight > 0 or self.hidden_weight > 0
-
-    def peak(self, taught: bool) -> float:
-        """The learning rate, or what it is where none is said.
+    def peak_learning_rate(self, with_teacher: bool) -> float:
+        """Returns the learning rate, or its default.
 
         Args:
-            taught: Whether there is a teacher.
+            with_teacher: True if there is a teacher.
         """
         if self.learning_rate is not None:
             return self.learning_rate
-        return DISTILLED_RATE if taught and self.uses_teacher else LEARNING_RATE
+        return TEACHER_LEARNING_RATE if with_teacher and self.uses_teacher else LABEL_LEARNING_RATE

@@ -1,4 +1,4 @@
-"""Distillation inside transformers' Trainer: the loss of a student that also uses_teacher to its dense teacher."""
+"""Distillation: losses that compare a student with its dense teacher, and the Trainer that minimizes them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,24 +12,28 @@ from bertsurgeon.architectures import unfuse
 from bertsurgeon.calibration import summed_loss
 from bertsurgeon.tasks import Distribution, Head, Outputs, default_distribution, head_of, model_inputs
 
-TEACHER = "teacher_"
-"""What the names of columns with the teacher's outputs begin with."""
+TEACHER_PREFIX = "teacher_"
+"""Prefix of the columns that hold the teacher's outputs."""
 
 
 def distillation_loss(
     student: Tensor, teacher: Tensor, temperature: float, distribution: Distribution | None = None
 ) -> Tensor:
-    """How far the student's logits are from the teacher's.
+    """Computes the divergence of the student's logits from the teacher's, averaged over the predictions.
 
-    For a class ``T² · KL(teacher ‖ student)`` at temperature T (Hinton et al., 2015, arXiv 1503.02531), for classes
-    that are predicted each on its own the mean of the same for each, for a regression the mean squared difference.
-    Every prediction counts the same.
+    The divergence is ``T² · KL(teacher ‖ student)`` at temperature T for classes (Hinton et al., 2015, arXiv
+    1503.02531), its mean over the classes where each is predicted independently, and the squared difference for a
+    regression.
 
     Args:
         student: Logits, shape (predictions, choices).
-        teacher: Likewise.
+        teacher: Logits, shape (predictions, choices).
         temperature: Softens both distributions; ignored for a regression.
-        distribution: What the logits are the parameters of; None for a class, or a number where there is a single one.
+        distribution: Family whose parameters the logits are; None for categorical, or a regression if there is a single
+            choice.
+
+    Returns:
+        A scalar.
     """
     family = distribution or default_distribution(student)
     return family.divergence(student.float(), teacher.float(), temperature)
@@ -38,59 +42,68 @@ def distillation_loss(
 def outputs_loss(
     head: Head, student: Outputs, teacher: Outputs, batch: Mapping[str, Tensor], temperature: float
 ) -> Tensor:
-    """:func:`distillation_loss` of all that two models predict about a batch, mean over the kinds of predictions.
+    """Computes :func:`distillation_loss` of all predictions for a batch, averaged over the outputs of the head.
 
     Args:
-        head: Of both.
-        student: Its outputs by name.
-        teacher: Likewise.
-        batch: What both were called with; padding and words' further pieces do not count.
+        head: The head that both models share.
+        student: The student's outputs by name.
+        teacher: The teacher's outputs by name.
+        batch: Inputs of both; padding, and all but the first token of a word that is classified, are left out.
         temperature: See :func:`distillation_loss`.
+
+    Returns:
+        A scalar.
     """
     pairs = zip(head.predictions(student, batch), head.predictions(teacher, batch), strict=True)
-    losses = [distillation_loss(said.z, wanted.z, temperature, said.distribution) for said, wanted in pairs]
+    losses = [distillation_loss(ours.z, target.z, temperature, ours.distribution) for ours, target in pairs]
     return torch.stack(losses).mean()
 
 
 def hidden_state_loss(
     student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, compared: Sequence[int]
 ) -> Tensor:
-    """How far the student's hidden states are from the teacher's, as a share of the teacher's variance.
+    """Computes the mean squared difference of hidden states, as a share of the variance of the teacher's.
 
     Args:
-        student: The embeddings' and every layer's outputs, each of shape (batch, tokens, hidden).
-        teacher: Likewise.
+        student: The student's hidden states (embeddings, then each layer), each of shape (batch, tokens, hidden).
+        teacher: The teacher's hidden states, of the same shapes.
         mask: 1 for real tokens, shape (batch, tokens).
-        compared: Which of them count; the mean over them is returned.
+        compared: Indices of the hidden states that are compared.
+
+    Returns:
+        A scalar, the mean over ``compared``.
     """
     real = mask.bool()
     losses = []
     for index in compared:
-        wanted = teacher[index][real].detach().float()
-        losses.append(F.mse_loss(student[index][real].float(), wanted) / wanted.var(0).mean())
+        targets = teacher[index][real].detach().float()
+        losses.append(F.mse_loss(student[index][real].float(), targets) / targets.var(0).mean())
     return torch.stack(losses).mean()
 
 
 def distilled_loss(
     teacher: PreTrainedModel, temperature: float = 2.0, distillation_weight: float = 1.0
 ) -> Callable[[PreTrainedModel, Mapping[str, Tensor], torch.Generator], Tensor]:
-    """The sum over a batch of what training with a teacher minimises, for gradients of it.
+    """Makes the loss that training with a teacher minimizes, summed over a batch, for gradient statistics.
 
     Args:
-        teacher: Runs in evaluation mode, without gradients.
+        teacher: The dense model; runs in evaluation mode, without gradients.
         temperature: See :func:`distillation_loss`.
-        distillation_weight: Weight of the teacher, between 0 and 1; labels are needed below 1.
+        distillation_weight: Weight of the teacher's outputs, between 0 and 1; labels are needed below 1.
+
+    Returns:
+        A function of the model, a batch and a generator, which it does not use.
     """
 
     def loss(model: PreTrainedModel, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         with torch.no_grad():
-            wanted = teacher.eval()(**model_inputs(batch))
+            targets = teacher.eval()(**model_inputs(batch))
         outputs = model(**model_inputs(batch, labels=distillation_weight < 1))
         head = head_of(model)
-        loss = distillation_weight * outputs_loss(head, outputs, wanted, batch, temperature)
+        loss = distillation_weight * outputs_loss(head, outputs, targets, batch, temperature)
         if distillation_weight < 1:
             loss = loss + (1 - distillation_weight) * outputs.loss
-        return loss * head.losses(batch)
+        return loss * head.num_losses(batch)
 
     return loss
 
@@ -98,17 +111,19 @@ def distilled_loss(
 def pruning_loss(
     model: PreTrainedModel, teacher: PreTrainedModel | None, temperature: float = 2.0, distillation_weight: float = 1.0
 ) -> Callable[[PreTrainedModel, dict[str, Tensor], torch.Generator], Tensor]:
-    """What second-order pruning takes gradients of: what training minimises, wherever that has gradients.
+    """Chooses the loss whose gradients second-order pruning uses: that of the training, unless its gradient vanishes.
 
-    A teacher that is the model itself agrees with it about everything, so that there is nothing to minimise yet. What
-    tells weights apart then is the Fisher information of the model's own loss, which also is the curvature of the
-    divergence from the teacher.
+    The distillation loss of a model that still equals its teacher is at its minimum, so its gradients are zero. The
+    Fisher information of the task loss takes its place; it is also the curvature of the divergence from the teacher.
 
     Args:
-        model: As it is pruned.
-        teacher: Or None; see :func:`distilled_loss` for it and what follows.
-        temperature: See there.
-        distillation_weight: See there.
+        model: The model that is pruned.
+        teacher: The dense model, or None.
+        temperature: See :func:`distillation_loss`.
+        distillation_weight: See :func:`distilled_loss`.
+
+    Returns:
+        A function of the model, a batch and a generator, which returns the sum of the losses of the batch.
     """
     if teacher is None or distillation_weight == 0 or (distillation_weight == 1 and same_weights(model, teacher)):
         return summed_loss
@@ -116,44 +131,31 @@ def pruning_loss(
 
 
 def same_weights(first: PreTrainedModel, second: PreTrainedModel) -> bool:
-    """Whether two models have the same weights, to the bit, fused or not."""
+    """Returns True if two models have the same weights bit for bit, whether their matrices are fused or not."""
     if type(first) is not type(second) or first.config.model_type != second.config.model_type:
         return False
-    found, other = unfuse(first).state_dict(), unfuse(second).state_dict()
-    return found.keys() == other.keys() and all(
-        value.shape == other[name].shape and torch.equal(value, other[name].to(value)) for name, value in found.items()
+    weights, others = unfuse(first).state_dict(), unfuse(second).state_dict()
+    return weights.keys() == others.keys() and all(
+        value.shape == others[name].shape and torch.equal(value, others[name].to(value))
+        for name, value in weights.items()
     )
 
 
-def real_rows(student: Tensor, teacher: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The logits that are compared: those of real tokens, shape (tokens, vocabulary), where every token has its own.
-
-    Args:
-        student: Logits, shape (batch, labels) or (batch, tokens, vocabulary).
-        teacher: Likewise.
-        batch: With ``attention_mask``.
-    """
-    if student.dim() < 3:
-        return student, teacher
-    real = batch["attention_mask"].bool()
-    return student[real], teacher[real]
-
-
 class DistillationTrainer(Trainer):
-    """A Trainer with loss (1 - w) · task loss + w · distillation loss + h · hidden-state loss.
+    """A Trainer that minimizes (1 − w) · task loss + w · distillation loss + h · hidden-state loss.
 
     w is ``distillation_weight`` and h is ``hidden_weight``.
 
-    The teacher's outputs come with the data, in columns that begin with ``TEACHER``: a teacher in evaluation mode says
-    the same in every epoch, so it is asked once. Its hidden states are too large to keep, and what is masked anew in
-    every epoch gets new answers; there the teacher runs beside the student.
+    The teacher's outputs are columns of the data that begin with ``TEACHER_PREFIX``: in evaluation mode they are the
+    same in every epoch and are computed once. The teacher runs beside the student for hidden states, which are too
+    large to store, and for tokens that are masked anew in every epoch.
 
     Args:
-        distillation_weight: Weight of the teacher, between 0 (task loss only) and 1 (teacher only).
+        distillation_weight: Weight of the teacher's outputs, between 0 (task loss only) and 1 (teacher only).
         temperature: See :func:`distillation_loss`.
         hidden_weight: Weight of :func:`hidden_state_loss`.
-        teacher: The dense model; asked if ``hidden_weight`` is not zero, or the data lacks its logits.
-        compared: Which hidden states are compared.
+        teacher: The dense model; needed if ``hidden_weight`` is not zero or the data lacks the teacher's outputs.
+        compared: Indices of the hidden states that are compared.
         **kwargs: As for :class:`transformers.Trainer`; ``label_names`` of the arguments must name those columns.
     """
 
@@ -174,7 +176,7 @@ class DistillationTrainer(Trainer):
         self.teacher = teacher
         self.compared = compared
         self.head = head_of(self.model)
-        # the loss below is a mean over the batch; the Trainer must divide it when it accumulates gradients
+        # the loss is a mean over the batch, so the Trainer must divide it when it accumulates gradients
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(
@@ -184,22 +186,24 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The weighted sum of the losses (see the class)."""
+        """Computes the weighted sum of the losses (see the class)."""
         inputs = dict(inputs)
-        said = {name: inputs.pop(TEACHER + name) for name in self.head.outputs if TEACHER + name in inputs}
+        stored = {
+            name: inputs.pop(TEACHER_PREFIX + name) for name in self.head.outputs if TEACHER_PREFIX + name in inputs
+        }
         with_hidden = self.hidden_weight > 0
         outputs = model(**model_inputs(inputs, labels=True), output_hidden_states=with_hidden)
-        # each row's are flat, so that they can be columns of a dataset
-        wanted = {name: value.to(outputs[name].device).view_as(outputs[name]) for name, value in said.items()}
-        if not said or with_hidden:
+        # columns of a dataset hold them as flat rows
+        targets = {name: value.to(outputs[name].device).view_as(outputs[name]) for name, value in stored.items()}
+        if not stored or with_hidden:
             assert self.teacher is not None
             with torch.no_grad():
-                answers = self.teacher(**model_inputs(inputs), output_hidden_states=with_hidden)
-            wanted = wanted or {name: answers[name] for name in self.head.outputs}
-        loss = self.distillation_weight * outputs_loss(self.head, outputs, wanted, inputs, self.temperature)
+                teacher_outputs = self.teacher(**model_inputs(inputs), output_hidden_states=with_hidden)
+            targets = targets or {name: teacher_outputs[name] for name in self.head.outputs}
+        loss = self.distillation_weight * outputs_loss(self.head, outputs, targets, inputs, self.temperature)
         if self.distillation_weight < 1:
             loss = loss + (1 - self.distillation_weight) * outputs.loss
         if with_hidden:
-            mask, states = inputs["attention_mask"], answers.hidden_states
+            mask, states = inputs["attention_mask"], teacher_outputs.hidden_states
             loss = loss + self.hidden_weight * hidden_state_loss(outputs.hidden_states, states, mask, self.compared)
         return (loss, {name: outputs[name] for name in self.head.outputs}) if return_outputs else loss

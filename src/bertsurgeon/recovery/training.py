@@ -1,8 +1,9 @@
-"""Fine-tuning and recovery: one call into transformers' Trainer, with progress, checkpoints and resumption."""
+"""Fine-tuning and recovery: one call of transformers' Trainer, with progress, checkpoints and resumption."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,7 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -28,299 +27,298 @@ from bertsurgeon import distributed, progress
 from bertsurgeon.checkpoint import check_finite, clear_int8_ranges, get_plan, is_sparse
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.prediction import predict_outputs
+from bertsurgeon.recovery.arguments import check_arguments, make_arguments, micro_batch_size
+from bertsurgeon.recovery.callbacks import DataOrderCallback, MaskCallback, ProgressCallback, dropout_disabled
 from bertsurgeon.recovery.config import TrainingConfig
-from bertsurgeon.recovery.distillation import TEACHER, DistillationTrainer
-from bertsurgeon.recovery.masking import MaskCallback
-from bertsurgeon.recovery.quantizing import QuantizationAwareTraining
-from bertsurgeon.tasks import LABELS, Collator, TokenMasking, has_labels, head_of
-from bertsurgeon.tasks.collate import WORD_STARTS
+from bertsurgeon.recovery.distillation import TEACHER_PREFIX, DistillationTrainer
+from bertsurgeon.tasks import (
+    LABELS,
+    WORD_STARTS,
+    Collator,
+    Data,
+    TokenMasking,
+    as_dataset,
+    check_same_head,
+    has_labels,
+    head_of,
+)
 
-MIN_TO_HOLD_OUT = 20
+MIN_SAMPLES_TO_HOLD_OUT = 20
 """Fewest samples of which a tenth can be held out."""
 
 
-class _DataOrder(TrainerCallback):
-    """Draws each epoch's order, and what is masked in it, from the seed and the epoch alone.
+def recover(
+    model: PreTrainedModel,
+    config: TrainingConfig | None,
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    teacher: PreTrainedModel | None = None,
+    work_dir: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    arguments: Mapping[str, Any] | None = None,
+    description: str = "Recovering",
+) -> PreTrainedModel:
+    """Fine-tunes a pruned or sparse model in place; removed weights stay removed.
 
-    The Trainer draws it from the global random numbers, and restores those only after it has drawn the order of an
-    epoch that it resumes: a resumed run would see some samples of that epoch twice and others never.
+    Args:
+        model: The pruned model, as :func:`bertsurgeon.prune` returns it.
+        config: Training options; None for the defaults. Without labels ``distillation_weight`` is always 1.
+        data: Texts, a dataset, or batches; labels are optional if there is a teacher.
+        tokenizer: Tokenizes texts and pads the batches.
+        teacher: The dense model to distill from, or None.
+        work_dir: Folder for the Trainer's checkpoints; None for a temporary one.
+        resume: Continue from the last checkpoint in ``work_dir``.
+        callbacks: Further callbacks for the Trainer.
+        arguments: Overrides of :class:`transformers.TrainingArguments`; see :func:`train`.
+        description: Label of the progress bar.
+
+    Returns:
+        The model that was passed.
+
+    Raises:
+        ModelError: If the model is dense, the heads of model and teacher differ, or the training diverged.
+        OptionError: If there are neither labels nor a teacher, or an option does not fit.
+        CheckpointError: If the run in ``work_dir`` trained another model.
+
+    Example:
+        >>> from bertsurgeon import AutoConfig, Sparsity, TrainingConfig, prune, recover
+        >>> from bertsurgeon.tasks import tokenize
+        >>> from bertsurgeon.testing import toy_classifier
+        >>> model, tokenizer, texts = toy_classifier()
+        >>> data = tokenize(texts, tokenizer)
+        >>> pruned = prune(model, AutoConfig(Sparsity(0.5)), data, tokenizer).model
+        >>> pruned = recover(pruned, TrainingConfig(max_steps=2), data, tokenizer, teacher=model)
     """
-
-    def __init__(self, masking: TokenMasking | None) -> None:
-        self.masking = masking
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        loader = kwargs["train_dataloader"]
-        epoch = state.global_step // -(-len(loader) // args.gradient_accumulation_steps)
-        batches = loader.batch_sampler
-        sampler = getattr(batches, "batch_sampler", batches).sampler  # of several processes, behind their shares
-        sampler.generator = torch.Generator().manual_seed(args.seed + epoch)
-        # lengths are grouped by whole steps, whoever takes part in them
-        sampler.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        if self.masking is not None:
-            self.masking.epoch = epoch
-
-
-class _ProgressBar(TrainerCallback):
-    """Shows the Trainer's steps in the library's own bar, in place of the Trainer's."""
-
-    def __init__(self, description: str) -> None:
-        self.description = description
-        self.last_step = 0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._bar = progress.bar(self.description, state.max_steps)
-        self._advance = self._bar.__enter__()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._advance(state.global_step - self.last_step)
-        self.last_step = state.global_step
-
-    def close(self) -> None:
-        """Takes the bar from the screen; also after an interrupt, when the Trainer calls nothing."""
-        if hasattr(self, "_bar"):
-            self._bar.__exit__(None, None, None)
+    if get_plan(model) is None and not is_sparse(model):
+        raise ModelError("The model is dense; prune it first, or fine-tune it with 'bertsurgeon.train'.")
+    config = config or TrainingConfig()
+    data = as_dataset(data, tokenizer, model)
+    if teacher is not None:
+        check_same_head(model, teacher)
+        if not has_labels(data.column_names):
+            config = replace(config, distillation_weight=1.0)
+    train(
+        model,
+        config,
+        data,
+        tokenizer,
+        teacher=teacher,
+        work_dir=work_dir,
+        resume=resume,
+        callbacks=callbacks,
+        arguments=arguments,
+        description=description,
+    )
+    return model
 
 
 def train(
     model: PreTrainedModel,
-    dataset: Dataset,
+    config: TrainingConfig | None,
+    data: Data,
     tokenizer: PreTrainedTokenizerBase,
-    options: TrainingConfig,
-    work_dir: Path,
     *,
     teacher: PreTrainedModel | None = None,
+    work_dir: Path | None = None,
     resume: bool = False,
-    description: str = "Training",
-    masking: MaskCallback | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    arguments: Mapping[str, Any] | None = None,
     schedule: Callable[[int], float] | None = None,
-    guessing: TokenMasking | None = None,
-    quantizing: QuantizationAwareTraining | None = None,
+    mlm_collator: TokenMasking | None = None,
+    description: str = "Training",
 ) -> None:
-    """Trains ``model`` in place; the zeros of a sparse one stay. Several processes share every step (DDP).
+    """Trains a model in place; the zeros of a sparse model are kept. Several processes share every step (DDP).
 
     Args:
         model: Any model with a ``loss`` in its outputs, pruned or dense.
-        dataset: Tokenized samples with labels; without, if a teacher alone is heard (``distillation_weight`` 1).
-        tokenizer: Pads the batches.
-        options: See :class:`TrainingConfig`.
-        work_dir: Where the Trainer keeps its checkpoints (four an epoch, the last one stays); one for all distributed.
-        teacher: The dense model to distil from, or None.
-        resume: Go on from the last checkpoint in ``work_dir``; without one, training starts from the beginning.
-        description: Shown beside the progress bar.
-        masking: Keeps the zeros, and may make more of them; None for those that a sparse model has.
-        schedule: Factor of the learning rate by step, in place of the warm-up and the fall to zero.
-        guessing: For masked language modelling: hides tokens, which the model guesses in place of ``labels``.
-        quantizing: Rounds weights and inputs to INT8 meanwhile, and is finished afterwards.
+        config: Training options; None for the defaults.
+        data: Texts, a dataset, or batches; labels are optional with a teacher and ``distillation_weight`` 1.
+        tokenizer: Tokenizes texts and pads the batches.
+        teacher: The dense model to distill from, or None.
+        work_dir: Folder for the Trainer's checkpoints (four an epoch, of which the last one is kept), the same for all
+            processes; None for a temporary one.
+        resume: Continue from the last checkpoint in ``work_dir``; if there is none, start from the beginning.
+        callbacks: Further callbacks for the Trainer. A :class:`MaskCallback` among them replaces the default one,
+            which keeps the zeros of a sparse model.
+        arguments: Overrides of :class:`transformers.TrainingArguments` for whatever :class:`TrainingConfig` does not
+            name, such as ``{"max_grad_norm": 0.5, "optim": "adafactor"}``.
+        schedule: Returns the factor of the learning rate at a step; None for warm-up and linear decay to 0.
+        mlm_collator: Masks tokens for masked language modeling, which then provide the labels.
+        description: Label of the progress bar.
 
     Raises:
-        OptionError: If an option does not fit the data, the teacher or the number of distributed.
-        CheckpointError: If the run that is resumed trained another model.
+        OptionError: If an option does not fit the data, the teacher or the number of processes.
+        CheckpointError: If the run in ``work_dir`` trained another model.
         ModelError: If the training diverged.
     """
-    together = _samples_together(options)
+    if resume and work_dir is None:
+        raise OptionError("Resuming needs the folder of the checkpoints; name it as work_dir.")
+    config = config or TrainingConfig()
+    data = as_dataset(data, tokenizer, model)
+    overrides = check_arguments(arguments or {})
+    micro_batch_size(config)  # refuses a number of processes that does not fit before the teacher runs
     if (
-        guessing is None
-        and not has_labels(dataset.column_names)
-        and (teacher is None or options.distillation_weight < 1)
+        mlm_collator is None
+        and not has_labels(data.column_names)
+        and (teacher is None or config.distillation_weight < 1)
     ):
-        raise OptionError("Texts without labels need a teacher, and a distillation_weight of 1: it alone is heard.")
-    if options.keep_best and len(dataset) < MIN_TO_HOLD_OUT:
-        raise OptionError(f"Keeping the best weights needs at least {MIN_TO_HOLD_OUT} samples, not {len(dataset)}.")
-    aside = min(1000, len(dataset) // 10) if options.keep_best else 0
-    steps_per_epoch = -(-(len(dataset) - aside) // options.batch_size)
-    steps = options.steps(steps_per_epoch)
-    if steps < steps_per_epoch:  # a teacher is not asked about texts that nobody reads
-        dataset = dataset.shuffle(seed=options.seed).select(range(aside + steps * options.batch_size))
-    distil = teacher is not None and options.uses_teacher
-    if teacher is not None and distil and guessing is None:
-        with torch.autocast(teacher.device.type, torch.bfloat16, enabled=options.bf16):
-            outputs = predict_outputs(teacher.eval(), dataset, tokenizer, options.batch_size, "Asking the teacher")
-        for name in head_of(teacher).outputs:
-            dataset = dataset.add_column(TEACHER + name, _flat([row[name] for row in outputs]))
+        raise OptionError("Unlabeled data requires a teacher and distillation_weight=1.0.")
+    if config.keep_best and len(data) < MIN_SAMPLES_TO_HOLD_OUT:
+        raise OptionError(f"keep_best requires at least {MIN_SAMPLES_TO_HOLD_OUT} samples, not {len(data)}.")
+    held_out_size = min(1000, len(data) // 10) if config.keep_best else 0
+    steps_per_epoch = -(-(len(data) - held_out_size) // config.batch_size)
+    steps = config.steps(steps_per_epoch)
+    if steps < steps_per_epoch:  # the teacher's outputs are needed only for the samples that are used
+        data = data.shuffle(seed=config.seed).select(range(held_out_size + steps * config.batch_size))
+    distill = teacher is not None and config.uses_teacher
+    if teacher is not None and distill and mlm_collator is None:
+        data = _add_teacher_outputs(data, teacher, tokenizer, config)
     held_out = None
-    if aside:
-        parts = dataset.train_test_split(test_size=aside, seed=options.seed)
-        dataset, held_out = parts["train"], parts["test"]
-    often = max(1, min(steps, steps_per_epoch) // 4)
-    arguments = TrainingArguments(
-        output_dir=str(work_dir),
-        max_steps=steps,
-        per_device_train_batch_size=together,
-        gradient_accumulation_steps=options.batch_size // (together * distributed.world_size()),
-        learning_rate=options.peak(teacher is not None),
-        warmup_steps=options.warmup,
-        weight_decay=options.weight_decay,
-        bf16=options.bf16,
-        use_cpu=not torch.accelerator.is_available(),
-        seed=options.seed,
-        train_sampling_strategy="group_by_length",
-        logging_strategy="no",
-        save_strategy="steps",
-        save_steps=often,
-        save_total_limit=1,
-        eval_strategy="no" if held_out is None else "steps",
-        eval_steps=often,
-        per_device_eval_batch_size=2 * options.batch_size,
-        prediction_loss_only=True,
-        load_best_model_at_end=held_out is not None,
-        metric_for_best_model="eval_loss" if held_out is not None else None,
-        report_to="none",
-        label_names=["labels"] if guessing else [name for name in dataset.column_names if _is_label(name, distil)],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-    common: dict[str, Any] = {
-        "model": model,
-        "args": arguments,
-        "train_dataset": dataset,
-        "eval_dataset": held_out,
-        "data_collator": guessing or Collator(tokenizer),
-        "processing_class": tokenizer,
-    }
-    trainer: Trainer
-    if distil:
-        assert teacher is not None
-        trainer = DistillationTrainer(
-            distillation_weight=options.distillation_weight,
-            temperature=options.temperature,
-            hidden_weight=options.hidden_weight,
-            teacher=teacher.eval().to(arguments.device),
-            compared=_compared(model),
-            **common,
+    if held_out_size:
+        parts = data.train_test_split(test_size=held_out_size, seed=config.seed)
+        data, held_out = parts["train"], parts["test"]
+    label_names = ["labels"] if mlm_collator else [name for name in data.column_names if _is_label(name, distill)]
+    if is_sparse(model) and not any(isinstance(callback, MaskCallback) for callback in callbacks):
+        callbacks = [MaskCallback(model), *callbacks]
+    with distributed.temporary_folder() if work_dir is None else nullcontext(work_dir) as folder:
+        training_arguments = make_arguments(
+            config,
+            folder,
+            steps=steps,
+            interval=max(1, min(steps, steps_per_epoch) // 4),
+            with_teacher=teacher is not None,
+            label_names=label_names,
+            overrides=overrides,
         )
-    else:
-        trainer = Trainer(**common)
-        trainer.model_accepts_loss_kwargs = False  # encoders' losses are means; the Trainer must divide them itself
-    trainer.remove_callback(PrinterCallback)
-    bar = _ProgressBar(description)
-    trainer.add_callback(bar)
-    trainer.add_callback(_DataOrder(guessing))
-    if masking is None and is_sparse(model):
-        masking = MaskCallback(model)
-    for callback in (masking, quantizing):
-        if callback is not None:
-            trainer.add_callback(callback)
-    clear_int8_ranges(model)
-    if schedule is not None:
-        trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), schedule)
-    checkpoint = distributed.run_on_main(lambda: _last_checkpoint(work_dir)) if resume else None
-    start = None if held_out is None else _Start(trainer, model)
-    dropout = not distil if options.dropout is None else options.dropout
-    try:
-        with nullcontext() if dropout else _without_dropout(model):
-            trainer.train(resume_from_checkpoint=checkpoint)
-        if start is not None:
-            start.restore_if_better(trainer, model)
-        _check_converged(model)
-    except BaseException as error:
-        if quantizing is not None:
-            quantizing.withdraw()
-        if checkpoint is not None and "loading state_dict" in str(error):
-            raise CheckpointError(
-                f"The unfinished run in {work_dir} trained another model; resume it with that, or start anew."
-            ) from error
-        raise
-    finally:
-        bar.close()
-    if quantizing is not None:
-        quantizing.finish()
-    if options.bf16:
+        common: dict[str, Any] = {
+            "model": model,
+            "args": training_arguments,
+            "train_dataset": data,
+            "eval_dataset": held_out,
+            "data_collator": mlm_collator or Collator(tokenizer),
+            "processing_class": tokenizer,
+            "callbacks": [DataOrderCallback(mlm_collator), *callbacks],
+        }
+        trainer: Trainer
+        if teacher is not None and distill:
+            trainer = DistillationTrainer(
+                distillation_weight=config.distillation_weight,
+                temperature=config.temperature,
+                hidden_weight=config.hidden_weight,
+                teacher=teacher.eval().to(training_arguments.device),
+                compared=_comparable_hidden_states(model),
+                **common,
+            )
+        else:
+            trainer = Trainer(**common)
+            trainer.model_accepts_loss_kwargs = False  # encoders' losses are means; the Trainer must divide them itself
+        clear_int8_ranges(model)
+        if schedule is not None:
+            trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), schedule)
+        dropout = not distill if config.dropout is None else config.dropout
+        _run(trainer, model, folder, resume, dropout, description)
+    if config.bf16:
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        vars(model).pop("forward", None)  # the class' own one again, which does not compute in bfloat16
+        vars(model).pop("forward", None)  # restores the forward of the class, which does not compute in bfloat16
     model.eval()
 
 
-def _samples_together(config: TrainingConfig) -> int:
-    """Samples per forward pass in each process.
+def _run(
+    trainer: Trainer, model: PreTrainedModel, work_dir: Path, resume: bool, dropout: bool, description: str
+) -> None:
+    """Runs the Trainer, from the last checkpoint if ``resume``, and leaves the best weights in the model.
 
     Raises:
-        OptionError: If the processes cannot share a step evenly.
+        CheckpointError: If the run in ``work_dir`` trained another model.
+        ModelError: If the training diverged.
     """
-    world_size = distributed.world_size()
-    per_process, rest = divmod(config.batch_size, world_size)
-    if rest:
-        raise OptionError(
-            f"{world_size} processes cannot share a batch of {config.batch_size} evenly; choose another batch size, or "
-            "start another number of processes."
-        )
-    micro_batch = min(config.micro_batch_size or per_process, per_process)
-    if per_process % micro_batch:
-        raise OptionError(
-            f"Each of {world_size} processes takes {per_process} samples of a step; micro_batch_size must divide "
-            f"that number, and {micro_batch} does not."
-        )
-    return micro_batch
-
-
-def _flat(rows: Sequence[Tensor]) -> pa.Array:
-    """A column with the entries of each row: lists of Python's numbers would take several times the memory."""
-    ends = np.cumsum([0, *(row.numel() for row in rows)])
-    return pa.LargeListArray.from_arrays(pa.array(ends), pa.array(torch.cat([row.flatten() for row in rows]).numpy()))
-
-
-def _is_label(column: str, distil: bool) -> bool:
-    """Whether the Trainer is to hand a column on that no model is called with."""
-    return column in LABELS or (distil and (column == WORD_STARTS or column.startswith(TEACHER)))
-
-
-@contextmanager
-def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
-    """Computes as in evaluation, whatever mode the Trainer sets: families keep their dropouts in too many ways."""
-    hook = model.register_forward_pre_hook(lambda module, _: module.eval() and None)
+    trainer.remove_callback(PrinterCallback)
+    progress_callback = ProgressCallback(description)
+    trainer.add_callback(progress_callback)
+    checkpoint = distributed.run_on_main(lambda: _last_checkpoint(work_dir)) if resume else None
+    initial = None if trainer.eval_dataset is None else _InitialWeights(trainer, model)
     try:
-        yield
+        with nullcontext() if dropout else dropout_disabled(model):
+            trainer.train(resume_from_checkpoint=checkpoint)
+        if initial is not None:
+            initial.restore_if_better(trainer, model)
+        _check_converged(model)
+    except BaseException as error:
+        if checkpoint is not None and "loading state_dict" in str(error):
+            raise CheckpointError(
+                f"The unfinished run in {work_dir} trained another model; resume it with that model, or start anew."
+            ) from error
+        raise
     finally:
-        hook.remove()
+        progress_callback.close()
 
 
-class _Start:
-    """The weights before training, which training must beat."""
+def _add_teacher_outputs(
+    data: Dataset, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TrainingConfig
+) -> Dataset:
+    """Adds the teacher's outputs as columns; in evaluation mode they are the same in every epoch."""
+    with torch.autocast(teacher.device.type, torch.bfloat16, enabled=config.bf16):
+        outputs = predict_outputs(teacher.eval(), data, tokenizer, config.batch_size, "Running the teacher")
+    for name in head_of(teacher).outputs:
+        rows = [row[name] for row in outputs]
+        # an Arrow array of flat rows: lists of Python numbers would take several times the memory
+        ends = np.cumsum([0, *(row.numel() for row in rows)])
+        values = pa.array(torch.cat([row.flatten() for row in rows]).numpy())
+        data = data.add_column(TEACHER_PREFIX + name, pa.LargeListArray.from_arrays(pa.array(ends), values))
+    return data
+
+
+def _is_label(column: str, distill: bool) -> bool:
+    """Returns True if the Trainer must pass on a column that is no input of the model."""
+    return column in LABELS or (distill and (column == WORD_STARTS or column.startswith(TEACHER_PREFIX)))
+
+
+class _InitialWeights:
+    """The weights before training, which are restored if training does not improve on them."""
 
     def __init__(self, trainer: Trainer, model: PreTrainedModel) -> None:
-        self._state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self._state: dict[str, Tensor] = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self._loss = trainer.evaluate()["eval_loss"]
 
     def restore_if_better(self, trainer: Trainer, model: PreTrainedModel) -> None:
         best = trainer.state.best_metric
         if best is None or self._loss <= best:
             model.load_state_dict(self._state)
-            progress.note("No step of the training did better on the held-out texts than its start, which is kept.")
+            progress.note("No checkpoint improved the loss on the held-out texts; the initial weights are kept.")
 
 
 def _check_converged(model: PreTrainedModel) -> None:
-    """Checks that training left numbers.
+    """Checks that all weights are finite.
 
     Raises:
-        ModelError: If it diverged.
+        ModelError: If the training diverged.
     """
     try:
         check_finite(model)
     except ModelError as error:
         raise ModelError(
-            "The training diverged, and its weights are not finite (NaN or infinity); start it anew with a lower "
-            "learning rate."
+            "The training diverged and its weights are not finite (NaN or infinity); restart it with a lower learning "
+            "rate."
         ) from error
 
 
-def _compared(model: PreTrainedModel) -> list[int]:
-    """Hidden states a pruned model shares with its teacher: the embeddings' and each layer's outputs.
+def _comparable_hidden_states(model: PreTrainedModel) -> list[int]:
+    """Returns the indices of the hidden states that a pruned model shares with its teacher.
 
-    Where the attention that reads them was dropped, its constant output is part of them; these are left out.
+    These are the outputs of all layers, except where the attention that reads them was dropped: there they include
+    the constant output of that attention.
     """
     plan = get_plan(model)
     if plan is None:
         return list(range(1, int(model.config.num_hidden_layers) + 1))
-    following = [layer.is_dropped("attention") for layer in plan.layers[1:]] + [False]
-    return [index + 1 for index, shifted in enumerate(following) if not shifted]
+    next_is_dropped = [layer.is_dropped("attention") for layer in plan.layers[1:]] + [False]
+    return [index + 1 for index, shifted in enumerate(next_is_dropped) if not shifted]
 
 
 def _last_checkpoint(work_dir: Path) -> str | None:
-    """The last complete checkpoint, if any; what a kill cut off in the middle of writing is removed."""
+    """Returns the last complete checkpoint, if any; incomplete ones, whose writing was killed, are removed."""
     if not work_dir.is_dir():
         return None
     while (checkpoint := get_last_checkpoint(str(work_dir))) is not None:

@@ -1,4 +1,4 @@
-"""Where exported models run."""
+"""Exported models: their manifest, and the sessions that run them."""
 
 from bertsurgeon.runtime.manifest import MANIFEST, MODEL_FILES, Manifest, Precision, Runtime, is_exported
 from bertsurgeon.runtime.sessions import RuntimeModel, Session, open_exported, open_session, require

@@ -1,4 +1,4 @@
-"""What stands beside an exported model: where it runs, in which precision, and how it was checked."""
+"""Manifest of an exported model: its runtime, its precision, and its comparison with PyTorch."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -12,24 +12,24 @@ Precision = Literal["fp32", "bf16", "int8"]
 
 MANIFEST = "bertsurgeon_export.json"
 MODEL_FILES: dict[str, str] = {"onnx": "model.onnx", "openvino": "openvino_model.xml"}
-"""As optimum names them, so that its classes load the folder too."""
+"""File names by runtime; optimum uses the same, so its classes load the folder as well."""
 
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an exported folder holds.
+    """Description of an exported model.
 
     Attributes:
-        runtime: Who runs it.
-        precision: What it computes in.
-        inputs: Names of its inputs.
-        outputs: Names of its outputs.
+        runtime: ``onnx`` or ``openvino``.
+        precision: ``fp32``, ``bf16`` or ``int8``.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
         encoder_weights: Weights of the encoder's matrices.
-        kept_float: Products an INT8 model leaves in floating point.
-        check: How its outputs compare with PyTorch's.
-        quantization: Where the ranges of an INT8 model come from: ``trained``, ``static`` or ``dynamic``.
+        kept_float: Names of the products that an INT8 model computes in floating point.
+        check: Comparison of the outputs with PyTorch's (:class:`bertsurgeon.exporting.verify.Check`).
+        quantization: Source of the ranges of an INT8 model: ``trained``, ``static`` or ``dynamic``; None for others.
     """
 
     runtime: Runtime
@@ -43,11 +43,15 @@ class Manifest:
 
     @property
     def file(self) -> str:
-        """Name of the model's file."""
+        """Name of the model file."""
         return MODEL_FILES[self.runtime]
 
     def save(self, folder: Path) -> None:
-        """Writes the manifest."""
+        """Writes the manifest.
+
+        Args:
+            folder: Folder of the exported model.
+        """
         data = {"format_version": FORMAT_VERSION, **asdict(self)}
         (folder / MANIFEST).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
@@ -55,24 +59,30 @@ class Manifest:
     def load(cls, folder: Path) -> "Manifest":
         """Reads the manifest.
 
+        Args:
+            folder: Folder of the exported model.
+
         Raises:
-            CheckpointError: If it is damaged or of a newer format.
+            CheckpointError: If the manifest is damaged or of another format, or the model file is missing.
         """
         try:
             data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             version = data.pop("format_version")
             if version != FORMAT_VERSION:
-                raise CheckpointError(f"{folder} was exported in format {version}; export the model again.")
+                raise CheckpointError(
+                    f"{folder} was exported in format {version}, and this version reads format {FORMAT_VERSION}; "
+                    "export the model again."
+                )
             for name in ("inputs", "outputs", "kept_float"):
                 data[name] = tuple(data[name])
             manifest = cls(**data)
             if manifest.runtime not in MODEL_FILES or not (folder / manifest.file).is_file():
-                raise CheckpointError(f"{folder} is no complete export; export the model again.")
+                raise CheckpointError(f"The export in {folder} is incomplete; export the model again.")
         except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise CheckpointError(f"{folder / MANIFEST} is damaged ({error}); export the model again.") from error
         return manifest
 
 
 def is_exported(folder: str | Path) -> bool:
-    """Whether a folder holds an exported model."""
+    """Returns whether a folder holds an exported model."""
     return (Path(folder) / MANIFEST).is_file()

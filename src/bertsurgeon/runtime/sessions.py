@@ -1,5 +1,6 @@
-"""Exported models, opened: they take tensors and return outputs like the PyTorch models they come from."""
+"""Sessions of exported models, which take tensors and return outputs like the PyTorch models they come from."""
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,46 +18,54 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
 class Session(Protocol):
-    """A loaded graph."""
+    """A graph that is loaded into a runtime."""
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-        """The graph's outputs by name."""
+        """Computes the outputs by name, for inputs by name."""
 
 
 class OnnxSession:
-    """ONNX Runtime on the CPU.
+    """Session of ONNX Runtime on the CPU.
 
     Args:
-        file: The model.
-        threads: For one product; None for all cores.
+        model: File of the model, or its bytes.
+        threads: Threads per product; None for all cores.
+
+    Raises:
+        CheckpointError: If the model cannot be loaded.
+        ExportError: If ONNX Runtime is not installed.
     """
 
-    def __init__(self, file: Path | bytes, threads: int | None = None) -> None:
+    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
         onnxruntime = require("onnxruntime", "onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
-        # its threads wait for the next product by spinning; once there is none they would slow down whatever runs next
+        # idle threads spin by default, which would slow down whatever runs after this session
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        model = file if isinstance(file, bytes) else str(file)
+        source = model if isinstance(model, bytes) else str(model)
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's own types are not public
-            raise _unreadable("ONNX Runtime", file, first_line(error)) from error
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the exception types of ONNX Runtime are not public
+            raise _load_error("ONNX Runtime", model, first_line(error)) from error
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-        """The graph's outputs by name."""
+        """Computes the outputs by name, for inputs by name."""
         return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
 
 
 class OpenVinoSession:
-    """OpenVINO on the CPU, tuned for latency.
+    """Session of OpenVINO on the CPU, configured for latency.
 
     Args:
-        model: The model, compiled or not, or its file.
-        precision: What products are computed in; INT8 models compute the rest in fp32.
-        threads: None for all cores.
+        model: File of the model, or an ``openvino.Model`` or ``openvino.CompiledModel``.
+        precision: Precision of the products; the remaining operations of INT8 models run in fp32.
+        threads: Threads per inference; None for all cores.
+
+    Raises:
+        CheckpointError: If the model cannot be loaded.
+        ExportError: If OpenVINO is not installed.
     """
 
     def __init__(self, model: Any, precision: Precision, threads: int | None = None) -> None:
@@ -70,26 +79,32 @@ class OpenVinoSession:
         try:
             core = openvino.Core()
             graph = core.read_model(model) if isinstance(model, Path) else model
-            ready = isinstance(graph, openvino.CompiledModel)
-            self._compiled = graph if ready else core.compile_model(graph, "CPU", settings)
+            is_compiled = isinstance(graph, openvino.CompiledModel)
+            self._compiled = graph if is_compiled else core.compile_model(graph, "CPU", settings)
         except RuntimeError as error:
-            raise _unreadable("OpenVINO", model, _last_line(error)) from error
-        self._names = [output.get_any_name() for output in self._compiled.outputs]
+            raise _load_error("OpenVINO", model, _last_line(error)) from error
+        self._outputs = [output.get_any_name() for output in self._compiled.outputs]
         self._request = self._compiled.create_infer_request()
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-        """The graph's outputs by name."""
-        found = self._request.infer(dict(inputs), share_inputs=True)
-        return {name: np.array(found[place]) for place, name in enumerate(self._names)}
+        """Computes the outputs by name, for inputs by name."""
+        arrays = self._request.infer(dict(inputs), share_inputs=True)
+        return {name: np.array(arrays[index]) for index, name in enumerate(self._outputs)}
 
 
 class RuntimeModel:
-    """An exported model that is called like a PyTorch model.
+    """An exported model with the interface of a PyTorch model.
+
+    Args:
+        session: The loaded graph.
+        manifest: Description of the exported model.
+        config: Configuration of the model that was exported.
 
     Attributes:
-        config: Of the model it comes from.
-        manifest: What it is.
-        device: Always the CPU.
+        session: The loaded graph.
+        manifest: Description of the exported model.
+        config: Configuration of the model that was exported.
+        device: The CPU.
     """
 
     def __init__(self, session: Session, manifest: Manifest, config: PretrainedConfig) -> None:
@@ -99,28 +114,47 @@ class RuntimeModel:
         self.device = torch.device("cpu")
 
     def __call__(self, **inputs: Tensor) -> ModelOutput:
-        """The outputs by name, for token ids of shape (batch, tokens), or for images."""
+        """Computes the outputs by name.
+
+        Args:
+            inputs: Token ids and masks of shape (batch, tokens), or images.
+        """
         arrays = {name: value.numpy() for name, value in inputs.items() if name in self.manifest.inputs}
         if "token_type_ids" in self.manifest.inputs and "token_type_ids" not in arrays:
             arrays["token_type_ids"] = np.zeros_like(arrays["input_ids"])
         return ModelOutput({name: torch.from_numpy(value) for name, value in self.session.run(arrays).items()})
 
     def eval(self) -> "RuntimeModel":
-        """Itself: exported models know no other mode."""
+        """Returns itself; an exported model is always in evaluation mode."""
         return self
 
 
-def open_session(runtime: Runtime, file: Any, precision: Precision, threads: int | None = None) -> Session:
-    """Loads a graph into its runtime."""
-    return OnnxSession(file, threads) if runtime == "onnx" else OpenVinoSession(file, precision, threads)
+def open_session(runtime: Runtime, model: Any, precision: Precision, threads: int | None = None) -> Session:
+    """Loads a graph into its runtime.
+
+    Args:
+        runtime: ``onnx`` or ``openvino``.
+        model: File of the model, or the model in a form that the runtime accepts.
+        precision: Precision of the products.
+        threads: Number of threads; None for all cores.
+
+    Raises:
+        CheckpointError: If the model cannot be loaded.
+        ExportError: If the runtime is not installed.
+    """
+    return OnnxSession(model, threads) if runtime == "onnx" else OpenVinoSession(model, precision, threads)
 
 
 def open_exported(folder: str | Path, threads: int | None = None) -> RuntimeModel:
-    """Opens an exported folder.
+    """Opens an exported model.
+
+    Args:
+        folder: Folder that :func:`bertsurgeon.export` wrote.
+        threads: Number of threads; None for all cores.
 
     Raises:
-        CheckpointError: If it is damaged.
-        ExportError: If its runtime is not installed.
+        CheckpointError: If the folder is damaged.
+        ExportError: If the runtime is not installed.
     """
     folder = Path(folder)
     manifest = Manifest.load(folder)
@@ -132,11 +166,16 @@ def open_exported(folder: str | Path, threads: int | None = None) -> RuntimeMode
 def require(package: str, extra: str) -> Any:
     """Imports an optional package.
 
-    Raises:
-        ExportError: If it is not installed.
-    """
-    import importlib
+    Args:
+        package: Name of the package or module.
+        extra: Extra of ``bertsurgeon`` that installs it.
 
+    Returns:
+        The module.
+
+    Raises:
+        ExportError: If the package is not installed.
+    """
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -145,21 +184,21 @@ def require(package: str, extra: str) -> Any:
 
 def _read_config(folder: Path) -> PretrainedConfig:
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"There is no config.json in {folder}; export the model again.")
+        raise CheckpointError(f"{folder} has no config.json; export the model again.")
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder)
-    except Exception as error:  # wrong values raise a dozen unrelated types
-        said = f"{folder / 'config.json'} is damaged ({first_line(error).rstrip(':')})"
-        raise CheckpointError(f"{said}; export the model again.") from error
+    except Exception as error:  # invalid values raise many unrelated types
+        cause = first_line(error).rstrip(":")
+        raise CheckpointError(f"{folder / 'config.json'} is damaged ({cause}); export the model again.") from error
     return config
 
 
-def _unreadable(runtime: str, model: Any, said: str) -> CheckpointError:
+def _load_error(runtime: str, model: Any, cause: str) -> CheckpointError:
     if isinstance(model, Path):
-        return CheckpointError(f"{runtime} cannot load {model} ({said}); export the model again.")
-    return CheckpointError(f"{runtime} cannot load the model: {said}.")
+        return CheckpointError(f"{runtime} cannot load {model} ({cause}); export the model again.")
+    return CheckpointError(f"{runtime} cannot load the model: {cause}.")
 
 
 def _last_line(error: BaseException) -> str:
-    """What OpenVINO says at last; before that, it names its own source files."""
+    """Returns the last line of an OpenVINO error; the lines before it name source files of OpenVINO."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip().rstrip(".!")

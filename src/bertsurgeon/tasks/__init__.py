@@ -1,15 +1,23 @@
-"""Tasks and metrics: labelled text by name, from local files or the user's own, and its published scores.
+"""Tasks: labeled data by name or from a user's files, tokenization, and published metrics.
 
-A :class:`TaskType` knows all that depends on the kind of a task, for every room above.
+A :class:`TaskType` implements all that depends on the type of a task, for the whole library.
 """
 
-from bertsurgeon.tasks.collate import IGNORED, LABELS, Collator, has_labels, model_inputs
-from bertsurgeon.tasks.data import TaskData, for_model, load_task, load_user_task, number_as, shorten, tokenize
+from bertsurgeon.tasks.collate import (
+    IGNORED,
+    LABELS,
+    WORD_STARTS,
+    Collator,
+    TokenMasking,
+    has_labels,
+    mask_tokens,
+    model_inputs,
+)
+from bertsurgeon.tasks.data import TaskData, align_to_model, limit_rows, load_task, load_user_task, recode_labels
 from bertsurgeon.tasks.distributions import CATEGORICAL, Distribution, default_distribution
 from bertsurgeon.tasks.files import read_texts
-from bertsurgeon.tasks.length import longest_input
-from bertsurgeon.tasks.masking import TokenMasking, mask_tokens
 from bertsurgeon.tasks.table import TASKS, Task, get_task
+from bertsurgeon.tasks.tokenization import Data, as_dataset, is_batches, max_input_length, tokenize
 from bertsurgeon.tasks.types import (
     TASK_TYPES,
     Classification,
@@ -23,11 +31,11 @@ from bertsurgeon.tasks.types import (
     TaskType,
     TokenClassification,
     check_same_head,
-    class_labels,
-    class_names,
     find_head,
     get_task_type,
     head_of,
+    label_names,
+    model_class_names,
     task_type_for_texts,
     task_type_of,
 )
@@ -38,8 +46,10 @@ __all__ = [
     "LABELS",
     "TASKS",
     "TASK_TYPES",
+    "WORD_STARTS",
     "Classification",
     "Collator",
+    "Data",
     "Distribution",
     "Embedding",
     "Head",
@@ -53,24 +63,26 @@ __all__ = [
     "TaskType",
     "TokenClassification",
     "TokenMasking",
+    "align_to_model",
+    "as_dataset",
     "check_same_head",
-    "class_labels",
-    "class_names",
     "default_distribution",
     "find_head",
-    "for_model",
     "get_task",
     "get_task_type",
     "has_labels",
     "head_of",
+    "is_batches",
+    "label_names",
+    "limit_rows",
     "load_task",
     "load_user_task",
-    "longest_input",
     "mask_tokens",
+    "max_input_length",
+    "model_class_names",
     "model_inputs",
-    "number_as",
     "read_texts",
-    "shorten",
+    "recode_labels",
     "task_type_for_texts",
     "task_type_of",
     "tokenize",

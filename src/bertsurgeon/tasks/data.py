@@ -1,39 +1,49 @@
-"""From a task's name or the user's files to tokenized datasets."""
+"""Data of tasks: loading by name from local files or the hub, loading a user's files, and matching a model's labels."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, load_dataset
-from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig
 
-from bertsurgeon.errors import DataError, OptionError
+from bertsurgeon.errors import DataError
 from bertsurgeon.tasks.docstrings import read_docstrings
-from bertsurgeon.tasks.files import is_squad
-from bertsurgeon.tasks.length import longest_input
-from bertsurgeon.tasks.local import read_task
-from bertsurgeon.tasks.table import Task, get_task
+from bertsurgeon.tasks.files import is_squad, note_skipped_rows, read_lines, read_squad
+from bertsurgeon.tasks.table import Layout, Task, get_task
 from bertsurgeon.tasks.types import (
     CLASSIFICATION,
     REGRESSION,
     TASK_TYPES,
     Embedding,
     TaskType,
-    class_labels,
-    class_names,
     find_head,
+    label_names,
+    model_class_names,
 )
+from bertsurgeon.tasks.types.base import finite_float
 from bertsurgeon.tasks.types.sequence import is_real
 
-CONLL = (".conll", ".iob", ".iob2", ".bio")
-"""Endings of files with CoNLL's columns."""
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+CONLL_SUFFIXES = (".conll", ".iob", ".iob2", ".bio")
+"""Suffixes of files with CoNLL columns."""
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task with its data, in the columns of its kind (of texts: ``text``, ``text_pair`` for pairs, and ``label``)."""
+    """A task and its raw data.
+
+    Attributes:
+        task: The task.
+        train: Training part, with the columns of the task's type (for texts: ``text``, ``label``, and ``text_pair``
+            for pairs).
+        validation: Validation part, with the same columns.
+    """
 
     task: Task
     train: Dataset
@@ -41,7 +51,12 @@ class TaskData:
 
 
 def load_task(name: str, data_dir: Path | None = None, seed: int = 0) -> TaskData:
-    """Loads a task known by name, from local files if ``data_dir`` is given, else from the hub.
+    """Loads a task by name, from local files if ``data_dir`` is passed, else from the hub.
+
+    Args:
+        name: A key of :data:`bertsurgeon.tasks.TASKS`.
+        data_dir: Folder with the task's folder (``SST-2``, ``CoLA``, …), or that folder itself.
+        seed: Seed of the sample of ``docstrings``; no effect on other tasks.
 
     Raises:
         OptionError: If the task is unknown.
@@ -51,22 +66,28 @@ def load_task(name: str, data_dir: Path | None = None, seed: int = 0) -> TaskDat
     if task.name == "docstrings":
         return TaskData(task, *read_docstrings(seed=seed))
     if data_dir is not None:
-        return TaskData(task, *read_task(task, data_dir))
+        return TaskData(task, *read_task_files(task, data_dir))
+    return TaskData(task, *_load_from_hub(task))
+
+
+def _load_from_hub(task: Task) -> tuple[Dataset, Dataset]:
+    from datasets import load_dataset
+
     try:
         splits: Any = load_dataset(*task.hub)
-    except Exception as error:  # the hub client raises a dozen unrelated types when there is no network
+    except Exception as error:  # without a network, the hub's client raises a dozen unrelated types
         raise DataError(
-            f"Task {name!r} could not be loaded from the hub ({type(error).__name__}); "
+            f"Task {task.name!r} could not be loaded from the hub ({type(error).__name__}); "
             "pass --data-dir with the local files."
         ) from error
-    columns = task.kind.columns
+    columns = task.type.columns
     texts = dict(zip(task.hub_columns, (columns["text"], columns["text_pair"]), strict=False))
-    renamed = {name: own for name, own in texts.items() if name != own}
+    renamed = {hub_name: name for hub_name, name in texts.items() if hub_name != name}
     train, validation = (
         splits[split].rename_columns(renamed).select_columns([*texts.values(), columns["label"]])
         for split in ("train", task.validation_split)
     )
-    return TaskData(task, train, validation)
+    return train, validation
 
 
 def load_user_task(
@@ -75,145 +96,177 @@ def load_user_task(
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | None = None,
-    kind: TaskType | None = None,
+    task_type: TaskType | None = None,
 ) -> TaskData:
-    """Loads the user's own labelled files.
+    """Loads a user's labeled files.
 
     Args:
-        train_file: CSV, TSV, JSONL or Parquet; for token classification also CoNLL's columns, for question answering
-            also SQuAD's JSON.
-        validation_file: Likewise.
-        text_column: Of the texts; None for the kind's own (:attr:`bertsurgeon.tasks.TaskType.columns`).
-        text_pair_column: Of second texts; None for the kind's own, or for no pairs.
-        label_column: Of the labels.
-        kind: Of the task; None for what the files look like: CoNLL's by their ending and SQuAD's by their form, from
-            all others a regression where labels are real numbers, else a classification.
+        train_file: CSV, TSV, JSON, JSONL or Parquet file; for token classification also CoNLL columns, for question
+            answering also SQuAD's JSON.
+        validation_file: File in one of the same formats.
+        text_column: Column of the texts; None for the task type's default
+            (:attr:`bertsurgeon.tasks.TaskType.columns`).
+        text_pair_column: Column of the second texts; None for the task type's default, or for no pairs.
+        label_column: Column of the labels; None for the task type's default.
+        task_type: Type of the task; None to infer it: CoNLL by the files' suffix and SQuAD by their form; of all other
+            files, a regression if labels are real numbers, else a classification.
 
     Raises:
-        DataError: If a file cannot be read, or does not make such a task.
+        DataError: If a file cannot be read, or its rows do not make a task of this type.
     """
     files = (train_file, validation_file)
     columns = {"text": text_column, "text_pair": text_pair_column, "label": label_column}
-    reader = kind or _guess(files)
+    reader = task_type or _infer_task_type(files)
     parts = [reader.read(path, columns) for path in files]
-    if kind is None and reader is CLASSIFICATION and any(map(is_real, chain(*(part["label"] for part in parts)))):
+    if task_type is None and reader is CLASSIFICATION and any(map(is_real, chain(*(part["label"] for part in parts)))):
         reader = REGRESSION
-    found = reader.prepare(parts)
-    return TaskData(Task("custom", found.metrics, found.labels, kind=found.kind), *found.parts)
+    prepared = reader.prepare(parts)
+    return TaskData(Task("custom", prepared.metrics, prepared.labels, type=prepared.type), *prepared.parts)
 
 
-def _guess(files: Sequence[Path]) -> TaskType:
-    """What files are for, if they tell."""
-    if any(path.suffix in CONLL for path in files):
+def _infer_task_type(files: Sequence[Path]) -> TaskType:
+    if any(path.suffix in CONLL_SUFFIXES for path in files):
         return TASK_TYPES["token-classification"]
     return TASK_TYPES["question-answering"] if any(map(is_squad, files)) else CLASSIFICATION
 
 
-def tokenize(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, kind: TaskType = CLASSIFICATION
-) -> Dataset:
-    """Tokenizes a dataset, truncated (long passages of question answering: in windows), unpadded.
+def limit_rows(data: TaskData, train: int | None = None, validation: int | None = None) -> TaskData:
+    """Keeps the first rows of both parts.
 
     Args:
-        dataset: With the columns of the kind, or with ``text`` (and ``text_pair``) alone.
-        tokenizer: Of the model.
-        max_length: Most tokens of a row; None for the kind's own number. Never more than tokenizer and model take.
-        kind: Of the task: :attr:`Task.kind`, or for texts alone :func:`task_type_for_texts`.
+        data: The task's data.
+        train: Maximum number of training rows; None for all.
+        validation: Maximum number of validation rows; None for all.
+    """
 
-    Returns:
-        The model's inputs and, where there are any, its labels.
+    def first(part: Dataset, rows: int | None) -> Dataset:
+        return part if rows is None else part.select(range(min(rows, len(part))))
+
+    return replace(data, train=first(data.train, train), validation=first(data.validation, validation))
+
+
+# a model's labels
+
+
+def align_to_model(data: TaskData, model: Any) -> TaskData:
+    """Adapts a task to a model, so that :func:`bertsurgeon.evaluate` can score it.
+
+    Classes are recoded in the model's order (:func:`recode_labels`); pairs of texts with numbers, a regression for
+    other models, become similarity scores for embedders.
+
+    Args:
+        data: The task's data.
+        model: Model of transformers, or an exported one.
 
     Raises:
-        DataError: If the dataset is empty or lacks a column.
-        OptionError: If ``max_length`` leaves no room for text.
+        DataError: If the data has as many classes as the model, with other names.
     """
-    if len(dataset) == 0:
-        raise DataError("The dataset is empty; at least one text is needed.")
-    own = [kind.columns["text"], "text"]
-    if not set(own) & set(dataset.column_names):
+    head = find_head(model_class_names(model), model.config)
+    if data.task.type is REGRESSION and isinstance(head, Embedding) and "text_pair" in data.train.column_names:
+        return replace(data, task=replace(data.task, type=head))
+    return recode_labels(data, model.config)
+
+
+def recode_labels(data: TaskData, config: PretrainedConfig, new_head: bool = False) -> TaskData:
+    """Gives the classes of a task the codes that they have in a model's configuration, by name, ignoring case.
+
+    Codes remain if the classes are numbers, if the model's classes have no names (``LABEL_0``), and for tasks known by
+    name if the model has other names, as the codes of benchmarks are the same everywhere.
+
+    Args:
+        data: The task's data.
+        config: Configuration of the model.
+        new_head: Whether the model gets a new head unless its classes are those of the task.
+
+    Raises:
+        DataError: If a user's data has as many classes as the model, with other names.
+    """
+    task, model_labels = data.task, label_names(config)
+    if not task.labels or model_labels is None or all(name.isdigit() for name in task.labels):
+        return data
+    model_codes = {name.casefold(): code for code, name in enumerate(model_labels)}
+    codes = [model_codes[name.casefold()] for name in task.labels if name.casefold() in model_codes]
+    same_count = len(task.labels) == len(model_labels)
+    if len(set(codes)) < len(task.labels) or (new_head and not same_count):
+        if new_head or task.name != "custom" or not same_count:
+            return data
         raise DataError(
-            f"The dataset has no column {' or '.join(repr(name) for name in dict.fromkeys(own))}; it has "
-            f"{', '.join(dataset.column_names)}."
+            f"The model's classes are {', '.join(model_labels)}, and the data's are {', '.join(task.labels)}; name the "
+            "data's like the model's, or write the model's codes (0, 1, …) instead of names."
         )
-    length = kind.max_length if max_length is None else max_length
-    if length < 4:
-        raise OptionError(f"A maximum length of {length} tokens leaves no room for text; use at least 4.")
-    limit = min(length, _longest_input(tokenizer))
-    return dataset.map(
-        lambda rows, indices: kind.encode(dict(rows), indices, tokenizer, limit),
-        batched=True,
-        with_indices=True,
-        remove_columns=dataset.column_names,
+    if model_labels == task.labels:
+        return data
+    parts = (task.type.recode_labels(part, codes, len(model_labels)) for part in (data.train, data.validation))
+    return TaskData(replace(task, labels=model_labels), *parts)
+
+
+# local files of known tasks
+
+
+def read_task_files(task: Task, data_dir: Path) -> tuple[Dataset, Dataset]:
+    """Reads a task's training and validation part from local files, as they are distributed.
+
+    Args:
+        task: A task with local layouts.
+        data_dir: Folder with the task's folder (``SST-2``, ``CoLA``, …), or that folder itself.
+
+    Raises:
+        DataError: If no known layout is there, or a file is empty or malformed.
+    """
+    if not data_dir.is_dir():
+        raise DataError(f"The data folder {data_dir} does not exist; pass the folder that holds the task's files.")
+    for layout in task.layouts:
+        for folder in (data_dir / layout.folder, data_dir):
+            if (folder / layout.train).is_file() and (folder / layout.validation).is_file():
+                train, validation = (
+                    _read_tsv(task, layout, path) if layout.columns else read_squad(path)
+                    for path in (folder / layout.train, folder / layout.validation)
+                )
+                return train, validation
+    expected = " or ".join(f"{layout.folder}/{layout.train}" for layout in task.layouts)
+    raise DataError(
+        f"There are no files of task {task.name!r} below {data_dir}; expected {expected} with its validation file, "
+        "or leave --data-dir out to load the task from the hub."
     )
 
 
-def _longest_input(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that the tokenizer and the model beside it take: many tokenizers know no limit of their own."""
-    own = int(tokenizer.model_max_length)
+def _read_tsv(task: Task, layout: Layout, path: Path) -> Dataset:
+    """Reads a GLUE file: nothing is quoted, a byte-order mark, further columns and a few broken rows are possible."""
+    from datasets import Dataset
+
+    rows = [line.split("\t") for line in read_lines(path) if line]
+    header = rows.pop(0) if layout.header and rows else []
+    if not rows:
+        raise DataError(f"{path} holds no rows; check that the file was downloaded completely.")
     try:
-        config = AutoConfig.from_pretrained(tokenizer.name_or_path, local_files_only=True, trust_remote_code=False)
-    except Exception:  # there is no model beside it, or one that whoever loads it complains of
-        return own
-    longest = longest_input(config)
-    return own if longest is None else min(own, longest)
-
-
-def for_model(data: TaskData, model: Any) -> TaskData:
-    """A task as a model takes it.
-
-    Pairs of texts with numbers are for regressions and, as scores, for embedders. Classes are numbered as the model
-    numbers them (:func:`number_as`).
-
-    Args:
-        data: The task.
-        model: Of transformers, or exported.
-
-    Raises:
-        DataError: If it has as many classes, by other names.
-    """
-    head = find_head(class_names(model), model.config)
-    if data.task.kind is REGRESSION and isinstance(head, Embedding) and "text_pair" in data.train.column_names:
-        return replace(data, task=replace(data.task, kind=head))
-    return number_as(data, model.config)
-
-
-def number_as(data: TaskData, config: PretrainedConfig, fresh: bool = False) -> TaskData:
-    """Gives the classes the codes that they have in a configuration, by their names, whatever the case.
-
-    Left as they are: classes that are numbers, models whose classes have no names (``LABEL_0``), and the tasks known by
-    name where the model's names are others, as the codes of benchmarks are the same everywhere.
-
-    Args:
-        data: The task.
-        config: Of the model.
-        fresh: The model gets a new head unless its classes are these.
-
-    Raises:
-        DataError: If the user's classes are as many as the model's, but by other names.
-    """
-    task, own = data.task, class_labels(config)
-    if not task.labels or own is None or all(name.isdigit() for name in task.labels):
-        return data
-    places = {name.casefold(): code for code, name in enumerate(own)}
-    codes = [places.get(name.casefold()) for name in task.labels]
-    known = [code for code in codes if code is not None]
-    if len(set(known)) < len(codes) or (fresh and len(codes) != len(own)):
-        if fresh or task.name != "custom" or len(codes) != len(own):
-            return data
+        positions = {
+            role: column if isinstance(column, int) else header.index(column) for role, column in layout.columns.items()
+        }
+    except ValueError:
+        expected = ", ".join(str(column) for column in layout.columns.values())
         raise DataError(
-            f"The model's classes are {', '.join(own)}, and the data's are {', '.join(task.labels)}; name the data's "
-            "like the model's, or write the model's codes (0, 1, …) instead of names."
-        )
-    if own == task.labels:
-        return data
-    parts = (task.kind.renumber(part, known, len(own)) for part in (data.train, data.validation))
-    return TaskData(replace(task, labels=own), *parts)
+            f"{path} lacks a column of task {task.name!r}: expected {expected}, found {', '.join(header)}."
+        ) from None
+    complete = [row for row in rows if len(row) > max(positions.values())]
+    if not complete:
+        raise DataError(f"{path} has too few columns for task {task.name!r}; it must be tab-separated.")
+    note_skipped_rows(path, len(rows) - len(complete))
+    columns = {role: [row[position] for row in complete] for role, position in positions.items()}
+    return Dataset.from_dict({**columns, "label": _code_labels(task, columns["label"], path)})
 
 
-def shorten(data: TaskData, train: int | None = None, validation: int | None = None) -> TaskData:
-    """The first ``train`` and ``validation`` rows of the two parts (all rows where None)."""
+def _code_labels(task: Task, labels: list[str], path: Path) -> list[int] | list[float]:
+    try:
+        if task.type is REGRESSION:
+            return [finite_float(label) for label in labels]
+        codes = {name: code for code, name in enumerate(task.labels)}
+        return [codes[label] if label in codes else _parse_class(label, len(codes)) for label in labels]
+    except ValueError as error:
+        raise DataError(f"{path} holds a label that task {task.name!r} does not have: {error}.") from error
 
-    def head(part: Dataset, rows: int | None) -> Dataset:
-        return part if rows is None else part.select(range(min(rows, len(part))))
 
-    return replace(data, train=head(data.train, train), validation=head(data.validation, validation))
+def _parse_class(label: str, classes: int) -> int:
+    code = int(label)
+    if not 0 <= code < classes:
+        raise ValueError(f"class {code} of {classes}")
+    return code

@@ -1,10 +1,12 @@
-"""A text classification task that every machine has: which package was this docstring written for?
+"""The task ``docstrings``: which package does a docstring belong to? Its data is on every machine with Python.
 
 The texts are the first paragraphs of docstrings in the source files of the standard library, torch, numpy and
-transformers, read without importing anything. The packages' own names are cut from the texts, so that a model
-has to learn style and vocabulary; duplicates are dropped. Whole files go either to training or to validation,
-by their path inside the package alone, so that no seed trains on another seed's validation files.
+transformers, read without importing anything. The packages' names are removed from the texts, so that a model has to
+learn style and vocabulary; duplicates are dropped. A file belongs to training or to validation by its path inside the
+package alone, so that no seed trains on another seed's validation files.
 """
+
+from __future__ import annotations
 
 import importlib.util
 import os
@@ -14,11 +16,13 @@ import sysconfig
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-
-from datasets import Dataset
+from typing import TYPE_CHECKING
 
 from bertsurgeon.errors import DataError
 from bertsurgeon.tasks.table import TASKS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _NAMES = re.compile(r"\b(torch|pytorch|numpy|np|transformers|hugging\s?face|python)\b\.?", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
@@ -32,32 +36,34 @@ _FIRST_PARAGRAPH = re.compile(
 
 
 def read_docstrings(per_class: int = 2000, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Collects the docstring task.
+    """Collects the texts of the task.
 
     Args:
-        per_class: Texts wanted for each of the four packages; a package with fewer gives what it has.
-        seed: Fixes which files are read and the order of the rows.
+        per_class: Maximum number of texts for each of the four packages.
+        seed: Seed of the sample of files and of the order of the rows.
 
     Returns:
-        Training and validation part (about 5 : 1), columns ``text`` and ``label``.
+        Training and validation part (about 5 : 1), with columns ``text`` and ``label``.
 
     Raises:
         DataError: If a package has no readable source files.
     """
+    from datasets import Dataset
+
     parts: dict[bool, list[tuple[str, int]]] = {False: [], True: []}
-    seen: set[str] = set()
+    texts: set[str] = set()
     validation = -(-per_class // 6)
     for label, package in enumerate(TASKS["docstrings"].labels):
-        wanted = {False: per_class - validation, True: validation}
-        found = len(seen)
+        remaining = {False: per_class - validation, True: validation}
+        count_before = len(texts)
         for text, held_out in _texts(package, seed):
-            if wanted[held_out] and text not in seen:
-                wanted[held_out] -= 1
-                seen.add(text)
+            if remaining[held_out] and text not in texts:
+                remaining[held_out] -= 1
+                texts.add(text)
                 parts[held_out].append((text, label))
-            if not any(wanted.values()):
+            if not any(remaining.values()):
                 break
-        if len(seen) == found:
+        if len(texts) == count_before:
             raise DataError(f"No docstrings were found in the package {package!r}; choose another task.")
     datasets = []
     for held_out in (False, True):
@@ -68,7 +74,7 @@ def read_docstrings(per_class: int = 2000, seed: int = 0) -> tuple[Dataset, Data
 
 
 def _texts(package: str, seed: int) -> Iterator[tuple[str, bool]]:
-    """The package's texts, file by file in the seed's order, and whether each belongs to validation."""
+    """Yields a package's texts, file by file in random order, and whether each belongs to validation."""
     root = _root(package)
     if root is None:
         return
@@ -88,7 +94,7 @@ def _root(package: str) -> Path | None:
 
 
 def _source_files(root: Path) -> list[str]:
-    """Paths of the source files below ``root``, relative to it, sorted."""
+    """Returns the sorted paths of the source files below ``root``, relative to it."""
     files = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in _EXCLUDED]

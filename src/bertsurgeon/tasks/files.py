@@ -1,53 +1,77 @@
-"""Reading the user's files: CSV, TSV, JSONL, Parquet, plain text, CoNLL's columns and SQuAD's JSON."""
+"""Readers of files: CSV, TSV, JSON, JSONL, Parquet, plain text, CoNLL columns and SQuAD's JSON.
+
+pandas and datasets are imported on first use, so that loading a model does not need them.
+"""
+
+from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from bertsurgeon import progress
 from bertsurgeon.errors import DataError, first_line
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
+
 _SQUAD = re.compile(r'\s*\{\s*("version"\s*:\s*"[^"]*"\s*,\s*)?"data"\s*:\s*\[')
-_GAPS = ("NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "NULL", "null", "None")
-"""Words that stand for a missing number."""
+_MISSING = ("NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "NULL", "null", "None")
+"""Words that mark a missing number."""
 
 
 def _read_table(path: Path, separator: str) -> pd.DataFrame:
-    """Only empty cells are missing: texts and classes may be called None or NA."""
+    """Reads a table where only empty cells are missing: None and NA may be texts or classes."""
+    import pandas as pd
+
     return pd.read_csv(path, sep=separator, keep_default_na=False, na_values=[""], low_memory=False)
 
 
 def _read_json(path: Path) -> pd.DataFrame:
-    """An array of objects, or an object in each line."""
+    """Reads an array of objects, or one object per line."""
+    import pandas as pd
+
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         is_array = file.read(4096).lstrip().startswith("[")
     return pd.read_json(path, lines=not is_array, encoding="utf-8-sig")
 
 
+def _read_json_lines(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_json(path, lines=True)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_parquet(path)
+
+
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": lambda path: _read_table(path, ","),
     ".tsv": lambda path: _read_table(path, "\t"),
-    ".jsonl": lambda path: pd.read_json(path, lines=True),
+    ".jsonl": _read_json_lines,
     ".json": _read_json,
-    ".parquet": pd.read_parquet,
+    ".parquet": _read_parquet,
 }
 
 
 def read_frame(path: Path, columns: Mapping[str, str | None]) -> pd.DataFrame:
-    """Reads columns of the user's CSV, TSV, JSON, JSONL or Parquet file, complete rows only.
+    """Reads the complete rows of some columns of a CSV, TSV, JSON, JSONL or Parquet file.
 
     Args:
         path: The file.
-        columns: Name of each column in the file, by the name it is given; None for those that are not wanted.
+        columns: Name of each column in the file, by its name in the result; None for columns to leave out.
 
     Raises:
         DataError: If the file is missing, empty, unreadable, of unknown type, or lacks a column.
     """
+    import pandas as pd
+
     if not path.is_file():
         raise DataError(f"The data file {path} does not exist.")
     if path.suffix not in _READERS:
@@ -60,46 +84,62 @@ def read_frame(path: Path, columns: Mapping[str, str | None]) -> pd.DataFrame:
         raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {first_line(error)}.") from error
     if frame.empty:
         raise DataError(f"{path} holds no rows.")
-    wanted = {role: column for role, column in columns.items() if column is not None}
-    for role, column in wanted.items():
+    selected = {role: column for role, column in columns.items() if column is not None}
+    for role, column in selected.items():
         if column not in frame.columns:
-            found = ", ".join(map(str, frame.columns))
+            existing = ", ".join(map(str, frame.columns))
             option = "label" if role not in ("text", "text_pair") else role.replace("_", "-")
             raise DataError(
-                f"{path} has no column {column!r}; it has {found}. Name the right one with --{option}-column."
+                f"{path} has no column {column!r}; it has {existing}. Name the right one with --{option}-column."
             )
-    frame = frame[list(wanted.values())]
-    frame.columns = pd.Index(list(wanted))
+    frame = frame[list(selected.values())]
+    frame.columns = pd.Index(list(selected))
     if path.suffix in (".csv", ".tsv"):
-        frame = frame.assign(**{role: _with_gaps(frame[role]) for role in wanted if role.startswith("label")})
+        frame = frame.assign(**{role: _parse_numbers(frame[role]) for role in selected if role.startswith("label")})
     complete = frame.dropna()
     if complete.empty:
-        raise DataError(f"{path} holds no complete rows; every row misses a text or a label.")
-    say_left_out(path, len(frame) - len(complete))
+        raise DataError(f"{path} holds no complete rows; every row lacks a text or a label.")
+    note_skipped_rows(path, len(frame) - len(complete))
     return complete
 
 
-def say_left_out(path: Path, rows: int) -> None:
-    """Says how many rows of a file are incomplete and left out, if any are."""
+def note_skipped_rows(path: Path, rows: int) -> None:
+    """Reports how many incomplete rows of a file were skipped, if any.
+
+    Args:
+        path: The file.
+        rows: Number of rows.
+    """
     if rows:
-        progress.note(f"Incomplete rows of {path} that are left out: {rows}.")
+        progress.note(f"Skipped {rows:,} incomplete rows of {path}.")
 
 
-def _with_gaps(labels: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Labels that are numbers, but for words like NA where one is missing, as numbers; all others as they are."""
-    gaps = labels.isin(_GAPS)
-    if not gaps.any():
+def _parse_numbers(labels: pd.Series[Any]) -> pd.Series[Any]:
+    """Converts labels to numbers if all are, except for words like NA where one is missing."""
+    import pandas as pd
+
+    missing = labels.isin(_MISSING)
+    if not missing.any():
         return labels
-    rest = labels.mask(gaps)
-    numbers = pd.to_numeric(rest, errors="coerce")
-    return numbers if rest.count() == numbers.count() > 0 else labels
+    present = labels.mask(missing)
+    numbers = pd.to_numeric(present, errors="coerce")
+    return numbers if present.count() == numbers.count() > 0 else labels
 
 
 def read_user_file(path: Path, text_column: str, text_pair_column: str | None, label_column: str | None) -> Dataset:
     """Reads texts into columns ``text`` and ``text_pair``, and labels as they are in the file into ``label``.
 
-    Columns that are None are left out. Raises as :func:`read_frame` does.
+    Args:
+        path: CSV, TSV, JSON, JSONL or Parquet file.
+        text_column: Column of the texts.
+        text_pair_column: Column of the second texts; None for no pairs.
+        label_column: Column of the labels; None for no labels.
+
+    Raises:
+        DataError: If the file is missing, empty, unreadable, of unknown type, or lacks a column.
     """
+    from datasets import Dataset
+
     frame = read_frame(path, {"text": text_column, "text_pair": text_pair_column, "label": label_column})
     for role in ("text", "text_pair"):
         if role in frame.columns:
@@ -108,11 +148,18 @@ def read_user_file(path: Path, text_column: str, text_pair_column: str | None, l
 
 
 def read_texts(path: Path, text_column: str = "text", text_pair_column: str | None = None) -> Dataset:
-    """Reads unlabelled texts: a ``.txt`` file with one text per line, or a file :func:`read_user_file` knows.
+    """Reads unlabeled texts into columns ``text`` and ``text_pair``.
+
+    Args:
+        path: ``.txt`` file with one text per line, or CSV, TSV, JSON, JSONL or Parquet file.
+        text_column: Column of the texts; no effect on ``.txt`` files.
+        text_pair_column: Column of the second texts, or None; no effect on ``.txt`` files.
 
     Raises:
         DataError: If the file is missing, empty, unreadable, of unknown type, or lacks a column.
     """
+    from datasets import Dataset
+
     if path.suffix != ".txt":
         return read_user_file(path, text_column, text_pair_column, None)
     if not path.is_file():
@@ -128,15 +175,15 @@ def read_texts(path: Path, text_column: str = "text", text_pair_column: str | No
 
 
 def read_conll(path: Path, token_column: int = 0, tag_column: int = -1) -> Dataset:
-    """Reads the columns of the CoNLL shared tasks: a word in each line, an empty line after each sentence.
+    """Reads the columns of the CoNLL shared tasks: one word per line, an empty line after each sentence.
 
-    Columns are separated by tabs, or by spaces in files without a tab. Lines that begin with ``-DOCSTART-``, and in
-    files with tabs comments (``#``, no tab), are left out.
+    Columns are separated by tabs, or by spaces in files without a tab. Lines that begin with ``-DOCSTART-`` are
+    skipped, as are comments (``#``, no tab) in files with tabs.
 
     Args:
         path: The file.
-        token_column: Position of the words; negative from the right.
-        tag_column: Position of their tags.
+        token_column: Position of the words, from 0; negative positions count from the right.
+        tag_column: Position of the tags.
 
     Returns:
         Columns ``tokens`` and ``tags``, both lists of strings.
@@ -144,6 +191,8 @@ def read_conll(path: Path, token_column: int = 0, tag_column: int = -1) -> Datas
     Raises:
         DataError: If the file is missing, unreadable or empty, or a line has too few columns.
     """
+    from datasets import Dataset
+
     lines = read_lines(path)
     separator = "\t" if any("\t" in line for line in lines) else None
     sentences: list[tuple[list[str], list[str]]] = [([], [])]
@@ -165,14 +214,14 @@ def read_conll(path: Path, token_column: int = 0, tag_column: int = -1) -> Datas
             )
         sentences[-1][0].append(token)
         sentences[-1][1].append(tag)
-    found = [sentence for sentence in sentences if sentence[0]]
-    if not found:
+    complete = [sentence for sentence in sentences if sentence[0]]
+    if not complete:
         raise DataError(f"{path} holds no sentences.")
-    return Dataset.from_dict({"tokens": [tokens for tokens, _ in found], "tags": [tags for _, tags in found]})
+    return Dataset.from_dict({"tokens": [tokens for tokens, _ in complete], "tags": [tags for _, tags in complete]})
 
 
 def is_squad(path: Path) -> bool:
-    """Whether a file is JSON in SQuAD's own nested format."""
+    """Returns whether a file is JSON in SQuAD's nested format."""
     if path.suffix != ".json" or not path.is_file():
         return False
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -180,7 +229,10 @@ def is_squad(path: Path) -> bool:
 
 
 def read_squad(path: Path) -> Dataset:
-    """Reads SQuAD's own format, version 1.1 or 2.0.
+    """Reads SQuAD's JSON, version 1.1 or 2.0.
+
+    Args:
+        path: The file.
 
     Returns:
         Columns ``question``, ``context`` and ``answers``, a struct of lists ``text`` and ``answer_start``.
@@ -188,6 +240,8 @@ def read_squad(path: Path) -> Dataset:
     Raises:
         DataError: If the file is missing or not of this format.
     """
+    from datasets import Dataset
+
     try:
         articles = json.loads("\n".join(read_lines(path)))["data"]
         rows = list(_questions(articles))
@@ -214,7 +268,10 @@ def _questions(articles: Any) -> Iterator[dict[str, Any]]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, with a byte-order mark or without.
+    """Returns the lines of a UTF-8 file, without its byte-order mark if it has one.
+
+    Args:
+        path: The file.
 
     Raises:
         DataError: If the file is missing or cannot be read.

@@ -1,29 +1,33 @@
-"""The tasks known by name: of which kind they are, which columns they read, how labels are coded, what is published.
+"""The table of tasks known by name: type, columns, label codes and published metrics.
 
 GLUE (Wang et al., 2019, arXiv 1804.07461) and SQuAD (Rajpurkar et al., 2016, arXiv 1606.05250, and 2018, arXiv
-1806.03822): names of hub columns and metrics as published there. ``docstrings`` is ours: text classification on data
-that every machine with Python has.
+1806.03822) have the hub's column names and the published metrics. ``docstrings`` is our own: text classification on
+data that is on every machine with Python.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from datasets import Dataset
+from typing import TYPE_CHECKING
 
 from bertsurgeon.errors import OptionError
 from bertsurgeon.tasks.types import CLASSIFICATION, REGRESSION, Outputs, QuestionAnswering, TaskType
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a task's columns are in local files, tab-separated or in SQuAD's JSON.
+    """Local files of a task, tab-separated or in SQuAD's JSON, and their columns.
 
     Attributes:
         folder: Folder below the data directory; the data directory itself is tried too.
         train: File name of the training part.
         validation: File name of the validation part.
-        columns: Column of ``text``, ``text_pair`` (if any) and ``label``: a name where the file has a header, a
-            position where it has none. Empty for SQuAD's JSON, which has its own names.
+        columns: Column of ``text``, ``text_pair`` (if any) and ``label``: a name if the file has a header, else a
+            position. Empty for SQuAD's JSON.
     """
 
     folder: str
@@ -33,7 +37,7 @@ class Layout:
 
     @property
     def header(self) -> bool:
-        """Whether the files start with a line of column names."""
+        """Whether the first line of the files holds column names."""
         return isinstance(self.columns["label"], str)
 
 
@@ -43,13 +47,13 @@ class Task:
 
     Attributes:
         name: Name on the command line.
-        metrics: Published metrics, the one that decides first.
-        labels: Names of the classes or tags, in the order of their codes; empty where there are none.
-        hub: Dataset and configuration on the hub.
-        hub_columns: Names of the text column(s) there.
-        layouts: Known local file layouts, tried in order.
+        metrics: Names of the published metrics, the primary one first.
+        labels: Names of the classes or tags, in the order of their codes; empty if there are none.
+        hub: Name of the dataset on the hub and, if it has several, of its configuration.
+        hub_columns: Names of its text columns.
+        layouts: Layouts of local files, tried in order.
         validation_split: Name of the hub's validation split.
-        kind: All that depends on the kind of the task.
+        type: Type of the task.
     """
 
     name: str
@@ -59,20 +63,20 @@ class Task:
     hub_columns: tuple[str, ...] = ()
     layouts: tuple[Layout, ...] = field(default=(), repr=False)
     validation_split: str = "validation"
-    kind: TaskType = CLASSIFICATION
+    type: TaskType = CLASSIFICATION
 
     def score(self, outputs: Sequence[Outputs], dataset: Dataset) -> dict[str, float]:
-        """The metrics, see :meth:`bertsurgeon.tasks.TaskType.score`."""
-        return self.kind.score(self.metrics, self.labels, outputs, dataset)
+        """Computes all metrics, in percent; see :meth:`bertsurgeon.tasks.TaskType.score`."""
+        return self.type.score(self.metrics, self.labels, outputs, dataset)
 
     @property
     def num_labels(self) -> int:
-        """Outputs the model's head must have."""
-        return self.kind.outputs_for(self.labels)
+        """Number of outputs that a model's head must have."""
+        return self.type.num_outputs_for(self.labels)
 
     @property
     def primary_metric(self) -> str:
-        """The metric that ranks models."""
+        """Name of the metric that ranks models."""
         return self.metrics[0]
 
 
@@ -80,7 +84,7 @@ _ENTAILMENT = ("entailment", "not_entailment")
 
 
 def _mnli(name: str, genres: str) -> Task:
-    """MNLI, validated on texts of the training's genres (``matched``) or of others (``mismatched``)."""
+    """Returns MNLI, validated on texts of the training genres (``matched``) or of others (``mismatched``)."""
     return Task(
         name,
         ("accuracy",),
@@ -167,7 +171,7 @@ TASKS: dict[str, Task] = {
                     {"text": "sentence1", "text_pair": "sentence2", "label": "score"},
                 ),
             ),
-            kind=REGRESSION,
+            type=REGRESSION,
         ),
         Task(
             "qnli",
@@ -222,7 +226,7 @@ TASKS: dict[str, Task] = {
             hub=("squad",),
             hub_columns=("question", "context"),
             layouts=(Layout("squad", "train-v1.1.json", "dev-v1.1.json"),),
-            kind=QuestionAnswering(),
+            type=QuestionAnswering(),
         ),
         Task(
             "squad_v2",
@@ -230,7 +234,7 @@ TASKS: dict[str, Task] = {
             hub=("squad_v2",),
             hub_columns=("question", "context"),
             layouts=(Layout("squad", "train-v2.0.json", "dev-v2.0.json"),),
-            kind=QuestionAnswering(unanswerable=True),
+            type=QuestionAnswering(unanswerable=True),
         ),
         Task("docstrings", ("accuracy", "f1"), ("python", "torch", "numpy", "transformers")),
     )
@@ -238,10 +242,13 @@ TASKS: dict[str, Task] = {
 
 
 def get_task(name: str) -> Task:
-    """The task called ``name``.
+    """Returns the task with a name.
+
+    Args:
+        name: A key of :data:`TASKS`.
 
     Raises:
-        OptionError: If there is none; the sentence lists those there are.
+        OptionError: If there is none.
     """
     try:
         return TASKS[name]

@@ -1,5 +1,5 @@
-"""Vocabulary trimming: embedding rows of tokens that a corpus never uses go, tokenizer and model together."""
+"""Vocabulary trimming: removes tokens that a corpus never uses, from tokenizer and model together."""
 
-from bertsurgeon.vocabulary.trim import TrimReport, trim_vocabulary
+from bertsurgeon.vocabulary.trim import TrimReport, TrimResult, trim_vocabulary
 
-__all__ = ["TrimReport", "trim_vocabulary"]
+__all__ = ["TrimReport", "TrimResult", "trim_vocabulary"]

@@ -1,7 +1,7 @@
-"""Which pieces of a vocabulary some texts need, and the tokenizer with these alone.
+"""Subwords ("pieces") that a corpus needs, and tokenizers reduced to them.
 
-All of it works on the JSON of the library tokenizers, which every fast tokenizer is written as. What must stay for the
-texts to fall into the same pieces depends on how a tokenizer looks for them.
+All functions work on the JSON of the ``tokenizers`` library, the format of every fast tokenizer. Which pieces must
+remain, for the corpus to be split as before, depends on the algorithm of the tokenizer.
 """
 
 import re
@@ -19,7 +19,7 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def needed_pieces(tokenizer: Json, used: set[str], unknown: Iterable[str]) -> set[str]:
-    """All pieces without which some texts would be tokenized otherwise.
+    """Returns all pieces that tokenizing some texts depends on.
 
     Args:
         tokenizer: JSON of a tokenizer.
@@ -27,22 +27,25 @@ def needed_pieces(tokenizer: Json, used: set[str], unknown: Iterable[str]) -> se
         unknown: Words of the texts that may have no pieces.
 
     Raises:
-        ModelError: If it is of a kind that is not known.
+        ModelError: If the tokenizer's algorithm is not supported.
     """
     model = tokenizer["model"]
-    kind = model.get("type") or _guess_type(model)
+    algorithm = model.get("type") or _infer_algorithm(model)
     try:
-        finder = _FINDERS[kind]
+        finder = _FINDERS[algorithm]
     except KeyError:
         raise ModelError(
-            f"A tokenizer of the kind {kind} cannot be trimmed; those that can are {', '.join(_FINDERS)}."
+            f"A {algorithm} tokenizer cannot be trimmed; those that can are {', '.join(_FINDERS)}."
         ) from None
-    found = used | finder(tokenizer, used, unknown)
-    return found | {token["content"] for token in tokenizer.get("added_tokens", [])}
+    return used | finder(tokenizer, used, unknown) | {token["content"] for token in tokenizer.get("added_tokens", [])}
 
 
 def piece_ids(tokenizer: Json) -> dict[str, int]:
-    """The id of every piece, added tokens included."""
+    """Returns the id of every piece, including added tokens.
+
+    Args:
+        tokenizer: JSON of a tokenizer.
+    """
     vocabulary = tokenizer["model"]["vocab"]
     ids = (
         dict(vocabulary)
@@ -53,25 +56,29 @@ def piece_ids(tokenizer: Json) -> dict[str, int]:
 
 
 def special_ids(tokenizer: Json) -> set[int]:
-    """Ids that a tokenizer puts in by itself: those around a text, and padding."""
-    found: set[int] = set()
-
-    def keep(token: int) -> int:
-        found.add(token)
-        return token
-
-    _map_specials(deepcopy(tokenizer), keep)
-    return found
-
-
-def keep_pieces(tokenizer: Json, kept: list[int]) -> Json:
-    """A tokenizer with some of its pieces; their new ids are their places in ``kept``.
+    """Returns the ids that a tokenizer adds to texts: special tokens and padding.
 
     Args:
         tokenizer: JSON of a tokenizer.
-        kept: Ids, ascending.
     """
-    new = {old: place for place, old in enumerate(kept)}
+    ids: set[int] = set()
+
+    def collect(token: int) -> int:
+        ids.add(token)
+        return token
+
+    _map_special_ids(deepcopy(tokenizer), collect)
+    return ids
+
+
+def keep_pieces(tokenizer: Json, kept: list[int]) -> Json:
+    """Returns a tokenizer with some of its pieces; their new ids are their positions in ``kept``.
+
+    Args:
+        tokenizer: JSON of a tokenizer.
+        kept: Ids of the pieces that remain, ascending.
+    """
+    new = {old: position for position, old in enumerate(kept)}
     smaller = deepcopy(tokenizer)
     model = smaller["model"]
     if isinstance(model["vocab"], Mapping):
@@ -90,12 +97,12 @@ def keep_pieces(tokenizer: Json, kept: list[int]) -> Json:
             model["unk_id"] = new[model["unk_id"]]
     for token in smaller.get("added_tokens", []):
         token["id"] = new[token["id"]]
-    _map_specials(smaller, new.__getitem__)
+    _map_special_ids(smaller, new.__getitem__)
     return smaller
 
 
-def _map_specials(tokenizer: Json, change: Callable[[int], int]) -> None:
-    """Changes the ids outside the vocabulary, in place."""
+def _map_special_ids(tokenizer: Json, change: Callable[[int], int]) -> None:
+    """Replaces all ids outside the vocabulary, in place."""
     if tokenizer.get("padding"):
         tokenizer["padding"]["pad_id"] = change(tokenizer["padding"]["pad_id"])
     processors = [tokenizer["post_processor"]] if tokenizer.get("post_processor") else []
@@ -110,15 +117,15 @@ def _map_specials(tokenizer: Json, change: Callable[[int], int]) -> None:
 
 
 def _wordpiece(tokenizer: Json, used: set[str], unknown: Iterable[str]) -> set[str]:
-    """Pieces on the way to where a word of the texts has none.
+    """Returns the pieces that match the beginning of words which become the unknown token.
 
-    The longest piece is taken again and again, so what the texts consist of is found again without the others. But a
-    word that leads nowhere must lead nowhere still, and not be spelled by shorter pieces. The library does not tell how
-    far it came, so it is followed here.
+    WordPiece repeatedly takes the longest matching piece, so words made of used pieces are split as before. A word
+    that becomes the unknown token must remain so: without the long pieces that match its beginning, shorter ones could
+    match all of it. The library does not return the partial match, so it is repeated here.
     """
     model = tokenizer["model"]
     vocabulary, prefix = model["vocab"], model["continuing_subword_prefix"]
-    found: set[str] = set()
+    matches: set[str] = set()
     for word in set(unknown):
         if len(word) > model["max_input_chars_per_word"]:
             continue
@@ -129,52 +136,52 @@ def _wordpiece(tokenizer: Json, used: set[str], unknown: Iterable[str]) -> set[s
             end = next((end for end in ends if lead + word[start:end] in vocabulary), None)
             if end is None:
                 break
-            found.add(lead + word[start:end])
+            matches.add(lead + word[start:end])
             start = end
-    return found
+    return matches
 
 
 def _bpe(tokenizer: Json, used: set[str], unknown: Iterable[str]) -> set[str]:
-    """What the pieces are merged from, down to single characters, and all bytes where there are any.
+    """Returns the pieces that the used ones are merged from, down to single characters, and all byte pieces.
 
-    Of the merges that are possible in a word the first one in the list is done; without merges that it never needed,
-    the same ones are possible and done.
+    BPE repeatedly applies the first possible merge of its list; without merges that a word never uses, the same ones
+    are possible and applied.
     """
     model = tokenizer["model"]
-    made_of: dict[str, list[tuple[str, str]]] = {}
+    merged_from: dict[str, list[tuple[str, str]]] = {}
     for merge in model["merges"]:
         first, second = _parts(merge)
-        made_of.setdefault(_joined(model, first, second), []).append((first, second))
-    found = {piece for piece in model["vocab"] if _BYTE.fullmatch(piece)} if model.get("byte_fallback") else set()
+        merged_from.setdefault(_joined(model, first, second), []).append((first, second))
+    pieces = {piece for piece in model["vocab"] if _BYTE.fullmatch(piece)} if model.get("byte_fallback") else set()
     if "ByteLevel" in str(tokenizer.get("pre_tokenizer")):
-        found |= set(ByteLevel.alphabet()) & model["vocab"].keys()
+        pieces |= set(ByteLevel.alphabet()) & model["vocab"].keys()
     if model.get("unk_token"):
-        found.add(model["unk_token"])
-    open_pieces = [*used]
-    while open_pieces:
-        for parts in made_of.pop(open_pieces.pop(), []):
-            found.update(parts)
-            open_pieces += parts
-    return found
+        pieces.add(model["unk_token"])
+    pending = [*used]
+    while pending:
+        for parts in merged_from.pop(pending.pop(), []):
+            pieces.update(parts)
+            pending += parts
+    return pieces
 
 
 def _unigram(tokenizer: Json, used: set[str], unknown: Iterable[str]) -> set[str]:
-    """The unknown piece, the bytes if it falls back on them, and the least likely piece.
+    """Returns the unknown piece, the byte pieces if unknown characters become bytes, and the least likely piece.
 
-    The likeliest way through a text stays the likeliest one where others go. What an unknown character costs is counted
-    from the least likely piece.
+    The most likely segmentation of a text remains the most likely one without the others. The score of an unknown
+    character is derived from the least likely piece.
     """
     model = tokenizer["model"]
-    found = {min(model["vocab"], key=lambda entry: entry[1])[0]}
+    pieces = {min(model["vocab"], key=lambda entry: entry[1])[0]}
     if model.get("unk_id") is not None:
-        found.add(model["vocab"][model["unk_id"]][0])
+        pieces.add(model["vocab"][model["unk_id"]][0])
     if model.get("byte_fallback"):
-        found |= {piece for piece, _ in model["vocab"] if _BYTE.fullmatch(piece)}
-    return found
+        pieces |= {piece for piece, _ in model["vocab"] if _BYTE.fullmatch(piece)}
+    return pieces
 
 
 def _wordlevel(tokenizer: Json, used: set[str], unknown: Iterable[str]) -> set[str]:
-    """Nothing else: a word is its own piece."""
+    """Returns no further pieces, as a word is its own piece."""
     return set()
 
 
@@ -186,8 +193,8 @@ _FINDERS: dict[str, Callable[[Json, set[str], Iterable[str]], set[str]]] = {
 }
 
 
-def _guess_type(model: Json) -> str:
-    """The kind of a model in a file of an early version, which does not name it."""
+def _infer_algorithm(model: Json) -> str:
+    """Returns the algorithm of a model in a file of an early version, which does not name it."""
     if "merges" in model:
         return "BPE"
     return "WordPiece" if "max_input_chars_per_word" in model else "Unigram"

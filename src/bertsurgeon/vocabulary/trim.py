@@ -1,12 +1,12 @@
-"""From a model, its tokenizer and a corpus to both without the tokens that the corpus never uses."""
+"""Trimming: removes tokens that a corpus never uses from a model and its tokenizer."""
 
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Encoding, Tokenizer
@@ -19,62 +19,72 @@ from bertsurgeon.errors import DataError, ModelError
 from bertsurgeon.vocabulary.pieces import Json, keep_pieces, needed_pieces, piece_ids, special_ids
 
 Text = str | Sequence[str]
-"""A text, or the words of one."""
+"""A text, or the list of its words."""
 
-AT_ONCE = 1000
-"""Texts that are tokenized together."""
+CHUNK_SIZE = 1000
+"""Number of texts that are tokenized together."""
 
 
 @dataclass(frozen=True)
 class TrimReport:
-    """What trimming did.
+    """Sizes before and after trimming.
 
     Attributes:
-        texts: Of the corpus.
-        kept: Tokens that are left.
-        of: Tokens that the model had embeddings for.
-        parameters: Of the model, before and after.
+        texts: Number of texts in the corpus.
+        kept: Number of tokens that remain.
+        total: Number of tokens that the model had embeddings for.
+        parameters: Number of the model's parameters, before and after.
     """
 
     texts: int
     kept: int
-    of: int
+    total: int
     parameters: tuple[int, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Returns plain data for JSON."""
+        return {"texts": self.texts, "kept": self.kept, "of": self.total, "parameters": self.parameters}
 
 
-def trim_vocabulary(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, TrimReport]:
-    """Drops the embeddings of all tokens that a corpus never uses, and gives the others new ids.
+class TrimResult(NamedTuple):
+    """Result of :func:`trim_vocabulary`.
 
-    The texts of the corpus fall into the same pieces as before, which is checked for all of them, and a model without a
-    vocabulary in its outputs says exactly the same about them. What else is tokenized falls into the pieces that are
-    left: shorter ones, or the unknown token. Special and added tokens stay.
+    Attributes:
+        model: The model with fewer embeddings.
+        tokenizer: The tokenizer that belongs to it.
+        report: Sizes before and after.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    report: TrimReport
+
+
+def trim_vocabulary(model: PreTrainedModel, data: Sequence[Text], tokenizer: PreTrainedTokenizerBase) -> TrimResult:
+    """Removes the embeddings of all tokens that a corpus never uses, and gives the others new ids.
+
+    The texts of the corpus are split into the same subwords as before, which is checked for all of them, and a model
+    whose outputs are not a vocabulary returns exactly the same for them. Other texts are split into subwords that
+    remain: shorter ones, or the unknown token. Special and added tokens remain.
 
     Args:
-        model: Dense, pruned or sparse; left as it is.
-        tokenizer: Its fast tokenizer, of the kind WordPiece, BPE, Unigram or WordLevel; left as it is.
-        texts: The corpus: texts, or lists of words where a task comes in words. Whole texts: truncation cuts later.
-
-    Returns:
-        The model, its tokenizer, and what was done.
+        model: Dense, pruned or sparse model; it is not modified.
+        data: The corpus: texts, or lists of words for tasks whose data is split into words. Texts are used whole, even
+            where evaluation would truncate them.
+        tokenizer: Its fast tokenizer with a WordPiece, BPE, Unigram or WordLevel model; it is not modified.
 
     Raises:
-        ModelError: If the model reads no tokens, or its tokenizer cannot be trimmed.
-        DataError: If there are no texts.
+        ModelError: If the model has no token embeddings, or its tokenizer cannot be trimmed.
+        DataError: If the corpus is empty, or is not a list of texts.
 
     Example:
         >>> from bertsurgeon import trim_vocabulary
         >>> from bertsurgeon.testing import toy_classifier
         >>> model, tokenizer, _ = toy_classifier()
-        >>> smaller, its_tokenizer, report = trim_vocabulary(model, tokenizer, ["a warm film", "a dull film"])
-        >>> report.kept, report.of
+        >>> trimmed = trim_vocabulary(model, ["a warm film", "a dull film"], tokenizer)
+        >>> trimmed.report.kept, trimmed.report.total
         (9, 25)
-        >>> its_tokenizer.tokenize("a warm day")
+        >>> trimmed.tokenizer.tokenize("a warm day")
         ['a', 'warm', '[UNK]']
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -82,118 +92,120 @@ def trim_vocabulary(
         raise ModelError(
             f"{type(tokenizer).__name__} cannot be trimmed, as it is no fast tokenizer; save the model with a fast one."
         )
-    if not texts:
+    if isinstance(data, str) or not isinstance(data, Sequence):
+        raise DataError(f"The corpus is a {type(data).__name__}; pass a list of texts, or of lists of words.")
+    if not data:
         raise DataError("The corpus is empty; trimming needs the texts that the model is for.")
     rows = _embedding(model).num_embeddings
-    data: Json = json.loads(backend.to_str())
-    kept = _kept_ids(model, data, _whole_texts(data), texts)
+    tokenizer_json: Json = json.loads(backend.to_str())
+    kept = _kept_ids(model, tokenizer_json, _without_truncation(tokenizer_json), data)
     if kept[-1] >= rows:
         raise ModelError(
-            f"The tokenizer knows more tokens than the {rows} of the model; they do not belong together, load its own."
+            f"The tokenizer has more tokens than the {rows} of the model; they do not belong together, load its own."
         )
-    smaller_data = keep_pieces(data, kept)
+    trimmed_json = keep_pieces(tokenizer_json, kept)
     new_ids = {old: new for new, old in enumerate(kept)}
-    _check_same(_whole_texts(data), _whole_texts(smaller_data), texts, new_ids)
-    smaller = deepcopy(model)
-    _cut_rows(smaller, kept)
-    _map_config(smaller, new_ids)
-    before, after = (sum(p.numel() for p in one.parameters()) for one in (model, smaller))
-    rebuilt = _rebuild(tokenizer, smaller_data)
-    if isinstance(smaller, Embedder):
-        smaller.take_tokenizer(rebuilt)
-    return smaller, rebuilt, TrimReport(len(texts), len(kept), rows, (before, after))
+    _check_same(_without_truncation(tokenizer_json), _without_truncation(trimmed_json), data, new_ids)
+    trimmed = deepcopy(model)
+    _keep_rows(trimmed, kept)
+    _map_config(trimmed, new_ids)
+    before, after = (sum(p.numel() for p in one.parameters()) for one in (model, trimmed))
+    trimmed_tokenizer = _rebuild(tokenizer, trimmed_json)
+    if isinstance(trimmed, Embedder):
+        trimmed.set_tokenizer(trimmed_tokenizer)
+    return TrimResult(trimmed, trimmed_tokenizer, TrimReport(len(data), len(kept), rows, (before, after)))
 
 
 def _embedding(model: PreTrainedModel) -> nn.Embedding:
     embedding = model.get_input_embeddings()
     if not isinstance(embedding, nn.Embedding):
-        raise ModelError(f"A {type(model).__name__} has no vocabulary that could be trimmed.")
+        raise ModelError(f"A {type(model).__name__} has no vocabulary that could be trimmed; pass a model of texts.")
     return embedding
 
 
-def _whole_texts(data: Json) -> Tokenizer:
-    """A tokenizer that neither cuts nor pads."""
-    return Tokenizer.from_str(json.dumps({**data, "truncation": None, "padding": None}))
+def _without_truncation(tokenizer_json: Json) -> Tokenizer:
+    """Returns a tokenizer that neither truncates nor pads."""
+    return Tokenizer.from_str(json.dumps({**tokenizer_json, "truncation": None, "padding": None}))
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[Text]) -> Iterator[tuple[Text, Encoding]]:
-    for start in range(0, len(texts), AT_ONCE):
-        chunk = texts[start : start + AT_ONCE]
+    for start in range(0, len(texts), CHUNK_SIZE):
+        chunk = texts[start : start + CHUNK_SIZE]
         in_words = not isinstance(chunk[0], str)
         inputs: Any = [list(text) for text in chunk] if in_words else list(chunk)
         yield from zip(chunk, tokenizer.encode_batch(inputs, is_pretokenized=in_words), strict=True)
 
 
-def _kept_ids(model: PreTrainedModel, data: Json, tokenizer: Tokenizer, texts: Sequence[Text]) -> list[int]:
-    """Ids of the tokens that stay, ascending."""
-    ids = piece_ids(data)
+def _kept_ids(model: PreTrainedModel, tokenizer_json: Json, tokenizer: Tokenizer, texts: Sequence[Text]) -> list[int]:
+    """Returns the ids of the tokens that remain, ascending."""
+    ids = piece_ids(tokenizer_json)
     pieces = {number: piece for piece, number in ids.items()}
-    unknown_token = data["model"].get("unk_token")
+    unknown_token = tokenizer_json["model"].get("unk_token")
     used: set[int] = set()
     unknown: set[str] = set()
     for text, encoding in progress.track(_encode(tokenizer, texts), "Reading the corpus", len(texts)):
         used.update(encoding.ids)
         if unknown_token is not None and ids.get(unknown_token) in encoding.ids:
             unknown |= _words(tokenizer, text)
-    found = {ids[piece] for piece in needed_pieces(data, {pieces[number] for number in used}, unknown)}
+    kept = {ids[piece] for piece in needed_pieces(tokenizer_json, {pieces[number] for number in used}, unknown)}
     if unknown_token is not None:
-        found.add(ids[unknown_token])
-    found |= special_ids(data)
-    found |= {number for number in _config_ids(model) if number in pieces}
-    # models that count positions from the id of the padding keep what comes before it
-    counted = [
+        kept.add(ids[unknown_token])
+    kept |= special_ids(tokenizer_json)
+    kept |= {number for number in _config_ids(model) if number in pieces}
+    # models that count positions from the padding's id need it, and therefore all ids before it, unchanged
+    padding_ids = [
         padding
         for module in model.modules()
         if not isinstance(module, nn.Embedding) and isinstance(padding := getattr(module, "padding_idx", None), int)
     ]
-    return sorted(found.union(*(range(number + 1) for number in counted)))
+    return sorted(kept.union(*(range(number + 1) for number in padding_ids)))
 
 
 def _words(tokenizer: Tokenizer, text: Text) -> set[str]:
-    """What a text falls into before pieces are looked for."""
-    found: set[str] = set()
+    """Returns the words that a text is split into before each is split into pieces."""
+    words: set[str] = set()
     for part in [text] if isinstance(text, str) else text:
-        plain = part if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(part)
+        normalized = part if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(part)
         if tokenizer.pre_tokenizer is None:
-            found.add(plain)
+            words.add(normalized)
         else:
-            found |= {word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(plain)}
-    return found
+            words |= {word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized)}
+    return words
 
 
 def _check_same(before: Tokenizer, after: Tokenizer, texts: Sequence[Text], new_ids: dict[int, int]) -> None:
-    """Checks that all texts fall into the same pieces.
+    """Checks that all texts are split into the same pieces.
 
     Raises:
-        ModelError: If one does not.
+        ModelError: If one is not.
     """
     pairs = zip(_encode(before, texts), _encode(after, texts), strict=True)
-    for (text, wanted), (_, found) in progress.track(pairs, "Checking the corpus", len(texts)):
-        if [new_ids[number] for number in wanted.ids] != found.ids:
+    for (text, old), (_, new) in progress.track(pairs, "Checking the corpus", len(texts)):
+        if [new_ids[number] for number in old.ids] != new.ids:
             shown = text if isinstance(text, str) else " ".join(text)
             raise ModelError(
-                f"The tokenizer cannot be trimmed: {shown[:60]!r} would fall into other pieces; keep the vocabulary."
+                f"The tokenizer cannot be trimmed: {shown[:60]!r} would be split into other subwords; keep the "
+                "vocabulary."
             )
 
 
-def _cut_rows(model: PreTrainedModel, kept: list[int]) -> None:
-    """Keeps some rows of the embeddings, and of what else has one for every token: a head, tied or not, and its bias.
+def _keep_rows(model: PreTrainedModel, kept: list[int]) -> None:
+    """Keeps some rows of all parameters with one row per token: the embeddings, and a head's weight and bias.
 
-    transformers' ``resize_token_embeddings`` cuts at the end only, and leaves biases that a head shares as they are.
+    transformers' ``resize_token_embeddings`` removes rows at the end only, and skips biases that a head shares.
     """
     head = model.get_output_embeddings()
-    of_head = [getattr(head, name, None) for name in ("weight", "bias")]
-    whole = [_embedding(model).weight, *(value for value in of_head if isinstance(value, nn.Parameter))]
+    head_values = [getattr(head, name, None) for name in ("weight", "bias")]
+    parameters = [_embedding(model).weight, *(value for value in head_values if isinstance(value, nn.Parameter))]
     index = torch.tensor(kept, device=model.device)
-    cut: dict[int, nn.Parameter] = {}
-    for value in whole:
-        if id(value) not in cut:
-            cut[id(value)] = nn.Parameter(value.detach()[index].clone(), value.requires_grad)
+    smaller: dict[int, nn.Parameter] = {}
+    for value in parameters:
+        if id(value) not in smaller:
+            smaller[id(value)] = nn.Parameter(value.detach()[index].clone(), value.requires_grad)
     for module in model.modules():
-        own = list(module.named_parameters(recurse=False, remove_duplicate=False))
-        for name, value in own:
-            if id(value) in cut:
-                setattr(module, name, cut[id(value)])
+        for name, value in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if id(value) in smaller:
+                setattr(module, name, smaller[id(value)])
                 for size in ("num_embeddings", "out_features"):
                     if name == "weight" and hasattr(module, size):
                         setattr(module, size, len(kept))
@@ -203,7 +215,7 @@ def _cut_rows(model: PreTrainedModel, kept: list[int]) -> None:
 
 
 def _map_config(model: PreTrainedModel, new_ids: dict[int, int]) -> None:
-    """Gives the ids of special tokens in configurations, and of the padding, their new numbers."""
+    """Replaces the ids of special tokens in configurations, and the padding's in the embedding."""
 
     def change(value: Any) -> Any:
         if isinstance(value, list):
@@ -217,18 +229,19 @@ def _map_config(model: PreTrainedModel, new_ids: dict[int, int]) -> None:
 
 
 def _config_ids(model: PreTrainedModel) -> set[int]:
-    found: set[int] = set()
+    """Returns all token ids in a model's configurations, and the padding's."""
+    ids: set[int] = set()
 
-    def keep(config: Any, name: str, value: Any) -> None:
-        found.update(entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, int))
+    def collect(config: Any, name: str, value: Any) -> None:
+        ids.update(entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, int))
 
-    _for_config_ids(model, keep)
+    _for_config_ids(model, collect)
     padding = _embedding(model).padding_idx
-    return found if padding is None else found | {padding}
+    return ids if padding is None else ids | {padding}
 
 
 def _for_config_ids(model: PreTrainedModel, visit: Callable[[Any, str, Any], None]) -> None:
-    """Visits every entry with token ids: configuration, name and value."""
+    """Calls ``visit`` with configuration, name and value of every entry that holds token ids."""
     for config in (model.config, getattr(model, "generation_config", None)):
         if config is not None:
             for name, value in list(vars(config).items()):
@@ -236,10 +249,10 @@ def _for_config_ids(model: PreTrainedModel, visit: Callable[[Any, str, Any], Non
                     visit(config, name, value)
 
 
-def _rebuild(tokenizer: PreTrainedTokenizerBase, data: Json) -> PreTrainedTokenizerBase:
-    """The same tokenizer with another JSON."""
+def _rebuild(tokenizer: PreTrainedTokenizerBase, tokenizer_json: Json) -> PreTrainedTokenizerBase:
+    """Returns a tokenizer of the same class with another JSON."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        (Path(folder) / "tokenizer.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+        (Path(folder) / "tokenizer.json").write_text(json.dumps(tokenizer_json, ensure_ascii=False), encoding="utf-8")
         rebuilt: PreTrainedTokenizerBase = type(tokenizer).from_pretrained(folder)
     return rebuilt

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from auto_cases import Batches, Factory, LogitsOf
-from bertsurgeon import Calibration, PruneConfig, calibrate, prune, to_dense
+from bertsurgeon import AutoConfig, Calibration, Sparsity, calibrate, prune, to_dense
 from bertsurgeon.errors import OptionError
 from bertsurgeon.methods.auto.groups import align_groups, group_error, kept_energy
 from bertsurgeon.plan import (
@@ -38,7 +38,7 @@ def test_aligned_groups(seed: int, groups: int, steps: int) -> None:
 
 def test_groups_of_neighbouring_channels(tiny_model: Callable[..., PreTrainedModel], tiny_batches: Batches) -> None:
     options = {"structures": ("groups",), "samples": 24}
-    _, report = prune(tiny_model("bert"), tiny_batches, PruneConfig(sparsity=0.5, group_chunk=4, **options))
+    _, report = prune(tiny_model("bert"), AutoConfig(Sparsity(0.5), group_chunk=4, **options), tiny_batches)
     found = 0
     for layer in report.plan.layers:
         for role, own in (("query", "column_groups"), ("intermediate", "column_groups"), ("output", "row_groups")):
@@ -49,7 +49,7 @@ def test_groups_of_neighbouring_channels(tiny_model: Callable[..., PreTrainedMod
                     assert all(channel // 4 * 4 + i in group for channel in group for i in range(4))
     assert found
     with pytest.raises(OptionError, match="do not divide"):
-        prune(tiny_model("bert"), tiny_batches, PruneConfig(sparsity=0.5, group_chunk=5, **options))
+        prune(tiny_model("bert"), AutoConfig(Sparsity(0.5), group_chunk=5, **options), tiny_batches)
 
 
 def test_hidden_groups_are_found() -> None:
@@ -69,8 +69,8 @@ def test_groups_alone(
     name: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf, tmp_path: Path
 ) -> None:
     model = tiny_model(name)
-    config = PruneConfig(sparsity=0.6, damping=1e-2, structures=("groups",))
-    pruned, report = prune(model, tiny_batches, config)
+    config = AutoConfig(Sparsity(0.6), damping=1e-2, structures=("groups",))
+    pruned, report = prune(model, config, tiny_batches)
     assert 0.6 <= report.sparsity < 0.85
     grouped = [matrix.structure for _, _, matrix in report.plan if isinstance(matrix.structure, Grouped)]
     assert grouped
@@ -105,10 +105,10 @@ def test_errors_of_groups_are_those_of_lstsq() -> None:
 
 def test_groups_need_a_calibration_that_knows_them(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
     model = tiny_model("bert")
-    with_groups = PruneConfig(sparsity=0.5, structures=("removal", "low_rank", "groups"))
+    with_groups = AutoConfig(Sparsity(0.5), structures=("removal", "low_rank", "groups"))
     with pytest.raises(OptionError, match="groups"):
-        prune(model, calibrate(model, tiny_batches, PruneConfig(sparsity=0.5)), with_groups)
-    made = calibrate(model, tiny_batches, with_groups)
+        prune(model, with_groups, calibrate(model, AutoConfig(Sparsity(0.5)), tiny_batches))
+    made = calibrate(model, with_groups, tiny_batches)
     made.save(tmp_path / "calibration")
     loaded = Calibration.load(tmp_path / "calibration")
-    assert prune(model, loaded, with_groups)[1].plan == prune(model, made, with_groups)[1].plan
+    assert prune(model, with_groups, loaded)[1].plan == prune(model, with_groups, made)[1].plan

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from auto_cases import Batches, Factory, LogitsOf, calibrate_tiny, plan_of
-from bertsurgeon import PruneConfig, prune, to_dense
+from bertsurgeon import AutoConfig, Sparsity, prune, to_dense
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import count_flops
 from bertsurgeon.calibration import Moments
@@ -113,8 +113,8 @@ def test_the_dense_twin_and_a_round_trip(
     name: str, target: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf, tmp_path: Path
 ) -> None:
     model = tiny_model(name)
-    config = PruneConfig(sparsity=0.6, damping=1e-2, target=target)  # type: ignore[arg-type]
-    pruned, report = prune(model, tiny_batches, config)
+    config = AutoConfig(Sparsity(0.6), damping=1e-2, target=target)  # type: ignore[arg-type]
+    pruned, report = prune(model, config, tiny_batches)
     assert any(layer.units for layer in report.plan.layers)
     assert any(isinstance(matrix.structure, LowRank) for _, _, matrix in report.plan)
     twin = to_dense(pruned)
@@ -170,7 +170,7 @@ def test_removal_is_least_squares_on_its_own_support(tiny_model: Factory, tiny_b
 
 
 def test_whole_sub_layers_may_go(tiny_model: Factory, tiny_batches: Batches) -> None:
-    _, report = prune(tiny_model("bert"), tiny_batches, PruneConfig(sparsity=0.985, damping=1e-2))
+    _, report = prune(tiny_model("bert"), AutoConfig(Sparsity(0.985), damping=1e-2), tiny_batches)
     dropped = [isinstance(matrix.structure, Dropped) for _, _, matrix in report.plan]
     assert any(dropped)
     assert not all(dropped)
@@ -274,9 +274,9 @@ def test_token_weights_weigh_the_mean_of_a_dropped_sub_layer(tiny_model: Factory
 def test_auto_hands_its_calibration_to_the_compensation(part: str, tiny_model: Factory) -> None:
     """Other token weights or another curvature, with the same curves: the same plan, and other weights."""
     model = tiny_model("bert")
-    config = PruneConfig(sparsity=0.6, damping=1e-2)
+    config = AutoConfig(Sparsity(0.6), damping=1e-2)
     calibration = calibrate_tiny(model)
-    pruned, report = prune(model, calibration, config)
+    pruned, report = prune(model, config, calibration)
     assert any(isinstance(matrix.structure, LowRank) for _, _, matrix in report.plan)
     generator = torch.Generator().manual_seed(0)
     if part == "token_weights":
@@ -287,7 +287,7 @@ def test_auto_hands_its_calibration_to_the_compensation(part: str, tiny_model: F
         for key, metric in calibration.curvature.items():
             values = torch.rand(len(metric), generator=generator, dtype=torch.float64) ** 4
             calibration.curvature[key] = values if metric.dim() == 1 else values.diag()
-    other, other_report = prune(model, calibration, config)
+    other, other_report = prune(model, config, calibration)
     assert other_report.plan == report.plan
     states = pruned.state_dict(), other.state_dict()
     assert any(not torch.allclose(value, states[1][key], atol=1e-3) for key, value in states[0].items())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from auto_cases import ONES, Batches, Factory, calibrate_tiny, make_curve
-from bertsurgeon import Calibration, PruneConfig, progress, prune
+from bertsurgeon import AutoConfig, Calibration, Sparsity, budgets, progress, prune
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.errors import OptionError
 from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
@@ -130,25 +130,25 @@ def test_units_of_errors_and_costs_do_not_matter(
             assert other.error == pytest.approx(error_factor * choice.error, rel=1e-9, abs=0)
 
 
-@pytest.mark.parametrize("budget", [{"flops": 0.5}, {"sparsity": 0.75}], ids=str)
+@pytest.mark.parametrize("budget", [budgets.Flops(0.5), Sparsity(0.75)], ids=str)
 def test_a_regression_in_small_units_gets_the_same_plan(
-    budget: dict[str, float], tiny_model: Factory, tiny_batches: Batches
+    budget: budgets.Budget, tiny_model: Factory, tiny_batches: Batches
 ) -> None:
     """The head is scaled by a power of two, so that nothing but the unit of the predictions changes."""
     batches = [{name: value for name, value in batch.items() if name != "labels"} for batch in tiny_batches]
-    config = PruneConfig(**budget, damping=1e-2)  # type: ignore[arg-type]
+    config = AutoConfig(budget, damping=1e-2)
     plans = []
     for scale in (1.0, 2.0**-20):
         model = tiny_model("bert", num_labels=1)
         with torch.no_grad():
             model.classifier.weight.mul_(scale)
             model.classifier.bias.mul_(scale)
-        plans.append(prune(model, batches, config)[1].plan)
+        plans.append(prune(model, config, batches)[1].plan)
     assert plans[1] == plans[0]
-    cost = Flops() if "flops" in budget else Weights()
+    cost = Flops() if isinstance(budget, budgets.Flops) else Weights()
     dense = dense_plan("bert", Encoder(tiny_model("bert")).shapes)
     share = plan_cost(plans[1], cost) / plan_cost(dense, cost)
-    assert share == pytest.approx(1 - next(iter(budget.values())), abs=0.03)
+    assert share == pytest.approx(1 - budget.amount, abs=0.03)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from auto_cases import ONES, Batches, Factory, calibrate_tiny
-from bertsurgeon import Calibration, PruneConfig, progress, prune
+from bertsurgeon import AutoConfig, Calibration, Speedup, progress, prune
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import count_flops, random_inputs
 from bertsurgeon.errors import OptionError
@@ -192,7 +192,7 @@ def test_encoders_are_timed_without_their_words(
 def test_speedup_from_end_to_end(tiny_model: Factory, tiny_batches: Batches) -> None:
     """Timed on this machine; whatever the clock says, the result is a model that is not larger and runs."""
     model = tiny_model("bert")
-    pruned, report = prune(model, tiny_batches, PruneConfig(speedup=1.3, speedup_length=32, damping=1e-2))
+    pruned, report = prune(model, AutoConfig(Speedup(1.3, length=32), damping=1e-2), tiny_batches)
     assert 0 <= report.sparsity < 1
     assert count_flops(pruned, 1, 32) <= count_flops(model, 1, 32)
     assert torch.isfinite(pruned(**tiny_batches[0]).logits).all()
@@ -219,8 +219,8 @@ def test_speedup_in_a_runtime_from_end_to_end(
     monkeypatch.setattr(latency_model, "fit", fit)
     monkeypatch.setattr(speedup, "time_batches", time)
     model = tiny_model("bert")
-    config = PruneConfig(speedup=2.0, speedup_runtime="onnx", speedup_precision="int8", speedup_length=32, damping=1e-2)
-    pruned, report = prune(model, tiny_batches, config)
+    config = AutoConfig(Speedup(2.0, runtime="onnx", precision="int8", length=32), damping=1e-2)
+    pruned, report = prune(model, config, tiny_batches)
     assert min(timed) > 0
     assert report.sparsity == pytest.approx(0.5, abs=0.03)
     assert count_flops(pruned, 1, 32) < count_flops(model, 1, 32)
@@ -229,22 +229,20 @@ def test_speedup_in_a_runtime_from_end_to_end(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"speedup_runtime": "onnx", "speedup_precision": "bf16"}, "no bfloat16"),
-        ({"speedup_precision": "int8"}, "another speedup_runtime"),
-        ({"speedup_runtime": "tensorrt"}, "speedup_runtime must be one of"),
+        ({"runtime": "onnx", "precision": "bf16"}, "no bfloat16"),
+        ({"precision": "int8"}, "another runtime"),
+        ({"runtime": "tensorrt"}, "runtime must be one of"),
+        ({"precision": "fp8"}, "precision must be one of"),
+        ({"batch_size": 0}, "at least 1 text"),
+        ({"length": 0}, "at least 1 token"),
     ],
 )
 def test_impossible_places(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        PruneConfig(speedup=2.0, **options)
+        Speedup(2.0, **options)
 
 
-def test_where_no_speedup_is_measured() -> None:
-    with pytest.raises(OptionError, match="name the speedup itself"):
-        PruneConfig(sparsity=0.5, speedup_length=64)
-
-
-@pytest.mark.parametrize("speedup", [1.0, 0.5, -2.0, float("inf"), float("nan")])
-def test_impossible_speedups(speedup: float) -> None:
+@pytest.mark.parametrize("factor", [1.0, 0.5, -2.0, float("inf"), float("nan")])
+def test_impossible_speedups(factor: float) -> None:
     with pytest.raises(OptionError, match="speed-up"):
-        PruneConfig(speedup=speedup)
+        Speedup(factor)

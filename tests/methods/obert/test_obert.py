@@ -16,7 +16,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bertsurgeon import PruneConfig, is_sparse, load_model, progress, prune, save_model, train
+from bertsurgeon import (
+    AutoConfig,
+    ObertConfig,
+    Sparsity,
+    is_sparse,
+    load_model,
+    progress,
+    prune,
+    save_model,
+    train,
+)
 from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.layers.masks import encoder_weights, masks_of, sparsity_of
@@ -34,10 +44,9 @@ Factory = Callable[..., PreTrainedModel]
 LogitsOf = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]
 
 
-def config(**options: Any) -> PruneConfig:
+def config(sparsity: float = 0.5, **options: Any) -> ObertConfig:
     """The paper's own weights, without compensation."""
-    own = {"method": "obert", "sparsity": 0.5, "fisher_damping": 1e-4, "compensation": "none"}
-    return PruneConfig(**{**own, **options})
+    return ObertConfig(Sparsity(sparsity), **{"fisher_damping": 1e-4, "compensation": "none", **options})
 
 
 def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
@@ -56,7 +65,7 @@ def assert_same(first: PreTrainedModel, second: PreTrainedModel) -> None:
 def test_only_the_encoder_is_pruned(name: str, tiny_model: Factory, tiny_batches: Batches) -> None:
     model = tiny_model(name)
     before = copy.deepcopy(model)
-    pruned, report = prune(model, tiny_batches, config(recomputations=3))
+    pruned, report = prune(model, config(recomputations=3), tiny_batches)
     assert_same(model, before)
     assert not is_sparse(model)
     assert type(pruned) is type(model)
@@ -77,7 +86,7 @@ def test_only_the_encoder_is_pruned(name: str, tiny_model: Factory, tiny_batches
 def test_recomputations_land_on_the_target(
     pattern: str, rounds: int, tiny_model: Factory, tiny_batches: Batches
 ) -> None:
-    pruned, report = prune(tiny_model("bert"), tiny_batches, config(pattern=pattern, recomputations=rounds))
+    pruned, report = prune(tiny_model("bert"), config(pattern=pattern, recomputations=rounds), tiny_batches)
     assert sparsity_of(masks(pruned)) == 0.5
     assert len(report.seconds) == (min(rounds, 2) if pattern == "2:4" else rounds)
 
@@ -89,14 +98,14 @@ def test_shares_of_the_rounds() -> None:
 
 
 def test_sparse_models_are_pruned_further(tiny_model: Factory, tiny_batches: Batches) -> None:
-    first, _ = prune(tiny_model("bert"), tiny_batches, config(pattern="block"))
-    second, _ = prune(first, tiny_batches, config(pattern="block", sparsity=0.75, update="greedy"))
+    first, _ = prune(tiny_model("bert"), config(pattern="block"), tiny_batches)
+    second, _ = prune(first, config(pattern="block", sparsity=0.75, update="greedy"), tiny_batches)
     assert sparsity_of(masks(second)) == 0.75
     assert all(not (mask & ~masks(first)[key]).any() for key, mask in masks(second).items())
     with pytest.raises(OptionError, match="already"):
-        prune(second, tiny_batches, config(sparsity=0.6))
+        prune(second, config(sparsity=0.6), tiny_batches)
     with pytest.raises(ModelError, match="sparse already"):
-        prune(second, tiny_batches, PruneConfig(sparsity=0.5))
+        prune(second, AutoConfig(Sparsity(0.5)), tiny_batches)
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "1x4", "2:4"])
@@ -106,8 +115,8 @@ def test_compensation_keeps_the_masks_and_comes_closer(
 ) -> None:
     model = tiny_model(name)
     before = copy.deepcopy(model)
-    plain, _ = prune(model, tiny_batches, config(pattern=pattern))
-    refitted, report = prune(model, tiny_batches, config(pattern=pattern, compensation="sequential"))
+    plain, _ = prune(model, config(pattern=pattern), tiny_batches)
+    refitted, report = prune(model, config(pattern=pattern, compensation="sequential"), tiny_batches)
     assert_same(model, before)
     assert all(torch.equal(mask, masks(plain)[key]) for key, mask in masks(refitted).items())
     assert report.sparsity == 0.5
@@ -124,12 +133,12 @@ def test_fewer_gradients_than_asked_for(
 ) -> None:
     notes: list[str] = []
     monkeypatch.setattr(progress, "note", notes.append)
-    _, report = prune(tiny_model("bert"), tiny_batches, config())
+    _, report = prune(tiny_model("bert"), config(), tiny_batches)
     assert report.sparse is not None
     assert report.sparse.gradients == 24
     assert "1024 gradients were asked for, the data gives 24" in notes[0]
     notes.clear()
-    _, report = prune(tiny_model("bert"), tiny_batches, config(samples=24, fisher_batch_size=4))
+    _, report = prune(tiny_model("bert"), config(samples=24, fisher_batch_size=4), tiny_batches)
     assert report.sparse is not None
     assert report.sparse.gradients == 8  # four of each batch of six, and the two that are left
     assert not any("asked" in note for note in notes)
@@ -145,22 +154,18 @@ def test_a_teacher_gives_the_gradients(tiny_model: Factory, tiny_batches: Batche
     expected = 4 * (p * (p / q).log()).sum()
     assert torch.allclose(distilled_loss(teacher)(model, batch, torch.Generator()), expected, rtol=1e-4)
     unlabelled = [{key: value for key, value in batch.items() if key != "labels"} for batch in tiny_batches]
-    taught, _ = prune(model, unlabelled, config(update="woodtaylor", fisher_damping=1e-2), teacher=teacher)
+    taught, _ = prune(model, config(update="woodtaylor", fisher_damping=1e-2), unlabelled, teacher=teacher)
     assert sparsity_of(masks(taught)) == 0.5
     with pytest.raises(OptionError, match="woodtaylor"):
-        prune(model, unlabelled, config(update="woodtaylor"))
+        prune(model, config(update="woodtaylor"), unlabelled)
     with pytest.raises(OptionError, match="teacher"):
-        prune(model, tiny_batches, PruneConfig(sparsity=0.5), teacher=teacher)
+        prune(model, AutoConfig(Sparsity(0.5)), tiny_batches, teacher=teacher)
 
 
 @pytest.mark.parametrize(
     ("options", "word"),
     [
         ({"compensation": "independent"}, "sequential or none"),
-        ({"structures": ("removal",)}, "structures is an option of the method auto"),
-        ({"groups": 2, "sparsity": None}, "groups is an option of the method pgb"),
-        ({"method": "auto", "pattern": "1x4"}, "pattern is an option of the method obert"),
-        ({"method": "pgb", "recomputations": 2}, "recomputations is an option of the method obert"),
         ({"pattern": "2:4", "sparsity": 0.6}, "2:4"),
         ({"pattern": "circles"}, "circles"),
         ({"score": "magnitude", "update": "greedy"}, "magnitude"),
@@ -174,7 +179,7 @@ def test_a_teacher_gives_the_gradients(tiny_model: Factory, tiny_batches: Batche
 )
 def test_impossible_options(options: dict[str, Any], word: str) -> None:
     with pytest.raises(OptionError, match=word):
-        PruneConfig(**{"method": "obert", "sparsity": 0.5, **options})
+        ObertConfig(Sparsity(options.pop("sparsity", 0.5)), **options)
 
 
 @pytest.fixture(scope="module")
@@ -187,11 +192,11 @@ def test_training_leaves_the_zeros(
     keep_best: bool, folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
 ) -> None:
     teacher = load_model(folder / "dense")
-    pruned, _ = prune(teacher, dataset, config(pattern="1x4", samples=32, sparsity=0.7), tokenizer)
+    pruned, _ = prune(teacher, config(pattern="1x4", samples=32, sparsity=0.7), dataset, tokenizer)
     before = masks(pruned)
     weights = {name: value.clone() for name, value in pruned.named_parameters()}
     options = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3, keep_best=keep_best)
-    train(pruned, dataset, tokenizer, options, tmp_path / "work", teacher=teacher)
+    train(pruned, options, dataset, tokenizer, work_dir=tmp_path / "work", teacher=teacher)
     after = masks(pruned)
     assert all(torch.equal(mask, after[key]) for key, mask in before.items())
     assert any(not torch.equal(value, weights[name]) for name, value in pruned.named_parameters())
@@ -203,12 +208,14 @@ def test_training_is_resumed(
     folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
 ) -> None:
     """The Trainer's own checkpoints are sparse as well, and it reads them forgiving whatever is missing."""
-    pruned, _ = prune(load_model(folder / "dense"), dataset, config(samples=32), tokenizer)
+    pruned, _ = prune(load_model(folder / "dense"), config(samples=32), dataset, tokenizer)
     trained, resumed = copy.deepcopy(pruned), copy.deepcopy(pruned)
     options = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3)
-    train(trained, dataset, tokenizer, options, tmp_path)
+    train(trained, options, dataset, tokenizer, work_dir=tmp_path)
     assert any(key.endswith(".bitmap") for key in load_file(tmp_path / "checkpoint-8" / "model.safetensors"))
-    train(resumed, dataset, tokenizer, options, tmp_path, resume=True)  # there is nothing left to do but to read
+    train(
+        resumed, options, dataset, tokenizer, work_dir=tmp_path, resume=True
+    )  # there is nothing left to do but to read
     assert_same(resumed, trained)
     assert all(torch.equal(mask, masks(pruned)[key]) for key, mask in masks(resumed).items())
 

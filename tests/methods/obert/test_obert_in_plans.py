@@ -12,7 +12,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from bertsurgeon import PruneConfig, get_plan, is_sparse, load_model, prune, save_model, to_dense
+from bertsurgeon import (
+    AutoConfig,
+    Groups,
+    ObertConfig,
+    PgbConfig,
+    Sparsity,
+    get_plan,
+    is_sparse,
+    load_model,
+    prune,
+    save_model,
+    to_dense,
+)
 from bertsurgeon.architectures import Encoder, get_architecture
 from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.calibration import make_batches, split_rows
@@ -24,6 +36,7 @@ from bertsurgeon.gradual.training import train_gradually
 from bertsurgeon.layers import GroupedLinear, dense_parts
 from bertsurgeon.layers.masks import encoder_weights, enforce_masks, masks_of, sparsity_of
 from bertsurgeon.methods.obert.collect import collect_inverses, plan_passes
+from bertsurgeon.methods.registry import METHODS
 from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Role, Units
 from bertsurgeon.recovery import MaskCallback
 from bertsurgeon.tasks import tokenize
@@ -56,10 +69,9 @@ def planned(model: PreTrainedModel) -> PreTrainedModel:
     return pruned.eval()
 
 
-def config(**options: Any) -> PruneConfig:
+def config(sparsity: float = 0.5, **options: Any) -> ObertConfig:
     """The paper's own weights, without compensation."""
-    own = {"method": "obert", "sparsity": 0.5, "fisher_damping": 1e-4, "compensation": "none"}
-    return PruneConfig(**{**own, **options})
+    return ObertConfig(Sparsity(sparsity), **{"fisher_damping": 1e-4, "compensation": "none", **options})
 
 
 def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
@@ -114,7 +126,7 @@ def test_round_trip(
     plan = get_plan(model)
     assert plan is not None
     save_model(model, tmp_path / "before")
-    pruned, report = prune(model, tiny_batches, config(pattern=pattern, sparsity=0.75, recomputations=2))
+    pruned, report = prune(model, config(pattern=pattern, sparsity=0.75, recomputations=2), tiny_batches)
     assert sparsity_of(masks(pruned)) == pytest.approx(0.75, abs=1e-3)
     assert report.plan == get_plan(pruned) == plan
     assert (
@@ -152,8 +164,8 @@ def test_compensation_inside_structures(
 ) -> None:
     model = planned(tiny_model(name))
     before = copy.deepcopy(model.state_dict())
-    plain, _ = prune(model, tiny_batches, config(sparsity=0.6))
-    refitted, report = prune(model, tiny_batches, config(sparsity=0.6, compensation="sequential"))
+    plain, _ = prune(model, config(sparsity=0.6), tiny_batches)
+    refitted, report = prune(model, config(sparsity=0.6, compensation="sequential"), tiny_batches)
     assert list(report.seconds) == ["round 1", "compensation"]
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(torch.equal(mask, masks(plain)[key]) for key, mask in masks(refitted).items())
@@ -202,17 +214,17 @@ def test_fits_inside_structures_are_least_squares(tiny_model: Factory, tiny_batc
 
 def test_groups_that_runs_do_not_fit(tiny_model: Factory, tiny_batches: Batches) -> None:
     model = tiny_model("bert")
-    pruned, _ = prune(model, tiny_batches, PruneConfig(method="pgb", groups=5, samples=24))
-    assert prune(pruned, tiny_batches, config())[1].sparsity == pytest.approx(0.9, abs=0.01)
+    pruned, _ = prune(model, PgbConfig(Groups(5), samples=24), tiny_batches)
+    assert prune(pruned, config(), tiny_batches)[1].sparsity == pytest.approx(0.9, abs=0.01)
     with pytest.raises(OptionError, match="runs of 4"):
-        prune(pruned, tiny_batches, config(pattern="1x4"))
+        prune(pruned, config(pattern="1x4"), tiny_batches)
     for method in ("pgb", "auto"):
         with pytest.raises(ModelError, match="prune on with the method obert"):
-            prune(pruned, tiny_batches, PruneConfig(method=method, sparsity=0.5))
+            prune(pruned, METHODS[method].config(Sparsity(0.5)), tiny_batches)
 
 
 def test_damaged_entries(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
-    pruned, _ = prune(planned(tiny_model("bert")), tiny_batches, config())
+    pruned, _ = prune(planned(tiny_model("bert")), config(), tiny_batches)
     pruned.save_pretrained(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
     sparse = content["quantization_config"]["sparse"]
@@ -264,13 +276,11 @@ def test_gradually(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after a pruning and resumed, with groups: the same weights as without."""
     tokenizer = AutoTokenizer.from_pretrained(write_model(tmp_path / "dense"))
     dataset = tokenized_texts(tokenizer, 64)
-    grouped, _ = prune(
-        load_model(tmp_path / "dense"), dataset, PruneConfig(method="pgb", groups=2, samples=16), tokenizer
-    )
+    grouped, _ = prune(load_model(tmp_path / "dense"), PgbConfig(Groups(2), samples=16), dataset, tokenizer)
     pruning = Pruning(0.6, 0.3, 0.5, 1.5, 0.5, block_size=16, damping=1e-4, gradients=8, gradient_batch_size=4)
     recipe = Recipe(2, 8, LearningRate(1e-3, 1e-4), Distillation(), pruning)
     models = [copy.deepcopy(grouped) for _ in range(3)]
-    train_gradually(models[0], dataset, tokenizer, recipe, tmp_path / "whole")
+    train_gradually(models[0], recipe, dataset, tokenizer, work_dir=tmp_path / "whole")
     original = MaskCallback.on_optimizer_step
 
     def kill(callback: MaskCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -281,8 +291,8 @@ def test_gradually(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(MaskCallback, "on_optimizer_step", kill)
         with pytest.raises(KeyboardInterrupt):
-            train_gradually(models[1], dataset, tokenizer, recipe, tmp_path / "killed")
-    train_gradually(models[2], dataset, tokenizer, recipe, tmp_path / "killed", resume=True)
+            train_gradually(models[1], recipe, dataset, tokenizer, work_dir=tmp_path / "killed")
+    train_gradually(models[2], recipe, dataset, tokenizer, work_dir=tmp_path / "killed", resume=True)
     assert sparsity_of(masks(models[0])) == pytest.approx(0.6, abs=1e-3)
     for key, value in models[0].state_dict().items():
         assert torch.equal(models[2].state_dict()[key], value), key
@@ -305,7 +315,7 @@ def test_what_reads_nothing_but_rounding_stays(role: Role, layer: int) -> None:
 
 def test_almost_nothing_left() -> None:
     model, tokenizer, texts = toy_classifier()
-    pruned, _ = prune(model, tokenize(texts, tokenizer), PruneConfig(method="obert", sparsity=0.98), tokenizer)
+    pruned, _ = prune(model, ObertConfig(Sparsity(0.98)), tokenize(texts, tokenizer), tokenizer)
     assert all(torch.isfinite(parameter).all() for parameter in pruned.parameters())
 
 
@@ -314,8 +324,8 @@ def test_half_precision(dtype: torch.dtype) -> None:
     """Sums of squares and gradients of low ranks are computed in single precision."""
     model, tokenizer, texts = toy_classifier()
     data = tokenize(texts, tokenizer)
-    low, _ = prune(model, data, PruneConfig(sparsity=0.7, structures=("low_rank",)), tokenizer)
-    pruned, report = prune(low.to(dtype), data, PruneConfig(method="obert", sparsity=0.5), tokenizer)  # type: ignore[arg-type]
+    low, _ = prune(model, AutoConfig(Sparsity(0.7), structures=("low_rank",)), data, tokenizer)
+    pruned, report = prune(low.to(dtype), ObertConfig(Sparsity(0.5)), data, tokenizer)  # type: ignore[arg-type]
     assert report.sparse is not None
     assert report.sparse.sparsity == pytest.approx(0.5, abs=0.01)
     assert {parameter.dtype for parameter in pruned.parameters()} == {dtype}
@@ -324,5 +334,5 @@ def test_half_precision(dtype: torch.dtype) -> None:
             layer.intermediate.dense.weight.mul_(30)
             layer.output.dense.weight.div_(30)
     for method in ("auto", "pgb"):
-        pruned, _ = prune(model.to(dtype), data, PruneConfig(method=method, sparsity=0.5), tokenizer)  # type: ignore[arg-type]
+        pruned, _ = prune(model.to(dtype), METHODS[method].config(Sparsity(0.5)), data, tokenizer)  # type: ignore[arg-type]
         assert all(torch.isfinite(parameter).all() for parameter in pruned.parameters())

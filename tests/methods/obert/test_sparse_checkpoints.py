@@ -19,9 +19,18 @@ from transformers import (
     PreTrainedModel,
 )
 
-from bertsurgeon import PruneConfig, get_plan, is_sparse, load_model, prune, save_model, to_dense
+from bertsurgeon import (
+    ObertConfig,
+    Sparsity,
+    get_plan,
+    is_sparse,
+    load_model,
+    prune,
+    save_model,
+    to_dense,
+)
 from bertsurgeon.checkpoint import SPARSE_FORMAT_VERSION, attach_sparse
-from bertsurgeon.checkpoint.packing import pack, unpack
+from bertsurgeon.checkpoint.packed import pack, unpack
 from bertsurgeon.errors import BertSurgeonError, CheckpointError
 from bertsurgeon.layers.masks import encoder_weights, masks_of
 from bertsurgeon.methods.obert.patterns import Pattern
@@ -35,10 +44,9 @@ Factory = Callable[..., PreTrainedModel]
 LogitsOf = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]
 
 
-def config(**options: Any) -> PruneConfig:
+def config(sparsity: float = 0.5, **options: Any) -> ObertConfig:
     """The paper's own weights, without compensation."""
-    own = {"method": "obert", "sparsity": 0.5, "fisher_damping": 1e-4, "compensation": "none"}
-    return PruneConfig(**{**own, **options})
+    return ObertConfig(Sparsity(sparsity), **{"fisher_damping": 1e-4, "compensation": "none", **options})
 
 
 def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
@@ -70,7 +78,7 @@ def test_packing(block: int) -> None:
 def test_round_trip(
     name: str, pattern: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf, tmp_path: Path
 ) -> None:
-    pruned, report = prune(tiny_model(name), tiny_batches, config(pattern=pattern, sparsity=0.9))
+    pruned, report = prune(tiny_model(name), config(pattern=pattern, sparsity=0.9), tiny_batches)
     save_model(pruned, tmp_path / "first")
     for load in (load_model, AutoModelForSequenceClassification.from_pretrained):
         again = load(tmp_path / "first")
@@ -103,7 +111,7 @@ def test_round_trip(
 
 
 def test_half_precision(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
-    pruned, _ = prune(tiny_model("bert"), tiny_batches, config())
+    pruned, _ = prune(tiny_model("bert"), config(), tiny_batches)
     half = pruned.to(torch.bfloat16)
     half.save_pretrained(tmp_path)
     for load in (load_model, AutoModelForSequenceClassification.from_pretrained):
@@ -111,7 +119,7 @@ def test_half_precision(tiny_model: Factory, tiny_batches: Batches, tmp_path: Pa
 
 
 def test_the_encoder_alone(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
-    pruned, _ = prune(tiny_model("roberta"), tiny_batches, config())
+    pruned, _ = prune(tiny_model("roberta"), config(), tiny_batches)
     pruned.save_pretrained(tmp_path / "whole")
     encoder = AutoModel.from_pretrained(tmp_path / "whole", add_pooling_layer=False)
     assert_same(encoder, pruned.roberta)
@@ -120,7 +128,7 @@ def test_the_encoder_alone(tiny_model: Factory, tiny_batches: Batches, tmp_path:
 
 
 def test_copies_are_independent(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
-    pruned, _ = prune(tiny_model("bert"), tiny_batches, config())
+    pruned, _ = prune(tiny_model("bert"), config(), tiny_batches)
     twin = copy.deepcopy(pruned)
     save_model(pruned, tmp_path / "first")
     twin.load_state_dict(load_file(tmp_path / "first" / "model.safetensors"))

@@ -1,3 +1,7 @@
+"""Group counts: the threshold rule, target sparsities and uniform counts."""
+
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -5,8 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bertsurgeon import (
+    AutoConfig,
+    Budget,
+    Flops,
+    Groups,
+    PgbConfig,
+    PruneConfig,
+    Sparsity,
+    Speedup,
+    Threshold,
+)
 from bertsurgeon.calibration import MatrixKey
-from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import OptionError
 from bertsurgeon.grouping.sizes import group_sizes
 from bertsurgeon.methods.pgb.group_counts import (
@@ -176,7 +190,7 @@ def test_impossible_sparsities(sparsity: float) -> None:
     with pytest.raises(OptionError, match="sparsity"):
         counts_by_sparsity(make_scores(1, 1, 1, seed=0), sparsity, 6)
     with pytest.raises(OptionError, match="sparsity"):
-        PruneConfig(sparsity=sparsity)
+        AutoConfig(Sparsity(sparsity))
 
 
 @pytest.mark.parametrize("threshold", [-1, -1e-9])
@@ -197,12 +211,13 @@ def test_impossible_group_counts(number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"sparsity": 0.5, "threshold": 1e-5}, {"sparsity": 0.5, "groups": 2}, {"threshold": 0.0, "groups": 2}],
+    ("config", "budget"),
+    [(PgbConfig, Flops(0.5)), (PgbConfig, Speedup(2.0)), (AutoConfig, Threshold(1e-5)), (AutoConfig, Groups(2))],
+    ids=str,
 )
-def test_exactly_one_size_is_asked_for(options: dict[str, float]) -> None:
-    with pytest.raises(OptionError, match="exactly one"):
-        PruneConfig(**options)  # type: ignore[arg-type]
+def test_budgets_of_other_methods_are_refused(config: Callable[[Budget], PruneConfig], budget: Budget) -> None:
+    with pytest.raises(OptionError, match=r"budget of (pgb|auto) must be one of"):
+        config(budget)
 
 
 @pytest.mark.parametrize("sparsity", [0.9, 0.98, 0.995])

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 from bertsurgeon import progress
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import Runnable, time_batches
+from bertsurgeon.budgets import SpeedupRuntime
 from bertsurgeon.calibration import Batch
 from bertsurgeon.checkpoint import attach_plan
-from bertsurgeon.config import SpeedupRuntime
-from bertsurgeon.exporting import ExportConfig, open_trial
+from bertsurgeon.exporting import ExportConfig, open_for_timing
 from bertsurgeon.layers import install_plan
 from bertsurgeon.methods.auto.candidates import SubLayerCurve
 from bertsurgeon.methods.auto.costs import FittedMilliseconds, plan_cost
@@ -78,7 +78,7 @@ class DeploymentTarget:
                     parameter.normal_(std=0.02, generator=generator)
         if self.runtime == "pytorch":
             return model
-        return open_trial(model, ExportConfig(self.runtime, self.precision), self.batch)
+        return open_for_timing(model, ExportConfig(self.runtime, self.precision), self.batch)
 
 
 def fit_costs(

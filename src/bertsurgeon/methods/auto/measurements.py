@@ -1,15 +1,13 @@
-"""What ``auto`` knows about a model: gathered once, good for any number of budgets, and worth keeping on disk."""
+"""What ``auto`` measures on a dense model: once, for any number of budgets; saved and loaded as a folder."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,16 +17,19 @@ from bertsurgeon import distributed
 from bertsurgeon.architectures import unfuse
 from bertsurgeon.calibration import Batch, MatrixKey, collect_statistics, make_batches
 from bertsurgeon.checkpoint import new_folder
-from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError, PlanError
 from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
+from bertsurgeon.methods.auto.config import CalibrationConfig
 from bertsurgeon.methods.auto.curves import measure_curves
-from bertsurgeon.methods.report import check_dense, timed
+from bertsurgeon.methods.base import check_dense
 from bertsurgeon.plan import ALL_ROLES, Grouped, format_channels, parse_channels, structure_from_dict
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.tasks import LABELS, has_labels
+from bertsurgeon.timings import Timings
 
 FORMAT_VERSION = 1
+SETTINGS = ("samples", "group_chunk", "batch_size", "metric", "token_weighting", "use_labels", "damping", "seed")
+"""Options of :class:`CalibrationConfig` that a saved calibration records."""
 _DATA = "calibration.json"
 _TENSORS = "calibration.safetensors"
 
@@ -41,10 +42,10 @@ class Calibration:
         model: Fingerprint of the model's weights (:func:`fingerprint`).
         batches: The calibration texts, tokenized and padded.
         curvature: Second moments of the output gradients, by matrix.
-        token_weights: How much the loss minds an error at each token, by matrix, one (real tokens,) per batch.
-        curves: What every sub-layer would lose, for all it may keep.
-        settings: The options of :class:`bertsurgeon.PruneConfig` it was made with.
-        seconds: Time of each step.
+        token_weights: Weight of each token, by matrix, one tensor (real tokens,) per batch.
+        curves: Predicted error of every sub-layer, for everything it may keep.
+        settings: The options of :class:`bertsurgeon.CalibrationConfig` it was made with (``SETTINGS``), and ``groups``.
+        seconds: Wall-clock time of each step.
     """
 
     model: str
@@ -55,14 +56,24 @@ class Calibration:
     settings: dict[str, Any]
     seconds: dict[str, float]
 
-    def check(self, model: PreTrainedModel) -> None:
-        """Checks that this is the calibration of ``model``.
+    def check(self, model: PreTrainedModel, config: CalibrationConfig) -> None:
+        """Checks that this calibration can serve a model and options.
 
         Raises:
-            ModelError: If it is not.
+            ModelError: If it was made for another model, or the weights have changed since.
+            OptionError: If it was made with other options.
         """
         if fingerprint(model) != self.model:
             raise ModelError("The calibration belongs to another model (or its weights have changed); calibrate again.")
+        if "groups" in config.structures and not self.settings["groups"]:
+            raise OptionError("The calibration has no groups; calibrate again with groups among the structures.")
+        for name in SETTINGS:
+            used = self.settings.get(name, getattr(CalibrationConfig, name))
+            if used != getattr(config, name):
+                raise OptionError(
+                    f"The calibration was made with {name}={used}, not {getattr(config, name)}; use the same options, "
+                    "or calibrate again."
+                )
 
     def save(self, folder: Path, overwrite: bool = False) -> None:
         """Writes ``calibration.json`` and ``calibration.safetensors``; the folder is there completely or not at all.
@@ -113,7 +124,7 @@ class Calibration:
         }
 
         def write() -> None:
-            with new_folder(folder, overwrite) as temporary:
+            with new_folder(folder, overwrite, kind="calibration") as temporary:
                 save_file(tensors, temporary / _TENSORS)
                 (temporary / _DATA).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
@@ -193,52 +204,46 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-SETTINGS = ("samples", "group_chunk", "batch_size", "metric", "token_weighting", "use_labels", "damping", "seed")
-"""Options of :class:`bertsurgeon.PruneConfig` that a calibration is made with."""
-
-
 def calibrate(
     model: PreTrainedModel,
-    data: Dataset | Iterable[Mapping[str, Any]],
-    config: PruneConfig,
+    config: CalibrationConfig,
+    data: Any,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Calibration:
-    """Finds out what every part of a dense model is worth.
+    """Measures what every part of a dense model contributes, for any number of budgets.
 
     Args:
         model: A dense fine-tuned model of a supported architecture; left as it is.
+        config: The options; an :class:`bertsurgeon.AutoConfig` serves as well, its budget is not used.
         data: Calibration data, see :func:`bertsurgeon.prune`; labels are not needed.
-        config: The options (of which only ``SETTINGS`` matter here).
-        tokenizer: Pads the batches of a dataset.
+        tokenizer: Tokenizes texts, and pads the batches of a dataset.
 
     Raises:
         ModelError: If the model is not supported, already pruned, or has broken weights.
         DataError: If the calibration data is empty or not tokenized.
-        OptionError: If labels shall be used and there are none.
+        OptionError: If the options ask for labels and the data has none.
 
     Example:
-        >>> from bertsurgeon import PruneConfig, calibrate, prune
+        >>> from bertsurgeon import AutoConfig, CalibrationConfig, Sparsity, calibrate, prune
         >>> from bertsurgeon.tasks import tokenize
         >>> from bertsurgeon.testing import toy_classifier
         >>> model, tokenizer, texts = toy_classifier()
-        >>> known = calibrate(model, tokenize(texts, tokenizer), PruneConfig(sparsity=0.5), tokenizer)
-        >>> [f"{prune(model, known, PruneConfig(sparsity=share))[1].sparsity:.1f}" for share in (0.5, 0.7)]
+        >>> calibration = calibrate(model, CalibrationConfig(), tokenize(texts, tokenizer), tokenizer)
+        >>> [f"{prune(model, AutoConfig(Sparsity(s)), calibration).report.sparsity:.1f}" for s in (0.5, 0.7)]
         ['0.5', '0.7']
     """
     check_dense(model)
     batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed)
     if config.use_labels and not all(map(has_labels, batches)):
-        raise OptionError("Gradients from labels need labelled data; these texts have none: leave use_labels out.")
+        raise OptionError("Gradients from labels need labeled data, and these texts have no labels: omit use_labels.")
     if not config.use_labels:
         batches = [{name: value for name, value in batch.items() if name not in LABELS} for batch in batches]
-    seconds: dict[str, float] = {}
-    found = fingerprint(model)
+    timings = Timings()
+    weights_hash = fingerprint(model)
     model = unfuse(model)
     with evaluating(model):
-        statistics = timed(
-            seconds,
-            "statistics",
-            lambda: collect_statistics(
+        with timings.step("statistics"):
+            statistics = collect_statistics(
                 model,
                 batches,
                 gradients=False,
@@ -246,10 +251,11 @@ def calibrate(
                 moments=True,
                 token_weighting=config.token_weighting,
                 seed=config.seed,
-            ),
-        )
-        groups = "groups" in config.structures
-        chunk = config.group_chunk if groups else None
-        curves = timed(seconds, "curves", lambda: measure_curves(model, statistics, config.damping, chunk))
-    settings = {name: getattr(config, name) for name in SETTINGS} | {"groups": groups}
-    return Calibration(found, batches, statistics.curvature, statistics.token_weights, curves, settings, seconds)
+            )
+        with timings.step("curves"):
+            chunk = config.group_chunk if "groups" in config.structures else None
+            curves = measure_curves(model, statistics, config.damping, chunk)
+    settings = {name: getattr(config, name) for name in SETTINGS} | {"groups": "groups" in config.structures}
+    return Calibration(
+        weights_hash, batches, statistics.curvature, statistics.token_weights, curves, settings, timings.seconds
+    )

@@ -1,62 +1,77 @@
-"""``auto``: curves of every sub-layer → one budget → a plan → sequential compensation."""
+"""``auto``: curves of every sub-layer → one search for the budget → a plan → sequential compensation."""
 
-from transformers import PreTrainedModel
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import distributed
-from bertsurgeon.architectures import Encoder
+from bertsurgeon.architectures import Encoder, unfuse
 from bertsurgeon.benchmark import random_inputs
+from bertsurgeon.budgets import Flops, Sparsity, Speedup
+from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.compensation import apply_plan
-from bertsurgeon.config import PruneConfig
-from bertsurgeon.methods.auto.costs import Cost, Flops, Weights
+from bertsurgeon.methods.auto import costs
+from bertsurgeon.methods.auto.config import AutoConfig
 from bertsurgeon.methods.auto.latency_model import DeploymentTarget, fit_costs
-from bertsurgeon.methods.auto.measurements import Calibration
+from bertsurgeon.methods.auto.measurements import Calibration, calibrate
 from bertsurgeon.methods.auto.search import allocate, full_cost, make_allocated_plan
 from bertsurgeon.methods.auto.speedup import measure_costs, meet_speedup
-from bertsurgeon.methods.report import timed
+from bertsurgeon.methods.base import Method, PruneReport, PruneResult, check_dense
 from bertsurgeon.plan import ModelPlan
+from bertsurgeon.prediction import evaluating
+from bertsurgeon.timings import Timings
 
 
 def prune_auto(
     model: PreTrainedModel,
-    calibration: Calibration,
-    config: PruneConfig,
-    seconds: dict[str, float],
-) -> tuple[PreTrainedModel, ModelPlan]:
-    """The pruned model and its plan; the time of each step is written to ``seconds``."""
-    seconds.update(calibration.seconds)
-    plan = timed(
-        seconds,
-        "allocation",
-        lambda: distributed.run_on_main(lambda: plan_auto(model, calibration, config)),
-    )
-    pruned = timed(
-        seconds,
-        "compensation",
-        lambda: apply_plan(
-            model,
-            plan,
-            config.compensation,
-            batches=calibration.batches,
-            damping=config.damping,
-            curvature=calibration.curvature,
-            target=config.target,
-            token_weights=calibration.token_weights,
-        ),
-    )
-    return pruned, plan
+    config: AutoConfig,
+    data: Any,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher: PreTrainedModel | None = None,
+) -> PruneResult:
+    """Prunes a dense model to a budget, from its data or a calibration; see :func:`bertsurgeon.prune`."""
+    check_dense(model)
+    if isinstance(data, Calibration):
+        calibration = data
+        calibration.check(model, config)
+    else:
+        calibration = calibrate(model, config, data, tokenizer)
+    timings = Timings()
+    timings.seconds.update(calibration.seconds)
+    dense = unfuse(model)
+    with evaluating(dense):
+        with timings.step("allocation"):
+            plan = distributed.run_on_main(lambda: plan_budget(dense, config, calibration))
+        with timings.step("compensation"):
+            pruned = apply_plan(
+                dense,
+                plan,
+                "sequential",
+                batches=calibration.batches,
+                damping=config.damping,
+                curvature=calibration.curvature,
+                target=config.target,
+                token_weights=calibration.token_weights,
+            )
+    attach_plan(pruned, plan)
+    return PruneResult(pruned, PruneReport.build(plan, config, dense, calibration.batches, timings))
 
 
-def plan_auto(model: PreTrainedModel, calibration: Calibration, config: PruneConfig) -> ModelPlan:
-    """The plan that loses least within the budget.
+def plan_budget(model: PreTrainedModel, config: AutoConfig, calibration: Calibration) -> ModelPlan:
+    """Finds the plan with the smallest predicted error within the budget.
+
+    Args:
+        model: The dense model, without fused matrices.
+        config: The options.
+        calibration: Curves of the model's sub-layers.
 
     Raises:
         OptionError: If the budget leaves nothing.
     """
-    curves = calibration.curves
-    encoder = Encoder(model)
+    encoder, curves = Encoder(model), calibration.curves
     shapes = encoder.shapes
 
-    def plan_for(share: float, cost: Cost) -> ModelPlan:
+    def plan_share(share: float, cost: costs.Cost) -> ModelPlan:
         choices = allocate(
             curves,
             cost,
@@ -67,13 +82,27 @@ def plan_auto(model: PreTrainedModel, calibration: Calibration, config: PruneCon
         )
         return make_allocated_plan(encoder.architecture.name, shapes, curves, choices)
 
-    if config.sparsity is not None:
-        return plan_for(1 - config.sparsity, Weights())
-    if config.flops is not None:
-        return plan_for(1 - config.flops, Flops())
-    assert config.speedup is not None
-    shape = config.speedup_batch_size, config.speedup_length
-    target = DeploymentTarget(config.speedup_runtime, config.speedup_precision, random_inputs([model], *shape))
-    in_pytorch = target.runtime == "pytorch"
-    cost = measure_costs(model, *shape) if in_pytorch else fit_costs(model, curves, target, config.seed)
-    return meet_speedup(model, config.speedup, lambda share: plan_for(share, cost), target)
+    match config.budget:
+        case Sparsity(share):
+            return plan_share(1 - share, costs.Weights())
+        case Flops(share, length):
+            return plan_share(1 - share, costs.Flops(length))
+        case Speedup(factor, runtime, precision, batch_size, length):
+            target = DeploymentTarget(runtime, precision, random_inputs([model], batch_size, length))
+            cost: costs.Cost
+            match runtime:
+                case "pytorch":
+                    cost = measure_costs(model, batch_size, length)
+                case _:
+                    cost = fit_costs(model, curves, target, config.seed)
+            return meet_speedup(model, factor, lambda share: plan_share(share, cost), target)
+    raise AssertionError("the configuration checks the budget")
+
+
+AUTO = Method(
+    "auto",
+    "one search over removed heads and neurons, low rank and aligned groups, from unlabeled text",
+    AutoConfig,
+    prune_auto,
+    accepts_calibration=True,
+)

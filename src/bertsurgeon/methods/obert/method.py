@@ -1,99 +1,136 @@
-"""The Optimal BERT Surgeon in one shot: rounds of gradients, scores, masks and updates, and compensation at the end.
+"""``obert`` in one shot: rounds of gradients, scores, masks and updates, with a compensation at the end.
 
-Kurtic et al., 2022, arXiv 2203.07259, with the greedy solver of CAP (Kuznedelev et al., 2022, arXiv 2210.09223). The
-compensation is PGB's, on the support that the masks leave.
+Kurtic et al., "The Optimal BERT Surgeon", 2022, arXiv 2203.07259, with the greedy solver of CAP (Kuznedelev et al.,
+2022, arXiv 2210.09223). The compensation is PGB's, on the support of the masks.
 """
 
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import partial
+from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
-from bertsurgeon.calibration import Batch, summed_loss
-from bertsurgeon.checkpoint import attach_sparse, count_kept
+from bertsurgeon.architectures import Encoder, unfuse
+from bertsurgeon.calibration import Batch, make_batches, summed_loss
+from bertsurgeon.checkpoint import attach_sparse, count_kept, get_plan
 from bertsurgeon.compensation import refit_masked
-from bertsurgeon.config import PruneConfig
 from bertsurgeon.errors import OptionError
 from bertsurgeon.layers.masks import masks_of, sparsity_of
+from bertsurgeon.methods.base import Method, PruneReport, PruneResult, SparseReport, check_matrices
 from bertsurgeon.methods.obert.collect import count_gradients
+from bertsurgeon.methods.obert.config import ObertConfig
 from bertsurgeon.methods.obert.patterns import Pattern
 from bertsurgeon.methods.obert.step import Step, prune_step
-from bertsurgeon.methods.report import SparseReport, timed
+from bertsurgeon.plan import dense_plan
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.recovery import pruning_loss
 from bertsurgeon.tasks import check_same_head, has_labels
+from bertsurgeon.timings import Timings
 
-OBERT_GRADIENTS = 1024
-"""Gradients (m), where no number of samples is asked for; the paper's."""
-
-
-def obert_samples(config: PruneConfig) -> int:
-    """Calibration sequences that are asked for."""
-    return config.samples or OBERT_GRADIENTS * config.fisher_batch_size
+DEFAULT_GRADIENTS = 1024
+"""Gradients (m of the paper) if the configuration names no number of samples."""
 
 
 def prune_obert(
     model: PreTrainedModel,
-    batches: Sequence[Batch],
-    config: PruneConfig,
-    seconds: dict[str, float],
+    config: ObertConfig,
+    data: Any,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     teacher: PreTrainedModel | None = None,
-    refit: Sequence[Batch] = (),
-) -> tuple[PreTrainedModel, SparseReport]:
-    """A sparse copy of a model, dense or sparse, and what was done; the time of each round is written to ``seconds``.
-
-    Args:
-        model: Left as it is.
-        batches: What gradients are taken from.
-        config: The options.
-        seconds: Filled in.
-        teacher: Gradients are those of the distillation from this model, once the pruned one differs from it.
-        refit: What the compensation is fitted to.
-
-    Raises:
-        OptionError: If the model is as sparse already, or an option does not fit model or data.
-        ModelError: If the teacher predicts something else, or the Fisher information cannot be inverted.
-    """
-    assert config.sparsity is not None
-    options = config.step_options()
+) -> PruneResult:
+    """Sets weights of a dense, sparse or pruned model to zero; see :func:`bertsurgeon.prune`."""
+    check_matrices(model)
     if teacher is not None:
         check_same_head(model, teacher)
-    unlabelled = not all(map(has_labels, batches))
-    if options.update == "woodtaylor" and unlabelled and pruning_loss(model, teacher) is summed_loss:
-        raise OptionError("The update woodtaylor needs the gradient of a loss: give labels, or another teacher.")
-    if options.score != "magnitude":
-        asked, found = -(-obert_samples(config) // options.batch_size), count_gradients(batches, options.batch_size)
-        if found < asked:
-            progress.note(f"{asked} gradients were asked for, the data gives {found}: the Fisher is the mean of these.")
-    pruned = deepcopy(model)
+    timings = Timings()
+    batches, regression_batches = make_obert_batches(config, data, tokenizer)
+    original = unfuse(model)
+    check_gradients(original, config, batches, teacher)
+    options = config.step_options()
+    pruned = deepcopy(original)
     masks = masks_of(pruned)
     steps: list[Step] = []
-    for target in round_targets(sparsity_of(masks), config.sparsity, config.recomputations, options.pattern):
-        loss = pruning_loss(pruned, teacher)
-        run = partial(prune_step, pruned, batches, target, options, masks, loss)
-        steps.append(timed(seconds, f"round {len(steps) + 1}", run))
+    for target in round_targets(sparsity_of(masks), config.budget.amount, config.recomputations, options.pattern):
+        with timings.step(f"round {len(steps) + 1}"):
+            loss = pruning_loss(pruned, teacher)
+            steps.append(prune_step(pruned, batches, target, options, masks, loss))
         masks = steps[-1].masks
     if config.compensation == "sequential":
-        with evaluating(model), evaluating(pruned):
-            run_refit = partial(refit_masked, model, pruned, masks, refit, config.damping)
-            timed(seconds, "compensation", run_refit)
-    passes = sum(step.passes for step in steps)
-    rounds, times = ("round" if len(steps) == 1 else "rounds"), ("pass" if passes == 1 else "passes")
-    progress.note(f"{len(steps)} {rounds}, {passes} {times} over the data.")
+        with timings.step("compensation"), evaluating(original), evaluating(pruned):
+            refit_masked(original, pruned, masks, regression_batches, config.damping)
     attach_sparse(pruned, options.pattern.width)
+    passes = sum(step.passes for step in steps)
+    progress.note(
+        f"{len(steps)} {'round' if len(steps) == 1 else 'rounds'}, {passes} {'pass' if passes == 1 else 'passes'} over "
+        "the data."
+    )
     precision = max(step.precision for step in steps)
-    return pruned, SparseReport(count_kept(pruned), sparsity_of(masks), steps[-1].gradients, passes, precision)
+    width = options.pattern.width
+    sparse = SparseReport(width, count_kept(pruned), sparsity_of(masks), steps[-1].gradients, passes, precision)
+    encoder = Encoder(original)
+    plan = get_plan(original) or dense_plan(encoder.architecture.name, encoder.shapes)
+    return PruneResult(pruned, PruneReport.build(plan, config, original, batches, timings, sparse))
+
+
+def requested_samples(config: ObertConfig) -> int:
+    """Number of calibration sequences that the configuration asks for."""
+    return config.samples or DEFAULT_GRADIENTS * config.fisher_batch_size
+
+
+def make_obert_batches(
+    config: ObertConfig, data: Any, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[list[Batch], list[Batch]]:
+    """The batches for gradients, which are counted in texts, and for regressions, which are counted in tokens.
+
+    A batch holds whole gradients. Data that is batched already serves both.
+    """
+    joined = config.fisher_batch_size
+    size = max(1, config.batch_size // joined) * joined
+    batches = make_batches(data, tokenizer, requested_samples(config), size, config.seed)
+    if config.compensation == "none" or not hasattr(data, "column_names"):
+        return batches, batches
+    return batches, make_batches(data, tokenizer, None, config.batch_size, config.seed)
+
+
+def check_gradients(
+    model: PreTrainedModel, config: ObertConfig, batches: Sequence[Batch], teacher: PreTrainedModel | None
+) -> None:
+    """Checks that the data gives the gradients that the options need, and notes if they are fewer than requested.
+
+    Raises:
+        OptionError: If the update needs the gradient of a loss and there is none.
+    """
+    options = config.step_options()
+    unlabeled = not all(map(has_labels, batches))
+    if options.update == "woodtaylor" and unlabeled and pruning_loss(model, teacher) is summed_loss:
+        raise OptionError("The update woodtaylor needs the gradient of a loss: give labels, or another teacher.")
+    if options.score == "magnitude":
+        return
+    requested = -(-requested_samples(config) // options.batch_size)
+    available = count_gradients(batches, options.batch_size)
+    if available < requested:
+        progress.note(
+            f"{requested} gradients were requested, the data gives {available}: the Fisher information is their mean."
+        )
 
 
 def round_targets(start: float, target: float, rounds: int, pattern: Pattern) -> list[float]:
-    """The sparsity after each round: the same share every time, the last one exact.
+    """The sparsity after each round: each removes the same share, and the last one ends exactly at the target.
 
     A round in which no group of N:M would lose another weight is left out.
     """
     targets = [start + (target - start) * number / rounds for number in range(1, rounds)] + [target]
     if not pattern.group:
         return targets
-    lost = {pattern.quota(share): share for share in targets}
-    return [quota / pattern.group for quota in lost if quota > pattern.quota(start)]
+    quotas = {pattern.quota(share): share for share in targets}
+    return [quota / pattern.group for quota in quotas if quota > pattern.quota(start)]
+
+
+OBERT = Method(
+    "obert",
+    "second-order pruning of single weights, blocks or N:M (arXiv 2203.07259)",
+    ObertConfig,
+    prune_obert,
+    accepts_teacher=True,
+)

@@ -1,57 +1,67 @@
-"""PGB: statistics → importance → group counts → permutation → compensation."""
+"""``pgb``: importance of every weight → groups per matrix → permutations → compensation.
+
+Lim, Lee and Choi, "PGB: One-Shot Pruning for BERT via Weight Grouping and Permutation", arXiv 2502.03984.
+"""
+
+from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import distributed
-from bertsurgeon.architectures import Architecture, Encoder
-from bertsurgeon.calibration import Batch, MatrixKey, Statistics, collect_statistics
+from bertsurgeon.architectures import Architecture, Encoder, unfuse
+from bertsurgeon.budgets import Groups, Sparsity, Threshold
+from bertsurgeon.calibration import Batch, MatrixKey, Statistics, collect_statistics, make_batches
+from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.compensation import apply_plan
-from bertsurgeon.config import PruneConfig
+from bertsurgeon.methods.base import Method, PruneReport, PruneResult, check_dense
+from bertsurgeon.methods.pgb.config import PgbConfig
 from bertsurgeon.methods.pgb.group_counts import GroupCounts, counts_by_threshold, counts_uniform
 from bertsurgeon.methods.pgb.importance import score_matrices
 from bertsurgeon.methods.pgb.permutation import plan_groups
 from bertsurgeon.methods.pgb.target_sparsity import counts_by_sparsity
-from bertsurgeon.methods.report import timed
 from bertsurgeon.plan import ModelPlan
+from bertsurgeon.prediction import evaluating
+from bertsurgeon.timings import Timings
 
-PGB_SAMPLES = 1024
-"""Calibration sequences, where none are asked for."""
+DEFAULT_SAMPLES = 1024
+"""Calibration sequences if the configuration names no number."""
 
 
 def prune_pgb(
     model: PreTrainedModel,
-    batches: list[Batch],
-    config: PruneConfig,
-    seconds: dict[str, float],
-) -> tuple[PreTrainedModel, ModelPlan]:
-    """The pruned model and its plan; the time of each step is written to ``seconds``."""
-    statistics = timed(seconds, "statistics", lambda: gather_statistics(model, batches, config))
-    scores = timed(
-        seconds,
-        "importance",
-        lambda: score_matrices(model, statistics, config.importance, config.obs_damping),
-    )
-    plan = timed(
-        seconds, "plan", lambda: distributed.run_on_main(lambda: make_plan(Encoder(model).architecture, scores, config))
-    )
-    pruned = timed(
-        seconds,
-        "compensation",
-        lambda: apply_plan(
-            model,
-            plan,
-            config.compensation,
-            batches=batches,
-            moments=statistics.moments,
-            damping=config.damping,
-        ),
-    )
-    return pruned, plan
+    config: PgbConfig,
+    data: Any,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher: PreTrainedModel | None = None,
+) -> PruneResult:
+    """Prunes a dense model by permutation and grouping; see :func:`bertsurgeon.prune`."""
+    check_dense(model)
+    timings = Timings()
+    batches = make_batches(data, tokenizer, config.samples or DEFAULT_SAMPLES, config.batch_size, config.seed)
+    dense = unfuse(model)
+    with evaluating(dense):
+        with timings.step("statistics"):
+            statistics = gather_statistics(dense, config, batches)
+        with timings.step("importance"):
+            scores = score_matrices(dense, statistics, config.importance, config.obs_damping)
+        with timings.step("plan"):
+            plan = distributed.run_on_main(lambda: make_plan(Encoder(dense).architecture, config, scores))
+        with timings.step("compensation"):
+            pruned = apply_plan(
+                dense,
+                plan,
+                config.compensation,
+                batches=batches,
+                moments=statistics.moments,
+                damping=config.damping,
+            )
+    attach_plan(pruned, plan)
+    return PruneResult(pruned, PruneReport.build(plan, config, dense, batches, timings))
 
 
-def gather_statistics(model: PreTrainedModel, batches: list[Batch], config: PruneConfig) -> Statistics:
-    """The one pass over the calibration data that ``config`` needs (none, if it needs nothing from it)."""
+def gather_statistics(model: PreTrainedModel, config: PgbConfig, batches: list[Batch]) -> Statistics:
+    """Passes over the calibration data once for what ``config`` needs; not at all if it needs nothing."""
     gradients = config.importance != "magnitude"
     moments = config.compensation == "independent"
     if not gradients and not moments:
@@ -66,14 +76,28 @@ def gather_statistics(model: PreTrainedModel, batches: list[Batch], config: Prun
     )
 
 
-def make_plan(architecture: Architecture, scores: dict[MatrixKey, Tensor], config: PruneConfig) -> ModelPlan:
-    """Group counts and permutations: the plan, before anything is changed."""
+def make_plan(architecture: Architecture, config: PgbConfig, scores: dict[MatrixKey, Tensor]) -> ModelPlan:
+    """Finds group counts and permutations: the plan, before anything is changed.
+
+    Args:
+        architecture: Entry of the model in the table of architectures.
+        config: The options.
+        scores: Importance by (layer, role), shape (out, in).
+
+    Raises:
+        OptionError: If the budget leaves nothing, or asks for more groups than a matrix has channels.
+    """
     counts: GroupCounts
-    if config.sparsity is not None:
-        counts = counts_by_sparsity(scores, config.sparsity, config.max_groups, architecture.positional)
-    elif config.threshold is not None:
-        counts = counts_by_threshold(scores, config.threshold, config.max_groups, architecture.positional)
-    else:
-        assert config.groups is not None
-        counts = counts_uniform(scores, config.groups)
+    match config.budget:
+        case Sparsity(share):
+            counts = counts_by_sparsity(scores, share, config.max_groups, architecture.positional)
+        case Threshold(tau):
+            counts = counts_by_threshold(scores, tau, config.max_groups, architecture.positional)
+        case Groups(count):
+            counts = counts_uniform(scores, count)
+        case _:
+            raise AssertionError("the configuration checks the budget")
     return plan_groups(architecture.name, scores, counts, config.grouping, config.permutation_steps, config.seed)
+
+
+PGB = Method("pgb", "permutation and grouping (arXiv 2502.03984)", PgbConfig, prune_pgb)

@@ -1,150 +1,120 @@
-"""What every head and every kind of task has to say."""
+"""Base class of task types: reading, tokenizing and scoring the data of one kind of head."""
+
+from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from datasets import Dataset
-from torch import Tensor
 from transformers import BatchEncoding, PretrainedConfig, PreTrainedTokenizerBase
 
 from bertsurgeon.errors import ModelError
 from bertsurgeon.tasks.collate import has_labels
-from bertsurgeon.tasks.distributions import Distribution
+from bertsurgeon.tasks.types.heads import Head, Outputs
 
-Outputs = Mapping[str, Tensor]
-"""A model's outputs by name."""
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+TRUNCATED = "truncated"
+"""Column that :meth:`TaskType.encode` adds: True in the first row made of a raw row whose text was cut."""
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Predictions of one family.
+class PreparedData:
+    """A user's data with coded labels, ready to be tokenized.
 
     Attributes:
-        z: The distributions' parameters, shape (predictions, choices); padding is gone, or hidden (:func:`hide`) where
-            tokens are the choices.
-        distribution: What they are the parameters of.
+        type: Type of the task, with settings that the data decides.
+        metrics: Names of its metrics, the primary one first.
+        labels: Names of the classes or tags in the order of their codes; empty if there are none.
+        parts: Rows of each file, in the columns :attr:`TaskType.columns`.
     """
 
-    z: Tensor
-    distribution: Distribution
-
-
-@dataclass(frozen=True)
-class Head(ABC):
-    """What models with one kind of head predict: all that losses, comparisons and exports have to know about it."""
-
-    class_endings: ClassVar[tuple[str, ...]]
-    """How the names of its model classes end."""
-
-    outputs: ClassVar[dict[str, bool]] = {"logits": False}
-    """Names of the outputs that predictions are made from, and whether each has an entry for every token."""
-
-    def fits(self, config: PretrainedConfig) -> bool:
-        """Whether a model of its class with this configuration has such a head."""
-        return True
-
-    @abstractmethod
-    def predictions(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Prediction]:
-        """Everything a model predicts about a batch.
-
-        Args:
-            outputs: The model's.
-            batch: What it was called with, and ``word_starts`` where words are classified.
-        """
-
-    def losses(self, batch: Mapping[str, Tensor]) -> int:
-        """How many losses the model's loss for a labelled batch is the mean of."""
-        return len(next(iter(batch.values())))
-
-    def agreement(
-        self, first: Sequence[Outputs], second: Sequence[Outputs], batches: Sequence[Mapping[str, Tensor]]
-    ) -> float:
-        """How often two models say the same about some batches, in percent (:meth:`Distribution.agreement`)."""
-        answers = [
-            [self.predictions(outputs, batch) for outputs, batch in zip(found, batches, strict=True)]
-            for found in (first, second)
-        ]
-        left, right = (torch.cat([p.distribution.answers(p.z) for part in found for p in part]) for found in answers)
-        return answers[0][0][0].distribution.agreement(left, right)
-
-    def comparison(
-        self, first: Sequence[Outputs], second: Sequence[Outputs], batches: Sequence[Mapping[str, Tensor]]
-    ) -> dict[str, float]:
-        """How far a second model says what the first one says, by name of the measure, in percent; no labels."""
-        return {"agreement": self.agreement(first, second, batches)}
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The user's data, ready to be tokenized.
-
-    Attributes:
-        kind: Of the task.
-        metrics: By which it is judged, the one that decides first.
-        labels: Names of the classes or tags, in the order of their codes; empty where there are none.
-        parts: The files' rows, in :attr:`TaskType.columns`.
-    """
-
-    kind: "TaskType"
+    type: TaskType
     metrics: tuple[str, ...]
     labels: tuple[str, ...]
     parts: list[Dataset]
 
 
 @dataclass(frozen=True)
+class TruncationLimit:
+    """What tokenization cuts.
+
+    Attributes:
+        unit: What is cut, in the plural, for instance "texts".
+        tokens: Tokens at which it is cut.
+        option: Option that raises the limit.
+    """
+
+    unit: str
+    tokens: int
+    option: str
+
+
+@dataclass(frozen=True)
 class TaskType(Head):
-    """One kind of task: all that the rest of the library has to know about it, its data and metrics included.
+    """A type of task: reads, tokenizes and scores data for one kind of head.
 
     A task type is found from a model's configuration (:func:`bertsurgeon.tasks.task_type_of`), from a task's name, or
     on the command line; all task-dependent behavior is one of its methods.
     """
 
     name: ClassVar[str]
-    """On the command line."""
+    """Name on the command line."""
 
     auto_class: ClassVar[type[Any]]
-    """transformers' Auto class with the head."""
+    """Auto class of transformers for models with this head."""
 
     problem_type: ClassVar[str | None] = None
-    """transformers' name, for heads of sequences."""
+    """``problem_type`` in transformers' configurations, for sequence classification heads."""
 
     columns: ClassVar[dict[str, str]]
-    """Columns of a raw dataset that hold texts and labels, and of a user's file where no others are named."""
+    """Columns of a raw dataset with ``text``, ``text_pair`` and ``label``; also the defaults for a user's files."""
 
     max_length: ClassVar[int] = 128
-    """Tokens of a text, where nothing else is asked for."""
+    """Default limit of tokens per row."""
 
     learns_from_labels: ClassVar[bool] = True
-    """Whether its models compute a loss from labels; where not, only a teacher can train them."""
+    """Whether its models compute a loss from labels; otherwise training requires a teacher."""
 
     @abstractmethod
     def describe(self, outputs: int) -> str:
-        """The task in words, for instance "a classification into 3 classes"."""
+        """Returns a description for error messages, for instance "a classification into 3 classes".
 
-    def outputs_for(self, labels: Sequence[str]) -> int:
-        """Outputs a head must have for these labels."""
+        Args:
+            outputs: Number of outputs of the head.
+        """
+
+    def num_outputs_for(self, labels: Sequence[str]) -> int:
+        """Returns the number of outputs of a head for these labels."""
         return len(labels)
 
-    def outputs_of(self, config: PretrainedConfig) -> int:
-        """Outputs the head of a model with this configuration has."""
+    def num_outputs_of(self, config: PretrainedConfig) -> int:
+        """Returns the number of outputs of the head of a model with this configuration."""
         return int(config.num_labels or 0)
 
-    def is_labelled(self, columns: Sequence[str]) -> bool:
-        """Whether the columns of a dataset that :meth:`encode` made hold what :meth:`score` compares with."""
+    def is_labeled(self, columns: Sequence[str]) -> bool:
+        """Returns whether a dataset tokenized by :meth:`encode` has the references that :meth:`score` needs.
+
+        Args:
+            columns: Names of the dataset's columns.
+        """
         return has_labels(columns)
 
     def head_options(self, labels: Sequence[str]) -> dict[str, Any]:
-        """What ``from_pretrained`` is told to make a head for these labels."""
+        """Returns keyword arguments with which ``from_pretrained`` makes a head for these labels."""
         names: dict[str, Any] = {
             "id2label": dict(enumerate(labels)),
             "label2id": {label: code for code, label in enumerate(labels)},
         }
-        return {"num_labels": self.outputs_for(labels), "problem_type": self.problem_type, **(names if labels else {})}
+        return {
+            "num_labels": self.num_outputs_for(labels),
+            "problem_type": self.problem_type,
+            **(names if labels else {}),
+        }
 
     @abstractmethod
     def read(self, path: Path, columns: Mapping[str, str | None]) -> Dataset:
@@ -152,27 +122,30 @@ class TaskType(Head):
 
         Args:
             path: The file.
-            columns: Names of the columns with ``text``, ``text_pair`` and ``label``; None for this kind's own.
+            columns: Names of the columns with ``text``, ``text_pair`` and ``label``; None for the defaults.
 
         Raises:
-            DataError: If the file is missing, unreadable, or lacks something.
+            DataError: If the file is missing, cannot be read, or lacks a column.
         """
 
     @abstractmethod
-    def prepare(self, parts: Sequence[Dataset]) -> Prepared:
-        """Codes the labels of what :meth:`read` made of all files.
-
-        Raises:
-            DataError: If the labels do not make a task of this kind.
-        """
-
-    def renumber(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
-        """Gives the classes of raw rows other codes.
+    def prepare(self, parts: Sequence[Dataset]) -> PreparedData:
+        """Codes the labels of the datasets that :meth:`read` returned for all files.
 
         Args:
-            part: With labels as :meth:`prepare` codes them.
-            codes: The new code of each old one.
-            count: Classes there are under the new codes.
+            parts: One dataset per file.
+
+        Raises:
+            DataError: If the labels do not make a task of this type.
+        """
+
+    def recode_labels(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
+        """Replaces class codes.
+
+        Args:
+            part: Raw rows with labels as :meth:`prepare` codes them.
+            codes: New code of each old one.
+            count: Number of classes under the new codes.
         """
         return part
 
@@ -180,76 +153,101 @@ class TaskType(Head):
     def encode(
         self, rows: dict[str, list[Any]], indices: list[int], tokenizer: PreTrainedTokenizerBase, limit: int
     ) -> dict[str, list[Any]]:
-        """Tokenizes a batch of raw rows, with the columns of the task or with nothing but ``text`` (and ``text_pair``).
+        """Tokenizes a batch of raw rows, with the columns of the task or with ``text`` (and ``text_pair``) alone.
 
         Args:
-            rows: Columns.
+            rows: Columns of the batch.
             indices: Positions of the rows in the dataset.
-            tokenizer: Of the model.
-            limit: Most tokens of a row.
+            tokenizer: Tokenizer of the model.
+            limit: Maximum number of tokens per row.
 
         Returns:
-            Unpadded columns: the model's inputs, its labels where there are any, and what :meth:`score` reads.
+            Unpadded columns: the model's inputs, labels if there are any, what :meth:`score` reads, and ``truncated``.
         """
+
+    def truncation_limit(self, columns: Sequence[str], limit: int) -> TruncationLimit:
+        """Returns what :meth:`encode` cuts, and where.
+
+        Args:
+            columns: Names of the raw dataset's columns.
+            limit: Maximum number of tokens per row.
+        """
+        return TruncationLimit("pairs of texts" if "text_pair" in columns else "texts", limit, "max_length")
 
     @abstractmethod
     def score(
         self, metrics: Sequence[str], labels: Sequence[str], outputs: Sequence[Outputs], dataset: Dataset
     ) -> dict[str, float]:
-        """Metrics by name, in percent.
+        """Computes metrics by name, in percent.
 
         Args:
-            metrics: Names of those wanted.
+            metrics: Names of the metrics.
             labels: Names of the classes.
-            outputs: Of each row, without padding.
-            dataset: Tokenized by :meth:`encode`, with labels.
+            outputs: Outputs of the model for each row, without padding.
+            dataset: Labeled rows, tokenized by :meth:`encode`.
 
         Raises:
-            DataError: If the dataset lacks what is compared with.
+            DataError: If the dataset lacks references.
         """
 
 
 def encode_texts(
     rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, limit: int, **options: Any
 ) -> BatchEncoding:
-    """Plain texts or pairs of texts, truncated.
+    """Tokenizes texts or pairs of texts, truncated to ``limit`` tokens.
 
     Args:
         rows: Columns ``text`` and, for pairs, ``text_pair``.
-        tokenizer: Of the model.
-        limit: Most tokens of a row.
-        **options: For the tokenizer.
+        tokenizer: Tokenizer of the model.
+        limit: Maximum number of tokens per row.
+        **options: Further options of the tokenizer's call.
 
     Raises:
-        ModelError: If offsets are asked for, and the tokenizer does not know them.
+        ModelError: If offsets are requested and the tokenizer cannot return them.
     """
     texts = (rows["text"], rows["text_pair"]) if "text_pair" in rows else (rows["text"],)
     if options.get("return_offsets_mapping") and not tokenizer.is_fast:
         raise ModelError(
-            f"{type(tokenizer).__name__} does not know where tokens stand in a text; use a fast tokenizer."
+            f"{type(tokenizer).__name__} does not return the positions of tokens in a text; use a fast tokenizer."
         )
     encoded: BatchEncoding = tokenizer(*texts, **{"truncation": True, "max_length": limit, **options})
     return encoded
 
 
-def recode(part: Dataset, column: str, codes: Sequence[Any]) -> Dataset:
-    """A dataset with other values in a column."""
-    return part.remove_columns(column).add_column(column, codes)
+def find_truncated(
+    encoded: BatchEncoding, rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, limit: int
+) -> list[bool]:
+    """Returns for each row of :func:`encode_texts` whether it was truncated.
+
+    Args:
+        encoded: Result of :func:`encode_texts` for the same arguments.
+        rows: Columns ``text`` and, for pairs, ``text_pair``.
+        tokenizer: Tokenizer of the model.
+        limit: Maximum number of tokens per row.
+    """
+    if encoded.encodings is not None:  # fast tokenizers keep what they cut off
+        return [bool(encoding.overflowing) for encoding in encoded.encodings]
+    truncated = [len(ids) >= limit for ids in encoded["input_ids"]]
+    for row, is_full in enumerate(truncated):
+        if is_full:
+            texts = [rows[name][row] for name in ("text", "text_pair") if name in rows]
+            truncated[row] = len(tokenizer(*texts, verbose=False)["input_ids"]) > limit
+    return truncated
 
 
-def finite(value: Any) -> float:
-    """A label as a number.
+def replace_column(part: Dataset, column: str, values: Sequence[Any]) -> Dataset:
+    """Returns a dataset with other values in a column."""
+    return part.remove_columns(column).add_column(column, values)
+
+
+def finite_float(value: Any) -> float:
+    """Returns a label as a number.
 
     Raises:
-        ValueError: If it is none, or no finite one.
-        TypeError: If it can be none.
+        ValueError: If it is not a number, or not finite.
+        TypeError: If its type cannot be converted.
     """
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{value} is no finite number")
     return number
-
-
-def hide(z: Tensor, mask: Tensor) -> Tensor:
-    """Leaves choices out: where ``mask`` is False, a logit that no softmax sees."""
-    return z.masked_fill(~mask, torch.finfo(z.dtype).min / 2)

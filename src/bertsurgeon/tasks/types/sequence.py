@@ -1,14 +1,15 @@
-"""One prediction about a whole text or pair of texts: a class, several classes, or a number."""
+"""One prediction about a text or a pair of texts: a class, several classes, or a number."""
+
+from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedTokenizerBase
 
@@ -16,12 +17,24 @@ from bertsurgeon.errors import DataError
 from bertsurgeon.tasks.distributions import BERNOULLI, CATEGORICAL, NORMAL, Distribution
 from bertsurgeon.tasks.files import read_frame, read_user_file
 from bertsurgeon.tasks.metrics import Array, sequence_metrics
-from bertsurgeon.tasks.types.base import Outputs, Prediction, Prepared, TaskType, encode_texts, finite, recode
+from bertsurgeon.tasks.types.base import (
+    TRUNCATED,
+    PreparedData,
+    TaskType,
+    encode_texts,
+    find_truncated,
+    finite_float,
+    replace_column,
+)
+from bertsurgeon.tasks.types.heads import Outputs, Prediction
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
-class _Sequence(TaskType):
-    """What they share."""
+class _SequenceTask(TaskType):
+    """Common parts of all sequence classification heads."""
 
     auto_class: ClassVar[type[Any]] = AutoModelForSequenceClassification
     class_endings: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
@@ -29,38 +42,43 @@ class _Sequence(TaskType):
     distribution: ClassVar[Distribution]
 
     def read(self, path: Path, columns: Mapping[str, str | None]) -> Dataset:
-        """Texts, pairs of texts where their second column is named, and labels."""
+        """Reads texts and labels, and pairs of texts if the column of the second ones is named."""
         return read_user_file(path, columns["text"] or "text", columns["text_pair"], columns["label"] or "label")
 
     def encode(
         self, rows: dict[str, list[Any]], indices: list[int], tokenizer: PreTrainedTokenizerBase, limit: int
     ) -> dict[str, list[Any]]:
-        """The model's inputs, and ``labels``."""
-        encoded = dict(encode_texts(rows, tokenizer, limit))
+        """Returns the model's inputs, and ``labels`` if the rows have any."""
+        encoded = encode_texts(rows, tokenizer, limit)
+        columns = {**encoded, TRUNCATED: find_truncated(encoded, rows, tokenizer, limit)}
         if "label" in rows:
-            encoded["labels"] = rows["label"]
-        return encoded
+            columns["labels"] = rows["label"]
+        return columns
 
     def predictions(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Prediction]:
-        """One for every text."""
+        """Returns one prediction per text."""
         return [Prediction(outputs["logits"], self.distribution)]
 
     @abstractmethod
-    def answers(self, logits: Array) -> Array:
-        """What is compared with the labels, for logits of shape (texts, labels)."""
+    def decode(self, logits: Array) -> Array:
+        """Returns the predicted values, in the form of the labels.
+
+        Args:
+            logits: Shape (texts, labels).
+        """
 
     def score(
         self, metrics: Sequence[str], labels: Sequence[str], outputs: Sequence[Outputs], dataset: Dataset
     ) -> dict[str, float]:
-        """See :func:`bertsurgeon.tasks.metrics.sequence_metrics`."""
+        """Computes :func:`bertsurgeon.tasks.metrics.sequence_metrics`."""
         if "labels" not in dataset.column_names:
-            raise DataError("Evaluation needs labels, and the dataset has none.")
+            raise DataError("Evaluation needs labels, and the dataset has none; pass labeled data.")
         logits = torch.stack([row["logits"] for row in outputs]).numpy()
-        return sequence_metrics(metrics, np.array(dataset["labels"]), self.answers(logits), len(labels))
+        return sequence_metrics(metrics, np.array(dataset["labels"]), self.decode(logits), len(labels))
 
 
 @dataclass(frozen=True)
-class Classification(_Sequence):
+class Classification(_SequenceTask):
     """One of several classes."""
 
     name: ClassVar[str] = "classification"
@@ -68,38 +86,43 @@ class Classification(_Sequence):
     distribution: ClassVar[Distribution] = CATEGORICAL
 
     def describe(self, outputs: int) -> str:
-        """The task in words."""
+        """Returns a description for error messages."""
         return f"a classification into {outputs} classes"
 
-    def prepare(self, parts: Sequence[Dataset]) -> Prepared:
-        """Codes follow the sorted order of the labels in all files, integers 0…k-1 stay what they are."""
+    def prepare(self, parts: Sequence[Dataset]) -> PreparedData:
+        """Codes classes in the sorted order of their names in all files; integers 0…k-1 keep their values."""
         values = [value for part in parts for value in part["label"]]
         if any(isinstance(value, (list, dict)) for value in values):
             raise DataError(
                 "The labels are lists; name the task type: --task-type multi-label or token-classification."
             )
         if any(map(is_real, values)):
-            raise DataError("The label column holds real numbers; they make a regression (--task-type regression).")
-        names = _sorted({_class_name(value) for value in values})
+            raise DataError("The label column holds real numbers; use a regression (--task-type regression).")
+        names = _sort_names({_class_name(value) for value in values})
         if len(names) < 2:
             raise DataError("The label column holds a single class; a classification needs two.")
         if len(names) > max(1000, len(values) // 2):
-            raise DataError(f"The label column holds {len(names)} classes; it does not look like labels.")
+            raise DataError(
+                f"The label column holds {len(names)} classes; it does not look like labels. Name the right one with "
+                "--label-column."
+            )
         codes = {name: code for code, name in enumerate(names)}
-        coded = [recode(part, "label", [codes[_class_name(value)] for value in part["label"]]) for part in parts]
-        return Prepared(self, ("accuracy", "f1"), names, coded)
+        coded = [
+            replace_column(part, "label", [codes[_class_name(value)] for value in part["label"]]) for part in parts
+        ]
+        return PreparedData(self, ("accuracy", "f1"), names, coded)
 
-    def renumber(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
-        """See :meth:`TaskType.renumber`."""
-        return recode(part, "label", [codes[code] for code in part["label"]])
+    def recode_labels(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
+        """Replaces class codes, see :meth:`TaskType.recode_labels`."""
+        return replace_column(part, "label", [codes[code] for code in part["label"]])
 
-    def answers(self, logits: Array) -> Array:
-        """Class codes, shape (texts,)."""
+    def decode(self, logits: Array) -> Array:
+        """Returns class codes, shape (texts,)."""
         return np.asarray(logits.argmax(axis=-1))
 
 
 @dataclass(frozen=True)
-class Regression(_Sequence):
+class Regression(_SequenceTask):
     """A real number."""
 
     name: ClassVar[str] = "regression"
@@ -107,33 +130,33 @@ class Regression(_Sequence):
     distribution: ClassVar[Distribution] = NORMAL
 
     def fits(self, config: PretrainedConfig) -> bool:
-        """A single output, or several that are said to be numbers."""
-        said = getattr(config, "problem_type", None)
-        return bool(said == self.problem_type or (said is None and config.num_labels == 1))
+        """Returns whether ``problem_type`` is regression, or not set and there is a single output."""
+        problem_type = getattr(config, "problem_type", None)
+        return bool(problem_type == self.problem_type or (problem_type is None and config.num_labels == 1))
 
-    def outputs_for(self, labels: Sequence[str]) -> int:
-        """One."""
+    def num_outputs_for(self, labels: Sequence[str]) -> int:
+        """Returns 1."""
         return 1
 
     def describe(self, outputs: int) -> str:
-        """The task in words."""
+        """Returns a description for error messages."""
         return "a regression with one output" if outputs == 1 else f"a regression with {outputs} outputs"
 
-    def prepare(self, parts: Sequence[Dataset]) -> Prepared:
-        """Labels become floating-point numbers."""
+    def prepare(self, parts: Sequence[Dataset]) -> PreparedData:
+        """Converts labels to floating-point numbers."""
         try:
-            coded = [recode(part, "label", [finite(value) for value in part["label"]]) for part in parts]
+            coded = [replace_column(part, "label", [finite_float(value) for value in part["label"]]) for part in parts]
         except (ValueError, TypeError) as error:
             raise DataError(f"The label column of a regression must hold numbers only ({error}).") from error
-        return Prepared(self, ("spearman", "pearson"), (), coded)
+        return PreparedData(self, ("spearman", "pearson"), (), coded)
 
-    def answers(self, logits: Array) -> Array:
-        """The numbers, shape (texts,)."""
+    def decode(self, logits: Array) -> Array:
+        """Returns the numbers, shape (texts,)."""
         return logits.reshape(len(logits))
 
 
 @dataclass(frozen=True)
-class MultiLabel(_Sequence):
+class MultiLabel(_SequenceTask):
     """Any number of several classes; a label is a list with a 0 or 1 for each."""
 
     name: ClassVar[str] = "multi-label"
@@ -141,58 +164,60 @@ class MultiLabel(_Sequence):
     distribution: ClassVar[Distribution] = BERNOULLI
 
     def fits(self, config: PretrainedConfig) -> bool:
-        """As transformers was told."""
+        """Returns whether ``problem_type`` is multi-label classification."""
         return bool(getattr(config, "problem_type", None) == self.problem_type)
 
     def describe(self, outputs: int) -> str:
-        """The task in words."""
+        """Returns a description for error messages."""
         return f"a multi-label classification with {outputs} classes"
 
     def read(self, path: Path, columns: Mapping[str, str | None]) -> Dataset:
-        """Labels from a column with lists of their names, or from several columns with 0 or 1, separated by commas."""
+        """Reads labels from one column with lists of names, or from comma-separated columns of 0 and 1."""
+        from datasets import Dataset
+
         names = (columns["label"] or "label").split(",")
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise DataError(f"The label columns name {twice[0]!r} twice; name each one once.")
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"The label columns name {repeated[0]!r} twice; name each one once.")
         texts = {"text": columns["text"] or "text", "text_pair": columns["text_pair"]}
         frame = read_frame(path, {**texts, **{f"label {name}": name for name in names}})
-        found = [frame.pop(f"label {name}").tolist() for name in names]
+        values = [frame.pop(f"label {name}").tolist() for name in names]
         if len(names) == 1:
-            labels = [_names_in(value, path, names[0]) for value in found[0]]
+            labels = [_parse_names(value, path, names[0]) for value in values[0]]
         else:
-            labels = [_chosen(values, names, path) for values in zip(*found, strict=True)]
+            labels = [_active_names(flags, names, path) for flags in zip(*values, strict=True)]
         rows = {role: frame[role].astype(str).tolist() for role in frame.columns}
         return Dataset.from_dict({**rows, "label": labels})
 
-    def prepare(self, parts: Sequence[Dataset]) -> Prepared:
-        """Codes follow the sorted order of the labels in all files."""
-        names = _sorted({str(name) for part in parts for value in part["label"] for name in value})
+    def prepare(self, parts: Sequence[Dataset]) -> PreparedData:
+        """Codes labels in the sorted order of their names in all files."""
+        names = _sort_names({str(name) for part in parts for value in part["label"] for name in value})
         if not names:
             raise DataError("No text has a label; a multi-label classification needs at least one.")
         coded = [
-            recode(part, "label", [[float(name in value) for name in names] for value in part["label"]])
+            replace_column(part, "label", [[float(name in value) for name in names] for value in part["label"]])
             for part in parts
         ]
-        return Prepared(self, ("micro_f1", "macro_f1", "accuracy"), names, coded)
+        return PreparedData(self, ("micro_f1", "macro_f1", "accuracy"), names, coded)
 
-    def renumber(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
-        """See :meth:`TaskType.renumber`."""
+    def recode_labels(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
+        """Moves the 0s and 1s of each class, see :meth:`TaskType.recode_labels`."""
         old = np.array(part["label"], dtype=np.float64)
         new = np.zeros((len(old), count))
         new[:, list(codes)] = old
-        return recode(part, "label", new.tolist())
+        return replace_column(part, "label", new.tolist())
 
-    def answers(self, logits: Array) -> Array:
-        """1 for the classes that are more likely than not, shape (texts, labels)."""
+    def decode(self, logits: Array) -> Array:
+        """Returns 1 for classes with a probability above ½, shape (texts, labels)."""
         return (logits > 0).astype(np.int64)
 
 
 def is_real(value: Any) -> bool:
-    """Whether a label is a number that is no class code."""
+    """Returns whether a label is a number that is not an integer, and therefore no class code."""
     return isinstance(value, float) and not value.is_integer()
 
 
-def _sorted(names: Iterable[str]) -> tuple[str, ...]:
-    """Numbers in their order, before all other names."""
+def _sort_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Sorts numbers by value, before all other names."""
     return tuple(sorted(names, key=lambda n: (not n.isdigit(), int(n) if n.isdigit() else 0, n)))
 
 
@@ -200,7 +225,7 @@ def _class_name(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) else str(value)
 
 
-def _names_in(value: Any, path: Path, column: str) -> list[str]:
+def _parse_names(value: Any, path: Path, column: str) -> list[str]:
     if isinstance(value, (list, tuple, np.ndarray)):
         return [_class_name(name) for name in value]
     raise DataError(
@@ -209,8 +234,8 @@ def _names_in(value: Any, path: Path, column: str) -> list[str]:
     )
 
 
-def _chosen(values: Sequence[Any], names: Sequence[str], path: Path) -> list[str]:
-    if any(value not in (0, 1) for value in values):
-        wrong = next(value for value in values if value not in (0, 1))
+def _active_names(flags: Sequence[Any], names: Sequence[str], path: Path) -> list[str]:
+    if any(flag not in (0, 1) for flag in flags):
+        wrong = next(flag for flag in flags if flag not in (0, 1))
         raise DataError(f"The label columns of {path} must hold 0 and 1 only, not {wrong!r}.")
-    return [name for name, value in zip(names, values, strict=True) if value]
+    return [name for name, flag in zip(names, flags, strict=True) if flag]

@@ -1,13 +1,14 @@
-"""One class for every word: named entities, parts of speech."""
+"""Token classification: one class per word, for named entities or parts of speech."""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
@@ -16,21 +17,32 @@ from bertsurgeon.tasks.collate import IGNORED, WORD_STARTS
 from bertsurgeon.tasks.distributions import CATEGORICAL
 from bertsurgeon.tasks.files import read_conll, read_frame
 from bertsurgeon.tasks.metrics import tag_metrics
-from bertsurgeon.tasks.types.base import Outputs, Prediction, Prepared, TaskType, encode_texts, recode
+from bertsurgeon.tasks.types.base import (
+    TRUNCATED,
+    PreparedData,
+    TaskType,
+    encode_texts,
+    find_truncated,
+    replace_column,
+)
+from bertsurgeon.tasks.types.heads import Outputs, Prediction
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 PREFIXES = ("B-", "I-", "E-", "S-")
-"""What tags of entities begin with, in the schemes IOB and IOBES."""
+"""Prefixes of entity tags in the schemes IOB and IOBES."""
 
-TAGS = ("accuracy", "macro_f1")
-"""Metrics of tags that are no entities."""
+TAG_METRICS = ("accuracy", "macro_f1")
+"""Metrics of tags that are not entities."""
 
-_LISTS = (".jsonl", ".json", ".parquet")
+_LIST_FILES = (".jsonl", ".json", ".parquet")
 _SPACE = re.compile(r"\s")
 
 
 @dataclass(frozen=True)
 class TokenClassification(TaskType):
-    """The first piece of a word stands for the word: it is what is trained, predicted, compared and weighed."""
+    """One class per word; training, prediction, comparison and calibration use the first subword of each word."""
 
     name: ClassVar[str] = "token-classification"
     auto_class: ClassVar[type[Any]] = AutoModelForTokenClassification
@@ -39,126 +51,136 @@ class TokenClassification(TaskType):
     columns: ClassVar[dict[str, str]] = {"text": "tokens", "label": "tags"}
 
     def describe(self, outputs: int) -> str:
-        """The task in words."""
+        """Returns a description for error messages."""
         return f"a token classification with {outputs} tags"
 
     def read(self, path: Path, columns: Mapping[str, str | None]) -> Dataset:
-        """Lists of words and tags from JSONL or Parquet; from all other files CoNLL's columns, named by position."""
-        if path.suffix not in _LISTS:
-            return read_conll(path, _position(columns["text"] or "0"), _position(columns["label"] or "-1"))
-        frame = read_frame(path, {role: columns[role] or own for role, own in self.columns.items()})
-        rows = {own: [_list(value, path, own) for value in frame[role]] for role, own in self.columns.items()}
+        """Reads lists of words and tags from JSON, JSONL or Parquet; from other files CoNLL columns, by position."""
+        from datasets import Dataset
+
+        if path.suffix not in _LIST_FILES:
+            return read_conll(path, _parse_position(columns["text"] or "0"), _parse_position(columns["label"] or "-1"))
+        frame = read_frame(path, {role: columns[role] or default for role, default in self.columns.items()})
+        rows = {name: [_parse_list(value, path, name) for value in frame[role]] for role, name in self.columns.items()}
         for number, (tokens, tags) in enumerate(zip(rows["tokens"], rows["tags"], strict=True), 1):
             if len(tokens) != len(tags):
                 raise DataError(f"Row {number} of {path} has {len(tokens)} tokens and {len(tags)} tags.")
         return Dataset.from_dict(rows)
 
-    def prepare(self, parts: Sequence[Dataset]) -> Prepared:
-        """``O`` comes first, then the tags sorted by type; tags without types (parts of speech) by name."""
+    def prepare(self, parts: Sequence[Dataset]) -> PreparedData:
+        """Codes tags: ``O`` first, then entity tags sorted by type; tags without types (parts of speech) by name."""
         names = {tag for part in parts for tags in part["tags"] for tag in tags}
         labels = tuple(sorted(names, key=lambda tag: (tag != "O", tag[2:] if tag[:2] in PREFIXES else tag, tag)))
         if len(labels) < 2:
             raise DataError("The tags are all the same; a token classification needs two.")
         if len(labels) > 1000:
-            raise DataError(f"There are {len(labels)} different tags; they do not look like tags.")
+            raise DataError(
+                f"There are {len(labels)} different tags; they do not look like tags. Name the right column with "
+                "--label-column."
+            )
         codes = {tag: code for code, tag in enumerate(labels)}
-        coded = [recode(part, "tags", [[codes[tag] for tag in tags] for tags in part["tags"]]) for part in parts]
+        coded = [
+            replace_column(part, "tags", [[codes[tag] for tag in tags] for tags in part["tags"]]) for part in parts
+        ]
         entities = all(tag == "O" or tag[:2] in PREFIXES for tag in labels)
-        return Prepared(self, ("f1", "precision", "recall", "accuracy") if entities else TAGS, labels, coded)
+        metrics = ("f1", "precision", "recall", "accuracy") if entities else TAG_METRICS
+        return PreparedData(self, metrics, labels, coded)
 
-    def renumber(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
-        """See :meth:`TaskType.renumber`."""
-        return recode(part, "tags", [[codes[code] for code in tags] for tags in part["tags"]])
+    def recode_labels(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
+        """Replaces tag codes, see :meth:`TaskType.recode_labels`."""
+        return replace_column(part, "tags", [[codes[code] for code in tags] for tags in part["tags"]])
 
     def encode(
         self, rows: dict[str, list[Any]], indices: list[int], tokenizer: PreTrainedTokenizerBase, limit: int
     ) -> dict[str, list[Any]]:
-        """The model's inputs, ``word_starts``, and ``labels`` that are -100 where no word begins.
+        """Returns the model's inputs, ``word_starts``, and ``labels`` that are −100 except where a word begins.
 
-        Words are joined by spaces and found again by the characters of each piece: if they are told that a text is
-        split into words, byte-level tokenizers (RoBERTa's) take each for the continuation of the one before, unless
-        they were made with ``add_prefix_space``.
+        Words are joined by spaces and assigned to tokens by their characters. With ``is_split_into_words``, byte-level
+        tokenizers (RoBERTa's) would treat each word as the continuation of the one before, unless they were created
+        with ``add_prefix_space``.
         """
         if "tokens" in rows:
             texts = {"text": [" ".join(words) for words in rows["tokens"]]}
         else:
             texts = {name: rows[name] for name in ("text", "text_pair") if name in rows}
         encoded = encode_texts(texts, tokenizer, limit, return_offsets_mapping=True)
-        offsets = encoded.pop("offset_mapping")
+        truncated = find_truncated(encoded, texts, tokenizer, limit)
         starts, labels = [], []
-        for number, places in enumerate(offsets):
+        for number, offsets in enumerate(encoded.pop("offset_mapping")):
             if "tokens" in rows:
-                owners = [_owners(rows["tokens"][number])]
+                word_indices = [_word_indices(rows["tokens"][number])]
             else:
-                owners = [_owners(_SPACE.split(column[number])) for column in texts.values()]
-            found = list(_first_pieces(owners, places, encoded.sequence_ids(number)))
-            starts.append([int(word is not None) for word in found])
+                word_indices = [_word_indices(_SPACE.split(column[number])) for column in texts.values()]
+            words = list(_first_subwords(word_indices, offsets, encoded.sequence_ids(number)))
+            starts.append([int(word is not None) for word in words])
             if "tags" in rows:
                 tags = rows["tags"][number]
-                labels.append([IGNORED if word is None else tags[word] for word in found])
-        encoded[WORD_STARTS] = starts
-        return {**encoded, "labels": labels} if "tags" in rows else dict(encoded)
+                labels.append([IGNORED if word is None else tags[word] for word in words])
+        columns = {**encoded, WORD_STARTS: starts, TRUNCATED: truncated}
+        return {**columns, "labels": labels} if "tags" in rows else columns
 
     def predictions(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Prediction]:
-        """One for every word; for every token where nobody says what words are."""
-        return [Prediction(outputs["logits"][_counted(batch)], CATEGORICAL)]
+        """Returns one prediction per word, or per token if the batch does not mark the words."""
+        return [Prediction(outputs["logits"][_scored_tokens(batch)], CATEGORICAL)]
 
-    def losses(self, batch: Mapping[str, Tensor]) -> int:
-        """Words."""
-        counted = batch["labels"] != IGNORED if "labels" in batch else _counted(batch)
-        return int(counted.sum())
+    def num_losses(self, batch: Mapping[str, Tensor]) -> int:
+        """Returns the number of words."""
+        scored = batch["labels"] != IGNORED if "labels" in batch else _scored_tokens(batch)
+        return int(scored.sum())
 
     def score(
         self, metrics: Sequence[str], labels: Sequence[str], outputs: Sequence[Outputs], dataset: Dataset
     ) -> dict[str, float]:
-        """See :func:`bertsurgeon.tasks.metrics.tag_metrics`; words that were cut off do not count."""
+        """Computes :func:`bertsurgeon.tasks.metrics.tag_metrics` of all words that were not cut off."""
         if "labels" not in dataset.column_names:
-            raise DataError("Evaluation needs tags, and the dataset has none.")
-        wanted, found = [], []
+            raise DataError("Evaluation needs tags, and the dataset has none; pass labeled data.")
+        references, predictions = [], []
         for codes, row in zip(dataset["labels"], outputs, strict=True):
-            said = row["logits"].argmax(-1).tolist()
-            pairs = [(code, answer) for code, answer in zip(codes, said, strict=True) if code != IGNORED]
-            wanted.append([labels[code] for code, _ in pairs])
-            found.append([labels[answer] for _, answer in pairs])
-        return tag_metrics(metrics, wanted, found)
+            predicted = row["logits"].argmax(-1).tolist()
+            pairs = [(code, prediction) for code, prediction in zip(codes, predicted, strict=True) if code != IGNORED]
+            references.append([labels[code] for code, _ in pairs])
+            predictions.append([labels[prediction] for _, prediction in pairs])
+        return tag_metrics(metrics, references, predictions)
 
 
-def _counted(batch: Mapping[str, Tensor]) -> Tensor:
-    """Where predictions count, shape (texts, tokens)."""
+def _scored_tokens(batch: Mapping[str, Tensor]) -> Tensor:
+    """Returns True for tokens whose predictions count, shape (texts, tokens)."""
     if WORD_STARTS in batch:
         return batch[WORD_STARTS].bool()
     return batch["labels"] != IGNORED if "labels" in batch else batch["attention_mask"].bool()
 
 
-def _owners(words: Sequence[str]) -> list[int | None]:
-    """For each character of the words, joined by spaces, the number of its word; None for the spaces."""
-    owners: list[int | None] = []
+def _word_indices(words: Sequence[str]) -> list[int | None]:
+    """Returns for each character of the words, joined by spaces, the index of its word; None for the spaces."""
+    indices: list[int | None] = []
     for number, word in enumerate(words):
-        owners += [*[number] * len(word), None]
-    return owners
+        indices += [*[number] * len(word), None]
+    return indices
 
 
-def _first_pieces(
-    owners: Sequence[Sequence[int | None]], offsets: Sequence[tuple[int, int]], sequences: Sequence[int | None]
+def _first_subwords(
+    word_indices: Sequence[Sequence[int | None]],
+    offsets: Sequence[tuple[int, int]],
+    sequences: Sequence[int | None],
 ) -> Iterator[int | None]:
-    """For each piece the number of the word it begins; None for all others.
+    """Yields for each token the index of the word that it begins, or None.
 
     Args:
-        owners: Of each text of a pair, by character.
-        offsets: First character of each piece, and the one behind its last.
-        sequences: Which text of the pair it is of.
+        word_indices: Word of each character, for each text of a pair.
+        offsets: First character of each token, and the one after its last.
+        sequences: Text of the pair that each token belongs to; None for special tokens.
     """
     last: tuple[int, int] | None = None
     for (start, end), sequence in zip(offsets, sequences, strict=True):
-        # the last character: a piece may begin with the space before its word
-        word = owners[sequence][end - 1] if sequence is not None and end > start else None
+        # the last character, as a token may begin with the space before its word
+        word = word_indices[sequence][end - 1] if sequence is not None and end > start else None
         begins = word is not None and (sequence, word) != last
         if word is not None and sequence is not None:
             last = sequence, word
         yield word if begins else None
 
 
-def _position(column: str) -> int:
+def _parse_position(column: str) -> int:
     try:
         return int(column)
     except ValueError:
@@ -167,7 +189,7 @@ def _position(column: str) -> int:
         ) from None
 
 
-def _list(value: Any, path: Path, column: str) -> list[str]:
+def _parse_list(value: Any, path: Path, column: str) -> list[str]:
     if isinstance(value, (list, tuple, np.ndarray)):
         return [str(item) for item in value]
     raise DataError(f"The {column} of {path} must be lists, not {value!r}.")

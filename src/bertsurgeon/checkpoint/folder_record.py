@@ -1,0 +1,120 @@
+"""The record of a folder that a command wrote: which files are ours, so that nothing else is ever deleted.
+
+``docs/format.md`` specifies the file. Version 0.1.0 wrote none; its folders are recognized by the names of their files.
+"""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+RECORD = "bertsurgeon_folder.json"
+"""Name of the file that lists the files of a folder."""
+
+RECORD_VERSION = 1
+
+FolderKind = Literal["model", "calibration", "export", "training"]
+
+TRAINING_FILES = ("checkpoint-*/", "recipe.json")
+"""What a training keeps in its work folder; a name that ends in a slash is a folder with all that is in it."""
+
+_HEAVY = r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|(pytorch|openvino)_model\.(bin|xml)"
+_RELEASED_FILES = re.compile(
+    rf"\d+_[A-Z]\w*|(\d+_[A-Z]\w*/)?(config\.json|{_HEAVY})|generation_config\.json|(pre)?processor_config\.json|"
+    r"tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja|vocab\.(txt|json)|"
+    r"merges\.txt|bpe\.codes|(sentencepiece\.bpe|spm|spiece|tokenizer)\.model|modules\.json|"
+    r"config_sentence_transformers\.json|sentence_bert_config\.json|(training_|vocabulary_)?report\.json|"
+    r"layer_drop\.json|bertsurgeon_export\.json|model\.onnx([._]data)?|calibration\.(json|safetensors)"
+)
+"""Files that 0.1.0, which wrote no record, wrote itself or through other libraries."""
+
+_RELEASED_REPORTS = ("report.json", "training_report.json", "vocabulary_report.json", "layer_drop.json")
+
+
+def foreign_file(folder: Path, ignored: Path | None = None) -> str | None:
+    """Returns the first file of a folder that none of our commands wrote, or None.
+
+    Args:
+        folder: The folder.
+        ignored: A folder inside it that is not looked at.
+
+    Raises:
+        OSError: If part of it cannot be read.
+    """
+    record = read_record(folder)
+    if record is not None:
+        return unlisted_file(folder, record[1], ignored)
+    files = list_files(folder, ignored)
+    for file in files:
+        if not _RELEASED_FILES.fullmatch(file):
+            return file
+    return None if _is_released(folder, files) else files[0]
+
+
+def _reraise(error: OSError) -> None:
+    raise error
+
+
+def _is_released(folder: Path, files: Sequence[str]) -> bool:
+    """Returns whether a folder without a record holds something that only 0.1.0 (or our quantizer) writes."""
+    if not files or {"calibration.json", "calibration.safetensors"} <= set(files) or "bertsurgeon_export.json" in files:
+        return True
+    if "config.json" not in files:
+        return False
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        method = str(config["quantization_config"]["quant_method"])
+    except (OSError, ValueError, KeyError, TypeError):
+        method = ""
+    return method.startswith("bertsurgeon") or any(name in files for name in _RELEASED_REPORTS)
+
+
+def unlisted_file(folder: Path, listed: Sequence[str], ignored: Path | None = None) -> str | None:
+    """Returns the first file of a folder that its record does not list, or None."""
+    patterns = [name for name in listed if name.endswith("/")]
+    for file in list_files(folder, ignored):
+        top = f"{file.partition('/')[0]}/" if "/" in file else ""
+        if file != RECORD and file not in listed and not any(fnmatchcase(top, pattern) for pattern in patterns):
+            return file
+    return None
+
+
+def list_files(folder: Path, ignored: Path | None = None) -> list[str]:
+    """Returns the files of a folder, links and empty folders included, as sorted paths relative to it."""
+    files = []
+    for parent, folders, names in os.walk(folder, onerror=_reraise):
+        path = Path(parent)
+        if ignored is not None and path.resolve() == ignored:
+            folders.clear()
+            continue
+        links = [name for name in folders if (path / name).is_symlink()]
+        files += [(path / name).relative_to(folder).as_posix() for name in (*names, *links)]
+        if not folders and not names and path != folder:
+            files.append(path.relative_to(folder).as_posix())
+    return sorted(files)
+
+
+def read_record(folder: Path) -> tuple[str, list[str]] | None:
+    """Returns kind and files from the record of a folder; None if there is no record of a version that we know."""
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        kind, files, version = content["kind"], content["files"], content["format_version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    is_valid = isinstance(kind, str) and isinstance(files, list) and all(isinstance(name, str) for name in files)
+    return (kind, files) if is_valid and version == RECORD_VERSION else None
+
+
+def write_record(folder: Path, kind: FolderKind, files: Sequence[str]) -> None:
+    """Writes the record of a folder.
+
+    Args:
+        folder: The folder.
+        kind: What it holds.
+        files: Its files, as :func:`list_files` returns them, or names of folders that end in a slash.
+    """
+    content = {"format_version": RECORD_VERSION, "kind": kind, "files": list(files)}
+    (folder / RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,109 @@
+"""Tables that commands print."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bertsurgeon.plan import Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Structure, SubLayerName
+
+_FORMATS: dict[str, tuple[str, float, str]] = {
+    "encoder_weights": ("encoder weights", 1e6, "{:.2f} M"),
+    "parameters": ("all parameters", 1e6, "{:.2f} M"),
+    "file_bytes": ("file size", 1e6, "{:.1f} MB"),
+    "flops": ("FLOPs", 1e9, "{:.2f} G"),
+}
+
+
+def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
+    """Prints models side by side; ratios are to the first one.
+
+    Args:
+        rows: What :func:`bertsurgeon.workflows.comparison.summarize` returned.
+        console: Where to print.
+    """
+    table = Table(title="Dense and pruned, PyTorch on this machine", title_justify="left")
+    table.add_column("")
+    names = list(rows)
+    for name in names:
+        table.add_column(name, justify="right")
+    if len(names) == 2:
+        table.add_column("", justify="right")
+    first = rows[names[0]]
+    length = next(key for key in first if key.startswith("latency_ms_")).rpartition("x")[2]
+    for key, value in first.items():
+        timed = key.startswith("latency_ms_")
+        title, unit, form = _FORMATS.get(key, (key, 1.0, "{:.1f}" if key.endswith("_threshold") else "{:.1f} %"))
+        if key == "flops":
+            title += f", {length} tokens"
+        if timed:
+            title, form = f"latency {key.removeprefix('latency_ms_').replace('x', '×')}", "{:.1f} ms"
+        cells = [form.format(rows[name][key] / unit) for name in names]
+        if len(names) == 2:
+            other = rows[names[1]][key]
+            if timed:
+                cells.append(f"{value / other:.2f}x faster" if other < value else f"{other / value:.2f}x slower")
+            elif key in _FORMATS:
+                cells.append(f"{100 * other / value:.0f} % kept")
+            else:
+                cells.append(f"{other - value:+.1f}")
+        table.add_row(title, *cells)
+    console.print(table)
+
+
+def print_plan(plan: ModelPlan, console: Console) -> None:
+    """Prints a plan: one line per layer, one column per matrix."""
+    roles = list(plan.layers[0].matrices)
+    table = Table(title=f"{plan.architecture}: {100 * (1 - plan.sparsity):.1f} % of {plan.size:,} encoder weights kept")
+    table.add_column("layer", justify="right")
+    counted: dict[SubLayerName, str] = {"attention": "heads", "feed_forward": "neurons"}
+    shown = [name for name in counted if any(name in layer.units for layer in plan.layers)]
+    for name in shown:
+        table.add_column(counted[name], justify="right")
+    for role in roles:
+        table.add_column(role.replace("_", "\n"), justify="center")
+    for index, layer in enumerate(plan.layers):
+        units = [_units(layer, name) for name in shown]
+        table.add_row(str(index), *units, *(_word(layer.matrices[role].structure) for role in roles))
+    console.print(table)
+
+
+def print_sparsity(kept: list[dict[str, int]], plan: ModelPlan, block: int, console: Console) -> None:
+    """Prints what is left of a sparse model: one line per layer, one column per matrix.
+
+    Args:
+        kept: Weights that are left, by layer and role.
+        plan: The model's plan, or the dense one, for the shapes.
+        block: Weights that were pruned together.
+        console: Where to.
+    """
+    total = sum(sum(layer.values()) for layer in kept)
+    unit = "single weights" if block == 1 else f"blocks of 1×{block}"
+    table = Table(
+        title=f"{plan.architecture}, {unit}: {100 * total / plan.size:.1f} % of {plan.size:,} encoder weights kept"
+    )
+    table.add_column("layer", justify="right")
+    for role in plan.layers[0].matrices:
+        table.add_column(role.replace("_", "\n"), justify="right")
+    for index, (counts, layer) in enumerate(zip(kept, plan.layers, strict=True)):
+        shares = [f"{100 * counts.get(role, 0) / matrix.size:.1f} %" for role, matrix in layer.matrices.items()]
+        table.add_row(str(index), *shares)
+    console.print(table)
+
+
+def _units(layer: LayerPlan, name: SubLayerName) -> str:
+    if layer.is_dropped(name):
+        return "–"
+    return f"{layer.units[name].kept} of {layer.units[name].total}" if name in layer.units else "all"
+
+
+def _word(structure: Structure) -> str:
+    match structure:
+        case Dense():
+            return "dense"
+        case Dropped():
+            return "–"
+        case Grouped():
+            return f"G = {structure.groups}"
+        case LowRank():
+            return f"rank {structure.rank}"

@@ -1,0 +1,179 @@
+"""Export of a model to a folder that a runtime executes."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from bertsurgeon import progress
+from bertsurgeon.architectures import unfuse
+from bertsurgeon.benchmark import measure_sizes
+from bertsurgeon.calibration import PIXELS, Batch, make_batches
+from bertsurgeon.checkpoint import check_output, get_ranges, new_folder
+from bertsurgeon.errors import OptionError
+from bertsurgeon.exporting.config import ExportConfig
+from bertsurgeon.exporting.verify import reference, require_agreement
+from bertsurgeon.exporting.write import ExportJob, trace_fastest, trace_model, write
+from bertsurgeon.prediction import evaluating
+from bertsurgeon.runtime import MODEL_FILES, Manifest, RuntimeModel, open_session, require
+from bertsurgeon.tasks import Data, as_dataset, is_batches
+from bertsurgeon.tasks.types.embedding import EMBEDDING
+
+OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output", EMBEDDING)
+"""Names of the outputs that are exported, if a model has them."""
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids", PIXELS)
+"""Names of the inputs that are exported, if a tokenizer or image processor makes them."""
+
+CHECKED_TEXTS = 64
+"""Approximate number of texts on which an export is compared with PyTorch."""
+
+BATCH_SIZE = 16
+
+
+def export(
+    model: PreTrainedModel,
+    config: ExportConfig,
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase | BaseImageProcessor,
+    *,
+    output: Path,
+    overwrite: bool = False,
+) -> Manifest:
+    """Exports a dense or pruned model, compares it with PyTorch, and writes a folder.
+
+    Args:
+        model: The model, also after :func:`bertsurgeon.prepare_for_inference`; left as it is.
+        config: Options, such as runtime and precision.
+        data: Texts or images on which outputs are compared and INT8 is calibrated, see :func:`bertsurgeon.prune`; they
+            need no labels.
+        tokenizer: Tokenizer, or image processor, of the model; it is saved in the folder.
+        output: The folder; it is written completely or not at all.
+        overwrite: Replace an existing folder.
+
+    Returns:
+        Description of the exported model, which the folder holds as well.
+
+    Raises:
+        ExportError: If the model cannot be traced, a package is missing, or the outputs differ too much.
+        OptionError: If trained quantization is requested and the model was not trained for INT8.
+        CheckpointError: If the folder exists or cannot be written.
+        DataError: If there are no texts.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from bertsurgeon import ExportConfig, export, open_exported
+        >>> from bertsurgeon.testing import toy_classifier
+        >>> model, tokenizer, texts = toy_classifier()
+        >>> with TemporaryDirectory() as folder:
+        ...     output = Path(folder) / "onnx"
+        ...     manifest = export(model, ExportConfig(), list(texts["text"]), tokenizer, output=output)
+        ...     logits = open_exported(output)(**tokenizer("a warm film", return_tensors="pt")).logits
+        >>> logits.shape
+        torch.Size([1, 2])
+    """
+    output = Path(output)
+    check_output(output, overwrite)
+    config = _resolve_quantization(config, model)
+    require("onnxscript", "onnx")
+    require("onnxruntime" if config.runtime == "onnx" else "openvino", config.runtime)
+    text_tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+    rows = data if is_batches(data) else as_dataset(data, text_tokenizer, model)
+    calibration, checked = _split(
+        make_batches(rows, text_tokenizer, CHECKED_TEXTS + config.samples, BATCH_SIZE, config.seed)
+    )
+    inputs = tuple(name for name in INPUTS if name in tokenizer.model_input_names)
+    model = unfuse(model)
+    if model.dtype != torch.float32:  # graphs compute in fp32, whatever the stored precision
+        model = nn.Module.float(deepcopy(model))  # transformers forbids model.float() for quantized models
+    with progress.bar(f"Exporting to {config.runtime}", 4) as advance, evaluating(model):
+        outputs, expected = reference(model, checked, OUTPUTS)
+        advance()
+        job = ExportJob(config, model, calibration, checked, inputs, outputs, expected)
+        graph_model = trace_fastest(job)
+        advance()
+        with new_folder(output, overwrite, kind="export") as temporary:
+            file = temporary / MODEL_FILES[config.runtime]
+            kept_float = write(graph_model, file, job)
+            advance()
+            check = job.check(open_session(config.runtime, file, config.precision))
+            require_agreement(check, config.precision, config.limit)
+            manifest = Manifest(
+                config.runtime,
+                config.precision,
+                inputs,
+                outputs,
+                measure_sizes(model).encoder_weights,
+                kept_float,
+                check.to_dict(),
+                config.quantization if config.precision == "int8" else None,
+            )
+            manifest.save(temporary)
+            _stock_config(model).save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            advance()
+    return manifest
+
+
+def open_for_timing(model: PreTrainedModel, config: ExportConfig, batch: Batch) -> RuntimeModel:
+    """Opens a model in a runtime to be timed; outputs are not compared, and no file remains.
+
+    Args:
+        model: Dense or pruned; the values of its weights do not matter.
+        config: Runtime and precision. INT8 is static.
+        batch: Inputs of the shape to be timed; INT8 is calibrated on them.
+
+    Raises:
+        ExportError: If the model cannot be traced, or a package is missing.
+    """
+    config = replace(config, quantization="static" if config.precision == "int8" else None, tolerance=inf)
+    inputs = tuple(batch)
+    with evaluating(model), TemporaryDirectory() as folder:
+        outputs, expected = reference(model, [batch], OUTPUTS)
+        job = ExportJob(config, model, [batch], [batch], inputs, outputs, expected)
+        file = Path(folder) / MODEL_FILES[config.runtime]
+        write(trace_model(job), file, job)
+        session = open_session(config.runtime, file, config.precision)
+    weights = measure_sizes(model).encoder_weights
+    return RuntimeModel(session, Manifest(config.runtime, config.precision, inputs, outputs, weights), model.config)
+
+
+def _resolve_quantization(config: ExportConfig, model: PreTrainedModel) -> ExportConfig:
+    """Returns the options with the model's default quantization, if INT8 is requested without one.
+
+    Raises:
+        OptionError: If trained quantization is requested and the model was not trained for INT8.
+    """
+    has_ranges = get_ranges(model) is not None
+    if config.quantization == "trained" and not has_ranges:
+        raise OptionError(
+            "The model was not trained for int8; train it with a recipe that has a quantization section, or use static "
+            "quantization."
+        )
+    if config.precision != "int8" or config.quantization is not None:
+        return config
+    return replace(config, quantization="trained" if has_ranges else "static")
+
+
+def _split(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Splits batches into those for calibration and every n-th for verification; a single batch serves for both."""
+    step = max(2, len(batches) * BATCH_SIZE // CHECKED_TEXTS)
+    checked = list(batches[::step])
+    calibration = [batch for index, batch in enumerate(batches) if index % step]
+    return calibration or checked, checked
+
+
+def _stock_config(model: PreTrainedModel) -> PretrainedConfig:
+    """Returns the configuration with the name of the model class and without the plan, which the graph contains."""
+    config = deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return config

@@ -1,0 +1,71 @@
+"""Options that describe themselves: one help text for the documentation of a class and for the command line.
+
+The fields of a configuration are declared with :func:`option`, and the class is decorated with :func:`documented`::
+
+    @documented
+    @dataclass(frozen=True)
+    class TrainingConfig:
+        "Training options."
+
+        epochs: float = option(3.0, "Passes over the training data.")
+
+``fields(TrainingConfig)`` then holds the help, the choices and the flag of every option in its metadata.
+"""
+
+from collections.abc import Sequence
+from dataclasses import MISSING, field, fields
+from inspect import cleandoc
+from textwrap import wrap
+from typing import Any, TypeVar
+
+C = TypeVar("C", bound=type)
+
+REQUIRED: Any = MISSING
+"""Default of an option that must be given."""
+
+LINE_LENGTH = 100
+
+
+def option(
+    default: Any, help: str, *, choices: Sequence[Any] | None = None, flag: str | None = None, cli: bool = True
+) -> Any:
+    """Declares a dataclass field with its help.
+
+    Args:
+        default: Default of the field; :data:`REQUIRED` for none.
+        help: What the option does, in one or more sentences; a default of ``None`` is explained here.
+        choices: The values that are allowed, if they can be listed.
+        flag: Name on the command line, such as ``--dropout/--no-dropout``; None for the field's name with dashes.
+        cli: True if the command line offers the option.
+
+    Returns:
+        A :func:`dataclasses.field` with the metadata ``help``, ``choices``, ``flag`` and ``cli``. ``flag`` is completed
+        by :func:`documented`, as a field has no name before its class exists.
+    """
+    metadata = {"help": help, "choices": None if choices is None else tuple(choices), "flag": flag, "cli": cli}
+    return field(default=default, metadata=metadata)
+
+
+def documented(cls: C) -> C:
+    """Completes a dataclass whose fields are declared with :func:`option`.
+
+    The flags that are not set become the names of the fields with dashes, and the docstring of the class gains an
+    "Attributes:" section with the help of every field.
+
+    Raises:
+        TypeError: If a field has no help.
+    """
+    lines = [cleandoc(cls.__doc__ or ""), "", "Attributes:"]
+    for each in fields(cls):
+        metadata = dict(each.metadata)
+        if not metadata.get("help"):
+            raise TypeError(f"{cls.__name__}.{each.name} has no help; declare it with bertsurgeon.options.option().")
+        if metadata["flag"] is None:
+            metadata["flag"] = "--" + each.name.replace("_", "-")
+        each.metadata = metadata  # type: ignore[assignment]  # dataclasses reads it only
+        text = f"{each.name}: {metadata['help']}"
+        if metadata["choices"]:
+            text += f" One of {', '.join(map(repr, metadata['choices']))}."
+        lines += wrap(text, LINE_LENGTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
+    cls.__doc__ = "\n".join(lines) + "\n"
+    return cls

@@ -1,0 +1,142 @@
+"""transformers' TrainingArguments from training options, the data and the caller's overrides."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from bertsurgeon import distributed
+from bertsurgeon.errors import OptionError, first_line
+from bertsurgeon.recovery.config import TrainingConfig
+
+SET_BY_CONFIG = {
+    "num_train_epochs": "epochs",
+    "max_steps": "max_steps",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "micro_batch_size",
+    "learning_rate": "learning_rate",
+    "warmup_steps": "warmup",
+    "weight_decay": "weight_decay",
+    "bf16": "bf16",
+    "seed": "seed",
+    "data_seed": "seed",
+    "load_best_model_at_end": "keep_best",
+    "metric_for_best_model": "keep_best",
+    "eval_strategy": "keep_best",
+}
+"""TrainingArguments that an option of :class:`TrainingConfig` sets."""
+
+SET_BY_TRAIN = {
+    "output_dir": "is the argument work_dir",
+    "resume_from_checkpoint": "is the argument resume",
+    "label_names": "follows from the columns of the data",
+    "prediction_loss_only": "follows from keep_best, which compares losses",
+}
+"""TrainingArguments that :func:`train` sets, and why they cannot be overridden."""
+
+
+def check_arguments(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Checks overrides of TrainingArguments, and returns them.
+
+    Raises:
+        OptionError: If transformers has no such argument, or an option or :func:`bertsurgeon.train` sets it.
+    """
+    allowed = {each.name for each in fields(TrainingArguments) if each.init}
+    for name in overrides:
+        if name in SET_BY_CONFIG:
+            raise OptionError(
+                f"The training argument {name} is set by an option: use TrainingConfig({SET_BY_CONFIG[name]}=…)."
+            )
+        if name in SET_BY_TRAIN:
+            raise OptionError(f"The training argument {name} cannot be set: it {SET_BY_TRAIN[name]}.")
+        if name not in allowed:
+            raise OptionError(f"transformers.TrainingArguments has no argument {name}; see its documentation.")
+    return overrides
+
+
+def make_arguments(
+    config: TrainingConfig,
+    work_dir: Path,
+    *,
+    steps: int,
+    interval: int,
+    with_teacher: bool,
+    label_names: Sequence[str],
+    overrides: Mapping[str, Any],
+) -> TrainingArguments:
+    """Makes the arguments of the Trainer.
+
+    Args:
+        config: Training options.
+        work_dir: Folder for checkpoints.
+        steps: Steps of the whole training.
+        interval: Steps between checkpoints, and between evaluations with ``keep_best``.
+        with_teacher: True if there is a teacher.
+        label_names: Columns that the Trainer passes on although they are no inputs of the model.
+        overrides: What :func:`check_arguments` returned.
+
+    Raises:
+        OptionError: If transformers refuses the overrides, or the processes cannot share a step evenly.
+    """
+    together = micro_batch_size(config)
+    settings = {
+        "output_dir": str(work_dir),
+        "max_steps": steps,
+        "per_device_train_batch_size": together,
+        "gradient_accumulation_steps": config.batch_size // (together * distributed.world_size()),
+        "learning_rate": config.peak_learning_rate(with_teacher),
+        "warmup_steps": config.warmup,
+        "weight_decay": config.weight_decay,
+        "bf16": config.bf16,
+        "use_cpu": not torch.accelerator.is_available(),
+        "seed": config.seed,
+        "train_sampling_strategy": "group_by_length",
+        "logging_strategy": "no",
+        "save_strategy": "steps",
+        "save_steps": interval,
+        "save_total_limit": 1,
+        "eval_strategy": "steps" if config.keep_best else "no",
+        "eval_steps": interval,
+        "per_device_eval_batch_size": 2 * config.batch_size,
+        "prediction_loss_only": True,
+        "load_best_model_at_end": config.keep_best,
+        "metric_for_best_model": "eval_loss" if config.keep_best else None,
+        "report_to": "none",
+        "label_names": list(label_names),
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        **overrides,
+    }
+    try:
+        return TrainingArguments(**settings)
+    except (ValueError, TypeError, ImportError) as error:
+        if not overrides:
+            raise
+        raise OptionError(
+            f"transformers refuses the training arguments {', '.join(overrides)}: {first_line(error)}."
+        ) from error
+
+
+def micro_batch_size(config: TrainingConfig) -> int:
+    """Returns the samples per forward pass in each process.
+
+    Raises:
+        OptionError: If the processes cannot share a step evenly.
+    """
+    world_size = distributed.world_size()
+    per_process, rest = divmod(config.batch_size, world_size)
+    if rest:
+        raise OptionError(
+            f"{world_size} processes cannot share a batch of {config.batch_size} evenly; choose another batch size, or "
+            "start another number of processes."
+        )
+    size = min(config.micro_batch_size or per_process, per_process)
+    if per_process % size:
+        raise OptionError(
+            f"Each of {world_size} processes takes {per_process} samples of a step; micro_batch_size must divide "
+            f"that number, and {size} does not."
+        )
+    return size

@@ -1,0 +1,197 @@
+"""From texts, raw datasets or batches to tokenized datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from bertsurgeon import progress
+from bertsurgeon.errors import DataError, OptionError
+from bertsurgeon.tasks.types import CLASSIFICATION, TaskType, task_type_for_texts
+from bertsurgeon.tasks.types.base import TRUNCATED
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Data: TypeAlias = "Sequence[str] | Dataset | Iterable[Mapping[str, Any]]"
+"""What functions accept as data: texts, a tokenized or raw ``datasets.Dataset``, or a loader of padded batches."""
+
+POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+"""Model types whose first token has the position after the padding's id."""
+
+
+def tokenize(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None = None,
+    task_type: TaskType = CLASSIFICATION,
+) -> Dataset:
+    """Tokenizes a raw dataset; rows are truncated (passages of question answering: split into windows), not padded.
+
+    A note (:func:`bertsurgeon.progress.note`) reports how many texts were cut, if any.
+
+    Args:
+        dataset: Rows with the columns of the task type, or with ``text`` (and ``text_pair``) alone.
+        tokenizer: Tokenizer of the model.
+        max_length: Maximum number of tokens per row; None for the task type's default. It is lowered to what the
+            tokenizer, and the model saved beside it, accept.
+        task_type: Type of the task: :attr:`Task.type` or, for unlabeled texts, :func:`task_type_for_texts`.
+
+    Returns:
+        Columns with the model's inputs and, if there are any, its labels.
+
+    Raises:
+        DataError: If the dataset is empty or lacks a column.
+        OptionError: If ``max_length`` leaves no room for text.
+    """
+    if len(dataset) == 0:
+        raise DataError("The dataset is empty; at least one text is needed.")
+    text_columns = _text_columns(task_type)
+    if not set(text_columns) & set(dataset.column_names):
+        raise DataError(
+            f"The dataset has no column {' or '.join(map(repr, text_columns))}; it has "
+            f"{', '.join(dataset.column_names)}."
+        )
+    length = task_type.max_length if max_length is None else max_length
+    if length < 4:
+        raise OptionError(f"A maximum length of {length} tokens leaves no room for text; use at least 4.")
+    accepted = _accepted_length(tokenizer)
+    limit = min(length, accepted)
+    encoded: Dataset = dataset.map(
+        lambda rows, indices: task_type.encode(dict(rows), indices, tokenizer, limit),
+        batched=True,
+        with_indices=True,
+        remove_columns=dataset.column_names,
+    )
+    _report_truncation(sum(encoded[TRUNCATED]), dataset, task_type, limit, accepted)
+    return encoded.remove_columns(TRUNCATED)
+
+
+def _report_truncation(count: int, dataset: Dataset, task_type: TaskType, limit: int, accepted: int) -> None:
+    if not count:
+        return
+    cut = task_type.truncation_limit(dataset.column_names, limit)
+    if cut.option != "max_length":
+        remedy = f"; {cut.option} raises the limit"
+    elif limit < accepted:
+        remedy = "; --max-length (max_length in Python) raises the limit"
+    else:
+        remedy = ", the most that the model accepts"
+    progress.note(
+        f"{count:,} of {len(dataset):,} {cut.unit} were longer than {cut.tokens} tokens and were cut there{remedy}."
+    )
+
+
+def as_dataset(
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase | None,
+    model: Any = None,
+    max_length: int | None = None,
+    *,
+    task_type: TaskType | None = None,
+) -> Dataset:
+    """Returns any data as a tokenized dataset.
+
+    Functions that use padded batches as they are check :func:`is_batches` first.
+
+    Args:
+        data: Texts, a tokenized dataset (returned as it is), a raw dataset with the columns of the task type or with
+            ``text`` (and ``text_pair``), or padded batches of tensors, whose padding is removed.
+        tokenizer: Tokenizer of the model; needed for texts and raw datasets.
+        model: Model whose head decides how texts are tokenized if no ``task_type`` is passed; None for classification.
+        max_length: Maximum number of tokens per row, see :func:`tokenize`; no effect on tokenized data.
+        task_type: Type of the task; None for that of the model.
+
+    Raises:
+        DataError: If the data is empty or of another type.
+        OptionError: If the data must be tokenized and no tokenizer is passed.
+    """
+    from datasets import Dataset
+
+    if isinstance(data, str):
+        raise DataError("The data is a single string; pass a list of texts.")
+    if isinstance(data, Mapping):
+        raise DataError(
+            "The data is a mapping; pass a dataset (one split of it), a list of texts or a list of batches."
+        )
+    if isinstance(data, Dataset):
+        if "input_ids" in data.column_names or "pixel_values" in data.column_names:
+            return data
+        raw = data
+    elif is_batches(data):
+        rows = [row for batch in data for row in _unpad(batch)]
+        if not rows:
+            raise DataError("The data is empty; at least one text is needed.")
+        return Dataset.from_list(rows)
+    else:
+        raw = Dataset.from_dict({"text": list(data)})
+    if len(raw) == 0:
+        raise DataError("The data is empty; at least one text is needed.")
+    if tokenizer is None:
+        raise OptionError("The data is not tokenized; pass the tokenizer of the model together with it.")
+    if task_type is None:
+        task_type = CLASSIFICATION if model is None else task_type_for_texts(model)
+    return tokenize(raw, tokenizer, max_length, task_type)
+
+
+def is_batches(data: Data) -> bool:
+    """Returns whether data is a loader of padded batches: neither a dataset nor a sequence of texts.
+
+    Args:
+        data: Texts, a dataset, or batches.
+    """
+    from datasets import Dataset
+
+    is_texts = isinstance(data, Sequence) and (len(data) == 0 or isinstance(data[0], str))
+    return not isinstance(data, (Dataset, Mapping)) and not is_texts
+
+
+def _unpad(batch: Any) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a padded batch; per-token columns end where the attention mask does."""
+    if not isinstance(batch, Mapping) or not isinstance(batch.get("input_ids"), Tensor):
+        raise DataError(
+            "The data must be texts, a datasets.Dataset, or batches with a tensor 'input_ids'; it holds "
+            f"{', '.join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__}."
+        )
+    tensors = {name: value.cpu() for name, value in batch.items() if isinstance(value, Tensor)}
+    shape = tensors["input_ids"].shape
+    mask = tensors.get("attention_mask")
+    for row in range(len(tensors["input_ids"])):
+        real = range(shape[1]) if mask is None else mask[row].nonzero().flatten().tolist()
+        tokens = slice(real[0], real[-1] + 1) if len(real) else slice(0, 0)
+        values = {
+            name: (value[row, tokens] if value.shape[:2] == shape else value[row]).tolist()
+            for name, value in tensors.items()
+        }
+        yield values if mask is not None else {**values, "attention_mask": [1] * shape[1]}
+
+
+def _text_columns(task_type: TaskType) -> list[str]:
+    return list(dict.fromkeys((task_type.columns["text"], "text")))
+
+
+def _accepted_length(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that the tokenizer and the model saved beside it accept: many tokenizers have no limit of their own."""
+    length = int(tokenizer.model_max_length)
+    try:
+        config = AutoConfig.from_pretrained(tokenizer.name_or_path, local_files_only=True, trust_remote_code=False)
+    except Exception:  # there is no model beside it, or one whose loading reports the error
+        return length
+    longest = max_input_length(config)
+    return length if longest is None else min(length, longest)
+
+
+def max_input_length(config: Any) -> int | None:
+    """Returns the maximum number of tokens that a model accepts; None if its positions are relative or rotary.
+
+    Args:
+        config: Configuration of the model.
+    """
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions is None or hasattr(config, "rope_parameters") or not getattr(config, "position_biased_input", True):
+        return None
+    skipped = (config.pad_token_id or 0) + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
+    return positions - skipped

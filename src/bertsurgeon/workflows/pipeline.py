@@ -1,0 +1,191 @@
+"""From a dense model and its data to pruned, recovered and compared models, one folder per budget."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from bertsurgeon import distributed
+from bertsurgeon.benchmark import environment
+from bertsurgeon.checkpoint import load_tokenizer, save_model, write_report
+from bertsurgeon.errors import CheckpointError, first_line
+from bertsurgeon.evaluation import check_head, compare, evaluate
+from bertsurgeon.methods.auto.config import AutoConfig
+from bertsurgeon.methods.auto.measurements import Calibration, calibrate
+from bertsurgeon.methods.base import PruneConfig, PruneReport
+from bertsurgeon.pruning import prune
+from bertsurgeon.recovery import TrainingConfig, recover
+from bertsurgeon.tasks import Task, align_to_model, task_type_for_texts, tokenize
+from bertsurgeon.vocabulary import trim_vocabulary
+from bertsurgeon.workflows.comparison import summarize
+from bertsurgeon.workflows.inputs import DataConfig, load_data, load_network, load_texts, raw_texts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+REPORT = "report.json"
+"""File beside a pruned model with everything that was measured."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A dense model and its data.
+
+    Attributes:
+        model: The dense model.
+        tokenizer: Its tokenizer.
+        task: The task; None if there are only unlabeled texts.
+        calibration: Tokenized texts for the calibration.
+        training: Tokenized texts for the recovery, labeled if there is a task.
+        validation: Tokenized texts for the comparison, labeled if there is a task.
+        raw: All of them before tokenization.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Task | None
+    calibration: Dataset
+    training: Dataset
+    validation: Dataset
+    raw: tuple[Dataset, ...]
+
+
+@dataclass(frozen=True)
+class PrunedModel:
+    """A pruned model on disk.
+
+    Attributes:
+        folder: Where it was saved.
+        result: Content of its ``report.json``.
+        report: What pruning did.
+    """
+
+    folder: Path
+    result: dict[str, Any]
+    report: PruneReport
+
+
+def load_inputs(name: str, data: DataConfig, seed: int) -> Inputs:
+    """Loads a dense model and its data.
+
+    Args:
+        name: Folder or hub id of the model.
+        data: Where the data comes from.
+        seed: Fixes which texts are held out.
+
+    Raises:
+        BertSurgeonError: If any of it is missing or broken, or head and task do not fit.
+    """
+    set_seed(seed)
+    model, tokenizer = load_network(name, data), load_tokenizer(name)
+
+    def encode(texts: Dataset) -> Dataset:
+        return tokenize(texts, tokenizer, data.max_length, task_type_for_texts(model))
+
+    texts = None if data.text_file is None else load_texts(data, seed)
+    if texts is not None and data.only_texts:
+        training, held_out = (encode(part) for part in texts)
+        return Inputs(model, tokenizer, None, training, training, held_out, texts)
+    loaded = align_to_model(load_data(data, seed), model)
+    check_head(model, loaded.task)
+    training, validation = (
+        tokenize(part, tokenizer, data.max_length, loaded.task.type) for part in (loaded.train, loaded.validation)
+    )
+    calibration = training if texts is None else encode(texts[0])
+    raw = (loaded.train, loaded.validation, *(texts or ()))
+    return Inputs(model, tokenizer, loaded.task, calibration, training, validation, raw)
+
+
+def prune_to_budgets(
+    inputs: Inputs,
+    targets: Sequence[tuple[PruneConfig, Path]],
+    training: TrainingConfig | None = None,
+    *,
+    overwrite: bool = False,
+    calibration: Calibration | None = None,
+    teacher: PreTrainedModel | None = None,
+    trim: bool = False,
+) -> list[PrunedModel]:
+    """Prunes a model to every budget from one calibration, recovers, compares and saves.
+
+    Args:
+        inputs: The dense model and its data.
+        targets: Options and folder of each pruned model; all of one method.
+        training: Options of the recovery from the dense model; None for none.
+        overwrite: Replace folders that this function wrote.
+        calibration: An earlier calibration for ``auto``; None for a new one.
+        teacher: Model whose distillation gives the gradients of ``obert``; None for the gradients of the task's loss.
+        trim: Remove the embeddings of tokens that the data never uses.
+
+    Raises:
+        BertSurgeonError: If something of it is impossible, or cannot be written.
+    """
+    dense, tokenizer = inputs.model, inputs.tokenizer
+    first = targets[0][0]
+    data: Any = inputs.calibration
+    if isinstance(first, AutoConfig):
+        data = calibration or calibrate(dense, first, inputs.calibration, tokenizer)
+    dense_metrics = None if inputs.task is None else _score(inputs, dense)
+    models = []
+    for config, folder in targets:
+        pruned, report = prune(dense, config, data, tokenizer, teacher=teacher)
+        if training is not None:
+            _recover(pruned, inputs, training)
+        pruned_metrics = _score(inputs, pruned)
+        metrics = {"dense": dense_metrics or dict.fromkeys(pruned_metrics, 100.0), "pruned": pruned_metrics}
+        saved_tokenizer, trim_report = tokenizer, None
+        if trim:
+            pruned, saved_tokenizer, trim_report = trim_vocabulary(pruned, raw_texts(inputs.raw), tokenizer)
+        result: dict[str, Any] = {
+            "task": None if inputs.task is None else inputs.task.name,
+            "pruning": report.to_dict(),
+            "recovery": None if training is None else asdict(training),
+            "vocabulary": None if trim_report is None else trim_report.to_dict(),
+            "models": metrics,
+            "environment": environment(),
+        }
+        save_model(pruned, folder, saved_tokenizer, {REPORT: result}, overwrite=overwrite)
+        result["models"] = distributed.run_on_main(partial(_compare, dense, pruned, folder, metrics))
+        distributed.run_on_main(partial(write_report, folder / REPORT, result))
+        models.append(PrunedModel(folder, result, report))
+    return models
+
+
+def _score(inputs: Inputs, model: PreTrainedModel) -> dict[str, float]:
+    """The task's metrics; without a task, the agreement with the dense model on held-out texts; in percent."""
+    if inputs.task is not None:
+        return evaluate(model, inputs.task, inputs.validation, inputs.tokenizer)
+    return compare(inputs.model, model, inputs.validation, inputs.tokenizer)
+
+
+def _recover(pruned: PreTrainedModel, inputs: Inputs, training: TrainingConfig) -> None:
+    """Recovers in a temporary folder, which cannot be resumed."""
+    if inputs.task is None or not inputs.task.type.learns_from_labels:
+        training = replace(training, distillation_weight=1.0)  # there are no labels, only the teacher's outputs
+    recover(pruned, training, inputs.training, inputs.tokenizer, teacher=inputs.model)
+
+
+def _compare(
+    dense: PreTrainedModel, pruned: PreTrainedModel, folder: Path, metrics: dict[str, dict[str, float]]
+) -> dict[str, dict[str, Any]]:
+    """Both models side by side; the dense one's file size is that of a new copy, without other files of its folder.
+
+    Raises:
+        CheckpointError: If there is no room for that copy.
+    """
+    with tempfile.TemporaryDirectory() as copy:
+        try:
+            dense.save_pretrained(copy)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{folder} is written, but there is no room in {tempfile.gettempdir()} to compare its size with the "
+                f"dense model's ({first_line(error)}); set TMPDIR to another folder."
+            ) from error
+        return summarize({"dense": dense, "pruned": pruned}, {"dense": Path(copy), "pruned": folder}, metrics)

@@ -1,0 +1,378 @@
+"""Fine-tuning, recovery and gradual pruning from named models and data to a saved model with a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from bertsurgeon import distributed, progress
+from bertsurgeon.checkpoint import (
+    check_masked_lm,
+    check_output,
+    check_work_folder,
+    get_plan,
+    holds_training,
+    is_sparse,
+    load_model,
+    load_tokenizer,
+    new_work_folder,
+    read_config,
+    remove_work_folder,
+    save_model,
+)
+from bertsurgeon.errors import ModelError, OptionError
+from bertsurgeon.evaluation import check_head, compare, evaluate, evaluate_masked_lm
+from bertsurgeon.gradual import MaskedLanguageModeling, Recipe, train_gradually
+from bertsurgeon.layers.masks import masks_of, sparsity_of
+from bertsurgeon.recovery import TrainingConfig, recover, train
+from bertsurgeon.tasks import TaskData, align_to_model, recode_labels, task_type_for_texts, tokenize
+from bertsurgeon.workflows.inputs import (
+    DataConfig,
+    check_same_vocabulary,
+    input_paths,
+    load_data,
+    load_network,
+    load_texts,
+    resolve_model,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+REPORT = "training_report.json"
+"""File beside a trained model with the options and the metrics."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Data to train on, and how the trained model is scored.
+
+    Attributes:
+        task: Name of the task; None if there are no labels.
+        training: Tokenized training data.
+        score: Returns the metrics of a model.
+    """
+
+    task: str | None
+    training: Dataset
+    score: Callable[[PreTrainedModel], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class TrainingOutput:
+    """Where a trained model goes, and where its checkpoints stay until it is saved.
+
+    Attributes:
+        folder: The output folder.
+        resume: Continue the run that a killed process left.
+        overwrite: Replace the output folder, and an unfinished run.
+    """
+
+    folder: Path
+    resume: bool = False
+    overwrite: bool = False
+
+    @property
+    def work_dir(self) -> Path:
+        """The Trainer's folder for checkpoints, beside the output folder.
+
+        Raises:
+            OptionError: If the output folder is the root of the file system.
+        """
+        folder = Path(os.path.abspath(self.folder))
+        if not folder.name:
+            raise OptionError(f"{folder} is the root of the file system; name a folder in it for the output.")
+        return folder.with_name(f"{folder.name}.training")
+
+    def check(self, inputs: list[Path]) -> TrainingOutput:
+        """Checks, before any work is done, that the output can be written.
+
+        Args:
+            inputs: Files and folders that are read.
+
+        Returns:
+            The same output; a resumed run may replace the folder that it was going to replace.
+
+        Raises:
+            CheckpointError: If the folder cannot be written, or may not be replaced.
+            OptionError: If there is an unfinished run, and neither ``resume`` nor ``overwrite`` is set.
+        """
+        unfinished = distributed.run_on_main(lambda: holds_training(self.work_dir))
+        overwrite = self.overwrite or (self.resume and unfinished)
+        check_output(self.folder, overwrite, inputs)
+        keep = unfinished and (self.resume or not self.overwrite)
+        distributed.run_on_main(lambda: check_work_folder(self.work_dir, keep=keep, inputs=inputs))
+        if unfinished and not self.resume and not self.overwrite:
+            raise OptionError(
+                f"{self.work_dir} holds an unfinished run; pass --resume to continue it or --overwrite to start anew."
+            )
+        return replace(self, overwrite=overwrite)
+
+
+def finetune_and_save(
+    name: str, config: TrainingConfig, data: DataConfig, output: TrainingOutput
+) -> tuple[PreTrainedModel, dict[str, float]]:
+    """Fine-tunes a dense model on a task.
+
+    Args:
+        name: Folder or hub id of the model.
+        config: The options.
+        data: The task and its data.
+        output: Where the model goes.
+
+    Returns:
+        The model and its metrics, in percent.
+
+    Raises:
+        BertSurgeonError: If any of it is missing or broken, or does not fit together.
+    """
+    folder = resolve_model(name)
+    output = output.check(input_paths(folder, data=data))
+    set_seed(config.seed)
+    loaded = recode_labels(load_data(data, config.seed), read_config(folder), new_head=True)
+    model, tokenizer = load_for_finetuning(folder, loaded)
+    job = labeled_job(loaded, tokenizer, data.max_length)
+
+    def fit(work_dir: Path) -> None:
+        train(
+            model, config, job.training, tokenizer, work_dir=work_dir, resume=output.resume, description="Fine-tuning"
+        )
+
+    return model, _fit_and_save(model, tokenizer, job, fit, {"training": asdict(config)}, output)
+
+
+def recover_and_save(
+    name: str, config: TrainingConfig, data: DataConfig, output: TrainingOutput, teacher: str | None = None
+) -> tuple[PreTrainedModel, dict[str, float]]:
+    """Fine-tunes a pruned model again.
+
+    Args:
+        name: Folder of the pruned model.
+        config: The options.
+        data: The task and its data, or unlabeled texts (then there must be a teacher).
+        output: Where the model goes.
+        teacher: Folder or hub id of the dense model, to distill from; None for none.
+
+    Returns:
+        The model and its metrics, in percent.
+
+    Raises:
+        BertSurgeonError: If any of it is missing or broken, or does not fit together.
+    """
+    output = output.check(input_paths(name, None if teacher is None else resolve_model(teacher), data=data))
+    set_seed(config.seed)
+    check_same_vocabulary(name, teacher)
+    model, tokenizer = load_model(name), load_tokenizer(name)
+    if get_plan(model) is None and not is_sparse(model):
+        raise ModelError(f"{name} is a dense model; prune it first, or use 'bertsurgeon finetune'.")
+    teacher_model = None if teacher is None else load_network(teacher, data)
+    if data.text_file is not None:
+        if not data.only_texts or teacher_model is None:
+            raise OptionError("--text-file recovers without labels: name a --teacher with it, and no other data.")
+        config = replace(config, distillation_weight=1.0)
+        job = unlabeled_job(load_texts(data, config.seed), tokenizer, data.max_length, teacher_model)
+    else:
+        loaded = align_to_model(load_data(data, config.seed), model)
+        check_head(model, loaded.task)
+        if teacher_model is not None:
+            check_head(teacher_model, loaded.task)
+        if not loaded.task.type.learns_from_labels:
+            config = replace(config, distillation_weight=1.0)
+        job = labeled_job(loaded, tokenizer, data.max_length)
+
+    def fit(work_dir: Path) -> None:
+        recover(model, config, job.training, tokenizer, teacher=teacher_model, work_dir=work_dir, resume=output.resume)
+
+    return model, _fit_and_save(model, tokenizer, job, fit, {"training": asdict(config)}, output)
+
+
+def prune_gradually_and_save(
+    name: str,
+    recipe: Recipe,
+    data: DataConfig,
+    output: TrainingOutput,
+    teacher: str | None = None,
+    *,
+    memory_gb: float = 4.0,
+    bf16: bool = False,
+    seed: int = 0,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Prunes a model while it is trained.
+
+    Args:
+        name: Folder or hub id of a dense or sparse model.
+        recipe: What is trained, pruned and quantized, and when.
+        data: The task and its data, or unlabeled texts.
+        output: Where the model goes.
+        teacher: Folder or hub id of a fine-tuned dense model, to distill from; None for none.
+        memory_gb: Memory for inverted Fisher blocks, in 10⁹ bytes.
+        bf16: Multiply in bfloat16.
+        seed: Fixes every random choice.
+
+    Returns:
+        The model; its ``sparsity``, the ``recipe`` as it was used, and the ``metrics``, in percent.
+
+    Raises:
+        BertSurgeonError: If any of it is missing or broken, or does not fit together.
+    """
+    check_same_vocabulary(name, teacher)
+    folder = resolve_model(name)
+    output = output.check(input_paths(folder, None if teacher is None else resolve_model(teacher), data=data))
+    set_seed(seed)
+    head = AutoModelForMaskedLM if recipe.masked_lm else None
+    teacher_model = None if teacher is None else load_model(resolve_model(teacher), head)
+    if teacher_model is None and recipe.distillation.distillation_weight > 0:
+        target = "masked tokens" if recipe.masked_lm else "labels"
+        progress.note(f"No --teacher is named: the model is trained on the {target} alone.")
+    if recipe.masked_lm:
+        model, tokenizer, job = _masked_lm_job(folder, data, teacher_model, recipe.masked_lm, seed)
+    else:
+        model, tokenizer, job = _task_job(folder, data, teacher_model, seed)
+    if job.task is None and not recipe.masked_lm:  # there are no labels, only the teacher's outputs
+        recipe = replace(recipe, distillation=replace(recipe.distillation, distillation_weight=1.0))
+
+    def fit(work_dir: Path) -> None:
+        train_gradually(
+            model,
+            recipe,
+            job.training,
+            tokenizer,
+            teacher=teacher_model,
+            work_dir=work_dir,
+            resume=output.resume,
+            memory_gb=memory_gb,
+            bf16=bf16,
+            seed=seed,
+            description="Pruning" if recipe.pruning else "Training",
+        )
+
+    metrics = _fit_and_save(model, tokenizer, job, fit, {"recipe": asdict(recipe)}, output)
+    return model, {"sparsity": sparsity_of(masks_of(model)), "recipe": asdict(recipe), "metrics": metrics}
+
+
+def load_for_finetuning(
+    name: str, data: TaskData, sparse: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a model with a head for a task: its own if that fits, else a new one.
+
+    Args:
+        name: Folder or hub id.
+        data: The task and its data.
+        sparse: Accept a pruned or sparse model, too.
+
+    Raises:
+        BertSurgeonError: If there is no such model, or it cannot learn the task from labels.
+    """
+    task_type = data.task.type
+    if not task_type.learns_from_labels:
+        raise OptionError(
+            "Embedders are trained by a teacher only; fine-tune the dense one with sentence-transformers first."
+        )
+    options = task_type.head_options(data.task.labels)
+    model = load_model(name, task_type.auto_class, new_head=True, ignore_mismatched_sizes=True, **options)
+    if not sparse and (get_plan(model) is not None or is_sparse(model)):
+        raise ModelError(f"{name} is pruned; use 'bertsurgeon recover' to train it.")
+    return model, load_tokenizer(name)
+
+
+def labeled_job(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> TrainingJob:
+    """Makes a job of a task, scored by its metrics."""
+    task_type = data.task.type
+    training, validation = (tokenize(part, tokenizer, max_length, task_type) for part in (data.train, data.validation))
+    return TrainingJob(data.task.name, training, lambda model: evaluate(model, data.task, validation, tokenizer))
+
+
+def unlabeled_job(
+    texts: tuple[Dataset, Dataset], tokenizer: PreTrainedTokenizerBase, max_length: int | None, teacher: PreTrainedModel
+) -> TrainingJob:
+    """Makes a job of texts alone, scored by the agreement with the teacher on the held-out ones."""
+    training, held_out = (tokenize(part, tokenizer, max_length, task_type_for_texts(teacher)) for part in texts)
+    return TrainingJob(None, training, lambda model: compare(teacher, model, held_out, tokenizer))
+
+
+def _masked_lm_job(
+    name: str, data: DataConfig, teacher: PreTrainedModel | None, masked_lm: MaskedLanguageModeling, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, TrainingJob]:
+    """Loads a model with a masked-language-model head, and the texts.
+
+    Raises:
+        BertSurgeonError: If any of it is missing or broken, or does not fit together.
+    """
+    if (data.text_file is None) == data.only_texts:
+        raise OptionError(
+            "Name the texts for masked language modeling: --text-file, or a --task for the texts of it, one of them."
+        )
+    model, tokenizer = load_model(name, AutoModelForMaskedLM), load_tokenizer(name)
+    for checked in (model, teacher):
+        if checked is not None:
+            check_masked_lm(checked)
+    if data.text_file is not None:
+        texts = load_texts(data, seed)
+    else:
+        loaded = load_data(data, seed)
+        texts = loaded.train.remove_columns("label"), loaded.validation.remove_columns("label")
+    training, held_out = (tokenize(part, tokenizer, data.max_length) for part in texts)
+
+    def score(trained: PreTrainedModel) -> dict[str, float]:
+        return evaluate_masked_lm(trained, held_out, tokenizer, probability=masked_lm.probability, seed=seed)
+
+    return model, tokenizer, TrainingJob(None, training, score)
+
+
+def _task_job(
+    name: str, data: DataConfig, teacher: PreTrainedModel | None, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, TrainingJob]:
+    """Loads a model with a head for a task, and its data.
+
+    Raises:
+        BertSurgeonError: If any of it is missing or broken, or does not fit together.
+    """
+    if data.text_file is not None:
+        if not data.only_texts or teacher is None:
+            raise OptionError("--text-file trains without labels: name a --teacher with it, and no other data.")
+        model, tokenizer = load_model(name), load_tokenizer(name)
+        return model, tokenizer, unlabeled_job(load_texts(data, seed), tokenizer, data.max_length, teacher)
+    loaded = load_data(data, seed)
+    # a new head numbers its classes as the teacher does; one that exists keeps its own numbers
+    aligned = loaded if teacher is None else align_to_model(loaded, teacher)
+    aligned = recode_labels(aligned, read_config(name), new_head=True)
+    model, tokenizer = load_for_finetuning(name, aligned, sparse=True)
+    check_head(model, aligned.task)
+    if teacher is not None:
+        check_head(teacher, aligned.task)
+    return model, tokenizer, labeled_job(aligned, tokenizer, data.max_length)
+
+
+def _fit_and_save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    job: TrainingJob,
+    fit: Callable[[Path], None],
+    settings: dict[str, Any],
+    output: TrainingOutput,
+) -> dict[str, float]:
+    """Trains a model by ``fit``, which is passed the folder for checkpoints; scores it, and saves it with a report."""
+    work_dir = output.work_dir
+
+    def prepare() -> None:
+        if not (output.resume and holds_training(work_dir)):
+            new_work_folder(work_dir)
+
+    distributed.run_on_main(prepare)
+    try:
+        fit(work_dir)
+    except BaseException:
+        if distributed.is_main():
+            remove_work_folder(work_dir, only_if_empty=True)
+        raise
+    metrics = job.score(model)
+    report = {"task": job.task, **settings, "metrics": metrics}
+    save_model(model, output.folder, tokenizer, {REPORT: report}, overwrite=output.overwrite)
+    distributed.run_on_main(lambda: remove_work_folder(work_dir))
+    progress.note(f"Saved {output.folder}")
+    return metrics
