@@ -3,8 +3,8 @@
     python experiments/mutation.py [--label after --mutants 70]
 
 Mutants are sampled over all modules in ``TARGETS``, in proportion to their number, and run against the fast tests that
-concern a module: one architecture, nothing that trains or exports. A mutant survives if all of these pass. The row names
-survivors by line and change; read them, and add a test for each that matters.
+concern a module: one architecture, nothing that trains or exports. A mutant survives if all of these pass. The row
+names survivors by line and change; read them, and add a test for each that matters.
 
 mutmut and cosmic-ray run all mutants of a file against one command; here each needs a fresh start of torch and
 transformers, so that a sample takes longer than a night. ``lib/mutants.py`` starts them once and forks.
@@ -23,7 +23,7 @@ FAST = "not distilbert and not roberta"
 COSTS = [f"{AUTO}/test_costs.py", f"{AUTO}/test_search.py", f"{AUTO}/test_speedup.py"]
 CURVES = [f"{AUTO}/test_removal.py", f"{AUTO}/test_curves.py", f"{AUTO}/test_aligned_groups.py"]
 COMPENSATION = [
-    "tests/compensation",
+    "tests/test_compensation.py",
     "tests/calibration/test_moments.py",
     f"{AUTO}/test_curves.py",
     f"{AUTO}/test_allocated_plans.py",

@@ -136,12 +136,12 @@ def test_fewer_gradients_than_asked_for(
     _, report = prune(tiny_model("bert"), config(), tiny_batches)
     assert report.sparse is not None
     assert report.sparse.gradients == 24
-    assert "1024 gradients were asked for, the data gives 24" in notes[0]
+    assert "1024 gradients were requested, the data gives 24" in notes[0]
     notes.clear()
     _, report = prune(tiny_model("bert"), config(samples=24, fisher_batch_size=4), tiny_batches)
     assert report.sparse is not None
     assert report.sparse.gradients == 8  # four of each batch of six, and the two that are left
-    assert not any("asked" in note for note in notes)
+    assert not any("requested" in note for note in notes)
 
 
 def test_a_teacher_gives_the_gradients(tiny_model: Factory, tiny_batches: Batches) -> None:
@@ -165,7 +165,7 @@ def test_a_teacher_gives_the_gradients(tiny_model: Factory, tiny_batches: Batche
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"compensation": "independent"}, "sequential or none"),
+        ({"compensation": "independent"}, "one of sequential, none"),
         ({"pattern": "2:4", "sparsity": 0.6}, "2:4"),
         ({"pattern": "circles"}, "circles"),
         ({"score": "magnitude", "update": "greedy"}, "magnitude"),
