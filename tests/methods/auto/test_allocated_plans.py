@@ -1,5 +1,6 @@
 """Plans with fewer units and low ranks: what is valid, and what applying one computes."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from auto_cases import Batches, Factory, LogitsOf, calibrate_tiny, plan_of
 from bertsurgeon import AutoConfig, Sparsity, prune, to_dense
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import count_flops
-from bertsurgeon.calibration import Moments
+from bertsurgeon.calibration import Moments, collect_statistics
 from bertsurgeon.compensation import apply_plan, compensate
 from bertsurgeon.errors import PlanError
 from bertsurgeon.plan import (
@@ -291,3 +292,23 @@ def test_auto_hands_its_calibration_to_the_compensation(part: str, tiny_model: F
     assert other_report.plan == report.plan
     states = pruned.state_dict(), other.state_dict()
     assert any(not torch.allclose(value, states[1][key], atol=1e-3) for key, value in states[0].items())
+
+
+def test_a_dropped_sub_layer_leaves_its_mean(tiny_model: Factory, tiny_batches: Batches) -> None:
+    """Of the first layer, whose inputs are those of the dense model: both ways of compensation agree."""
+    model = tiny_model("bert")
+    plan = first_layer_plan(model, dict.fromkeys(("intermediate", "output"), Dropped()))
+    moments = collect_statistics(model, tiny_batches, gradients=False, moments=True).moments
+    weight, bias = (Encoder(model).matrix(0, "output").get_parameter(name).detach() for name in ("weight", "bias"))
+    constant = weight.double() @ moments[0, "output"].mean + bias
+    without = copy.deepcopy(model)
+    with torch.no_grad():
+        without.bert.encoder.layer[0].output.dense.weight.zero_()
+        without.bert.encoder.layer[0].output.dense.bias.copy_(constant)
+    pruned = run(model, [], plan, compensation="independent", moments=moments)
+    plain = run(model, [], plan, compensation="none")
+    for batch in tiny_batches:
+        with torch.no_grad():
+            expected, logits, others = (one(**batch).logits for one in (without, pruned, plain))
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(others, expected, atol=1e-3)

@@ -224,3 +224,10 @@ def test_low_ranks_are_multiples_of_the_step() -> None:
         assert ranks
         assert all(rank % step == 0 and 2 * rank < size for rank in ranks)
         assert min(ranks) == step
+
+
+def test_a_whole_budget_gives_the_dense_plan(calibration: Calibration, tiny_model: Factory) -> None:
+    """Nothing is removed, reordered or refitted."""
+    shapes = Encoder(tiny_model("bert")).shapes
+    choices = allocate(calibration.curves, Weights(), full_cost(calibration.curves, Weights()))
+    assert make_allocated_plan("bert", shapes, calibration.curves, choices) == dense_plan("bert", shapes)

@@ -117,3 +117,16 @@ def test_scale_of_the_gradients_does_not_matter() -> None:
         results.append((gone, update_apart(inverse, w, gone, 1), ~keep_highest(ranks, 20)))
     for first, second in zip(*results, strict=True):
         assert torch.allclose(first.double(), second.double())
+
+
+@pytest.mark.parametrize("quota", [1, 2])
+def test_greedy_keeps_the_quota_of_every_group(quota: int) -> None:
+    """With 2:4, a unit that is chosen after its group has lost its quota has no score."""
+    _, inverse, w = problem(blocks=6)
+    scores = greedy_scores(inverse, w, torch.ones(6, 8, dtype=torch.bool), 1, 4, quota)
+    assert (torch.isfinite(scores).unflatten(1, (-1, 4)).sum(-1) == quota).all()
+    alive = torch.ones(6, 8, dtype=torch.bool)
+    alive[:, :4:2] = False  # two of the first group are pruned already
+    again = greedy_scores(inverse, w, alive, 1, 4, 2)
+    assert torch.isinf(again[:, :4]).all()
+    assert (torch.isfinite(again[:, 4:]).sum(1) == 2).all()
