@@ -101,7 +101,7 @@ class Calibration:
                     "dropped": curve.dropped,
                     "options": [
                         {"units": format_channels(option.groups[0]), "error": option.error, "shapes": option.shapes}
-                        for option in curve.options
+                        for option in curve.candidates
                     ],
                     "grouped": [
                         {
@@ -113,7 +113,7 @@ class Calibration:
                     ],
                 }
             )
-            for place, option in enumerate(curve.options):
+            for place, option in enumerate(curve.candidates):
                 tensors |= {f"tails.{number}.{place}.{role}": tail for role, tail in option.rank_errors.items()}
         data = {
             "format_version": FORMAT_VERSION,
