@@ -19,7 +19,7 @@ def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
     """Prints models side by side; ratios are to the first one.
 
     Args:
-        rows: What :func:`bertsurgeon.workflows.comparison.summarize` returned.
+        rows: What :func:`bertsurgeon.workflows.pipeline.summarize` returned.
         console: Where to print.
     """
     table = Table(title="Dense and pruned, PyTorch on this machine", title_justify="left")

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from bertsurgeon.cli.sources import resolve_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertsurgeon.recovery import TrainingConfig, train
 from bertsurgeon.tasks import load_task, tokenize
+from bertsurgeon.workflows.inputs import resolve_model
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
