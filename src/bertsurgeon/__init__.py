@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from bertsurgeon.benchmark import BenchmarkConfig, BenchmarkReport
     from bertsurgeon.benchmark.bench import bench
     from bertsurgeon.budgets import Budget, Flops, Groups, Sparsity, Speedup, Threshold
-    from bertsurgeon.checkpoint import get_plan, is_sparse, load_model, save_model
-    from bertsurgeon.conversion import to_dense
+    from bertsurgeon.checkpoint import get_plan, is_sparse, load_model, save_model, to_dense
     from bertsurgeon.errors import BertSurgeonError
     from bertsurgeon.evaluation import evaluate
     from bertsurgeon.exporting import ExportConfig
@@ -37,8 +36,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "benchmark": ("BenchmarkConfig", "BenchmarkReport", "bench"),
     "budgets": ("Budget", "Flops", "Groups", "Sparsity", "Speedup", "Threshold"),
-    "checkpoint": ("get_plan", "is_sparse", "load_model", "save_model"),
-    "conversion": ("to_dense",),
+    "checkpoint": ("get_plan", "is_sparse", "load_model", "save_model", "to_dense"),
     "errors": ("BertSurgeonError",),
     "evaluation": ("evaluate",),
     "exporting": ("ExportConfig", "export"),

@@ -1,4 +1,4 @@
-"""Plans in whole models: installed, compensated, made dense again, trained, and prepared for inference."""
+"""Plans in whole models: installed, compensated, made dense again, and trained."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -16,7 +16,6 @@ from bertsurgeon import (
     Sparsity,
     Threshold,
     get_plan,
-    prepare_for_inference,
     prune,
     to_dense,
 )
@@ -295,44 +294,3 @@ def test_plans_for_other_models(tiny_model: Factory) -> None:
             install_plan(model, other)
     assert_stock(model)
     assert isinstance(model, BertForSequenceClassification)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_preparing_for_inference_changes_nothing_but_time(
-    name: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
-) -> None:
-    model = tiny_model(name)
-    shapes = Encoder(model).shapes
-    mixed = tuple(range(0, 48, 2)), tuple(range(1, 48, 2))
-    halves, wide = (tuple(range(24)), tuple(range(24, 48))), (tuple(range(48)), tuple(range(48, 96)))
-    reads = dict.fromkeys(("query", "key", "value"), Grouped(halves, mixed))
-    structures = {
-        **reads,
-        "attention_output": Grouped(mixed, halves),
-        "intermediate": Grouped(wide, mixed),
-        "output": Grouped(mixed, wide),
-    }
-    plan = ModelPlan(name, tuple(LayerPlan.build(shape, structures) for shape in shapes))  # type: ignore[arg-type]
-    pruned = apply_plan(model, plan, "none")
-    state = {key: value.clone() for key, value in pruned.state_dict().items()}
-    before = logits_of(pruned, tiny_batches[0])
-    prepared = prepare_for_inference(deepcopy(pruned))
-    assert torch.allclose(logits_of(prepared, tiny_batches[0]), before, atol=1e-5)
-    assert all(torch.equal(value, state[key]) for key, value in prepared.state_dict().items())
-    grouped = [module for module in prepared.modules() if isinstance(module, GroupedLinear)]
-    assert sum(module.activation == "gelu" for module in grouped) == len(plan.layers)
-    assert sum(module.gathers for module in grouped) == len(plan.layers)  # of the intermediate matrices
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_prepared_model_can_still_be_trained(
-    name: str, tiny_model: Factory, tiny_batches: Batches, logits_of: LogitsOf
-) -> None:
-    model = tiny_model(name)
-    prepared = prepare_for_inference(deepcopy(model))
-    with torch.inference_mode():  # some activations overwrite their inputs now
-        assert torch.equal(logits_of(prepared, tiny_batches[0]), logits_of(model, tiny_batches[0]))
-    for trained in (model, prepared):
-        trained(**tiny_batches[0]).logits.sum().backward()
-    for (key, expected), actual in zip(model.named_parameters(), prepared.parameters(), strict=True):
-        assert expected.grad is None or torch.equal(actual.grad, expected.grad), key  # type: ignore[arg-type]

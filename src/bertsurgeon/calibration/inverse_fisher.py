@@ -2,8 +2,8 @@
 
 For a block of B consecutive weights of a row, and gradients g₁ … g_m of it, F = λI + (1/m) Σ gᵢ gᵢᵀ. The Optimal BERT
 Surgeon (Kurtic et al., 2022, arXiv 2203.07259, eq. 5) builds F⁻¹ gradient by gradient with Woodbury's identity, which
-is the inverse of F and nothing else. To add F up and to invert it once gives the same matrix in a quarter of the time
-(a twelfth for B = 4): one large product instead of many small ones. It rounds no more, as the inversion is in fp64.
+equals the inverse of F. Accumulating F and inverting it once gives the same matrix in a quarter of the time (a twelfth
+for B = 4): one large product instead of many small ones. The rounding error is not larger, as the inversion is in fp64.
 """
 
 from dataclasses import dataclass
@@ -15,37 +15,38 @@ from bertsurgeon.calibration.gradients import blocks_per_row, split_rows
 from bertsurgeon.errors import ModelError
 
 CHUNK_ENTRIES = 2**18
-"""Entries that are computed with in fp64 at a time: 2 MiB, which caches hold."""
+"""Number of entries that are processed in fp64 at a time: 2 MiB, which fit into caches."""
 
 
 @dataclass(frozen=True)
 class InverseFisher:
-    """F⁻¹ for all blocks of some rows of a matrix.
+    """F⁻¹ of all blocks of some rows of a matrix.
 
     Attributes:
         inverse: Shape (blocks, B, B).
-        mean: Mean gradient, shape (blocks, B); empty where it was not kept.
-        is_lost: Whether rounding has eaten the damping: what is not finite or positive definite, or a diagonal of F
-            beyond λ/ε, ε of the numbers F was added up in.
+        mean: Mean gradient, shape (blocks, B); empty if it was not kept.
+        is_imprecise: True if rounding errors exceed the damping: F is not finite or not positive definite, or an entry
+            of its diagonal is greater than λ/ε, with ε of the type in which F was accumulated.
     """
 
     inverse: Tensor
     mean: Tensor
-    is_lost: bool
+    is_imprecise: bool
 
 
 class FisherBlocks:
-    """Adds up F for all blocks of some rows of a matrix.
+    """Accumulates F for all blocks of some rows of a matrix.
 
     Args:
         rows: Output channels.
         columns: Input channels.
-        block_size: B; where it does not divide ``columns``, the last block of each row is padded. Padding has no
-            gradient: it stays apart from the weights, with 1/λ on the diagonal of the inverse.
-        gradients: m, the gradients that will come.
-        dtype: Of F and of its inverse; fp32, or fp64 where fp32 is :attr:`lost <InverseFisher.is_lost>`.
-        device: Where the blocks lie.
-        with_mean: Keep the mean gradient as well.
+        block_size: B; if it does not divide ``columns``, the last block of each row is padded. Padding has no gradient:
+            it is independent of the weights, with 1/λ on the diagonal of the inverse.
+        gradients: m, the number of gradients that will be added.
+        dtype: Type of F and of its inverse; fp32, or fp64 if fp32 is
+            :attr:`imprecise <InverseFisher.is_imprecise>`.
+        device: Device of the blocks.
+        with_mean: Keep the mean gradient, too.
     """
 
     def __init__(
@@ -64,44 +65,43 @@ class FisherBlocks:
         self._sum = torch.zeros(blocks, block_size, block_size, dtype=dtype, device=device)
         self._mean = torch.zeros(blocks if with_mean else 0, block_size, dtype=dtype, device=device)
 
-    def loses(self, damping: float) -> bool:
-        """Whether λ, absolute, drowns in what was added up so far: a diagonal of F only grows."""
+    def is_imprecise(self, damping: float) -> bool:
+        """True if rounding errors of the sum so far exceed λ, absolute; once true it remains true, as F only grows."""
         largest = float(self._sum.diagonal(dim1=1, dim2=2).max())
-        return not largest * torch.finfo(self._sum.dtype).eps <= damping  # true of NaN as well
+        return not largest * torch.finfo(self._sum.dtype).eps <= damping  # also true for NaN
 
     def add(self, g: Tensor, first_row: int = 0) -> None:
-        """Takes gradients in.
+        """Adds gradients.
 
         Args:
             g: Shape (gradients, rows, columns).
-            first_row: The row of the first of them.
+            first_row: Row of the matrix that the first row of ``g`` belongs to.
         """
-        place = slice(first_row * self.per_row, (first_row + g.shape[1]) * self.per_row)
+        blocks = slice(first_row * self.per_row, (first_row + g.shape[1]) * self.per_row)
         g = split_rows(g.to(self._sum.dtype), self._sum.shape[-1]).transpose(0, 1)  # (blocks, gradients, B)
-        self._sum[place].baddbmm_(g.transpose(1, 2), g, alpha=1 / self.gradients)
+        self._sum[blocks].baddbmm_(g.transpose(1, 2), g, alpha=1 / self.gradients)
         if len(self._mean):
-            self._mean[place] += g.sum(1) / self.gradients
+            self._mean[blocks] += g.sum(1) / self.gradients
 
     def invert(self, damping: float) -> InverseFisher:
-        """Damps F by λ, absolute, and inverts it in its own place: nothing more can be added."""
-        lost = self.loses(damping)
+        """Damps F by λ, absolute, and inverts it in place; no gradient can be added afterwards."""
+        is_imprecise = self.is_imprecise(damping)
         for blocks in self._sum.split(max(1, CHUNK_ENTRIES // self._sum.shape[-1] ** 2)):
-            if lost:
+            if is_imprecise:
                 break
             fisher = blocks.double()
             fisher.diagonal(dim1=1, dim2=2).add_(damping)
-            inverse, failed = _invert(fisher)
-            lost = failed
+            inverse, is_imprecise = _invert(fisher)
             blocks.copy_(inverse)
-        return InverseFisher(self._sum, self._mean, lost)
+        return InverseFisher(self._sum, self._mean, is_imprecise)
 
-    def give_up(self) -> InverseFisher:
-        """What there is so far, as lost."""
-        return InverseFisher(self._sum, self._mean, is_lost=True)
+    def stop_imprecise(self) -> InverseFisher:
+        """Ends the accumulation without an inverse, as it would be imprecise."""
+        return InverseFisher(self._sum, self._mean, is_imprecise=True)
 
 
 def invert_blocks(fisher: Tensor) -> Tensor:
-    """Inverts damped Fisher blocks that are at hand as a whole.
+    """Inverts damped Fisher blocks.
 
     Args:
         fisher: Shape (blocks, B, B), fp64, positive definite.
@@ -116,7 +116,7 @@ def invert_blocks(fisher: Tensor) -> Tensor:
 
 
 def _invert(fisher: Tensor) -> tuple[Tensor, bool]:
-    """The inverses, and whether there is one that does not exist."""
+    """Inverses of the blocks, and True if one of them does not exist."""
     factor, failed = torch.linalg.cholesky_ex(fisher)
     if failed.any() or not torch.isfinite(factor.sum()):
         return fisher, True
@@ -124,22 +124,22 @@ def _invert(fisher: Tensor) -> tuple[Tensor, bool]:
 
 
 def unit_scores(inverse: Tensor, target: Tensor, width: int) -> Tensor:
-    """ρ_Q = ½ t_Qᵀ ([F⁻¹]_QQ)⁻¹ t_Q: the rise of the loss if unit Q is pruned and its block updated.
+    """Returns ρ_Q = ½ t_Qᵀ ([F⁻¹]_QQ)⁻¹ t_Q: the increase of the loss if unit Q is pruned and its block updated.
 
     Args:
         inverse: F⁻¹, shape (blocks, B, B).
-        target: Where the weights are, or would go without pruning, shape (blocks, B).
-        width: Weights of a unit.
+        target: t, the weights, or the minimum of the quadratic without pruning, shape (blocks, B).
+        width: Weights per unit.
 
     Returns:
         Shape (blocks, B / width).
     """
-    rises: Tensor = (unit_multipliers(inverse, target, width) * target).unflatten(1, (-1, width)).sum(-1)
-    return 0.5 * rises
+    increases: Tensor = (unit_multipliers(inverse, target, width) * target).unflatten(1, (-1, width)).sum(-1)
+    return 0.5 * increases
 
 
 def unit_multipliers(inverse: Tensor, target: Tensor, width: int) -> Tensor:
-    """([F⁻¹]_QQ)⁻¹ t_Q of every unit Q, shape (blocks, B)."""
+    """Returns ([F⁻¹]_QQ)⁻¹ t_Q of every unit Q, shape (blocks, B)."""
     if width == 1:
         return target / inverse.diagonal(dim1=1, dim2=2)
     units: Tensor = inverse.unflatten(2, (-1, width)).unflatten(1, (-1, width))  # (blocks, units, width, units, width)

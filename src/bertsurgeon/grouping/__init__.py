@@ -1,4 +1,4 @@
-"""Grouping: permutations that gather importance in diagonal blocks."""
+"""Grouping: assigns rows and columns to groups, so that the diagonal blocks contain the important weights."""
 
 from bertsurgeon.grouping.assign import assign_groups, assign_rows, group_profits, kept_importance
 from bertsurgeon.grouping.sizes import group_sizes

@@ -2,6 +2,6 @@
 
 
 def group_sizes(channels: int, groups: int) -> list[int]:
-    """Sizes of ``groups`` groups of ``channels`` channels; they differ by one at most, larger ones first."""
+    """Sizes of ``groups`` groups of ``channels`` channels; they differ by at most one, larger groups first."""
     quotient, remainder = divmod(channels, groups)
     return [quotient + 1] * remainder + [quotient] * (groups - remainder)

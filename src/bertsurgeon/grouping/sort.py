@@ -1,4 +1,4 @@
-"""The paper's permutation: alternating sorts that gather importance in one corner, block after block."""
+"""The paper's permutation: alternating sorts that move importance into one corner, block after block."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,23 +6,26 @@ from numpy.typing import NDArray
 from bertsurgeon.grouping.sizes import group_sizes
 
 Scores = NDArray[np.floating]
+"""Importance of every weight of a matrix, non-negative, shape (rows, columns)."""
+
 Partition = list[NDArray[np.intp]]
+"""Channels of each group."""
 
 
 def sort_groups(scores: Scores, groups: int, steps: int) -> tuple[Partition, Partition]:
-    """Finds row and column groups by alternating sorts (PGB, permutation step).
+    """Assigns rows and columns to groups by alternating sorts (PGB, permutation step).
 
     For each block in turn: sort the free rows by their importance inside the chosen columns, take the best; sort the
-    free columns by their importance inside the chosen rows, take the best; repeat. Then fix the block and go on with
+    free columns by their importance inside the chosen rows, take the best; repeat. Then fix the block and continue with
     the rest. The first columns are chosen by their total importance.
 
     Args:
         scores: Non-negative, shape (rows, columns).
-        groups: Number of blocks.
-        steps: N_perm, alternations per block.
+        groups: Number of groups.
+        steps: N_perm, the number of alternations per block.
 
     Returns:
-        Row groups and column groups, each ascending, sizes as :func:`bertsurgeon.budget.group_sizes`.
+        Row groups and column groups, each ascending, sizes as in :func:`bertsurgeon.grouping.group_sizes`.
     """
     rows, columns = (np.arange(size) for size in scores.shape)
     row_groups: Partition = []
@@ -42,5 +45,5 @@ def sort_groups(scores: Scores, groups: int, steps: int) -> tuple[Partition, Par
 
 
 def _best(totals: Scores, count: int) -> NDArray[np.intp]:
-    """Positions of the ``count`` largest totals; a stable sort, so that ties are settled alike everywhere."""
+    """Positions of the ``count`` largest totals; a stable sort, so that ties have the same result on every machine."""
     return np.argsort(-totals, kind="stable")[:count]

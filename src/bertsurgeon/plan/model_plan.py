@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertsurgeon.errors import PlanError
-from bertsurgeon.plan.channels import Channels
 from bertsurgeon.plan.structures import Dense, Dropped, Structure, structure_from_dict
-from bertsurgeon.plan.units import Units, unit_channels
+from bertsurgeon.plan.units import Channels, Units, unit_channels
 
 SubLayerName = Literal["attention", "feed_forward"]
 Role = Literal["query", "key", "value", "attention_output", "intermediate", "gate", "output"]

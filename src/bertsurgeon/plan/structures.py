@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bertsurgeon.errors import PlanError
-from bertsurgeon.plan.channels import Channels, format_channels, parse_channels
+from bertsurgeon.plan.units import Channels, format_channels, parse_channels
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a sub-layer may keep."""
+"""What a sub-layer may keep, and the error of each possibility: the input of the budget search."""
 
 from dataclasses import dataclass, field
 
@@ -9,14 +9,15 @@ from bertsurgeon.plan import Channels, Grouped, Role, SubLayerName
 
 @dataclass(frozen=True)
 class Candidate:
-    """One selection of units a sub-layer may keep, as they are or in aligned groups.
+    """One selection of units that a sub-layer may keep, ungrouped or in aligned groups.
 
     Attributes:
-        groups: Units that stay, ascending inside each group; a single group where nothing is grouped.
-        error: What removing the others (and grouping) costs after the rest made up for them.
-        shapes: Of the matrices that are left, where nothing is grouped.
-        rank_errors: By matrix: ``rank_errors[role][r]`` is what reducing it to rank r costs, shape (full rank + 1,).
-        structures: Of grouped matrices; empty where nothing is grouped.
+        groups: Units that are kept, ascending inside each group; a single group if nothing is grouped.
+        error: Error of removing the other units (and of grouping), after the rest was refitted.
+        shapes: Shapes (out, in) of the smaller matrices; empty if they are grouped.
+        rank_errors: Errors of low ranks, by matrix: ``rank_errors[role][r]`` is the error that rank r adds, shape
+            (full rank + 1,). Empty if the matrices are grouped.
+        structures: Structures of grouped matrices; empty if nothing is grouped.
     """
 
     groups: tuple[Channels, ...]
@@ -27,22 +28,22 @@ class Candidate:
 
     @property
     def count(self) -> int:
-        """Number of units that stay."""
+        """Number of units that are kept."""
         return sum(map(len, self.groups))
 
 
 @dataclass(frozen=True)
 class SubLayerCurve:
-    """A sub-layer's options.
+    """Error of a sub-layer as a function of what it keeps.
 
     Attributes:
         layer: Index of the layer.
         sub_layer: Attention or feed-forward part.
         total: Units of the dense sub-layer.
         width: Channels per unit.
-        dropped: What dropping the whole sub-layer costs.
-        options: From few units to all, ungrouped.
-        grouped: Options in aligned groups, if they were asked for.
+        dropped: Error of dropping the whole sub-layer.
+        candidates: Ungrouped candidates, from the fewest units to all.
+        grouped: Candidates in aligned groups, if the calibration includes them.
     """
 
     layer: int
@@ -50,5 +51,5 @@ class SubLayerCurve:
     total: int
     width: int
     dropped: float
-    options: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
     grouped: tuple[Candidate, ...] = ()

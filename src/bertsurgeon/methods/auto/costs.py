@@ -1,4 +1,4 @@
-"""What a choice costs: weights, floating-point operations, or milliseconds."""
+"""Units of a budget: weights, floating-point operations, or milliseconds."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 
@@ -13,16 +14,16 @@ from bertsurgeon.plan import Dense, Grouped, LowRank, ModelPlan, Structure, SubL
 
 
 class Cost(Protocol):
-    """A budget's unit. Costs of matrices and sub-layers add up to the cost of the encoder."""
+    """Unit of a budget. The costs of matrices and sub-layers add up to the cost of the encoder."""
 
     def product(self, outputs: int, inputs: int) -> float:
-        """Of one dense product of this shape."""
+        """Cost of one dense product of this shape."""
 
     def ranks(self, outputs: int, inputs: int, ranks: Tensor) -> Tensor:
-        """Of the same matrix through bottlenecks of these widths, shape of ``ranks``."""
+        """Costs of the two factors of a matrix at each of these ranks, shape of ``ranks``."""
 
     def sub_layer(self, name: SubLayerName, channels: int) -> float:
-        """Of what a sub-layer of this many channels does beside its matrices; 0 for one that is dropped."""
+        """Cost of what a sub-layer with this many channels computes besides its matrices; 0 if it is dropped."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,15 @@ class Weights:
     """Weights of the encoder's matrices."""
 
     def product(self, outputs: int, inputs: int) -> float:
-        """Outputs · inputs."""
+        """Returns outputs · inputs."""
         return outputs * inputs
 
     def ranks(self, outputs: int, inputs: int, ranks: Tensor) -> Tensor:
-        """Rank · (outputs + inputs)."""
+        """Returns rank · (outputs + inputs)."""
         return ranks * (outputs + inputs)
 
     def sub_layer(self, name: SubLayerName, channels: int) -> float:
-        """Nothing."""
+        """Returns 0: what is not a matrix is not counted."""
         return 0.0
 
 
@@ -53,26 +54,27 @@ class Flops(Weights):
     length: int = 128
 
     def product(self, outputs: int, inputs: int) -> float:
-        """2 · tokens · outputs · inputs."""
+        """Returns 2 · tokens · outputs · inputs."""
         return 2 * self.length * super().product(outputs, inputs)
 
     def ranks(self, outputs: int, inputs: int, ranks: Tensor) -> Tensor:
-        """2 · tokens · rank · (outputs + inputs)."""
+        """Returns 2 · tokens · rank · (outputs + inputs)."""
         return 2 * self.length * super().ranks(outputs, inputs, ranks)
 
     def sub_layer(self, name: SubLayerName, channels: int) -> float:
-        """The two products of attention, 4 · tokens² · channels."""
+        """Returns 4 · tokens² · channels for attention: scores and weighted sums are one product each."""
         return 4 * self.length**2 * channels if name == "attention" and channels else 0.0
 
 
 @dataclass(frozen=True)
 class Milliseconds:
-    """Measured time on one machine, interpolated between measured sizes.
+    """Times measured on one machine, interpolated between the measured sizes.
 
     Attributes:
-        sizes: Ascending numbers of channels.
-        products: Time of one product with ``sizes[i]`` outputs and ``sizes[j]`` inputs, shape (sizes, sizes).
-        channels: Time of what a sub-layer does per channel beside its matrices: attention scores, or activations.
+        sizes: Numbers of channels, ascending.
+        products: Time of one product with ``sizes[i]`` outputs and ``sizes[j]`` inputs, shape (sizes, sizes); noise
+            by which a larger product is faster than a smaller one is removed (:func:`make_monotone`).
+        channels: Time per channel of what a sub-layer computes besides its matrices: attention scores, or activations.
     """
 
     sizes: tuple[int, ...]
@@ -82,37 +84,54 @@ class Milliseconds:
     @cached_property
     def _interpolate(self) -> RegularGridInterpolator:
         sizes = np.log2(self.sizes)
-        return RegularGridInterpolator((sizes, sizes), np.log2(self.products), bounds_error=False, fill_value=None)
+        times = np.log2(make_monotone(self.products))
+        return RegularGridInterpolator((sizes, sizes), times, bounds_error=False, fill_value=None)
 
     def product(self, outputs: int, inputs: int) -> float:
-        """Interpolated between the logarithms of sizes and times."""
+        """Interpolates linearly between the logarithms of sizes and times."""
         return float(2 ** self._interpolate(np.log2([[outputs, inputs]]))[0])
 
     def ranks(self, outputs: int, inputs: int, ranks: Tensor) -> Tensor:
-        """Two products, one after the other."""
+        """Adds the times of two products, one after the other."""
         if not len(ranks):
             return torch.empty(0)
         inner = ranks.numpy()
         down = np.stack([inner, np.full_like(inner, inputs)], -1)
         up = np.stack([np.full_like(inner, outputs), inner], -1)
-        return torch.from_numpy(sum(2 ** self._interpolate(np.log2(side)) for side in (down, up)))
+        return torch.from_numpy(sum(2 ** self._interpolate(np.log2(shapes)) for shapes in (down, up)))
 
     def sub_layer(self, name: SubLayerName, channels: int) -> float:
-        """In proportion to the channels."""
+        """Returns a time in proportion to the channels."""
         return self.channels[name] * channels
+
+
+def make_monotone(table: ArrayLike) -> NDArray[np.float64]:
+    """Makes a table of positive numbers rise along both axes, as times do with sizes.
+
+    The result is the geometric mean of two tables that rise: the running maximum from the small sizes, and the running
+    minimum from the large ones. A table that rises already is returned unchanged.
+
+    Args:
+        table: Shape (rows, columns).
+    """
+    above = below = np.asarray(table, dtype=np.float64)
+    for axis in (0, 1):
+        above = np.maximum.accumulate(above, axis)
+        below = np.flip(np.minimum.accumulate(np.flip(below, axis), axis), axis)
+    return np.where(above == below, above, np.sqrt(above * below))
 
 
 @dataclass(frozen=True)
 class FittedMilliseconds:
-    """Time in a runtime that fuses products with what is around them, so that none can be timed alone.
+    """Times in a runtime that fuses products with their surroundings, so that none can be timed alone.
 
     Attributes:
-        per_product: Of a product, however small.
-        per_weight: Of a weight of one.
-        per_input: Of an input channel of one, which may have to be quantized.
-        per_output: Of an output channel of one.
-        per_sub_layer: Of a sub-layer that is there, beside its matrices.
-        per_channel: Of a channel of a sub-layer, beside its matrices.
+        per_product: Time of a product of any size.
+        per_weight: Time per weight of a product.
+        per_input: Time per input channel of a product, which may have to be quantized.
+        per_output: Time per output channel of a product.
+        per_sub_layer: Time of a sub-layer that is not dropped, besides its matrices.
+        per_channel: Time per channel of a sub-layer, besides its matrices.
     """
 
     per_product: float
@@ -123,13 +142,13 @@ class FittedMilliseconds:
     per_channel: dict[SubLayerName, float]
 
     def product(self, outputs: int, inputs: int) -> float:
-        """What a product takes, and its weights and channels do."""
+        """Adds the times of a product, its weights, and its channels."""
         return (
             self.per_product + self.per_weight * outputs * inputs + self.per_input * inputs + self.per_output * outputs
         )
 
     def ranks(self, outputs: int, inputs: int, ranks: Tensor) -> Tensor:
-        """Two products, one after the other."""
+        """Adds the times of two products, one after the other."""
         return (
             self.product(0, inputs)
             + self.product(outputs, 0)
@@ -137,12 +156,17 @@ class FittedMilliseconds:
         )
 
     def sub_layer(self, name: SubLayerName, channels: int) -> float:
-        """In proportion to the channels, and something more if there are any."""
+        """Returns a constant and a time in proportion to the channels; 0 without channels."""
         return self.per_sub_layer[name] + self.per_channel[name] * channels if channels else 0.0
 
 
 def plan_cost(plan: ModelPlan, cost: Cost) -> float:
-    """Of an encoder that follows a plan."""
+    """Cost of an encoder that follows a plan.
+
+    Args:
+        plan: The plan.
+        cost: Unit of the cost.
+    """
     total = 0.0
     for layer in plan.layers:
         for name, roles in layer.sub_layers.items():

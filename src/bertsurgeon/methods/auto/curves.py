@@ -1,8 +1,8 @@
-"""What each sub-layer would lose, for every number of units it may keep and every rank of its matrices.
+"""Error of each sub-layer as a function of the number of units that it keeps and of the ranks of its matrices.
 
-All errors are in one unit, the increase of the loss to second order under the Kronecker-factored approximation of the
-Fisher information: tr(M Δ C Δᵀ) for an error Δ of a matrix whose inputs have covariance C and whose outputs' gradients
-have the second moment M (the *curvature*). They can be added over matrices, sub-layers and layers.
+All errors have one unit, the second-order increase of the loss under the Kronecker-factored approximation of the Fisher
+information: tr(M Δ C Δᵀ) for an error Δ of a matrix whose inputs have covariance C and whose output gradients have the
+second moment M (the *curvature*). They can be added over matrices, sub-layers and layers.
 """
 
 import torch
@@ -14,29 +14,32 @@ from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Statistics
 from bertsurgeon.compensation import apply_metric, reduced_errors, sqrt_metric
 from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
-from bertsurgeon.methods.auto.groups import group_options
+from bertsurgeon.methods.auto.groups import group_candidates
 from bertsurgeon.methods.auto.removal import Removal, greedy_removal
 from bertsurgeon.plan import Role, SubLayerName, unit_channels
 
 LEVELS = 16
-"""Numbers of neurons that are considered, evenly spaced; below the first, its halves and quarters."""
+"""Numbers of neurons that are candidates, evenly spaced; a half, a quarter and an eighth of the first as well."""
 
 
 def measure_curves(
     model: PreTrainedModel, statistics: Statistics, damping: float, chunk: int | None = None
 ) -> list[SubLayerCurve]:
-    """The curves of every sub-layer, from statistics of the dense model (``moments`` and ``curvature``).
+    """Measures the curves of all sub-layers from statistics of the dense model.
 
-    Several processes measure a part of the sub-layers each.
+    With several processes, each measures a part of the sub-layers.
 
     Args:
         model: The dense model.
-        statistics: With ``moments``; without ``curvature`` all errors of the outputs weigh the same.
-        damping: Relative λ of the regressions.
-        chunk: Also try aligned groups, which read and write so many neighbouring channels together.
+        statistics: Must contain ``moments``; without ``curvature`` all output errors have the same weight.
+        damping: λ of the regressions, relative to the mean variance.
+        chunk: Number of neighboring channels that aligned groups read and write together; None for no groups.
+
+    Returns:
+        One curve per sub-layer, in the order of the model.
 
     Raises:
-        OptionError: If the model's width is no multiple of ``chunk``.
+        OptionError: If the model's width is not a multiple of ``chunk``.
     """
     encoder = Encoder(model)
     layers = range(len(encoder.layers))
@@ -69,69 +72,79 @@ def _measure(
     inputs = statistics.moments[layer, first[0]].covariance
     covariance = statistics.moments[layer, last].covariance
     width = encoder.unit_width(sub_layer)
-    weighed = apply_metric(roots[last], weights[last])
-    removal = greedy_removal(weighed, covariance, width, damping)
+    weighted = apply_metric(roots[last], weights[last])
+    removal = greedy_removal(weighted, covariance, width, damping)
     errors = removal.errors
-    output = _LastMatrix(removal, weighed @ covariance @ weighed.T)
-    before = [_FirstMatrix(role, weights[role], roots[role], inputs) for role in first]
+    last_matrix = _LastMatrix(removal, weighted @ covariance @ weighted.T)
+    first_matrices = [_FirstMatrix(role, weights[role], roots[role], inputs) for role in first]
     total = len(removal.order)
-    options = []
-    for count in reversed(_levels(total, sub_layer)):
+    candidates = []
+    for count in reversed(_unit_counts(total, sub_layer)):
         units = removal.kept(count)
-        # keys and values that several queries share have fewer channels in a unit
+        # keys and values that several queries share have fewer channels per unit
         channels = {role: torch.tensor(unit_channels(units, len(weights[role]) // total)) for role in first}
         shapes = {role: (len(channels[role]), len(inputs)) for role in first}
-        rank_errors = {matrix.role: matrix.rank_errors(channels[matrix.role]) for matrix in before}
-        left = count * width
-        shapes[last], rank_errors[last] = (len(weighed), left), output.rank_errors(total - count, left)
-        options.append(Candidate((units,), float(errors[total - count]), shapes, rank_errors))
-    grouped = [] if chunk is None else group_options(weights, roots, inputs, covariance, width, damping, chunk)
-    return SubLayerCurve(layer, sub_layer, total, width, float(errors[-1]), tuple(reversed(options)), tuple(grouped))
+        rank_errors = {matrix.role: matrix.rank_errors(channels[matrix.role]) for matrix in first_matrices}
+        shapes[last] = (len(weighted), count * width)
+        rank_errors[last] = last_matrix.rank_errors(total - count, count * width)
+        candidates.append(Candidate((units,), float(errors[total - count]), shapes, rank_errors))
+    grouped = [] if chunk is None else group_candidates(weights, roots, inputs, covariance, width, damping, chunk)
+    return SubLayerCurve(layer, sub_layer, total, width, float(errors[-1]), tuple(reversed(candidates)), tuple(grouped))
 
 
 class _LastMatrix:
-    """What ranks of a sub-layer's last matrix cost, while its inputs are removed one after the other.
+    """Errors of low ranks of a sub-layer's last matrix, while its inputs are removed one after the other.
 
-    Refitted to what is left, its output keeps the second moment W C Wᵀ − L Lᵀ, with L the losses of what is gone.
+    Refitted to the remaining inputs, its output has the second moment W C Wᵀ − L Lᵀ, with L the losses of the removed.
+
+    Args:
+        removal: The order of removal.
+        second_moment: W C Wᵀ of the dense matrix, shape (out, out), fp64.
     """
 
-    def __init__(self, removal: Removal, second: Tensor) -> None:
+    def __init__(self, removal: Removal, second_moment: Tensor) -> None:
         self._removal = removal
-        self._second = second.clone()
-        self._gone = 0
+        self._second_moment = second_moment.clone()
+        self._removed = 0
 
-    def rank_errors(self, gone: int, channels: int) -> Tensor:
-        """With the first ``gone`` units removed (never fewer than before) and ``channels`` inputs left."""
+    def rank_errors(self, removed: int, channels: int) -> Tensor:
+        """Errors with the first ``removed`` units removed (never fewer than before) and ``channels`` inputs kept."""
         width = self._removal.width
-        taken = self._removal.losses[:, self._gone * width : gone * width]
-        self._second -= taken @ taken.T
-        self._gone = gone
-        return reduced_errors(self._second, min(len(self._second), channels))
+        losses = self._removal.losses[:, self._removed * width : removed * width]
+        self._second_moment -= losses @ losses.T
+        self._removed = removed
+        return reduced_errors(self._second_moment, min(len(self._second_moment), channels))
 
 
 class _FirstMatrix:
-    """What ranks of a matrix cost whose outputs are units, for those of its outputs that stay."""
+    """Errors of low ranks of a matrix whose outputs are units, restricted to the outputs that are kept.
+
+    Args:
+        role: Name of the matrix.
+        weight: W, shape (out, in), fp64.
+        root: M^½, shape (out, out), or its diagonal (out,).
+        inputs: C, shape (in, in).
+    """
 
     def __init__(self, role: Role, weight: Tensor, root: Tensor, inputs: Tensor) -> None:
         self.role = role
-        self._factor = sqrt_metric(inputs, 0.0)[0]
-        self._weighed = weight @ self._factor
+        self._weighted = weight @ sqrt_metric(inputs, 0.0)[0]
         self._metric = root.square() if root.dim() == 1 else root @ root
-        self._diagonal = root.dim() == 1
+        self._is_diagonal = root.dim() == 1
 
     def rank_errors(self, channels: Tensor) -> Tensor:
-        """With the outputs ``channels``: singular values of M_SS^½ W_S C^½, from its smaller gram."""
-        rows = self._weighed[channels]
-        metric = self._metric[channels] if self._diagonal else self._metric[channels][:, channels]
-        full = min(rows.shape)
-        if self._diagonal or len(rows) > rows.shape[1]:
-            return reduced_errors(rows.T @ apply_metric(metric, rows), full)
+        """Errors with the outputs ``channels``, from the smaller Gram matrix of M_SS^½ W_S C^½."""
+        rows = self._weighted[channels]
+        metric = self._metric[channels] if self._is_diagonal else self._metric[channels][:, channels]
+        full_rank = min(rows.shape)
+        if self._is_diagonal or len(rows) > rows.shape[1]:
+            return reduced_errors(rows.T @ apply_metric(metric, rows), full_rank)
         half = torch.linalg.cholesky(metric).T @ rows
-        return reduced_errors(half @ half.T, full)
+        return reduced_errors(half @ half.T, full_rank)
 
 
-def _levels(total: int, sub_layer: SubLayerName) -> list[int]:
-    """Numbers of units to consider: every number of heads; neurons in multiples of eight."""
+def _unit_counts(total: int, sub_layer: SubLayerName) -> list[int]:
+    """Numbers of units that are candidates: every number of heads; neurons in multiples of eight."""
     if sub_layer == "attention":
         return list(range(1, total + 1))
     step = max(1, total // LEVELS)

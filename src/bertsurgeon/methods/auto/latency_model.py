@@ -1,6 +1,6 @@
-"""What parts of an encoder cost where it will run: small random encoders are timed there, and the costs fitted.
+"""Latency model of a runtime: small random encoders are timed where the model will run, and costs of parts are fitted.
 
-Runtimes fuse products with what is around them (quantization, biases, activations), so that none can be timed alone.
+Runtimes fuse products with their surroundings (quantization, biases, activations), so that none can be timed alone.
 """
 
 import random
@@ -28,33 +28,33 @@ from bertsurgeon.methods.auto.search import Choice, make_allocated_plan
 from bertsurgeon.plan import ModelPlan, Role
 from bertsurgeon.runtime import Precision
 
-TRIALS = 16
-"""Encoders that are timed; a cost has seven unknown parts, and the rest of the model is the eighth."""
+PROBES = 16
+"""Encoders that are timed; the model has seven unknown costs, and the time outside the encoder is the eighth."""
 
-LAYERS = 2
-"""Layers that an encoder has, the others being empty."""
+PROBE_LAYERS = 2
+"""Layers of these encoders that are not empty."""
 
-DROPPED = 0.2
-"""Share of its sub-layers that are dropped."""
+PROBE_DROPPED = 0.2
+"""Share of their sub-layers that are dropped."""
 
-LOW_RANK = 0.6
-"""Share of its matrices that are of low rank."""
+PROBE_LOW_RANK = 0.6
+"""Share of their matrices that have a low rank."""
 
-WORDS = 1000
-"""That it knows."""
+PROBE_VOCAB_SIZE = 1000
+"""Vocabulary size of the encoders that are timed."""
 
 _RUNS = 15
-_PARTS = 7
+_UNKNOWNS = 7
 
 
 @dataclass(frozen=True)
 class DeploymentTarget:
-    """Where a model will run.
+    """Where a model will run, and the batch that it is timed on.
 
     Attributes:
         runtime: ``pytorch``, ``onnx`` or ``openvino``.
-        precision: What it computes in there.
-        batch: What it is timed on.
+        precision: Precision of the runtime's computations.
+        batch: One batch of model inputs.
     """
 
     runtime: SpeedupRuntime
@@ -62,7 +62,12 @@ class DeploymentTarget:
     batch: Batch
 
     def open(self, model: PreTrainedModel, plan: ModelPlan | None = None) -> Runnable:
-        """The model there; pruned by a plan, it has the right shapes and random weights."""
+        """Opens a model in the runtime.
+
+        Args:
+            model: The dense model.
+            plan: Shapes of a pruned model, which gets random weights; None opens the dense model itself.
+        """
         if plan is not None:
             model = deepcopy(model)
             install_plan(model, plan)
@@ -79,52 +84,52 @@ class DeploymentTarget:
 def fit_costs(
     model: PreTrainedModel,
     curves: list[SubLayerCurve],
-    place: DeploymentTarget,
+    target: DeploymentTarget,
     seed: int = 0,
 ) -> FittedMilliseconds:
-    """Times some encoders, each with a few layers, of random shapes, and fits what their parts cost.
+    """Times encoders with few layers of random shapes, and fits the costs of their parts.
 
     Args:
         model: The dense model.
-        curves: What sub-layers may keep.
-        place: Where to time.
-        seed: Of the shapes.
+        curves: Curves of all sub-layers; their candidates are the shapes that are drawn.
+        target: Where the encoders are timed.
+        seed: Fixes the shapes.
 
     Raises:
-        ExportError: If the model cannot be brought there.
+        ExportError: If the model cannot be exported to the runtime.
     """
-    choose = random.Random(seed)
+    generator = random.Random(seed)
     encoder = Encoder(model)
     shapes = encoder.shapes
     plans = [
-        make_allocated_plan(encoder.architecture.name, shapes, curves, [_draw(curve, choose) for curve in curves])
-        for _ in range(TRIALS)
+        make_allocated_plan(encoder.architecture.name, shapes, curves, [_draw(curve, generator) for curve in curves])
+        for _ in range(PROBES)
     ]
-    model, place = _forget_words(model, place)
+    model, target = _shrink_vocabulary(model, target)
     models = {
-        str(number): place.open(model, plan)
+        str(number): target.open(model, plan)
         for number, plan in enumerate(progress.track(plans, "Building encoders to be timed"))
     }
-    latencies = time_batches(models, [place.batch], _RUNS)
+    latencies = time_batches(models, [target.batch], _RUNS)
     return fit(plans, [latencies[name].p50_ms for name in models])
 
 
 def fit(plans: Sequence[ModelPlan], milliseconds: Sequence[float]) -> FittedMilliseconds:
-    """The costs, none of them negative, that explain the times with the smallest relative squared error.
+    """Fits non-negative costs to measured times, with the smallest relative squared error.
 
     Args:
-        plans: Of the models that were timed.
-        milliseconds: Each one's time; what is not the encoder's takes the same time in all of them.
+        plans: Plans of the encoders that were timed.
+        milliseconds: Time of each; what is outside the encoder takes the same time in all of them.
     """
-    parts = [_cost_of(part) for part in np.eye(_PARTS)]
+    units = [_as_cost(unit) for unit in np.eye(_UNKNOWNS)]
     times = np.asarray(milliseconds)
-    counts = np.asarray([[1.0, *(plan_cost(plan, part) for part in parts)] for plan in plans])
-    scale = np.maximum(counts.max(0), 1)  # counts are of one product and of millions of weights
-    found, _ = nnls(counts / scale / times[:, None], np.ones(len(times)))
-    return _cost_of((found / scale)[1:])
+    counts = np.asarray([[1.0, *(plan_cost(plan, unit) for unit in units)] for plan in plans])
+    scale = np.maximum(counts.max(0), 1)  # counts reach from one product to millions of weights
+    solution, _ = nnls(counts / scale / times[:, None], np.ones(len(times)))
+    return _as_cost((solution / scale)[1:])
 
 
-def _cost_of(values: Sequence[float] | np.ndarray[tuple[int], np.dtype[np.float64]]) -> FittedMilliseconds:
+def _as_cost(values: Sequence[float] | np.ndarray[tuple[int], np.dtype[np.float64]]) -> FittedMilliseconds:
     product, weight, inputs, outputs, sub_layer, attention, feed_forward = map(float, values)
     return FittedMilliseconds(
         product,
@@ -136,25 +141,25 @@ def _cost_of(values: Sequence[float] | np.ndarray[tuple[int], np.dtype[np.float6
     )
 
 
-def _forget_words(model: PreTrainedModel, place: DeploymentTarget) -> tuple[PreTrainedModel, DeploymentTarget]:
-    """A copy that knows few words, and a batch of them: tables of words take memory, not time."""
+def _shrink_vocabulary(model: PreTrainedModel, target: DeploymentTarget) -> tuple[PreTrainedModel, DeploymentTarget]:
+    """Copy with a small embedding table, and a matching batch; the table's size affects memory, not latency."""
     table = model.get_input_embeddings()
-    if not isinstance(table, nn.Embedding) or table.num_embeddings <= WORDS:
-        return model, place
-    few = nn.Embedding(WORDS, table.embedding_dim, device=model.device, dtype=model.dtype)
+    if not isinstance(table, nn.Embedding) or table.num_embeddings <= PROBE_VOCAB_SIZE:
+        return model, target
+    small = nn.Embedding(PROBE_VOCAB_SIZE, table.embedding_dim, device=model.device, dtype=model.dtype)
     model = deepcopy(model)
-    model.set_input_embeddings(few)
-    return model, replace(place, batch={**place.batch, "input_ids": place.batch["input_ids"] % WORDS})
+    model.set_input_embeddings(small)
+    return model, replace(target, batch={**target.batch, "input_ids": target.batch["input_ids"] % PROBE_VOCAB_SIZE})
 
 
-def _draw(curve: SubLayerCurve, choose: random.Random) -> Choice:
-    """Some of a sub-layer's units, some of its matrices in a low rank; nothing of some, and of most layers."""
-    if curve.layer >= LAYERS or choose.random() < DROPPED:
+def _draw(curve: SubLayerCurve, generator: random.Random) -> Choice:
+    """Draws units and ranks for a sub-layer; some sub-layers, and all of the later layers, are dropped."""
+    if curve.layer >= PROBE_LAYERS or generator.random() < PROBE_DROPPED:
         return Choice(None, {}, 0, 0)
-    option = choose.choice(curve.options)
-    ranks: dict[Role, int | None] = dict.fromkeys(option.shapes)
-    for role, (outputs, inputs) in option.shapes.items():
-        most = outputs * inputs // (outputs + inputs)  # of more, two factors are larger than the matrix
-        if most > 1 and choose.random() < LOW_RANK:
-            ranks[role] = choose.randint(1, most)
-    return Choice(option, ranks, 0, 0)
+    candidate = generator.choice(curve.candidates)
+    ranks: dict[Role, int | None] = dict.fromkeys(candidate.shapes)
+    for role, (outputs, inputs) in candidate.shapes.items():
+        largest = outputs * inputs // (outputs + inputs)  # the factors of a larger rank have more weights
+        if largest > 1 and generator.random() < PROBE_LOW_RANK:
+            ranks[role] = generator.randint(1, largest)
+    return Choice(candidate, ranks, 0, 0)

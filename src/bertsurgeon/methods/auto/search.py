@@ -1,23 +1,37 @@
-"""Which option each sub-layer gets, so that the whole costs what it may and loses least.
+"""Budget search: which candidate each sub-layer gets, so that the total cost is within the budget and the error lowest.
 
-The choices of sub-layers and matrices add up in cost and in error, so one price λ per unit of cost decides each of them
-on its own: the option that minimises error + λ · cost. The price is found by bisection (Lagrangian relaxation, Everett,
-1963); what the last step of the price leaves unspent buys the best single improvements.
+Costs and errors of sub-layers and matrices add up, so one price λ per unit of cost decides each of them independently:
+the candidate that minimizes error + λ · cost. The price is found by bisection (Lagrangian relaxation, Everett, 1963);
+what the last step of the price leaves unspent buys the best single improvements.
+
+The search is scale-free: errors and costs are divided by those of the whole encoder before they are compared, so that
+neither the unit of the loss nor that of the budget changes the plan. The divisors are powers of two: dividing is exact.
 """
 
-from dataclasses import dataclass
+import math
+import sys
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
+from bertsurgeon import progress
 from bertsurgeon.errors import OptionError
 from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
 from bertsurgeon.methods.auto.costs import Cost
 from bertsurgeon.plan import Dense, Dropped, LayerPlan, LowRank, ModelPlan, Role, Structure, SubLayerName, Units
 
 RANK_STEP = 8
-"""Ranks are multiples of this, which vector units like; smaller matrices take steps of one."""
+"""Ranks are multiples of this, which suits vector units; smaller matrices take steps of one."""
+
+SPENT = 0.95
+"""Share of a budget below which the user is told what was spent."""
+
+_LOG2_PRICES = (-200.0, 200.0)
+"""Logarithms of the prices between which the search begins, for errors and costs of the whole encoder near 1."""
 
 _BISECTIONS = 60
+_LOG2_LIMIT = sys.float_info.max_exp - 2
 
 
 @dataclass(frozen=True)
@@ -25,24 +39,29 @@ class Choice:
     """What one sub-layer gets.
 
     Attributes:
-        option: The units it keeps; None drops the sub-layer.
-        ranks: By matrix, None for a matrix that stays whole.
+        candidate: The units that it keeps; None drops the sub-layer.
+        ranks: Rank of each matrix, None for a matrix of full rank.
         cost: In the unit of the budget.
         error: In the unit of the curves.
     """
 
-    option: Candidate | None
+    candidate: Candidate | None
     ranks: dict[Role, int | None]
     cost: float
     error: float
 
 
 def full_cost(curves: list[SubLayerCurve], cost: Cost) -> float:
-    """Of the dense encoder."""
+    """Cost of the dense encoder.
+
+    Args:
+        curves: Curves of all sub-layers.
+        cost: Unit of the cost.
+    """
     total = 0.0
     for curve in curves:
-        whole = curve.options[-1]
-        total += sum(cost.product(*shape) for shape in whole.shapes.values())
+        dense = curve.candidates[-1]
+        total += sum(cost.product(*shape) for shape in dense.shapes.values())
         total += cost.sub_layer(curve.sub_layer, curve.total * curve.width)
     return total
 
@@ -56,46 +75,68 @@ def allocate(
     low_rank: bool = True,
     groups: bool = True,
 ) -> list[Choice]:
-    """The choice of every sub-layer, together at most ``budget``.
+    """Chooses what every sub-layer gets, so that the total cost is at most ``budget``.
+
+    A note is printed if less than the share ``SPENT`` of the budget is used.
 
     Args:
-        curves: Of every sub-layer.
-        cost: The unit of the budget.
-        budget: In that unit.
-        removal: Units may be removed.
-        low_rank: Matrices may be reduced in rank.
-        groups: Units may be grouped, where the curves know how.
+        curves: Curves of all sub-layers.
+        cost: Unit of the budget.
+        budget: Largest total cost, in that unit.
+        removal: Allow units to be removed.
+        low_rank: Allow matrices to be reduced in rank.
+        groups: Allow units to be grouped, where the curves contain grouped candidates.
+
+    Returns:
+        One choice per curve, in the same order.
 
     Raises:
-        OptionError: If nothing but the empty encoder is that cheap.
+        OptionError: If only the empty encoder is that cheap.
     """
-    tables = [_Table(curve, cost, removal, low_rank, groups) for curve in curves]
+    dense_cost = full_cost(curves, cost)
+    log2_cost = _log2_scale(dense_cost)
+    log2_error = _log2_scale(sum(curve.dropped for curve in curves))
+    tables = [_Table(curve, cost, log2_cost, log2_error, removal, low_rank, groups) for curve in curves]
+    limit = math.ldexp(budget, -log2_cost)
 
-    def spend(price: float) -> list[Choice]:
+    def choose(price: float) -> list[Choice]:
         return [table.best(price) for table in tables]
 
-    low, high = -60.0, 60.0  # powers of two
+    low, high = _LOG2_PRICES
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if sum(choice.cost for choice in spend(2.0**middle)) > budget:
+        if sum(choice.cost for choice in choose(2.0**middle)) > limit:
             low = middle
         else:
             high = middle
-    choices = _spend_rest(tables, spend(2.0**high), budget, 2.0**high)
-    if all(choice.option is None for choice in choices):
-        raise OptionError("So small a budget leaves nothing of the encoder; ask for a lower sparsity.")
-    return choices
+    choices = _spend_rest(tables, choose(2.0**high), limit, 2.0**high)
+    if all(choice.candidate is None for choice in choices):
+        raise OptionError("The budget leaves nothing of the encoder; remove less of it.")
+    spent = sum(choice.cost for choice in choices)
+    if spent < SPENT * min(limit, math.ldexp(dense_cost, -log2_cost)):
+        progress.note(
+            f"The plan uses {spent / limit:.0%} of its budget: no candidate that fits into the rest lowers the error."
+        )
+    return [
+        replace(choice, cost=math.ldexp(choice.cost, log2_cost), error=math.ldexp(choice.error, log2_error))
+        for choice in choices
+    ]
+
+
+def _log2_scale(value: float) -> int:
+    """Exponent k such that value · 2⁻ᵏ is near 1; both factors are finite and not zero."""
+    return max(-_LOG2_LIMIT, min(_LOG2_LIMIT, math.frexp(value)[1]))
 
 
 def _spend_rest(tables: "list[_Table]", choices: list[Choice], budget: float, price: float) -> list[Choice]:
-    """Buys single improvements with what is left, the one that lowers the error most first."""
+    """Buys single improvements with the rest of the budget, in each step the one that lowers the error most."""
     choices = list(choices)
     while True:
-        left = budget - sum(choice.cost for choice in choices)
+        rest = budget - sum(choice.cost for choice in choices)
         gains = [
             (choices[i].error - better.error, i, better)
             for i, table in enumerate(tables)
-            if (better := table.best_within(choices[i].cost + left, price)).error < choices[i].error
+            if (better := table.best_within(choices[i].cost + rest, price)).error < choices[i].error
         ]
         if not gains:
             return choices
@@ -104,58 +145,87 @@ def _spend_rest(tables: "list[_Table]", choices: list[Choice], budget: float, pr
 
 
 class _Table:
-    """One sub-layer's options with their costs."""
+    """Scaled costs and errors of all candidates of one sub-layer, and of all ranks of their matrices."""
 
-    def __init__(self, curve: SubLayerCurve, cost: Cost, removal: bool, low_rank: bool, groups: bool) -> None:
-        self._fixed = [Choice(None, {}, 0.0, curve.dropped)]
-        for option in curve.grouped if groups else ():
+    def __init__(
+        self,
+        curve: SubLayerCurve,
+        cost: Cost,
+        log2_cost: int,
+        log2_error: int,
+        removal: bool,
+        low_rank: bool,
+        groups: bool,
+    ) -> None:
+        cost_scale, error_scale = 2.0**-log2_cost, 2.0**-log2_error
+        self._fixed = [Choice(None, {}, 0.0, curve.dropped * error_scale)]
+        for candidate in curve.grouped if groups else ():
             blocks = sum(
-                cost.product(*block) for structure in option.structures.values() for block in structure.block_shapes
+                cost.product(*block) for structure in candidate.structures.values() for block in structure.block_shapes
             )
-            extra = cost.sub_layer(curve.sub_layer, option.count * curve.width)
-            self._fixed.append(Choice(option, {}, blocks + extra, option.error))
-        self._options = curve.options if removal else curve.options[-1:]
-        self._extra = [cost.sub_layer(curve.sub_layer, option.count * curve.width) for option in self._options]
+            extra = cost.sub_layer(curve.sub_layer, candidate.count * curve.width)
+            self._fixed.append(Choice(candidate, {}, (blocks + extra) * cost_scale, candidate.error * error_scale))
+        self._candidates = curve.candidates if removal else curve.candidates[-1:]
+        self._extra = [
+            cost.sub_layer(curve.sub_layer, candidate.count * curve.width) * cost_scale
+            for candidate in self._candidates
+        ]
+        self._errors = [candidate.error * error_scale for candidate in self._candidates]
         self._matrices = []
-        for option in self._options:
-            rows: dict[Role, tuple[list[int | None], torch.Tensor, torch.Tensor]] = {}
-            for role, (outputs, inputs) in option.shapes.items():
-                whole = cost.product(outputs, inputs)
-                full = min(outputs, inputs)
-                step = RANK_STEP if full >= 4 * RANK_STEP else 1
-                ranks = torch.arange(step, full, step) if low_rank else torch.arange(0)
-                costs = cost.ranks(outputs, inputs, ranks).double()
-                ranks, costs = ranks[costs < whole], costs[costs < whole]
+        for candidate in self._candidates:
+            rows: dict[Role, tuple[list[int | None], Tensor, Tensor]] = {}
+            for role, (outputs, inputs) in candidate.shapes.items():
+                ranks, costs = _useful_ranks(outputs, inputs, cost) if low_rank else _no_ranks()
+                dense = torch.tensor([cost.product(outputs, inputs)], dtype=torch.float64)
+                rank_errors = candidate.rank_errors[role][ranks]
                 rows[role] = (
                     [*ranks.tolist(), None],
-                    torch.cat([costs, torch.tensor([whole], dtype=torch.float64)]),
-                    torch.cat([option.rank_errors[role][ranks], torch.zeros(1, dtype=torch.float64)]),
+                    torch.cat([costs, dense]) * cost_scale,
+                    torch.cat([rank_errors, rank_errors.new_zeros(1)]) * error_scale,
                 )
             self._matrices.append(rows)
 
     def best(self, price: float) -> Choice:
-        """The choice that minimises error + price · cost."""
+        """The choice that minimizes error + price · cost."""
         return min((*self._fixed, *self._choices(price)), key=lambda choice: choice.error + price * choice.cost)
 
     def best_within(self, budget: float, price: float) -> Choice:
-        """The choice with the smallest error that costs at most ``budget``, among those a price near this one makes."""
+        """The choice with the smallest error that costs at most ``budget``, among those of prices near this one."""
         prices = [price * 2 ** (-step / 8) for step in range(9)]
         choices = [*self._fixed, *(choice for p in prices for choice in self._choices(p))]
         return min((choice for choice in choices if choice.cost <= budget), key=lambda choice: choice.error)
 
     def _choices(self, price: float) -> list[Choice]:
-        """The best ranks at this price for every number of units."""
+        """The best ranks at this price for every candidate."""
         choices = []
-        for option, extra, rows in zip(self._options, self._extra, self._matrices, strict=True):
+        for candidate, cost, error, rows in zip(
+            self._candidates, self._extra, self._errors, self._matrices, strict=True
+        ):
             ranks: dict[Role, int | None] = {}
-            cost, error = extra, option.error
             for role, (names, costs, errors) in rows.items():
                 best = int((errors + price * costs).argmin())
                 ranks[role] = names[best]
                 cost += float(costs[best])
                 error += float(errors[best])
-            choices.append(Choice(option, ranks, cost, error))
+            choices.append(Choice(candidate, ranks, cost, error))
         return choices
+
+
+def _useful_ranks(outputs: int, inputs: int, cost: Cost) -> tuple[Tensor, Tensor]:
+    """Ranks whose two factors are cheaper than the matrix and have fewer weights, with their costs.
+
+    Measured costs alone do not suffice: two thin products may be timed faster than one of half the size.
+    """
+    full_rank = min(outputs, inputs)
+    step = RANK_STEP if full_rank >= 4 * RANK_STEP else 1
+    ranks = torch.arange(step, full_rank, step)
+    costs = cost.ranks(outputs, inputs, ranks).double()
+    useful = (ranks * (outputs + inputs) < outputs * inputs) & (costs < cost.product(outputs, inputs))
+    return ranks[useful], costs[useful]
+
+
+def _no_ranks() -> tuple[Tensor, Tensor]:
+    return torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.float64)
 
 
 def make_allocated_plan(
@@ -164,23 +234,23 @@ def make_allocated_plan(
     curves: list[SubLayerCurve],
     choices: list[Choice],
 ) -> ModelPlan:
-    """The plan that gives every sub-layer what was chosen for it.
+    """Makes the plan that gives every sub-layer what was chosen for it.
 
     Args:
         architecture: Name in the table of architectures.
-        shapes: Of the dense matrices, layer by layer.
-        curves: The sub-layers.
-        choices: One for each.
+        shapes: Shapes of the dense matrices (out, in), layer by layer.
+        curves: Curves of all sub-layers.
+        choices: One choice per curve, in the same order.
     """
     structures: list[dict[Role, Structure]] = [dict.fromkeys(layer, Dropped()) for layer in shapes]
     units: list[dict[SubLayerName, Units]] = [{} for _ in shapes]
     for curve, choice in zip(curves, choices, strict=True):
-        if choice.option is None:
+        if choice.candidate is None:
             continue
         for role, rank in choice.ranks.items():
             structures[curve.layer][role] = Dense() if rank is None else LowRank(rank)
-        structures[curve.layer].update(choice.option.structures)
-        if choice.option.count < curve.total or choice.option.structures:
-            units[curve.layer][curve.sub_layer] = Units(choice.option.groups, curve.total, curve.width)
+        structures[curve.layer].update(choice.candidate.structures)
+        if choice.candidate.count < curve.total or choice.candidate.structures:
+            units[curve.layer][curve.sub_layer] = Units(choice.candidate.groups, curve.total, curve.width)
     layers = zip(shapes, structures, units, strict=True)
     return ModelPlan(architecture, tuple(LayerPlan.build(*layer) for layer in layers))

@@ -1,5 +1,6 @@
-"""Budgets in time: measured costs on this machine, and a plan that is as fast as asked for."""
+"""Budgets in time: measured costs on this machine, and a plan that comes as close as possible to a speedup."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,24 +12,39 @@ from transformers import PreTrainedModel
 from bertsurgeon import progress
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import time_batches
+from bertsurgeon.errors import OptionError
 from bertsurgeon.methods.auto.costs import Milliseconds
 from bertsurgeon.methods.auto.latency_model import DeploymentTarget
 from bertsurgeon.plan import ModelPlan
 
 TOLERANCE = 0.01
-"""How close to the wanted speed-up the measured one must come."""
+"""Largest relative difference between the measured speedup and the one asked for."""
 
-_ROUNDS = 6
+ROUNDS = 6
+"""Plans that are tried at most."""
+
 _SECONDS = 0.04  # of measuring, per size
 
 
-def measure_costs(model: PreTrainedModel, batch_size: int, length: int) -> Milliseconds:
+def measure_milliseconds(step: Callable[[], object]) -> float:
+    """Median time of calling ``step``, in milliseconds."""
+    timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
+    return 1e3 * float(timer.blocked_autorange(min_run_time=_SECONDS).median)
+
+
+def measure_costs(
+    model: PreTrainedModel,
+    batch_size: int,
+    length: int,
+    measure: Callable[[Callable[[], object]], float] = measure_milliseconds,
+) -> Milliseconds:
     """Times products of all sizes that occur, attention and activations, with PyTorch on the model's device.
 
     Args:
         model: The dense model.
         batch_size: Texts in a batch.
-        length: Tokens of each.
+        length: Tokens of each text.
+        measure: Returns the milliseconds that a function takes.
     """
     encoder = Encoder(model)
     shapes = encoder.shapes[0]
@@ -39,17 +55,17 @@ def measure_costs(model: PreTrainedModel, batch_size: int, length: int) -> Milli
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, device=model.device, dtype=model.dtype)
 
-    def product(outputs: int, inputs: int) -> float:
+    def time_product(outputs: int, inputs: int) -> float:
         x, w = draw(batch_size, length, inputs), draw(outputs, inputs)
-        return _milliseconds(lambda: F.linear(x, w))
+        return measure(lambda: F.linear(x, w))
 
     with torch.inference_mode():
         pairs = [(outputs, inputs) for outputs in sizes for inputs in sizes]
-        times = {pair: product(*pair) for pair in progress.track(pairs, "Timing products of every size")}
+        times = {pair: time_product(*pair) for pair in progress.track(pairs, "Timing products of every size")}
         heads = draw(batch_size, channels // width, length, width)
-        attention = _milliseconds(lambda: F.scaled_dot_product_attention(heads, heads, heads))
+        attention = measure(lambda: F.scaled_dot_product_attention(heads, heads, heads))
         activations = draw(batch_size, length, inner)
-        activation = _milliseconds(lambda: F.gelu(activations))
+        activation = measure(lambda: F.gelu(activations))
     return Milliseconds(
         tuple(sizes),
         tuple(tuple(times[outputs, inputs] for inputs in sizes) for outputs in sizes),
@@ -58,37 +74,55 @@ def measure_costs(model: PreTrainedModel, batch_size: int, length: int) -> Milli
 
 
 def meet_speedup(
-    model: PreTrainedModel, speedup: float, plan_for: Callable[[float], ModelPlan], place: DeploymentTarget
+    model: PreTrainedModel, speedup: float, plan_for: Callable[[float], ModelPlan], target: DeploymentTarget
 ) -> ModelPlan:
-    """A plan that runs ``speedup`` times as fast as the dense model, embeddings and head included.
+    """Finds a plan that runs ``speedup`` times as fast as the dense model, embeddings and head included.
 
-    Costs add up only roughly, so every plan is timed (its weights do not matter) and the share corrected.
+    Costs add up only roughly, so every plan is timed (its weights do not matter) and the share corrected. Where a share
+    leaves nothing of the encoder, a larger one is tried. If no plan comes within ``TOLERANCE`` of the speedup, the
+    closest one is returned, and a note tells the speedup that it reaches.
 
     Args:
         model: The dense model.
-        speedup: Wanted ratio of times.
-        plan_for: The plan whose encoder costs a share of the dense one's time.
-        place: Where to time.
+        speedup: Ratio of the dense model's time to the pruned one's.
+        plan_for: Returns a plan whose encoder takes a share of the dense encoder's time; raises ``OptionError`` if that
+            leaves nothing.
+        target: Where the models are timed.
+
+    Raises:
+        OptionError: If every share that was tried leaves nothing of the encoder.
     """
-    share = 1 / speedup
-    best: tuple[float, ModelPlan] | None = None
-    dense = place.open(model)
-    for _ in range(_ROUNDS):
-        plan = plan_for(share)
-        measured = time_batches({"dense": dense, "pruned": place.open(model, plan)}, [place.batch], runs=30)
-        found = measured["dense"].p50_ms / measured["pruned"].p50_ms
-        miss = abs(found / speedup - 1)
+    dense = target.open(model)
+    share, smallest, too_small = 1 / speedup, 1.0, 0.0  # shares that leave something, and that leave nothing
+    best: tuple[float, float, ModelPlan] | None = None
+    fastest = 0.0
+    for _ in range(ROUNDS):
+        try:
+            plan = plan_for(share)
+        except OptionError:
+            too_small = max(too_small, share)
+            share = math.sqrt(too_small * smallest)
+            continue
+        smallest = min(smallest, share)
+        latencies = time_batches({"dense": dense, "pruned": target.open(model, plan)}, [target.batch], runs=30)
+        measured = latencies["dense"].p50_ms / latencies["pruned"].p50_ms
+        fastest = max(fastest, measured)
+        miss = abs(measured / speedup - 1)
         if best is None or miss < best[0]:
-            best = miss, plan
+            best = miss, measured, plan
         if miss <= TOLERANCE:
             break
-        share = min(0.99, share * found / speedup)
-    assert best is not None
-    if best[0] > TOLERANCE:
-        progress.note(f"The speed-up asked for was met to within {100 * best[0]:.0f} % only; the machine may be busy.")
-    return best[1]
-
-
-def _milliseconds(step: Callable[[], object]) -> float:
-    timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
-    return 1e3 * float(timer.blocked_autorange(min_run_time=_SECONDS).median)
+        share = min(0.99, share * measured / speedup)
+        if share <= too_small:
+            share = math.sqrt(too_small * smallest)
+    if best is None:
+        raise OptionError(f"A speedup of {speedup:g} leaves nothing of the encoder; ask for a lower speedup.")
+    miss, measured, plan = best
+    if miss > TOLERANCE:
+        cause = (
+            "a smaller encoder does not make the rest of the model faster"
+            if fastest < speedup
+            else "the machine may be busy"
+        )
+        progress.note(f"The plan reaches a speedup of {measured:.2f} where {speedup:g} was asked for: {cause}.")
+    return plan

@@ -1,4 +1,4 @@
-"""Passes over the data that build inverse Fisher blocks, of as many matrices at a time as memory holds."""
+"""Passes over the data that build inverse Fisher blocks, in each pass of as many rows as fit into memory."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from bertsurgeon.layers.masks import Masks
 from bertsurgeon.prediction import evaluating
 
 Loss = Callable[[PreTrainedModel, Batch, torch.Generator], Tensor]
-"""The sum over a batch of the samples' losses; the generator draws what labels would have told."""
+"""Sum of the losses of a batch's samples; pseudo-labels are sampled with the generator if the batch has no labels."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Rows ``start`` … ``stop`` of a matrix."""
+class RowRange:
+    """Rows ``start`` … ``stop`` of a matrix (``stop`` excluded)."""
 
     key: PartKey
     start: int
@@ -41,35 +41,41 @@ class Piece:
 
 def plan_passes(
     shapes: Mapping[PartKey, tuple[int, int]], block_size: int, dtype: torch.dtype, memory: int
-) -> list[list[Piece]]:
-    """Which rows each pass over the data is for, so that their blocks fit into ``memory`` bytes.
+) -> list[list[RowRange]]:
+    """Distributes all rows over passes, so that the Fisher blocks of each pass fit into memory.
+
+    Args:
+        shapes: Shape (out, in) of each matrix.
+        block_size: Weights per Fisher block.
+        dtype: Type of the blocks.
+        memory: Largest number of bytes that the blocks of a pass take.
 
     Raises:
         OptionError: If a single row does not fit.
     """
-    passes: list[list[Piece]] = [[]]
-    room = memory
+    passes: list[list[RowRange]] = [[]]
+    free = memory
     for key, (rows, columns) in shapes.items():
         row_bytes = blocks_per_row(columns, block_size) * block_size**2 * dtype.itemsize
         start = 0
         while start < rows:
-            if room < row_bytes:
+            if free < row_bytes:
                 passes.append([])
-                room = memory
-            count = min(rows - start, room // row_bytes)
+                free = memory
+            count = min(rows - start, free // row_bytes)
             if count == 0:
                 raise OptionError(
-                    f"The Fisher blocks of one row take {row_bytes / 1e9:.2g} GB; allow more memory, or take smaller "
+                    f"The Fisher blocks of one row take {row_bytes / 1e9:.2g} GB; allow more memory, or use smaller "
                     "blocks."
                 )
-            passes[-1].append(Piece(key, start, start + count))
-            room -= count * row_bytes
+            passes[-1].append(RowRange(key, start, start + count))
+            free -= count * row_bytes
             start += count
-    return [pieces for pieces in passes if pieces]
+    return [ranges for ranges in passes if ranges]
 
 
 def count_gradients(batches: Sequence[Batch], batch_size: int) -> int:
-    """Gradients that the data gives: one for every ``batch_size`` samples of a batch, and one for the rest of it."""
+    """Number of gradients of the data: one per ``batch_size`` samples of a batch, and one for its remainder."""
     return sum(-(-count_samples(batch) // batch_size) for batch in batches)
 
 
@@ -77,7 +83,7 @@ def collect_inverses(
     model: PreTrainedModel,
     batches: Sequence[Batch],
     masks: Masks,
-    pieces: Sequence[Piece],
+    ranges: Sequence[RowRange],
     loss: Loss,
     *,
     block_size: int,
@@ -86,50 +92,57 @@ def collect_inverses(
     dtype: torch.dtype = torch.float32,
     with_mean: bool = False,
     seed: int = 0,
-) -> dict[Piece, InverseFisher]:
-    """Runs the model over the data once, in evaluation mode; its weights and gradients are left as they are.
+) -> dict[RowRange, InverseFisher]:
+    """Runs the model over the data once and builds inverse Fisher blocks; the model is left unchanged.
 
-    It ends as soon as rounding has eaten the damping of a block, with all of them lost: they are for a wider type then.
-
-    Memory beyond the blocks, the model and its activations: some MiB of gradients at a time.
+    The pass ends early if the blocks are imprecise, as rounding errors exceed the damping: all of them are then marked
+    so, and a wider type is required. Memory besides the blocks, the model and its activations: some MiB of gradients.
 
     Args:
         model: Dense or masked.
-        batches: Padded batches, with ``labels`` or without, as ``loss`` wants them.
-        masks: What is left; gradients of pruned weights count as zero.
-        pieces: Rows to collect for.
-        loss: Whose gradients.
-        block_size: Weights of a Fisher block.
+        batches: Padded batches, with or without ``labels``, as ``loss`` requires.
+        masks: Weights that are not pruned; gradients of pruned weights count as zero.
+        ranges: Rows to collect for.
+        loss: Loss whose gradients are taken.
+        block_size: Weights per Fisher block.
         damping: λ, absolute.
-        batch_size: Samples whose mean gradient counts as one; they are neighbours in a batch.
-        dtype: Of the blocks.
-        with_mean: Keep the mean gradient as well.
-        seed: Of the generator ``loss`` is given: together with the number of the batch, the same in every pass.
+        batch_size: Number of neighboring samples of a batch whose mean gradient counts as one gradient.
+        dtype: Type of the blocks.
+        with_mean: Keep the mean gradient, too.
+        seed: Seed of the generator that ``loss`` is called with; the number of the batch is added, so that all passes
+            draw the same pseudo-labels.
 
     Raises:
         ModelError: If a loss is not finite.
     """
     gradients = count_gradients(batches, batch_size)
-    found: dict[Piece, FisherBlocks] = {}
-    by_matrix: dict[MatrixKey, dict[PartKey, list[Piece]]] = {}
-    for piece in pieces:
-        columns = masks[piece.key].shape[1]
-        rows = piece.stop - piece.start
-        found[piece] = FisherBlocks(rows, columns, block_size, gradients, dtype, torch.device(model.device), with_mean)
-        by_matrix.setdefault(piece.key[:2], {}).setdefault(piece.key, []).append(piece)
+    fisher: dict[RowRange, FisherBlocks] = {}
+    by_matrix: dict[MatrixKey, dict[PartKey, list[RowRange]]] = {}
+    for row_range in ranges:
+        columns = masks[row_range.key].shape[1]
+        rows = row_range.stop - row_range.start
+        fisher[row_range] = FisherBlocks(
+            rows, columns, block_size, gradients, dtype, torch.device(model.device), with_mean
+        )
+        by_matrix.setdefault(row_range.key[:2], {}).setdefault(row_range.key, []).append(row_range)
     encoder = Encoder(model)
     parts = model_parts(encoder)
 
     def receive(matrix: MatrixKey, x: Tensor, delta: Tensor) -> None:
-        if x.shape[:2] != mask.shape:  # positions, which some matrices read, too, are no sample's own
+        if x.shape[:2] != mask.shape:  # positions, which some matrices also read, belong to no sample
             return
         x, delta = x.float(), delta.float()
-        for key, own in by_matrix[matrix].items():
+        for key, part_ranges in by_matrix[matrix].items():
             for inputs, outputs in _join_samples(parts[key].inputs(x), parts[key].outputs(delta), batch_size):
-                for piece in own:
-                    _add_rows(found[piece], inputs, outputs[..., piece.start : piece.stop], masks[key][piece.start :])
+                for row_range in part_ranges:
+                    _add_rows(
+                        fisher[row_range],
+                        inputs,
+                        outputs[..., row_range.start : row_range.stop],
+                        masks[key][row_range.start :],
+                    )
 
-    mask = torch.empty(0)  # of the batch at hand
+    mask = torch.empty(0)  # real tokens of the current batch
     matrices = {matrix: encoder.matrix(*matrix) for matrix in by_matrix}
     generator = torch.Generator()
     with evaluating(model), backward_leaf(model) as leaf, gradient_hooks(matrices, receive):
@@ -138,13 +151,13 @@ def collect_inverses(
             on_device = {name: value.to(model.device) for name, value in batch.items()}
             mask = token_mask(model, on_device)
             backpropagate(loss(model, on_device, generator), leaf)
-            if any(blocks.loses(damping) for blocks in found.values()):
-                return {piece: blocks.give_up() for piece, blocks in found.items()}
-    return {piece: blocks.invert(damping) for piece, blocks in found.items()}
+            if any(blocks.is_imprecise(damping) for blocks in fisher.values()):
+                return {row_range: blocks.stop_imprecise() for row_range, blocks in fisher.items()}
+    return {row_range: blocks.invert(damping) for row_range, blocks in fisher.items()}
 
 
 def _join_samples(x: Tensor, delta: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Makes the mean gradient of neighbours one gradient: their tokens follow each other, their δ share the weight."""
+    """Joins neighboring samples so that their mean gradient is one gradient: tokens are concatenated, δ is divided."""
     samples, tokens = x.shape[:2]
     whole = samples - samples % batch_size
     for part, size in ((slice(0, whole), batch_size), (slice(whole, None), samples - whole)):
@@ -156,7 +169,7 @@ def _join_samples(x: Tensor, delta: Tensor, batch_size: int) -> Iterator[tuple[T
 
 
 def _add_rows(blocks: FisherBlocks, x: Tensor, delta: Tensor, mask: Tensor) -> None:
-    """Hands gradients on, some rows at a time."""
+    """Computes gradients and adds them, some rows at a time."""
     step = max(1, CHUNK_ELEMENTS // (len(x) * x.shape[-1]))
     for row in range(0, delta.shape[-1], step):
         g = torch.bmm(delta[..., row : row + step].transpose(1, 2), x)

@@ -1,4 +1,4 @@
-"""From scores to masks: the lowest go, exactly as many as wanted, the first ones where scores are equal."""
+"""From scores to masks: exactly as many of the lowest scores as required are pruned; of equal ones the first."""
 
 from typing import Literal
 
@@ -13,11 +13,11 @@ Scope = Literal["global", "matrix"]
 
 
 def keep_highest(scores: Tensor, pruned: int) -> Tensor:
-    """Which entries are left when the ``pruned`` lowest go; of equal ones the first go first.
+    """Mask of the entries that are kept if the ``pruned`` lowest are pruned; of equal ones the first are pruned.
 
     Args:
         scores: Any shape.
-        pruned: How many go.
+        pruned: Number of entries to prune.
 
     Raises:
         ModelError: If a score is not a number.
@@ -37,17 +37,21 @@ def keep_highest(scores: Tensor, pruned: int) -> Tensor:
 def select_units(
     scores: dict[PartKey, Tensor], kept: dict[PartKey, Tensor], sparsity: float, pattern: Pattern, scope: Scope
 ) -> dict[PartKey, Tensor]:
-    """The units that are left at a sparsity; what was pruned stays pruned.
+    """Selects the units that are kept at a sparsity; what is pruned already remains pruned.
 
     Args:
         scores: By matrix, shape (out, units of a row).
-        kept: The units that are left so far, likewise.
-        sparsity: Share of all units (``global``), or of every matrix' units (``matrix``), to be pruned in the end.
-        pattern: N:M takes the lowest of every M weights.
-        scope: Whether matrices compete.
+        kept: Units that are not pruned so far, by matrix, same shapes.
+        sparsity: Share of all units (``global``), or of the units of every matrix (``matrix``), that is pruned
+            afterwards.
+        pattern: For N:M, the lowest of every M weights are pruned.
+        scope: ``global`` if all matrices compete, ``matrix`` if each loses the same share.
+
+    Returns:
+        Mask of the kept units by matrix.
 
     Raises:
-        OptionError: If as much is pruned already.
+        OptionError: If that share is pruned already.
     """
     low = {key: torch.where(kept[key], value, -torch.inf) for key, value in scores.items()}
     if pattern.group:
@@ -61,7 +65,7 @@ def select_units(
 
 
 def _count(sparsity: float, kept: Tensor) -> int:
-    """Units to be pruned in all."""
+    """Total number of units to prune."""
     count, already = round(sparsity * len(kept)), len(kept) - int(kept.sum())
     if count <= already:
         raise OptionError(

@@ -1,7 +1,7 @@
-"""One step of second-order pruning: Fisher blocks, scores, masks, updates, all in place.
+"""One step of second-order pruning: Fisher blocks, scores, masks and updates, in place.
 
-It decides nothing about when to prune and how far; one-shot pruning calls it once or in rounds, gradual pruning between
-steps of training.
+The step is independent of any schedule: one-shot pruning runs it once or in rounds, gradual pruning between training
+steps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from bertsurgeon.calibration.inverse_fisher import CHUNK_ENTRIES, InverseFisher,
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.layers import PartKey
 from bertsurgeon.layers.masks import Masks, encoder_weights, masks_of, sparsity_of, unit_mask
-from bertsurgeon.methods.obert.collect import Loss, Piece, collect_inverses, count_gradients, plan_passes
+from bertsurgeon.methods.obert.collect import Loss, RowRange, collect_inverses, count_gradients, plan_passes
 from bertsurgeon.methods.obert.patterns import Pattern
 from bertsurgeon.methods.obert.selection import Scope, select_units
 from bertsurgeon.methods.obert.solve import greedy_scores, update_apart, update_jointly
@@ -29,18 +29,18 @@ Update = Literal["obert", "greedy", "woodtaylor", "none"]
 
 @dataclass(frozen=True)
 class StepOptions:
-    """How one step prunes.
+    """Options of one pruning step.
 
     Attributes:
-        pattern: What goes together.
-        scope: ``global``: all matrices compete; ``matrix``: each loses the same share.
+        pattern: Which weights are pruned together.
+        scope: ``global`` if all matrices compete, ``matrix`` if each loses the same share.
         score: ``fisher-block`` (ρ of the Fisher blocks) or ``magnitude`` (w²).
-        update: Of the weights that are left: ``obert``, ``greedy``, ``woodtaylor`` or ``none``.
-        block_size: Weights of a Fisher block.
+        update: Update of the weights that are kept: ``obert``, ``greedy``, ``woodtaylor`` or ``none``.
+        block_size: Weights per Fisher block.
         damping: λ, absolute.
-        batch_size: Samples whose mean gradient counts as one.
-        memory: Bytes that Fisher blocks may take; what does not fit is left to further passes over the data.
-        seed: Fixes every random choice.
+        batch_size: Number of samples whose mean gradient counts as one gradient.
+        memory: Largest number of bytes that Fisher blocks take; if they need more, there are several passes.
+        seed: Seed of pseudo-labels.
     """
 
     pattern: Pattern
@@ -54,24 +54,26 @@ class StepOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Checks what belongs together.
+        """Checks that score and update are compatible.
 
         Raises:
-            OptionError: If magnitudes are to be followed by updates, which need Fisher blocks.
+            OptionError: If the score is ``magnitude`` and there is an update, which requires Fisher blocks.
         """
         if self.score == "magnitude" and self.update != "none":
-            raise OptionError(f"The score magnitude knows no update; use none with it, not {self.update}.")
+            raise OptionError(
+                f"The score magnitude has no Fisher blocks for an update; use the update none, not {self.update}."
+            )
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step did.
+    """Result of a step.
 
     Attributes:
-        masks: What is left.
-        gradients: m, the gradients the Fisher information is the mean of.
-        passes: Over the data.
-        precision: Bits of the Fisher blocks' numbers: 32, or 64 where 32 lost the damping.
+        masks: Weights that are not pruned.
+        gradients: m, the number of gradients whose mean is the Fisher information.
+        passes: Number of passes over the data.
+        precision: Bits of the numbers in Fisher blocks: 32, or 64 if rounding errors of 32 bits exceed the damping.
     """
 
     masks: Masks
@@ -89,22 +91,23 @@ def prune_step(
     masks: Masks | None = None,
     loss: Loss = summed_loss,
 ) -> Step:
-    """Prunes the matrices of a model's layers, or what a plan left of them, in place.
+    """Prunes the matrices of a model's layers, dense or pruned by a plan, in place.
 
-    Nothing else is touched, and what is pruned stays pruned. Several processes see all of the data, and hold the Fisher
-    blocks of a part of the rows each: it is the blocks that take memory and time, more than the gradients.
+    No other parameter changes, and pruned weights remain pruned. With several processes, each runs over all data and
+    holds the Fisher blocks of a part of the rows: blocks take more memory and time than gradients.
 
     Args:
         model: Dense or masked, or pruned by a plan.
         batches: Padded batches for ``loss``; unused for ``magnitude``.
-        sparsity: Share of the encoder's weights that is zero afterwards, of those that it has; exact to one unit, for
-            N:M to one of M.
-        options: How.
-        masks: What is left so far; None for all that is not zero.
-        loss: Whose gradients make up the Fisher information.
+        sparsity: Share of the weights of the encoder's matrices that is zero afterwards; exact to one unit, for N:M to
+            one of M.
+        options: Options of the step.
+        masks: Weights that are not pruned so far; None for all weights that are not zero.
+        loss: Loss whose gradients determine the Fisher information.
 
     Raises:
-        OptionError: If as much is pruned already, the pattern does not fit, or a row's blocks exceed the memory.
+        OptionError: If that share is pruned already, the pattern does not divide a row or a Fisher block, or the
+            blocks of one row exceed the memory.
         ModelError: If the Fisher information cannot be inverted.
     """
     masks = masks_of(model) if masks is None else masks
@@ -117,7 +120,7 @@ def prune_step(
         )
     run = _Run(model, batches, sparsity, options, masks, loss, weights)
     if options.score == "magnitude":
-        scores = {key: _units(w.float().square(), options.pattern.width) for key, w in weights.items()}
+        scores = {key: _sum_units(w.float().square(), options.pattern.width) for key, w in weights.items()}
     else:
         scores = run.score()
     kept = {key: unit_mask(mask, options.pattern.width) for key, mask in masks.items()}
@@ -135,7 +138,7 @@ def prune_step(
 
 
 class _Run:
-    """The passes over the data of one step; the blocks of the last one stay at hand."""
+    """Passes over the data of one step; the Fisher blocks of the last pass are kept."""
 
     def __init__(
         self,
@@ -156,56 +159,64 @@ class _Run:
         self.weights = weights
         self.dtype = torch.float32
         self.passes = 0
-        self._last: dict[Piece, InverseFisher] = {}
+        self._last: dict[RowRange, InverseFisher] = {}
 
     def score(self) -> dict[PartKey, Tensor]:
-        """Scores by matrix, shape (out, units of a row), fp32."""
+        """Computes scores by matrix, shape (out, units of a row), fp32."""
         width = self.options.pattern.width
         for self.dtype in (torch.float32, torch.float64):
             scores = {key: torch.zeros(len(w), w.shape[1] // width, device=w.device) for key, w in self.weights.items()}
             self._last.clear()
-            for pieces in self._collect():
-                if distributed.any_process(any(fisher.is_lost for fisher in self._last.values())):
+            for ranges in self._collect():
+                if distributed.any_process(any(fisher.is_imprecise for fisher in self._last.values())):
                     break
-                for piece in pieces:
-                    scores[piece.key][piece.start : piece.stop] = self._score_piece(piece, self._last[piece])
+                for row_range in ranges:
+                    scores[row_range.key][row_range.start : row_range.stop] = self._score_rows(
+                        row_range, self._last[row_range]
+                    )
             else:
-                for own in scores.values():  # zero where others have something
-                    distributed.all_reduce(own)
+                for matrix_scores in scores.values():  # zero in rows of other processes
+                    distributed.all_reduce(matrix_scores)
                 return scores
             if self.dtype == torch.float32:
-                progress.note("Single precision loses the damping of the Fisher information; double precision it is.")
-        raise ModelError("The Fisher information cannot be inverted: its damping is lost in rounding; raise it.")
+                progress.note(
+                    "The rounding errors of fp32 exceed the damping of the Fisher information; retrying in fp64."
+                )
+        raise ModelError(
+            "The Fisher information cannot be inverted: rounding errors exceed its damping; raise the damping."
+        )
 
     def update(self, after: Masks) -> None:
-        """Moves the weights that are left, all at the end: every pass sees the model as it was."""
-        moved = {key: torch.zeros_like(weight) for key, weight in self.weights.items()}
-        # the blocks of the last pass are there still: begin with them
-        for pieces in self._collect(backwards=True):
-            for piece in pieces:
-                rows = slice(piece.start, piece.stop)
-                moved[piece.key][rows] = self._update_piece(piece, self._last[piece], after[piece.key][rows])
+        """Updates the weights that are kept, after all passes, so that every pass runs the same model."""
+        updated = {key: torch.zeros_like(weight) for key, weight in self.weights.items()}
+        # starts with the last pass, whose blocks are still available
+        for ranges in self._collect(backwards=True):
+            for row_range in ranges:
+                rows = slice(row_range.start, row_range.stop)
+                updated[row_range.key][rows] = self._update_rows(
+                    row_range, self._last[row_range], after[row_range.key][rows]
+                )
         for key, weight in self.weights.items():
-            distributed.all_reduce(moved[key])
-            if not torch.isfinite(moved[key]).all():
+            distributed.all_reduce(updated[key])
+            if not torch.isfinite(updated[key]).all():
                 raise ModelError("The updated weights are not finite; raise the damping of the Fisher information.")
-            weight.copy_(moved[key])
+            weight.copy_(updated[key])
 
-    def _collect(self, backwards: bool = False) -> Iterator[list[Piece]]:
-        """This process' pieces of each pass; their blocks are in ``_last``, as two passes' would not fit the memory."""
+    def _collect(self, backwards: bool = False) -> Iterator[list[RowRange]]:
+        """Yields this process' rows of each pass; ``_last`` holds their blocks, as two passes exceed the memory."""
         options = self.options
         shapes = {key: (w.shape[0], w.shape[1]) for key, w in self.weights.items()}
         passes = plan_passes(shapes, options.block_size, self.dtype, options.memory * distributed.world_size())
-        for whole in reversed(passes) if backwards else passes:
-            pieces = [piece for each in whole if (piece := _share(each)) is not None]
-            if list(self._last) != pieces:
-                self._last.clear()  # frees the memory before the next blocks take it
+        for pass_ranges in reversed(passes) if backwards else passes:
+            ranges = [part for row_range in pass_ranges if (part := _share(row_range)) is not None]
+            if list(self._last) != ranges:
+                self._last.clear()  # frees memory before the next blocks are allocated
                 with torch.enable_grad():
                     self._last = collect_inverses(
                         self.model,
                         self.batches,
                         self.masks,
-                        pieces,
+                        ranges,
                         self.loss,
                         block_size=options.block_size,
                         damping=options.damping,
@@ -215,14 +226,14 @@ class _Run:
                         seed=options.seed,
                     )
                 self.passes += 1
-            yield pieces
+            yield ranges
 
-    def _score_piece(self, piece: Piece, fisher: InverseFisher) -> Tensor:
+    def _score_rows(self, row_range: RowRange, fisher: InverseFisher) -> Tensor:
         width, size = self.options.pattern.width, self.options.block_size
-        mask = self.masks[piece.key][piece.start : piece.stop]
+        mask = self.masks[row_range.key][row_range.start : row_range.stop]
         kept = split_rows(unit_mask(mask, width), size // width)
         parts = []
-        for chunk, inverse, _, target in self._chunks(piece, fisher):
+        for chunk, inverse, _, target in self._chunks(row_range, fisher):
             if self.options.update == "greedy":
                 group = self.options.pattern.group
                 parts.append(greedy_scores(inverse, target, kept[chunk], width, group, self.quota))
@@ -230,22 +241,23 @@ class _Run:
                 parts.append(unit_scores(inverse, target, width).float())
         return join_rows(torch.cat(parts), len(mask), mask.shape[1] // width)
 
-    def _update_piece(self, piece: Piece, fisher: InverseFisher, after: Tensor) -> Tensor:
-        before = self.masks[piece.key][piece.start : piece.stop]
+    def _update_rows(self, row_range: RowRange, fisher: InverseFisher, after: Tensor) -> Tensor:
+        before = self.masks[row_range.key][row_range.start : row_range.stop]
         pruned = split_rows(before & ~after, self.options.block_size)
         parts = []
-        for chunk, inverse, weight, target in self._chunks(piece, fisher):
-            gone = pruned[chunk]
+        for chunk, inverse, weight, target in self._chunks(row_range, fisher):
+            newly_pruned = pruned[chunk]
             if self.options.update == "greedy":
-                moved = update_jointly(inverse, target, gone)
+                updated = update_jointly(inverse, target, newly_pruned)
             else:
-                moved = update_apart(inverse, target, gone, self.options.pattern.width)
-            parts.append(torch.where(gone.any(1, keepdim=True), moved, weight))  # others would only be trained
+                updated = update_apart(inverse, target, newly_pruned, self.options.pattern.width)
+            # WoodTaylor would also move the weights of blocks in which nothing is pruned
+            parts.append(torch.where(newly_pruned.any(1, keepdim=True), updated, weight))
         return join_rows(torch.cat(parts), len(after), after.shape[1])
 
-    def _chunks(self, piece: Piece, fisher: InverseFisher) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-        """Some blocks at a time, fp64: their place, F⁻¹, w, and t = w − F⁻¹g (t = w but for WoodTaylor)."""
-        weights = split_rows(self.weights[piece.key][piece.start : piece.stop], self.options.block_size)
+    def _chunks(self, row_range: RowRange, fisher: InverseFisher) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Yields some blocks at a time, fp64: their slice, F⁻¹, w, and t = w − F⁻¹g (t = w except for WoodTaylor)."""
+        weights = split_rows(self.weights[row_range.key][row_range.start : row_range.stop], self.options.block_size)
         step = max(1, CHUNK_ENTRIES // self.options.block_size**2)
         for start in range(0, len(weights), step):
             chunk = slice(start, start + step)
@@ -256,13 +268,13 @@ class _Run:
             yield chunk, inverse, weight, target
 
 
-def _share(piece: Piece) -> Piece | None:
-    """This process' rows of a piece; None where there are too few for all."""
-    rows, rank, count = piece.stop - piece.start, distributed.rank(), distributed.world_size()
-    start, stop = (piece.start + number * rows // count for number in (rank, rank + 1))
-    return Piece(piece.key, start, stop) if start < stop else None
+def _share(row_range: RowRange) -> RowRange | None:
+    """Rows of a range that belong to this process; None if there are fewer rows than processes."""
+    rows, rank, count = row_range.stop - row_range.start, distributed.rank(), distributed.world_size()
+    start, stop = (row_range.start + number * rows // count for number in (rank, rank + 1))
+    return RowRange(row_range.key, start, stop) if start < stop else None
 
 
-def _units(values: Tensor, width: int) -> Tensor:
-    """Sums over units: shape (out, in) becomes (out, in / width)."""
+def _sum_units(values: Tensor, width: int) -> Tensor:
+    """Sums values over units: shape (out, in) becomes (out, in / width)."""
     return values.reshape(len(values), -1, width).sum(-1)

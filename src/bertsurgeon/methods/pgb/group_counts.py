@@ -1,9 +1,9 @@
-"""How many groups each matrix gets: the paper's threshold rule, and the same rule aimed at a target.
+"""Number of groups of each matrix: the paper's threshold rule, or the same number for all.
 
 PGB counts the weights with ρ > τ in a matrix of n × m weights and takes G ≈ n·m / count groups, since G diagonal
 blocks keep the share 1/G. More than G_max groups: the matrix is dropped. So G ≤ g holds exactly while at least
-n·m / (g + ½) scores exceed τ, that is while τ is below one order statistic of the scores. Those few order statistics
-(*cuts*) are all this module needs, whatever τ is.
+n·m / (g + ½) scores exceed τ, that is while τ is below one order statistic of the scores. These few order statistics
+(*cuts*) determine the counts for every τ.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,14 @@ from bertsurgeon.grouping.sizes import group_sizes
 from bertsurgeon.plan import Dense, Dropped, Role, Structure, fold_constants
 
 DROPPED = 0
-"""The group count of a matrix that is dropped."""
+"""Group count of a matrix that is dropped."""
 
 GroupCounts = dict[MatrixKey, int]
+"""Number of groups by matrix; 1 keeps a matrix as it is."""
 
 
 def kept_weights(shape: tuple[int, int], groups: int) -> int:
-    """Weights that ``groups`` diagonal blocks keep of a matrix (all for 1, none for ``DROPPED``)."""
+    """Number of weights in ``groups`` diagonal blocks of a matrix (all for 1, none for ``DROPPED``)."""
     if groups == DROPPED:
         return 0
     return sum(r * c for r, c in zip(*(group_sizes(size, groups) for size in shape), strict=True))
@@ -32,11 +33,11 @@ def kept_weights(shape: tuple[int, int], groups: int) -> int:
 
 @dataclass(frozen=True)
 class Cuts:
-    """Where the threshold rule changes its mind.
+    """Thresholds at which the rule changes its result.
 
     Attributes:
-        keys: The matrices, in the order of the model.
-        shapes: Their (output, input) channels.
+        keys: Layer and role of each matrix, in the order of the model.
+        shapes: Shape (out, in) of each matrix.
         thresholds: Shape (matrices, G_max), ascending along a row: matrix i gets at most g groups (and is not
             dropped) exactly while τ < ``thresholds[i, g - 1]``.
         positional: See :func:`bertsurgeon.plan.fold_constants`.
@@ -49,11 +50,11 @@ class Cuts:
 
     @classmethod
     def of(cls, scores: dict[MatrixKey, Tensor], max_groups: int, positional: bool = False) -> "Cuts":
-        """Finds the cuts of all matrices.
+        """Computes the cuts of all matrices.
 
         Args:
             scores: By (layer, role), shape (out, in).
-            max_groups: G_max.
+            max_groups: G_max, the largest number of groups.
             positional: See :func:`bertsurgeon.plan.fold_constants`.
 
         Raises:
@@ -65,20 +66,20 @@ class Cuts:
         rows = []
         for score in scores.values():
             values = score.flatten().numpy()
-            # the G ≤ g needs this many scores above τ; ties at τ itself do not count
+            # G ≤ g requires this many scores above τ; scores equal to τ do not count
             needed = [int(np.ceil(values.size / (g + 0.5))) for g in range(1, max_groups + 1)]
             ranks = [values.size - count for count in needed]
             rows.append(np.partition(values, ranks)[ranks].astype(np.float64))
         return cls(list(scores), shapes, np.stack(rows), positional)
 
     def counts(self, threshold: float) -> GroupCounts:
-        """The paper's rule at one τ, after what no longer has an effect is dropped too."""
+        """Applies the paper's rule at one τ, and drops the matrices that have no effect after that."""
         allowed = threshold < self.thresholds
         counts = np.where(allowed.any(axis=1), allowed.argmax(axis=1) + 1, DROPPED)
         return fold_counts(dict(zip(self.keys, counts.tolist(), strict=True)), self.positional)
 
     def kept(self, counts: GroupCounts) -> int:
-        """Weights that remain under ``counts``."""
+        """Number of weights that are kept with these counts."""
         return sum(kept_weights(shape, counts[key]) for key, shape in zip(self.keys, self.shapes, strict=True))
 
 
@@ -99,24 +100,28 @@ def fold_counts(counts: GroupCounts, positional: bool = False) -> GroupCounts:
 def counts_by_threshold(
     scores: dict[MatrixKey, Tensor], threshold: float, max_groups: int, positional: bool = False
 ) -> GroupCounts:
-    """The paper's rule: G ≈ n·m / #{ρ > τ}, dropped beyond G_max.
+    """Applies the paper's rule: G ≈ n·m / #{ρ > τ} groups, or a dropped matrix if that exceeds G_max.
 
     Args:
         scores: By (layer, role), shape (out, in).
         threshold: τ.
-        max_groups: G_max.
+        max_groups: G_max, the largest number of groups.
         positional: See :func:`bertsurgeon.plan.fold_constants`.
 
     Raises:
-        OptionError: If τ is negative or G_max impossible.
+        OptionError: If τ is negative or G_max out of range.
     """
     if threshold < 0:
-        raise OptionError(f"The threshold must not be negative, and {threshold} is.")
+        raise OptionError(f"The threshold must be at least 0, not {threshold}.")
     return Cuts.of(scores, max_groups, positional).counts(threshold)
 
 
 def counts_uniform(scores: dict[MatrixKey, Tensor], groups: int) -> GroupCounts:
-    """The same number of groups for every matrix."""
+    """Gives every matrix the same number of groups.
+
+    Raises:
+        OptionError: If that number is not positive or larger than the smallest dimension.
+    """
     smallest = min(min(score.shape) for score in scores.values())
     if not 1 <= groups <= smallest:
         raise OptionError(f"The number of groups must be between 1 and {smallest}, not {groups}.")

@@ -1,7 +1,7 @@
-"""How much the loss would rise without a weight: one score per weight.
+"""Importance: one score per weight, the increase of the loss if it is removed.
 
-All are the second-order estimate of Optimal Brain Damage / Surgeon (LeCun et al., 1990; Hassibi and Stork, 1993) with
-the empirical Fisher information F in place of the Hessian, as PGB (arXiv 2502.03984) and oBERT (arXiv 2203.07259).
+All scores are the second-order estimate of Optimal Brain Damage / Surgeon (LeCun et al., 1990; Hassibi and Stork, 1993)
+with the empirical Fisher information F for the Hessian, as in PGB (arXiv 2502.03984) and oBERT (arXiv 2203.07259).
 """
 
 from typing import Literal
@@ -18,12 +18,12 @@ Importance = Literal["fisher", "obs", "magnitude"]
 
 
 def fisher_scores(weight: Tensor, squared_gradients: Tensor) -> Tensor:
-    """½ w² F_ii: the rise of the loss if only this weight is zeroed, F diagonal. All shapes (out, in)."""
+    """Returns ½ w² F_ii: the increase of the loss if only this weight is zeroed, F diagonal. All shapes (out, in)."""
     return 0.5 * weight.square() * squared_gradients
 
 
 def obs_scores(weight: Tensor, block_fisher: Tensor, damping: float) -> Tensor:
-    """w² / (2 [F⁻¹]_ii): the rise of the loss if this weight is zeroed and its block is updated optimally.
+    """Returns w² / (2 [F⁻¹]_ii): the increase of the loss if this weight is zeroed and its block updated optimally.
 
     Args:
         weight: Shape (out, in).
@@ -58,12 +58,12 @@ def score_matrices(
 
     Args:
         model: The dense model.
-        statistics: Squared gradients for ``fisher``, Fisher blocks for ``obs``; unused for ``magnitude``.
+        statistics: Must contain squared gradients for ``fisher``, Fisher blocks for ``obs``; unused for ``magnitude``.
         importance: ``fisher`` (½w²F), ``obs`` (w²/(2[F⁻¹]_ii)) or ``magnitude`` (w²).
-        damping: For ``obs``, see :func:`obs_scores`.
+        damping: λ for ``obs``, see :func:`obs_scores`.
 
     Returns:
-        By (layer, role): non-negative scores, shape (out, in).
+        Non-negative scores by (layer, role), shape (out, in).
     """
     scores: dict[MatrixKey, Tensor] = {}
     encoder = Encoder(model)

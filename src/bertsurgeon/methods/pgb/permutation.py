@@ -1,4 +1,4 @@
-"""From scores and group counts to a plan: which channels each group gets."""
+"""Permutation: from scores and group counts to a plan that assigns channels to groups."""
 
 from typing import Literal
 
@@ -19,15 +19,18 @@ Grouping = Literal["sort", "assign", "none", "random"]
 def find_groups(
     scores: Scores, groups: int, grouping: Grouping, steps: int, generator: np.random.Generator
 ) -> tuple[Partition, Partition]:
-    """Finds row and column groups.
+    """Assigns rows and columns of one matrix to groups.
 
     Args:
         scores: Non-negative, shape (rows, columns).
-        groups: Number of blocks.
-        grouping: ``sort`` (the paper's), ``assign`` (balanced assignment started from it), ``none`` (the channels'
-            own order) or ``random`` (a random order).
-        steps: N_perm.
-        generator: For ``random``.
+        groups: Number of groups.
+        grouping: ``sort`` (the paper's), ``assign`` (balanced assignment that starts from it), ``none`` (channels in
+            the order of the model) or ``random`` (in a random order).
+        steps: N_perm, the number of alternations.
+        generator: Source of randomness for ``random``.
+
+    Returns:
+        Row groups and column groups, each ascending.
     """
     if grouping in ("none", "random"):
         partitions: list[Partition] = []
@@ -50,15 +53,15 @@ def plan_groups(
     steps: int,
     seed: int,
 ) -> ModelPlan:
-    """Makes the plan of a whole model.
+    """Makes the plan of a model.
 
     Args:
         architecture: Name in the table of architectures.
         scores: By (layer, role), shape (out, in).
-        counts: Groups per matrix; 1 keeps a matrix, 0 drops it.
+        counts: Number of groups by matrix; 1 keeps a matrix, 0 drops it.
         grouping: See :func:`find_groups`.
-        steps: N_perm.
-        seed: For ``random``.
+        steps: N_perm, the number of alternations.
+        seed: Seed for ``random``.
     """
     generator = np.random.default_rng(seed)
     structures: dict[MatrixKey, Structure] = {}

@@ -1,8 +1,8 @@
-"""Group counts that hit a target share of the encoder's weights, to within one block.
+"""Group counts that meet a target sparsity to within one block.
 
-The paper's threshold says nothing about the size of the result. Here τ is bisected over its finitely many cuts until
-the next lower one would keep too much; what is still missing is made up by the matrices whose own cut lies nearest
-to τ, one or two of them at a time.
+The paper's threshold does not determine the size of the result. Here τ is bisected over its finitely many cuts until
+the next lower one would keep too much; the remaining gap is closed by changing the matrices whose cut is nearest to τ,
+one or two of them at a time.
 """
 
 import numpy as np
@@ -13,60 +13,61 @@ from bertsurgeon.errors import OptionError
 from bertsurgeon.methods.pgb.group_counts import DROPPED, Cuts, GroupCounts, kept_weights
 
 Move = tuple[float, int, MatrixKey, int]
-"""Disturbance (distance of the cut from τ, in e-folds), change of kept weights, matrix, new group count."""
+"""Change of one matrix: distance of its cut from τ (natural logarithm of the ratio), change of the number of kept
+weights, matrix, new group count."""
 
 
 def counts_by_sparsity(
     scores: dict[MatrixKey, Tensor], sparsity: float, max_groups: int, positional: bool = False
 ) -> GroupCounts:
-    """Group counts that remove the share ``sparsity`` of all weights.
+    """Finds group counts that remove the share ``sparsity`` of all weights.
 
     Args:
         scores: By (layer, role), shape (out, in).
         sparsity: Share of the encoder's weights to remove, strictly between 0 and 1.
-        max_groups: G_max.
+        max_groups: G_max, the largest number of groups.
         positional: See :func:`bertsurgeon.plan.fold_constants`.
 
     Returns:
-        Counts whose kept weights differ from the target by less than the smallest kept block, where moves of at most
-        two matrices at a time can get that close. Seen always, except when next to nothing is kept, and in encoders of
-        matrices as small as 48 × 48 of which next to nothing is removed: there to 0.2 % of all weights.
+        Counts whose number of kept weights differs from the target by less than the smallest kept block, if moves of at
+        most two matrices at a time can get that close. Exceptions were observed only if almost nothing is kept, and in
+        encoders of matrices as small as 48 × 48 if almost nothing is removed: a difference of 0.2 % of all weights.
 
     Raises:
-        OptionError: If ``sparsity`` is outside its range or leaves nothing, or G_max is impossible.
+        OptionError: If ``sparsity`` is outside its range or leaves nothing, or G_max is out of range.
     """
     if not 0 < sparsity < 1:
         raise OptionError(f"The sparsity must lie strictly between 0 and 1, not {sparsity:g}: 0.5 removes half.")
     cuts = Cuts.of(scores, max_groups, positional)
     target = round((1 - sparsity) * sum(rows * columns for rows, columns in cuts.shapes))
     taus = np.unique(np.concatenate([[0.0], cuts.thresholds.ravel()]))
-    low, high = 0, len(taus) - 1  # kept weights fall as τ rises; at the highest cut nothing is kept
+    low, high = 0, len(taus) - 1  # fewer weights are kept as τ rises; at the highest cut none
     while low < high:
         middle = (low + high) // 2
         if cuts.kept(cuts.counts(taus[middle])) <= target:
             high = middle
         else:
             low = middle + 1
-    found = _close_gap(cuts, cuts.counts(taus[low]), float(taus[low]), target)
-    if low > 0 and not (any(found.values()) and _is_met(cuts, found, target)):
-        # the cut dropped whole matrices, and those that are left cannot make up for them: come from above instead
+    best = _close_gap(cuts, cuts.counts(taus[low]), float(taus[low]), target)
+    if low > 0 and not (any(best.values()) and _is_met(cuts, best, target)):
+        # the cut dropped whole matrices, and the remaining ones are too small to close the gap: start from above
         other = _close_gap(cuts, cuts.counts(taus[low - 1]), float(taus[low - 1]), target)
-        found = min(found, other, key=lambda counts: (not any(counts.values()), abs(target - cuts.kept(counts))))
-    if not any(found.values()):
+        best = min(best, other, key=lambda counts: (not any(counts.values()), abs(target - cuts.kept(counts))))
+    if not any(best.values()):
         raise OptionError(
-            "Groups leave nothing of the encoder at that sparsity; ask for a lower one, or take the method auto."
+            "At that sparsity groups leave nothing of the encoder; ask for a lower sparsity, or use the method auto."
         )
-    return found
+    return best
 
 
 def _is_met(cuts: Cuts, counts: GroupCounts, target: int) -> bool:
-    """Whether a target is met to within the smallest block."""
+    """True if the target is met to within the smallest block."""
     smallest = min((_block(cuts, key, groups) for key, groups in counts.items()), default=np.inf)
     return abs(target - cuts.kept(counts)) < smallest or not any(counts.values())
 
 
 def _close_gap(cuts: Cuts, counts: GroupCounts, tau: float, target: int) -> GroupCounts:
-    """Moves the matrices nearest to their cut until the target is met, or no move of one or two comes nearer."""
+    """Changes the matrices whose cuts are nearest to τ until the target is met or no one or two moves get closer."""
     best = dict(counts)
     while not _is_met(cuts, best, target):
         moved = _move_pair(cuts, _move_singles(cuts, best, tau, target), tau, target)
@@ -77,7 +78,7 @@ def _close_gap(cuts: Cuts, counts: GroupCounts, tau: float, target: int) -> Grou
 
 
 def _move_singles(cuts: Cuts, counts: GroupCounts, tau: float, target: int) -> GroupCounts:
-    """One matrix after the other, none of them across the target."""
+    """Changes one matrix after the other, none of them across the target."""
     counts = dict(counts)
     while True:
         gap = target - cuts.kept(counts)
@@ -89,7 +90,7 @@ def _move_singles(cuts: Cuts, counts: GroupCounts, tau: float, target: int) -> G
 
 
 def _move_pair(cuts: Cuts, counts: GroupCounts, tau: float, target: int) -> GroupCounts:
-    """What is left needs a move across the target, alone or in a pair."""
+    """Closes the remaining gap with the best move across the target, or the best pair of moves."""
     if _is_met(cuts, counts, target):
         return counts
     counts, gap, moves = dict(counts), target - cuts.kept(counts), _moves(cuts, counts, tau)
@@ -114,13 +115,13 @@ def _move_pair(cuts: Cuts, counts: GroupCounts, tau: float, target: int) -> Grou
 
 
 def _block(cuts: Cuts, key: MatrixKey, groups: int) -> float:
-    """Weights of one block of a matrix in ``groups`` groups (without limit for a dropped matrix)."""
+    """Weights of one block of a matrix in ``groups`` groups (infinite for a dropped matrix)."""
     rows, columns = cuts.shapes[cuts.keys.index(key)]
     return rows * columns / groups**2 if groups != DROPPED else np.inf
 
 
 def _moves(cuts: Cuts, counts: GroupCounts, tau: float) -> list[Move]:
-    """Every change of one surviving matrix to another number of groups."""
+    """All changes of one matrix that is not dropped to another number of groups."""
     moves: list[Move] = []
     tiny = np.finfo(np.float64).tiny
     for key, shape, thresholds in zip(cuts.keys, cuts.shapes, cuts.thresholds, strict=True):

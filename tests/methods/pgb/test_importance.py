@@ -183,3 +183,8 @@ def test_a_loss_that_is_not_finite(tiny_model: Factory, tiny_batches: Batches) -
     with pytest.raises(ModelError, match="not finite"):
         collect_statistics(model, tiny_batches)
     assert [parameter.requires_grad for parameter in model.parameters()] == wanted
+
+
+def test_scores_by_hand() -> None:
+    weight, squares = torch.tensor([[2.0, -3.0]]), torch.tensor([[0.5, 4.0]])
+    assert fisher_scores(weight, squares).tolist() == [[1.0, 18.0]]

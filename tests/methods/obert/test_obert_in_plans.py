@@ -17,7 +17,6 @@ from bertsurgeon import (
     Groups,
     ObertConfig,
     PgbConfig,
-    PruneConfig,
     Sparsity,
     get_plan,
     is_sparse,
@@ -70,10 +69,9 @@ def planned(model: PreTrainedModel) -> PreTrainedModel:
     return pruned.eval()
 
 
-def config(**options: Any) -> PruneConfig:
+def config(sparsity: float = 0.5, **options: Any) -> ObertConfig:
     """The paper's own weights, without compensation."""
-    own = {"method": "obert", "sparsity": 0.5, "fisher_damping": 1e-4, "compensation": "none"}
-    return PruneConfig(**{**own, **options})
+    return ObertConfig(Sparsity(sparsity), **{"fisher_damping": 1e-4, "compensation": "none", **options})
 
 
 def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
@@ -107,14 +105,14 @@ def test_collected_inverses(name: str, tiny_model: Factory, tiny_batches: Batche
                     gradients.setdefault((*place, number), []).append(part.weight.detach())
     found_masks = masks(model)
     shapes = {key: (len(mask), mask.shape[1]) for key, mask in found_masks.items()}
-    (pieces,) = plan_passes(shapes, 12, torch.float64, 10**9)
+    (ranges,) = plan_passes(shapes, 12, torch.float64, 10**9)
     found = collect_inverses(
-        model, tiny_batches, found_masks, pieces, lambda m, b, _: m(**b).loss * len(b["input_ids"]),
+        model, tiny_batches, found_masks, ranges, lambda m, b, _: m(**b).loss * len(b["input_ids"]),
         block_size=12, damping=1e-2, dtype=torch.float64,
     )  # fmt: skip
-    assert {piece.key for piece in found} == set(gradients)
-    for piece, fisher in found.items():
-        g = split_rows(torch.stack(gradients[piece.key]).double(), 12).transpose(0, 1)
+    assert {row_range.key for row_range in found} == set(gradients)
+    for row_range, fisher in found.items():
+        g = split_rows(torch.stack(gradients[row_range.key]).double(), 12).transpose(0, 1)
         expected = torch.linalg.inv(g.transpose(1, 2) @ g / count + 1e-2 * torch.eye(12, dtype=torch.float64))
         torch.testing.assert_close(fisher.inverse, expected, rtol=1e-3, atol=1e-3)
 
@@ -261,7 +259,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     folder, out = tmp_path / "grouped", tmp_path / "sparse"
     succeed("prune", tmp_path / "dense", "--method", "pgb", "--groups", "2", *files(tmp_path), "-o", folder)
     shown = succeed("prune", folder, "--method", "obert", "--sparsity", "0.5", *files(tmp_path), "-o", out)
-    assert "25.0 % of 16,384 encoder weights kept" in shown.stdout
+    assert "75.0 % of 16,384 encoder weights removed, 25.0 % kept" in shown.stdout
     assert "G = 2" in succeed("inspect", out).stdout
     before = masks(load_model(out))
     for command in ("recover", "gradual"):

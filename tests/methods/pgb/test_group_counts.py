@@ -1,12 +1,25 @@
+"""Group counts: the threshold rule, target sparsities and uniform counts."""
+
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from bertsurgeon.config import PruneConfig
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bertsurgeon import AutoConfig, Sparsity
+from bertsurgeon import (
+    AutoConfig,
+    Budget,
+    Flops,
+    Groups,
+    PgbConfig,
+    PruneConfig,
+    Sparsity,
+    Speedup,
+    Threshold,
+)
 from bertsurgeon.calibration import MatrixKey
 from bertsurgeon.errors import OptionError
 from bertsurgeon.grouping.sizes import group_sizes
@@ -198,12 +211,13 @@ def test_impossible_group_counts(number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"sparsity": 0.5, "threshold": 1e-5}, {"sparsity": 0.5, "groups": 2}, {"threshold": 0.0, "groups": 2}],
+    ("config", "budget"),
+    [(PgbConfig, Flops(0.5)), (PgbConfig, Speedup(2.0)), (AutoConfig, Threshold(1e-5)), (AutoConfig, Groups(2))],
+    ids=str,
 )
-def test_exactly_one_size_is_asked_for(options: dict[str, float]) -> None:
-    with pytest.raises(OptionError, match="exactly one"):
-        PruneConfig(**options)  # type: ignore[arg-type]
+def test_budgets_of_other_methods_are_refused(config: Callable[[Budget], PruneConfig], budget: Budget) -> None:
+    with pytest.raises(OptionError, match=r"budget of (pgb|auto) must be one of"):
+        config(budget)
 
 
 @pytest.mark.parametrize("sparsity", [0.9, 0.98, 0.995])

@@ -1,0 +1,100 @@
+"""The method ``auto`` from end to end: budgets, labels, calibrations on disk, and its options."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from auto_cases import Batches, Factory, calibrate_tiny
+from bertsurgeon import AutoConfig, Calibration, Flops, ObertConfig, PgbConfig, PruneConfig, Sparsity, calibrate, prune
+from bertsurgeon.architectures import Encoder
+from bertsurgeon.budgets import Budget
+from bertsurgeon.errors import CheckpointError, ModelError, OptionError
+from bertsurgeon.methods.auto import costs
+from bertsurgeon.methods.auto.costs import plan_cost
+from bertsurgeon.plan import dense_plan
+
+
+@pytest.fixture(scope="module")
+def calibration(tiny_model: Factory) -> Calibration:
+    return calibrate_tiny(tiny_model("bert"))
+
+
+@pytest.mark.parametrize("budget", [Sparsity(0.5), Sparsity(0.9), Flops(0.6)], ids=str)
+def test_auto_meets_its_budget(budget: Budget, tiny_model: Factory, tiny_batches: Batches) -> None:
+    model = tiny_model("bert")
+    _, report = prune(model, AutoConfig(budget, damping=1e-2), tiny_batches)
+    dense = dense_plan("bert", Encoder(model).shapes)
+    cost = costs.Flops() if isinstance(budget, Flops) else costs.Weights()
+    removed = 1 - plan_cost(report.plan, cost) / plan_cost(dense, cost)
+    assert budget.amount <= removed <= budget.amount + 0.03
+    assert set(report.seconds) == {"statistics", "curves", "allocation", "compensation"}
+
+
+def test_auto_needs_no_labels_and_ignores_them(tiny_model: Factory, tiny_batches: Batches) -> None:
+    model = tiny_model("bert")
+    unlabelled = [{name: value for name, value in batch.items() if name != "labels"} for batch in tiny_batches]
+    plans = [prune(model, AutoConfig(Sparsity(0.5)), data)[1].plan for data in (tiny_batches, unlabelled)]
+    assert plans[0] == plans[1]
+    labelled = prune(model, AutoConfig(Sparsity(0.5), use_labels=True), tiny_batches)[1].plan
+    assert labelled != plans[0]
+
+
+def test_a_calibration_serves_many_budgets(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    config = AutoConfig(Sparsity(0.5))
+    made = calibrate(model, config, tiny_batches)
+    made.save(tmp_path / "calibration")
+    loaded = Calibration.load(tmp_path / "calibration")
+    for sparsity in (0.3, 0.8):
+        direct, again = (prune(model, AutoConfig(Sparsity(sparsity)), data)[1].plan for data in (tiny_batches, loaded))
+        assert direct == again
+    other = tiny_model("bert", vocab_size=101)
+    with pytest.raises(ModelError, match="another model"):
+        prune(other, config, loaded)
+    with pytest.raises(OptionError, match="samples"):
+        prune(model, AutoConfig(Sparsity(0.5), samples=3), loaded)
+    with pytest.raises(OptionError, match="auto only"):
+        prune(model, PgbConfig(Sparsity(0.5)), loaded)
+
+
+def test_damaged_calibrations(tmp_path: Path, calibration: Calibration) -> None:
+    with pytest.raises(CheckpointError, match="calibrate again"):
+        Calibration.load(tmp_path)
+    calibration.save(tmp_path / "c")
+    path = tmp_path / "c" / "calibration.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="calibrate again"):
+        Calibration.load(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "unused"),
+    [
+        (AutoConfig, {"metric": "plain", "use_labels": True}, "use_labels"),
+        (AutoConfig, {"metric": "plain", "token_weighting": 0.9}, "token_weighting"),
+        (AutoConfig, {"group_chunk": 32}, "group_chunk"),
+        (PgbConfig, {"grouping": "none", "permutation_steps": 3}, "permutation_steps"),
+        (PgbConfig, {"obs_block_size": 16}, "obs_block_size"),
+        (ObertConfig, {"score": "magnitude", "fisher_batch_size": 4}, "fisher_batch_size"),
+    ],
+    ids=str,
+)
+def test_options_without_an_effect_are_refused(
+    config: Callable[..., PruneConfig], options: dict[str, Any], unused: str
+) -> None:
+    with pytest.raises(OptionError, match=unused):
+        config(Sparsity(0.5), **options)
+
+
+def test_gradients_from_labels_need_labels(tiny_model: Factory, tiny_batches: Batches) -> None:
+    unlabelled = [{name: value for name, value in batch.items() if name != "labels"} for batch in tiny_batches]
+    with pytest.raises(OptionError, match="need labeled data"):
+        calibrate(tiny_model("bert"), AutoConfig(Sparsity(0.5), use_labels=True), unlabelled)
+
+
+@pytest.mark.parametrize("structures", [(), ("magic",)])
+def test_unknown_structures(structures: Any) -> None:
+    with pytest.raises(OptionError, match="structures"):
+        AutoConfig(Sparsity(0.5), structures=structures)
