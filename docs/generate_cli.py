@@ -20,8 +20,8 @@ DATA = "Data"
 HEADER = """# The command line
 
 All commands and options, as `bertsurgeon COMMAND --help` prints them; `python docs/generate_cli.py` writes this page.
-Bad input ends with one sentence and exit code 2, an interrupt with 130. Most options are fields of a configuration class
-of the [Python API](api.md).
+Bad input ends with one sentence and exit code 2, an interrupt with 130. Most options are fields of a class of the
+[Python API](api.md).
 """
 
 

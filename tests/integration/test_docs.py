@@ -74,7 +74,9 @@ def test_the_docs_name_no_other_options(generate_cli: ModuleType) -> None:
         if page.name == "CHANGELOG.md":
             continue
         for line in re.findall(r"^bertsurgeon .*(?:\\\n.*)*", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
-            unknown += [f"{page.name}: {flag}" for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", line) if flag not in options]
+            unknown += [
+                f"{page.name}: {flag}" for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", line) if flag not in options
+            ]
     assert unknown == []
 
 
