@@ -1,8 +1,11 @@
 """The docs name every public name and every option, and what they say about the code is compared with it."""
 
+import ast
 import importlib.util
+import inspect
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -105,6 +108,27 @@ def test_links_exist(page: Path) -> None:
             headings = re.findall(r"^#+ (.*)", linked.read_text(encoding="utf-8"), flags=re.MULTILINE)
             anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
             assert anchor in anchors, target
+
+
+def calls(code: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """The calls of public names."""
+    for node in ast.walk(code):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in bertsurgeon.__all__:
+            yield node.func.id, node
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_code_uses_the_api_as_it_is(page: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL):
+        code = ast.parse(block)
+        for node in ast.walk(code):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("bertsurgeon"):
+                module = importlib.import_module(str(node.module))
+                for alias in node.names:
+                    assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}")
+        for name, call in calls(code):
+            keywords = {str(keyword.arg): keyword.value for keyword in call.keywords}
+            inspect.signature(getattr(bertsurgeon, name)).bind(*call.args, **keywords)  # raises where they do not fit
 
 
 def test_paths_in_the_architecture_exist() -> None:
