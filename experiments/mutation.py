@@ -10,11 +10,12 @@ mutmut and cosmic-ray run all mutants of a file against one command; here each n
 transformers, so that a sample takes longer than a night. ``lib/mutants.py`` starts them once and forks.
 """
 
+import argparse
 import json
 import subprocess
 import sys
 
-from lib.common import make_parser, parse_arguments
+from bertsurgeon import progress
 from lib.results_store import ROOT, ResultsStore
 
 AUTO = "tests/methods/auto"
@@ -43,11 +44,13 @@ TARGETS = {
 
 
 def main() -> None:
-    parser = make_parser(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rerun", metavar="PATTERN", help="measure rows again whose names match")
     parser.add_argument("--label", default="all", help="name of the row")
     parser.add_argument("--mutants", type=int, default=70)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parse_arguments(parser)
+    arguments = parser.parse_args()
+    progress.show()
     options = ["-m", "not slow", "-k", FAST]
     job = {
         "root": str(ROOT),
