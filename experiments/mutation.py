@@ -21,7 +21,7 @@ from lib.results_store import ROOT, ResultsStore
 AUTO = "tests/methods/auto"
 OBERT = "tests/methods/obert"
 FAST = "not distilbert and not roberta"
-COSTS = [f"{AUTO}/test_costs.py", f"{AUTO}/test_search.py", f"{AUTO}/test_speedup.py"]
+COSTS = [f"{AUTO}/test_costs.py", f"{AUTO}/test_search.py"]
 CURVES = [f"{AUTO}/test_removal.py", f"{AUTO}/test_curves.py", f"{AUTO}/test_aligned_groups.py"]
 COMPENSATION = [
     "tests/test_compensation.py",
