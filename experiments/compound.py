@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, set_seed
 from bertsurgeon import (
     ExportConfig,
     TrainingOptions,
+    LayerDropConfig,
     drop_layers,
     evaluate,
     export,
@@ -72,7 +73,7 @@ def make_start(dense: StudyModel, count: int) -> PreTrainedModel:
     folder = RUNS / "compound" / f"{count}-layers"
     if not folder.is_dir():
         set_seed(dense.seed)
-        model, _ = drop_layers(dense.model, count)
+        model, _ = drop_layers(dense.model, LayerDropConfig(count))
         work = folder.with_name(f"{folder.name}.training")
         train(model, dense.train, dense.tokenizer, TRAINING, work, teacher=dense.model, resume=True)
         save_model(model, folder, dense.tokenizer)

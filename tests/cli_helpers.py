@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from typer.testing import CliRunner
 
 from bertsurgeon.cli import app
-from bertsurgeon.cli.app import quieten_libraries
+from bertsurgeon.cli.app import silence_libraries
 from bertsurgeon.tasks import tokenize
 
 WORDS = {"good": ("fine", "lovely", "warm", "bright"), "bad": ("poor", "dull", "cold", "grim")}
@@ -74,7 +74,7 @@ def run(*arguments: object) -> Result:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # matrices this small only lose time on more
     verbosity = transformers.logging.get_verbosity()
-    quieten_libraries()
+    silence_libraries()
     try:
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
     finally:

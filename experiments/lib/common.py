@@ -18,7 +18,7 @@ from bertsurgeon import progress
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.benchmark import compare_latency
 from bertsurgeon.checkpoint import save_model
-from bertsurgeon.cli.app import quieten_libraries
+from bertsurgeon.cli.app import silence_libraries
 from bertsurgeon.pruning import PruneReport
 
 LENGTH = 128
@@ -54,7 +54,7 @@ def make_task_parser(description: str | None) -> argparse.ArgumentParser:
 def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parses the command line, and sets up logging, progress and the seed."""
     arguments = parser.parse_args()
-    quieten_libraries()
+    silence_libraries()
     progress.show()
     torch.manual_seed(getattr(arguments, "seed", 0))
     return arguments

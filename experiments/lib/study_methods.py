@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from bertsurgeon import drop_layers, prune
+from bertsurgeon import LayerDropConfig, drop_layers, prune
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.calibration import make_batches
 from lib.models import StudyModel
@@ -31,7 +31,7 @@ def pgb(**options: Any) -> Method:
 def first_layers(dense: StudyModel, share: float) -> PreTrainedModel:
     """The first layers, as many as the share allows, at least one; the others are dropped without compensation."""
     layers = get_architecture(dense.model.config.model_type).layers(dense.model)
-    return drop_layers(dense.model, max(1, int(share * len(layers))), "first")[0]
+    return drop_layers(dense.model, LayerDropConfig(max(1, int(share * len(layers))), "first")).model
 
 
 def torch_pruning(dense: StudyModel, share: float) -> PreTrainedModel:

@@ -15,13 +15,12 @@ if TYPE_CHECKING:
     from bertsurgeon.benchmark import BenchmarkConfig, BenchmarkReport
     from bertsurgeon.benchmark.bench import bench
     from bertsurgeon.budgets import Budget, Flops, Groups, Sparsity, Speedup, Threshold
-    from bertsurgeon.checkpoint import get_plan, is_sparse, load_model, save_model
-    from bertsurgeon.conversion import to_dense
+    from bertsurgeon.checkpoint import get_plan, is_sparse, load_model, save_model, to_dense
     from bertsurgeon.errors import BertSurgeonError
     from bertsurgeon.evaluation import evaluate
     from bertsurgeon.exporting import ExportConfig
     from bertsurgeon.exporting.export import export
-    from bertsurgeon.layer_drop import drop_layers
+    from bertsurgeon.layer_drop import LayerDropConfig, LayerDropResult, drop_layers
     from bertsurgeon.layers import GroupedLinear, LowRankLinear, prepare_for_inference, undo_prepare_for_inference
     from bertsurgeon.methods.auto.config import AutoConfig, CalibrationConfig
     from bertsurgeon.methods.auto.measurements import Calibration, calibrate
@@ -37,12 +36,11 @@ if TYPE_CHECKING:
 _MODULES = {
     "benchmark": ("BenchmarkConfig", "BenchmarkReport", "bench"),
     "budgets": ("Budget", "Flops", "Groups", "Sparsity", "Speedup", "Threshold"),
-    "checkpoint": ("get_plan", "is_sparse", "load_model", "save_model"),
-    "conversion": ("to_dense",),
+    "checkpoint": ("get_plan", "is_sparse", "load_model", "save_model", "to_dense"),
     "errors": ("BertSurgeonError",),
     "evaluation": ("evaluate",),
     "exporting": ("ExportConfig", "export"),
-    "layer_drop": ("drop_layers",),
+    "layer_drop": ("LayerDropConfig", "LayerDropResult", "drop_layers"),
     "layers": ("GroupedLinear", "LowRankLinear", "prepare_for_inference", "undo_prepare_for_inference"),
     "methods.auto.config": ("AutoConfig", "CalibrationConfig"),
     "methods.auto.measurements": ("Calibration", "calibrate"),

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon.checkpoint import clear_int8_ranges
 from bertsurgeon.errors import OptionError
+from bertsurgeon.layers import without_fused_operations
 from bertsurgeon.methods.auto.measurements import Calibration
 from bertsurgeon.methods.base import PruneConfig, PruneResult
 from bertsurgeon.methods.registry import get_method
@@ -58,6 +59,6 @@ def prune(
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # the caller's generators stay as they are
         torch.manual_seed(config.seed)
-        result = method.run(model, config, data, tokenizer, teacher)
+        result = method.run(without_fused_operations(model), config, data, tokenizer, teacher)
     clear_int8_ranges(result.model)
     return result

@@ -114,3 +114,31 @@ def test_dense_models_are_restored(tiny_model: Factory) -> None:
     prepared = prepare_for_inference(model)
     assert {name: type(module) for name, module in prepared.named_modules()} != before
     assert {name: type(module) for name, module in undo_prepare_for_inference(prepared).named_modules()} == before
+
+
+def test_preparation_changes_neither_outputs_nor_parameters(
+    pruned: PreTrainedModel, tiny_batches: list[dict[str, Tensor]], logits_of: LogitsOf
+) -> None:
+    state = {key: value.clone() for key, value in pruned.state_dict().items()}
+    before = logits_of(pruned, tiny_batches[0])
+    prepared = prepare_for_inference(deepcopy(pruned))
+    assert torch.allclose(logits_of(prepared, tiny_batches[0]), before, atol=1e-5)
+    assert all(torch.equal(value, state[key]) for key, value in prepared.state_dict().items())
+    grouped = [module for module in prepared.modules() if isinstance(module, GroupedLinear)]
+    layers = len(Encoder(pruned).layers)
+    assert sum(module.activation == "gelu" for module in grouped) == layers
+    assert sum(module.gathers for module in grouped) == layers  # the intermediate matrices
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+def test_a_prepared_model_can_still_be_trained(
+    name: str, tiny_model: Factory, tiny_batches: list[dict[str, Tensor]], logits_of: LogitsOf
+) -> None:
+    model = tiny_model(name)
+    prepared = prepare_for_inference(deepcopy(model))
+    with torch.inference_mode():  # some activations overwrite their inputs now
+        assert torch.equal(logits_of(prepared, tiny_batches[0]), logits_of(model, tiny_batches[0]))
+    for trained in (model, prepared):
+        trained(**tiny_batches[0]).logits.sum().backward()
+    for (key, expected), actual in zip(model.named_parameters(), prepared.parameters(), strict=True):
+        assert expected.grad is None or torch.equal(actual.grad, expected.grad), key  # type: ignore[arg-type]

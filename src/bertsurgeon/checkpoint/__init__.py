@@ -13,6 +13,7 @@ from bertsurgeon.checkpoint.hf_quantizer import (
     get_plan,
     is_sparse,
     sparse_block,
+    to_dense,
 )
 from bertsurgeon.checkpoint.int8_ranges import InputRange, InputRanges, clear_int8_ranges, get_ranges, set_ranges
 from bertsurgeon.checkpoint.loading import load_as_saved, load_embedder, load_model, load_tokenizer, read_config
@@ -61,5 +62,6 @@ __all__ = [
     "save_model",
     "set_ranges",
     "sparse_block",
+    "to_dense",
     "write_report",
 ]

@@ -19,8 +19,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from bertsurgeon.architectures import fuse_in_place, unfuse_in_place
 from bertsurgeon.checkpoint.packed import DAMAGED, Packing, hook_packed, install_packed, packed_state, restore_model
 from bertsurgeon.embedder import new_model_like
-from bertsurgeon.errors import CheckpointError, PlanError
-from bertsurgeon.layers import install_plan, reset_indices
+from bertsurgeon.errors import CheckpointError, ModelError, PlanError
+from bertsurgeon.layers import dense_twin, install_plan, reset_indices
 from bertsurgeon.plan import ALL_ROLES, ROLES, ModelPlan
 
 METHOD = "bertsurgeon"
@@ -274,3 +274,20 @@ def _allow_casts(model: PreTrainedModel) -> None:
     """Makes ``half`` and ``float`` work, which transformers refuses for quantized models: ours hold plain weights."""
     whole: Any = model  # the attribute has no type in transformers
     whole.is_quantized = False
+
+
+def to_dense(model: PreTrainedModel) -> PreTrainedModel:
+    """Makes the zero-filled dense twin of a pruned or sparse model: a stock model with the same outputs.
+
+    Args:
+        model: What :func:`bertsurgeon.prune` returned, or a loaded checkpoint; left as it is.
+
+    Raises:
+        ModelError: If the model is dense already, or the stock model lacks a bias that compensation added.
+    """
+    plan = get_plan(model)
+    if plan is not None:
+        return dense_twin(model, plan)
+    if is_sparse(model):
+        return detach_sparse(model)
+    raise ModelError("The model is dense already.")

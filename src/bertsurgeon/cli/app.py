@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-output = Console(markup=False, emoji=False)  # names of files are printed as they are
+output = Console(markup=False, emoji=False)  # file names may look like markup
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -54,7 +54,10 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def guarded_together(command: Callable[P, R]) -> Callable[P, R]:
-    """Likewise, for a command that several processes run together (``torchrun``, ``accelerate launch``)."""
+    """Turns errors into one sentence, for a command that several processes run together.
+
+    ``torchrun`` or ``accelerate launch`` start the processes; the first one prints.
+    """
 
     def together(*args: P.args, **kwargs: P.kwargs) -> R:
         distributed.init()
@@ -69,54 +72,61 @@ def guarded_together(command: Callable[P, R]) -> Callable[P, R]:
 def _guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        before = _written(kwargs)
+        before = _modification_times(kwargs)
         try:
             return command(*args, **kwargs)
         except BertSurgeonError as error:
-            _say_error(str(error))
+            _print_error(str(error))
             raise typer.Exit(BAD_INPUT) from error
         except KeyboardInterrupt as error:
-            done = "no output was written" if _written(kwargs) == before else "what was finished is kept"
-            resume = " Training goes on where it stopped with --resume." if "resume" in kwargs else ""
-            _say(f"Interrupted; {done}.{resume}")
+            unchanged = _modification_times(kwargs) == before
+            outcome = "no output was written" if unchanged else "finished output is kept"
+            resume = " Pass --resume to continue the training." if "resume" in kwargs else ""
+            _print_last(f"Interrupted; {outcome}.{resume}")
             raise typer.Exit(INTERRUPTED) from error
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 distributed.is_first_to_fail()
                 raise
-            _say_error("The disk is full; free some space and run again.")
+            _print_error("The disk is full; free some space and run again.")
             raise typer.Exit(BAD_INPUT) from error
         except Exception as error:
             if distributed.is_first_to_fail():
                 raise
-            raise typer.Exit(1) from error  # another process failed before, and says why
+            raise typer.Exit(1) from error  # another process failed first, and reports the cause
 
     return run
 
 
-def _written(options: Mapping[str, Any]) -> dict[Path, int]:
-    """When a command's output folder, and what is in it, was changed last."""
+def _modification_times(options: Mapping[str, Any]) -> dict[Path, int]:
+    """Modification times of a command's output folder and of its entries."""
     folder = options.get("output")
     times: dict[Path, int] = {}
     if isinstance(folder, Path):
         for path in (folder, *folder.glob("*")):
-            with suppress(OSError):  # it does not exist, or is not ours to see
+            with suppress(OSError):  # it does not exist, or cannot be read
                 times[path] = path.stat().st_mtime_ns
     return times
 
 
-def _say_error(sentence: str) -> None:
-    _say(Text.assemble(("Error:", "bold red"), f" {sentence}"))
+def _print_error(sentence: str) -> None:
+    _print_last(Text.assemble(("Error:", "bold red"), f" {sentence}"))
 
 
-def _say(message: str | Text) -> None:
-    """Prints a last line, unless another process ended all of them and says why."""
+def _print_last(message: str | Text) -> None:
+    """Prints the last line of a command, unless another process failed first and reports the cause."""
     if distributed.is_first_to_fail():
         progress.console.print(message, highlight=False, soft_wrap=True)
 
 
 def emit(result: dict[str, Any], as_json: bool, show: Callable[[Console], None]) -> None:
-    """Prints a command's result: JSON on standard output, or whatever ``show`` prints; in the first process only."""
+    """Prints a command's result, in the first process only.
+
+    Args:
+        result: Plain data, printed as JSON if ``as_json`` is set.
+        as_json: Print JSON on standard output.
+        show: Prints the result for people otherwise.
+    """
     if not distributed.is_main():
         return
     if as_json:
@@ -127,14 +137,14 @@ def emit(result: dict[str, Any], as_json: bool, show: Callable[[Console], None])
 
 def main() -> None:
     """Entry point of the command ``bertsurgeon``."""
-    quieten_libraries()
+    silence_libraries()
     progress.show()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like an interrupt
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM cleans up like an interrupt
     app()
 
 
-def quieten_libraries() -> None:
-    """Leaves the screen to our own progress bars and messages."""
+def silence_libraries() -> None:
+    """Turns off the progress bars and messages of other libraries."""
     import datasets
     import transformers
 

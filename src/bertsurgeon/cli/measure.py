@@ -45,7 +45,7 @@ def evaluate(
     seed: opt.Seed = 0,
     as_json: opt.Json = False,
 ) -> None:
-    """Scores a dense, pruned or exported model on a task's validation data, or by what another model says.
+    """Scores a dense, pruned or exported model on a task's validation data, or against another model's outputs.
 
     Texts of --text-file should be ones that nothing was pruned or recovered with; all of them are compared.
     """

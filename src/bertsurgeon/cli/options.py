@@ -50,7 +50,8 @@ def expand(command: Callable[P, R]) -> Callable[P, R]:
     """Gives a command one option for every field of its configuration parameters, and passes it the configurations.
 
     A parameter ``data: Annotated[DataConfig, Panel("Data")]`` becomes the options of the class; fields declared with
-    ``cli=False`` keep their defaults.
+    ``cli=False`` keep their defaults. If such a field has none, the command is passed a function that takes its value
+    and returns the configuration.
     """
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[type[Any], dict[str, Field[Any]]]] = {}
@@ -74,7 +75,10 @@ def expand(command: Callable[P, R]) -> Callable[P, R]:
         values: dict[str, Any] = dict(kwargs)
         for name, (config, options) in groups.items():
             chosen = {field: values.pop(field) for field in options if field in values}
-            values[name] = config(**{field: parse_value(options[field], value) for field, value in chosen.items()})
+            parsed = {field: parse_value(options[field], value) for field, value in chosen.items()}
+            make: Callable[..., Any] = config
+            is_complete = all(each.default is not MISSING or each.name in options for each in fields(config))
+            values[name] = make(**parsed) if is_complete else functools.partial(make, **parsed)
         call: Callable[..., R] = command
         return call(*args, **values)
 
@@ -103,6 +107,9 @@ def _parameter(
         prefix: Start of the help text.
     """
     flag, help_text = each.metadata["flag"], prefix + each.metadata["help"]
+    choices = [str(choice) for choice in each.metadata["choices"] or ()]
+    if not all(choice in help_text for choice in choices):
+        help_text += f" One of {', '.join(choices)}."
     default = inspect.Parameter.empty if required else _to_text(each.default)
     if unset:
         if each.default not in (None, MISSING) and not isinstance(each.default, bool):

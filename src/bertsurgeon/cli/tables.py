@@ -19,7 +19,7 @@ def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
     """Prints models side by side; ratios are to the first one.
 
     Args:
-        rows: What :func:`bertsurgeon.workflows.comparison.summarize` returned.
+        rows: What :func:`bertsurgeon.workflows.pipeline.summarize` returned.
         console: Where to print.
     """
     table = Table(title="Dense and pruned, PyTorch on this machine", title_justify="left")
@@ -44,7 +44,7 @@ def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
             if timed:
                 cells.append(f"{value / other:.2f}x faster" if other < value else f"{other / value:.2f}x slower")
             elif key in _FORMATS:
-                cells.append(f"{100 * other / value:.0f} % kept")
+                cells.append(_change(other / value))
             else:
                 cells.append(f"{other - value:+.1f}")
         table.add_row(title, *cells)
@@ -54,7 +54,7 @@ def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
 def print_plan(plan: ModelPlan, console: Console) -> None:
     """Prints a plan: one line per layer, one column per matrix."""
     roles = list(plan.layers[0].matrices)
-    table = Table(title=f"{plan.architecture}: {100 * (1 - plan.sparsity):.1f} % of {plan.size:,} encoder weights kept")
+    table = Table(title=f"{plan.architecture}: {_removed(plan.kept, plan.size)}")
     table.add_column("layer", justify="right")
     counted: dict[SubLayerName, str] = {"attention": "heads", "feed_forward": "neurons"}
     shown = [name for name in counted if any(name in layer.units for layer in plan.layers)]
@@ -64,24 +64,22 @@ def print_plan(plan: ModelPlan, console: Console) -> None:
         table.add_column(role.replace("_", "\n"), justify="center")
     for index, layer in enumerate(plan.layers):
         units = [_units(layer, name) for name in shown]
-        table.add_row(str(index), *units, *(_word(layer.matrices[role].structure) for role in roles))
+        table.add_row(str(index), *units, *(_describe(layer.matrices[role].structure) for role in roles))
     console.print(table)
 
 
 def print_sparsity(kept: list[dict[str, int]], plan: ModelPlan, block: int, console: Console) -> None:
-    """Prints what is left of a sparse model: one line per layer, one column per matrix.
+    """Prints the remaining weights of a sparse model: one line per layer, one column per matrix.
 
     Args:
-        kept: Weights that are left, by layer and role.
+        kept: Remaining weights, by layer and role.
         plan: The model's plan, or the dense one, for the shapes.
         block: Weights that were pruned together.
-        console: Where to.
+        console: Where to print.
     """
     total = sum(sum(layer.values()) for layer in kept)
     unit = "single weights" if block == 1 else f"blocks of 1×{block}"
-    table = Table(
-        title=f"{plan.architecture}, {unit}: {100 * total / plan.size:.1f} % of {plan.size:,} encoder weights kept"
-    )
+    table = Table(title=f"{plan.architecture}, {unit}: {_removed(total, plan.size)}; kept:")
     table.add_column("layer", justify="right")
     for role in plan.layers[0].matrices:
         table.add_column(role.replace("_", "\n"), justify="right")
@@ -91,13 +89,23 @@ def print_sparsity(kept: list[dict[str, int]], plan: ModelPlan, block: int, cons
     console.print(table)
 
 
+def _removed(kept: int, total: int) -> str:
+    """The share of the encoder that was removed, in the words and numbers of ``--sparsity``."""
+    return f"{100 * (1 - kept / total):.1f} % of {total:,} encoder weights removed, {100 * kept / total:.1f} % kept"
+
+
+def _change(ratio: float) -> str:
+    """How much smaller or larger than the dense model something is."""
+    return f"{100 * (1 - ratio):.0f} % removed" if ratio <= 1 else f"{100 * (ratio - 1):.0f} % more"
+
+
 def _units(layer: LayerPlan, name: SubLayerName) -> str:
     if layer.is_dropped(name):
         return "–"
     return f"{layer.units[name].kept} of {layer.units[name].total}" if name in layer.units else "all"
 
 
-def _word(structure: Structure) -> str:
+def _describe(structure: Structure) -> str:
     match structure:
         case Dense():
             return "dense"

@@ -25,10 +25,10 @@ def trim_vocabulary(
     overwrite: opt.Overwrite = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Drops the embeddings of tokens that your texts never use, from a dense or pruned model and its tokenizer.
+    """Removes the embeddings of tokens that your texts never use, from a dense or pruned model and its tokenizer.
 
-    Name all texts the model is for: --text-file, a --task or your own files. They fall into the same pieces as before,
-    and get the same answers; other texts fall into shorter pieces, or the unknown token.
+    Name all texts the model is for: --text-file, a --task or your own files. They are split into the same subwords as
+    before and get the same outputs; other texts are split into shorter subwords, or the unknown token.
     """
     folder = resolve_model(model)
     check_output(output, overwrite, input_paths(folder, data=data))

@@ -1,5 +1,6 @@
 """Fused operations for inference: fewer passes over the activations of a model that is not trained."""
 
+from copy import deepcopy
 from typing import Any, TypeGuard
 
 import torch
@@ -9,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
 from bertsurgeon.architectures import Encoder
-from bertsurgeon.layers.grouped import GroupedLinear, gather_channels
+from bertsurgeon.layers.linear import GroupedLinear, gather_channels
 from bertsurgeon.plan import Role
 
 ACTIVATIONS = ("intermediate_act_fn", "activation", "activation_fn", "act")
@@ -56,6 +57,20 @@ def undo_prepare_for_inference(model: PreTrainedModel) -> PreTrainedModel:
             module.activation = "none"
             module.gathers = module.column_index.tolist() != list(range(module.in_features))
     return model
+
+
+def without_fused_operations(model: PreTrainedModel) -> PreTrainedModel:
+    """Returns a model whose modules compute one operation each, as hooks need it: a copy if it was prepared.
+
+    Args:
+        model: Prepared or not; left as it is.
+    """
+    prepared = any(
+        isinstance(module, (_FusedActivation, _InPlaceGELU))
+        or any(isinstance(hook, _SharedGather) for hook in module._forward_pre_hooks.values())
+        for module in model.modules()
+    )
+    return undo_prepare_for_inference(deepcopy(model)) if prepared else model
 
 
 def _share_gather(encoder: Encoder, layer: int) -> None:

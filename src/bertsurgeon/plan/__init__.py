@@ -1,6 +1,5 @@
-"""The plan: what each matrix keeps, as plain data."""
+"""The plan: what each matrix of an encoder keeps, as plain data."""
 
-from bertsurgeon.plan.channels import Channels, format_channels, parse_channels
 from bertsurgeon.plan.model_plan import (
     ALL_ROLES,
     ROLES,
@@ -17,7 +16,7 @@ from bertsurgeon.plan.model_plan import (
     unit_axis,
 )
 from bertsurgeon.plan.structures import Dense, Dropped, Grouped, LowRank, Structure, structure_from_dict
-from bertsurgeon.plan.units import Units, unit_channels
+from bertsurgeon.plan.units import Channels, Units, format_channels, parse_channels, unit_channels
 
 __all__ = [
     "ALL_ROLES",

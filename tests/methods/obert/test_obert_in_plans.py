@@ -259,7 +259,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     folder, out = tmp_path / "grouped", tmp_path / "sparse"
     succeed("prune", tmp_path / "dense", "--method", "pgb", "--groups", "2", *files(tmp_path), "-o", folder)
     shown = succeed("prune", folder, "--method", "obert", "--sparsity", "0.5", *files(tmp_path), "-o", out)
-    assert "25.0 % of 16,384 encoder weights kept" in shown.stdout
+    assert "75.0 % of 16,384 encoder weights removed, 25.0 % kept" in shown.stdout
     assert "G = 2" in succeed("inspect", out).stdout
     before = masks(load_model(out))
     for command in ("recover", "gradual"):

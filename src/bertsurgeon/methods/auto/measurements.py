@@ -18,6 +18,7 @@ from bertsurgeon.architectures import unfuse
 from bertsurgeon.calibration import Batch, MatrixKey, collect_statistics, make_batches
 from bertsurgeon.checkpoint import new_folder
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError, PlanError
+from bertsurgeon.layers import without_fused_operations
 from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
 from bertsurgeon.methods.auto.config import CalibrationConfig
 from bertsurgeon.methods.auto.curves import measure_curves
@@ -233,14 +234,14 @@ def calibrate(
         ['0.5', '0.7']
     """
     check_dense(model)
-    batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed)
+    batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed, model=model)
     if config.use_labels and not all(map(has_labels, batches)):
         raise OptionError("Gradients from labels need labeled data, and these texts have no labels: omit use_labels.")
     if not config.use_labels:
         batches = [{name: value for name, value in batch.items() if name not in LABELS} for batch in batches]
     timings = Timings()
     weights_hash = fingerprint(model)
-    model = unfuse(model)
+    model = unfuse(without_fused_operations(model))
     with evaluating(model):
         with timings.step("statistics"):
             statistics = collect_statistics(

@@ -25,7 +25,7 @@ from bertsurgeon.methods.obert.step import Step, prune_step
 from bertsurgeon.plan import dense_plan
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.recovery import pruning_loss
-from bertsurgeon.tasks import check_same_head, has_labels
+from bertsurgeon.tasks import check_same_head, has_labels, is_batches
 from bertsurgeon.timings import Timings
 
 DEFAULT_GRADIENTS = 1024
@@ -44,7 +44,7 @@ def prune_obert(
     if teacher is not None:
         check_same_head(model, teacher)
     timings = Timings()
-    batches, regression_batches = make_obert_batches(config, data, tokenizer)
+    batches, regression_batches = make_obert_batches(model, config, data, tokenizer)
     original = unfuse(model)
     check_gradients(original, config, batches, teacher)
     options = config.step_options()
@@ -79,7 +79,7 @@ def requested_samples(config: ObertConfig) -> int:
 
 
 def make_obert_batches(
-    config: ObertConfig, data: Any, tokenizer: PreTrainedTokenizerBase | None
+    model: PreTrainedModel, config: ObertConfig, data: Any, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[list[Batch], list[Batch]]:
     """The batches for gradients, which are counted in texts, and for regressions, which are counted in tokens.
 
@@ -87,10 +87,10 @@ def make_obert_batches(
     """
     joined = config.fisher_batch_size
     size = max(1, config.batch_size // joined) * joined
-    batches = make_batches(data, tokenizer, requested_samples(config), size, config.seed)
-    if config.compensation == "none" or not hasattr(data, "column_names"):
+    batches = make_batches(data, tokenizer, requested_samples(config), size, config.seed, model=model)
+    if config.compensation == "none" or is_batches(data):
         return batches, batches
-    return batches, make_batches(data, tokenizer, None, config.batch_size, config.seed)
+    return batches, make_batches(data, tokenizer, None, config.batch_size, config.seed, model=model)
 
 
 def check_gradients(

@@ -38,7 +38,8 @@ def prune_pgb(
     """Prunes a dense model by permutation and grouping; see :func:`bertsurgeon.prune`."""
     check_dense(model)
     timings = Timings()
-    batches = make_batches(data, tokenizer, config.samples or DEFAULT_SAMPLES, config.batch_size, config.seed)
+    samples = config.samples or DEFAULT_SAMPLES
+    batches = make_batches(data, tokenizer, samples, config.batch_size, config.seed, model=model)
     dense = unfuse(model)
     with evaluating(dense):
         with timings.step("statistics"):

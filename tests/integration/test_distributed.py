@@ -17,7 +17,7 @@ from bertsurgeon.prediction import predict
 from cli_helpers import files, tokenized_texts, write_data, write_model
 from two_processes import TRAINING
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent
 
 
 def launch(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from bertsurgeon.cli.sources import resolve_model
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BatchEncoding, PreTrainedModel, set_seed
 
 from bertsurgeon import AutoConfig, PgbConfig, Sparsity, evaluate, load_model, prune, save_model
-from bertsurgeon.cli.train import load_for_finetuning
 from bertsurgeon.recovery import TrainingConfig, train
 from bertsurgeon.tasks import TaskData, limit_rows, load_task, tokenize
+from bertsurgeon.workflows.inputs import resolve_model
+from bertsurgeon.workflows.training import load_for_finetuning
 
-GLUE = Path(os.environ.get("GLUE_DIR", Path(__file__).parent.parent.parent / "shared" / "data" / "glue"))
+GLUE = Path(os.environ.get("GLUE_DIR", Path(__file__).parents[3] / "shared" / "data" / "glue"))
 
 
 @pytest.fixture(scope="module")

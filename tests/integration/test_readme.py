@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from bertsurgeon.cli.sources import resolve_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertsurgeon.recovery import TrainingConfig, train
 from bertsurgeon.tasks import load_task, tokenize
+from bertsurgeon.workflows.inputs import resolve_model
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -54,7 +54,7 @@ def test_commands_then_code(folder: Path) -> None:
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("bertsurgeon ")]
     assert len(commands) == 5  # three on the first screen, two to deploy
     outputs = [run([sys.executable, "-m", *shlex.split(command)], folder) for command in commands]
-    assert "50 % kept" in outputs[0]
+    assert "50 % removed" in outputs[0]
     assert "faster" in outputs[2]
     assert "onnx int8" in outputs[3]
     assert "accuracy" in outputs[4]

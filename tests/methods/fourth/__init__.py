@@ -1,0 +1,1 @@
+"""A fourth method, as a user of this field would add one: a folder and a line in the table."""

@@ -1,0 +1,85 @@
+"""What every configuration class of a method has in common: one list of checks for all of them."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from bertsurgeon import AutoConfig, CalibrationConfig, ObertConfig, PgbConfig, Sparsity
+from bertsurgeon.errors import OptionError
+from bertsurgeon.methods.base import PruneConfig
+from bertsurgeon.methods.registry import METHODS
+
+CONFIGS: list[type[PruneConfig]] = [method.config for method in METHODS.values()]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_option_is_documented_once(config: type[PruneConfig]) -> None:
+    for each in fields(config):
+        assert each.metadata["help"].endswith((".", "…"))
+        assert f"{each.name}: " in (config.__doc__ or "")
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_budget_comes_first_and_the_rest_has_defaults(config: Any) -> None:
+    made = config(Sparsity(0.5))
+    assert made.budget == Sparsity(0.5)
+    assert made.to_dict() == {**made.to_dict(), "method": config.method, "budget": {"kind": "sparsity", "share": 0.5}}
+    with pytest.raises(TypeError):
+        config()
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"samples": 0}, "samples must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"damping": -1e-3}, "damping must be at least 0"),
+        ({"damping": float("nan")}, "damping must be at least 0"),
+    ],
+    ids=str,
+)
+def test_shared_ranges(config: Any, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        config(Sparsity(0.5), **options)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_choices_are_checked(config: Any) -> None:
+    for each in fields(config):
+        if each.metadata["choices"] and not isinstance(each.default, tuple):
+            with pytest.raises(OptionError, match=f"{each.name} must be one of {each.metadata['choices'][0]}"):
+                config(Sparsity(0.5), **{each.name: "nonsense"})
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "words"),
+    [
+        (AutoConfig, {"structures": ()}, "structures must be one of"),
+        (AutoConfig, {"structures": ("removal", "magic")}, "structures must be one of"),
+        (AutoConfig, {"token_weighting": 1.5}, "token_weighting must lie between 0 and 1"),
+        (AutoConfig, {"group_chunk": 0}, "group_chunk must be at least 1"),
+        (AutoConfig, {"metric": "plain", "use_labels": True}, "use_labels has no effect"),
+        (AutoConfig, {"metric": "plain", "token_weighting": 0.9}, "token_weighting has no effect"),
+        (AutoConfig, {"group_chunk": 32}, "group_chunk has no effect"),
+        (PgbConfig, {"grouping": "none", "permutation_steps": 3}, "permutation_steps has no effect"),
+        (PgbConfig, {"obs_block_size": 16}, "obs_block_size has no effect"),
+        (PgbConfig, {"importance": "obs", "obs_damping": 0.0}, "obs_damping must be greater than 0"),
+        (ObertConfig, {"score": "magnitude", "fisher_batch_size": 4}, "fisher_batch_size has no effect"),
+        (ObertConfig, {"memory_gb": 0.0}, "must be greater than 0"),
+        (ObertConfig, {"update": "magic"}, "update must be one of"),
+        (ObertConfig, {"compensation": "independent"}, "compensation must be one of sequential, none"),
+        (ObertConfig, {"pattern": "1:4"}, "removes a share of 0.75"),
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense(config: Any, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        config(Sparsity(0.5), **options)
+
+
+def test_a_calibration_needs_no_budget() -> None:
+    shared = {each.name for each in fields(CalibrationConfig)}
+    assert shared < {each.name for each in fields(AutoConfig)}
+    assert "budget" not in shared
