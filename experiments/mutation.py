@@ -24,7 +24,7 @@ FAST = "not distilbert and not roberta"
 COSTS = [f"{AUTO}/test_costs.py", f"{AUTO}/test_search.py"]
 CURVES = [f"{AUTO}/test_removal.py", f"{AUTO}/test_curves.py", f"{AUTO}/test_aligned_groups.py"]
 COMPENSATION = [
-    "tests/test_compensation.py",
+    "tests/compensation",
     "tests/calibration/test_moments.py",
     f"{AUTO}/test_curves.py",
     f"{AUTO}/test_allocated_plans.py",
