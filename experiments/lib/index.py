@@ -203,6 +203,14 @@ EXPERIMENTS = {
             "docs/performance.md#norms-and-additions",
         ),
     ),
+    "The code": (
+        Experiment(
+            "mutation",
+            "Which share of small mistakes in the code do the fast tests miss?",
+            "--label after",
+            "docs/testing.md#mutants",
+        ),
+    ),
 }
 """By kind of question."""
 

@@ -1,4 +1,4 @@
-"""Tables of one-shot pruning and recovery: comparison, headline, ablation, choices, recovery and structures."""
+"""Tables of one-shot pruning and recovery: comparison, headline, ablation, choices, recovery, structures, mutation."""
 
 import numpy as np
 
@@ -186,3 +186,20 @@ def structures() -> str:
     if rows:
         parts.append(table(["share of the output's variance lost", "kept", *names], rows))
     return "\n\n".join(parts)
+
+
+def mutation() -> str:
+    """Mutants that the tests do not notice, by package and state of the code."""
+    packages = {"methods/auto": "auto", "compensation": "compensation", "methods/obert": "obert"}
+    measurements = read_rows("mutation")
+    rows = []
+    for package, title in (*packages.items(), ("", "**all**")):
+        cells = []
+        for label in ("before", "after"):
+            row = measurements.get(label)
+            modules = {} if row is None else row["result"]["modules"]
+            chosen = [entry for module, entry in modules.items() if f"/{package}" in module]
+            survived, mutants = (sum(entry[key] for entry in chosen) for key in ("survived", "mutants"))
+            cells.append(f"{survived} of {mutants} ({survived / mutants:.0%})" if mutants else MISSING)
+        rows.append([title, *cells])
+    return table(["mutants that survive", "before", "after"], rows)
