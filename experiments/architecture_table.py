@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon import PruneConfig, prune
+from bertsurgeon import Sparsity, prune
 from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.checkpoint import load_embedder, load_model
 from bertsurgeon.embedder import Embedder
 from bertsurgeon.exporting.lowering import Graph, lower
 from bertsurgeon.exporting.onnx_graph import trace
 from bertsurgeon.exporting.verify import compare, reference, run_session
+from bertsurgeon.methods.registry import METHODS
 from bertsurgeon.runtime import open_session
-from bertsurgeon.toy import toy_classifier
+from bertsurgeon.testing import toy_classifier
 from lib.architecture_tables import CONFIGS, HEADS, find_class, make_batches, make_model
 from lib.common import make_parser, parse_arguments
 from lib.results_store import ResultsStore
@@ -64,7 +65,7 @@ def relative_error(
 
 def try_method(model: PreTrainedModel, method: Any, batches: list[dict[str, Tensor]], outputs: Any) -> dict[str, Any]:
     """Prunes, saves, reloads and exports one model; compares the outputs with those before saving."""
-    pruned, report = prune(model, batches, PruneConfig(method=method, sparsity=0.5, batch_size=8))
+    pruned, report = prune(model, METHODS[method].config(Sparsity(0.5), batch_size=8), batches)
     expected = reference(pruned, batches, outputs)[1]
     inputs = tuple(name for name in ("input_ids", "attention_mask", "pixel_values") if name in batches[0])
     with TemporaryDirectory() as folder:

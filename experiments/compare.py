@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from bertsurgeon import PruneConfig, TrainingOptions, train
+from bertsurgeon import PruneConfig, TrainingConfig, train
 from bertsurgeon.benchmark import compare_latency, count_flops, measure_sizes
 from lib.common import make_parser, parse_arguments
 from lib.models import StatisticsModel, load_with_statistics
@@ -68,7 +68,7 @@ def measure_start(dense: StatisticsModel, name: str) -> dict[str, Any]:
     return result
 
 
-def measure_recovered(dense: StatisticsModel, name: str, start: str, options: TrainingOptions) -> dict[str, Any]:
+def measure_recovered(dense: StatisticsModel, name: str, start: str, options: TrainingConfig) -> dict[str, Any]:
     """Recovers a one-shot row and describes it; its shapes, and so its speed, stay those of the start."""
     model = make_start(dense, start)
     train(
@@ -99,7 +99,7 @@ def main() -> None:
         samples = SAMPLES if start in PGB else None
         configuration: dict[str, Any] = {"task": task, "pruning": PGB.get(start)}
         if name in EPOCHS:
-            options = TrainingOptions(epochs=EPOCHS[name], batch_size=64, learning_rate=1e-4)
+            options = TrainingConfig(epochs=EPOCHS[name], batch_size=64, learning_rate=1e-4)
             configuration |= {"start": start, "training": asdict(options)}
             measure = partial(measure_recovered, dense, name, start, options)
         else:

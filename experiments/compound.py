@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, set_seed
 
 from bertsurgeon import (
     ExportConfig,
-    TrainingOptions,
+    TrainingConfig,
     drop_layers,
     evaluate,
     export,
@@ -35,8 +35,8 @@ from lib.models import StudyModel, load_study_model
 from lib.results_store import RUNS, ResultsStore
 
 SHAPES = ((8, 128), (1, 128))
-TRAINING = TrainingOptions(epochs=1, learning_rate=1e-4, hardness=1.0, bf16=True)
-RECOVERY = TrainingOptions(epochs=1 / 3, learning_rate=5e-5, hardness=1.0, bf16=True)
+TRAINING = TrainingConfig(epochs=1, learning_rate=1e-4, distillation_weight=1.0, bf16=True)
+RECOVERY = TrainingConfig(epochs=1 / 3, learning_rate=5e-5, distillation_weight=1.0, bf16=True)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def build(dense: StudyModel, recipe: Recipe) -> PreTrainedModel:
     folder = RUNS / "compound" / recipe.name
     if not folder.is_dir():
         config = dense.config(recipe.share, method=recipe.method)
-        model, _ = prune(start, dense.train, config, dense.tokenizer)
+        model, _ = prune(start, config, dense.train, dense.tokenizer)
         if recipe.method == "pgb":
             recover(model, dense.train, dense.tokenizer, RECOVERY, dense.model)
         save_model(model, folder, dense.tokenizer)

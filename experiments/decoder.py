@@ -32,7 +32,7 @@ from transformers import (
     set_seed,
 )
 
-from bertsurgeon import PruneConfig, load_model, prune, save_model
+from bertsurgeon import AutoConfig, Sparsity, load_model, prune, save_model
 from bertsurgeon.architectures import get_architecture, unfuse
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.compensation import apply_plan
@@ -205,8 +205,8 @@ def apply(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
 
 def by_auto(language: Language, sparsity: float) -> dict[str, Any]:
     model = load_model(language.folder, AutoModelForCausalLM)
-    config = PruneConfig(sparsity=sparsity, samples=language.arguments.samples, seed=language.arguments.seed)
-    pruned, report = prune(model, language.training, config, language.tokenizer)
+    config = AutoConfig(Sparsity(sparsity), samples=language.arguments.samples, seed=language.arguments.seed)
+    pruned, report = prune(model, config, language.training, language.tokenizer)
     return {
         "samples": report.samples,
         "sparsity": report.sparsity,

@@ -11,13 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lib.speed_models import PRECISIONS
-
 from bertsurgeon import ExportConfig, evaluate, export, load_model, prune, save_model
 from bertsurgeon.benchmark import BenchmarkEntry, open_entry
 from lib.common import make_parser, parse_arguments, speedups
 from lib.models import StudyModel, load_study_model
 from lib.results_store import RUNS, ResultsStore
+from lib.speed_models import PRECISIONS
 
 SHARES = (1.0, 0.5, 0.25, 0.12, 0.06)
 SHAPES = ((8, 128), (1, 128))
@@ -29,7 +28,7 @@ def pruned_folder(dense: StudyModel, task: str, share: float) -> Path:
         return dense.folder
     folder = RUNS / "deployed" / f"{task}-{share:g}"
     if not folder.is_dir():
-        model, _ = prune(dense.model, dense.calibration, dense.config(share), dense.tokenizer)
+        model, _ = prune(dense.model, dense.config(share), dense.calibration, dense.tokenizer)
         save_model(model, folder, dense.tokenizer)
     return folder
 

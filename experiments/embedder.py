@@ -20,14 +20,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bertsurgeon.cli.sources import resolve_model
+from bertsurgeon.tasks.local import read_task
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import (
+    AutoConfig,
     Calibration,
     ExportConfig,
     PruneConfig,
-    TrainingOptions,
+    Sparsity,
+    TrainingConfig,
     calibrate,
     evaluate,
     export,
@@ -39,11 +43,9 @@ from bertsurgeon import (
 )
 from bertsurgeon.benchmark import count_flops, measure_sizes, open_entry
 from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.evaluation import compare
 from bertsurgeon.prediction import Predictor
-from bertsurgeon.tasks import Task, TaskData, for_model, get_task, kind_of, load_task, tokenize
-from bertsurgeon.tasks.local import read_task
+from bertsurgeon.tasks import Task, TaskData, for_model, get_task, load_task, task_type_of, tokenize
 from bertsurgeon.tasks.table import Layout
 from lib.common import make_parser, parse_arguments, speedups
 from lib.results_store import RUNS, ResultsStore
@@ -79,23 +81,23 @@ class DenseEmbedder:
     pairs: dict[str, Dataset]
     task: Task
     folder: Path
-    options: TrainingOptions
+    options: TrainingConfig
 
     @cached_property
     def calibration(self) -> Calibration:
         """Calibration of the dense model, made once for all shares."""
-        return calibrate(self.model, self.texts, self.config(SHARES[0]), self.tokenizer)
+        return calibrate(self.model, self.config(SHARES[0]), self.texts, self.tokenizer)
 
     def config(self, share: float) -> PruneConfig:
         """Options that keep this share of the encoder's weights."""
-        return PruneConfig(sparsity=1 - share, seed=self.options.seed)
+        return AutoConfig(Sparsity(1 - share), seed=self.options.seed)
 
     def pruned(self, share: float) -> PreTrainedModel:
         """The model pruned to this share without labels; kept on disk."""
         folder = self.folder / f"auto-{share:g}"
         if not folder.is_dir():
             save_model(
-                prune(self.model, self.calibration, self.config(share), self.tokenizer)[0], folder, self.tokenizer
+                prune(self.model, self.config(share), self.calibration, self.tokenizer)[0], folder, self.tokenizer
             )
         return load_model(folder)
 
@@ -177,7 +179,7 @@ def load(arguments: argparse.Namespace) -> DenseEmbedder:
     dense, tokenizer = load_model(name), load_tokenizer(name)
     sources = [load_task(source, arguments.data_dir) for source in SOURCES]
     parts = {name: for_model(data, dense) for name, data in scored_pairs(arguments.data_dir).items()}
-    kind = kind_of(dense)
+    kind = task_type_of(dense)
 
     def encode(rows: Dataset) -> Dataset:
         return tokenize(rows, tokenizer, kind=kind)
@@ -193,12 +195,12 @@ def load(arguments: argparse.Namespace) -> DenseEmbedder:
         },
         parts["dev"].task,
         RUNS / ("embedder" if arguments.variant is None else f"embedder-{arguments.variant}"),
-        TrainingOptions(
+        TrainingConfig(
             epochs=arguments.epochs,
             batch_size=64,
             learning_rate=arguments.learning_rate,
             hidden_weight=arguments.hidden_weight,
-            hardness=1.0,
+            distillation_weight=1.0,
             max_steps=arguments.steps,
             bf16=True,
             seed=arguments.seed,

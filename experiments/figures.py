@@ -13,15 +13,17 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from bertsurgeon import ModelPlan, PruneConfig, calibrate, load_model
-from bertsurgeon.allocation import SubLayerCurve, Weights, allocate, full_cost
+from bertsurgeon import AutoConfig, ModelPlan, Sparsity, calibrate, load_model
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.grouping import find_groups
-from bertsurgeon.importance import score_matrices
+from bertsurgeon.methods.auto.candidates import SubLayerCurve
+from bertsurgeon.methods.auto.costs import Weights
+from bertsurgeon.methods.auto.method import plan_auto
+from bertsurgeon.methods.auto.search import allocate, full_cost
+from bertsurgeon.methods.pgb.importance import score_matrices
+from bertsurgeon.methods.pgb.permutation import find_groups
 from bertsurgeon.plan import SUB_LAYERS, SubLayerName
-from bertsurgeon.pruning.auto import plan_auto
 from bertsurgeon.tasks import load_task, tokenize
 from lib.common import make_task_parser, parse_arguments
 from lib.results_store import ROOT
@@ -118,15 +120,15 @@ def main() -> None:
     model, tokenizer = load_model(arguments.model), load_tokenizer(arguments.model)
     architecture = get_architecture(model.config.model_type)
     train = tokenize(load_task(arguments.task, arguments.data_dir).train, tokenizer)
-    config = PruneConfig(sparsity=0.5, structures=("removal", "low_rank", "groups"))
+    config = AutoConfig(Sparsity(0.5), structures=("removal", "low_rank", "groups"))
     torch.manual_seed(arguments.seed)
     batches = make_batches(train, tokenizer, 256, 32, arguments.seed)
     scores = score_matrices(model, architecture, collect_statistics(model, architecture, batches), "fisher", 0.0)
     draw_permutation(scores[2, "attention_output"].numpy(), 3, FIGURES / "permutation.png")
-    calibration = calibrate(model, train, config, tokenizer)
+    calibration = calibrate(model, config, train, tokenizer)
     draw_curves(calibration.curves, FIGURES / "curves.png")
     plans = {
-        f"{100 * share:.0f} % kept": plan_auto(model, architecture, calibration, PruneConfig(sparsity=1 - share))
+        f"{100 * share:.0f} % kept": plan_auto(model, architecture, calibration, AutoConfig(Sparsity(1 - share)))
         for share in (0.5, 0.25, 0.12)
     }
     draw_plans(plans, FIGURES / "plans.png")

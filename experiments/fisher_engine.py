@@ -15,8 +15,11 @@ import torch
 
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.calibration import summed_loss
-from bertsurgeon.second_order import Pattern, StepOptions, collect_inverses, encoder_weights, masks_of, prune_step
-from bertsurgeon.second_order import step as step_module
+from bertsurgeon.layers.masks import encoder_weights, masks_of
+from bertsurgeon.methods.obert import step as step_module
+from bertsurgeon.methods.obert.collect import collect_inverses
+from bertsurgeon.methods.obert.patterns import Pattern
+from bertsurgeon.methods.obert.step import StepOptions, prune_step
 from lib.common import (
     BERT_SIZES,
     LENGTH,

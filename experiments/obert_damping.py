@@ -11,7 +11,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from bertsurgeon import PruneConfig
+from bertsurgeon import AutoConfig, PruneConfig, Sparsity
 from lib.common import make_task_parser, parse_arguments
 from lib.models import Probe
 from lib.results_store import ResultsStore
@@ -38,10 +38,10 @@ def main() -> None:
         "seed": arguments.seed,
     }
     for sparsity in SPARSITIES:
-        magnitude = PruneConfig(score="magnitude", sparsity=sparsity, **common)
+        magnitude = AutoConfig(Sparsity(sparsity), score="magnitude", **common)
         run(f"magnitude-{sparsity:g}", magnitude)
         for damping, update in product(DAMPINGS, UPDATES):
-            config = PruneConfig(sparsity=sparsity, fisher_damping=damping, update=update, **common)
+            config = AutoConfig(Sparsity(sparsity), fisher_damping=damping, update=update, **common)
             run(f"s{arguments.samples}-{damping:g}-{update}-{sparsity:g}", config)
 
 

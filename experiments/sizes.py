@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bertsurgeon.cli.sources import resolve_model
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 
-from bertsurgeon import PruneConfig, is_sparse, prune, to_dense
+from bertsurgeon import ObertConfig, Sparsity, is_sparse, prune, to_dense
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import load_as_saved
-from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.layers import round_rows
-from bertsurgeon.second_order import encoder_weights, masks_of, sparsity_of
+from bertsurgeon.layers.masks import encoder_weights, masks_of, sparsity_of
 from lib.common import ZSTD_LEVEL, make_parser, measure_file, parse_arguments
 from lib.results_store import ResultsStore
 
@@ -32,15 +32,10 @@ def with_zeros(model: PreTrainedModel, sparsity: float, pattern: str) -> PreTrai
     """The model itself if it is sparse, else a sparse copy."""
     if is_sparse(model):
         return model
-    config = PruneConfig(
-        method="obert",
-        score="magnitude",
-        sparsity=sparsity,
-        pattern=pattern,
-        mask_scope="matrix",
-        compensation="none",
+    config = ObertConfig(
+        Sparsity(sparsity), score="magnitude", pattern=pattern, mask_scope="matrix", compensation="none"
     )
-    return prune(model, DUMMY_BATCHES, config)[0]
+    return prune(model, config, DUMMY_BATCHES)[0]
 
 
 @torch.no_grad()

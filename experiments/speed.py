@@ -17,32 +17,26 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from bertsurgeon.cli.sources import resolve_model
+from bertsurgeon.methods.auto.plan import make_allocated_plan
 from datasets import Dataset
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from bertsurgeon import (
-    Calibration,
-    ExportConfig,
-    PruneConfig,
-    calibrate,
-    evaluate,
-    export,
-    load_model,
-)
-from bertsurgeon.allocation import Cost, FittedMilliseconds, allocate, full_cost, make_allocated_plan
+from bertsurgeon import AutoConfig, Calibration, ExportConfig, Sparsity, calibrate, evaluate, export, load_model
 from bertsurgeon.architectures import Architecture, get_architecture
 from bertsurgeon.benchmark import open_entry, random_inputs, time_batches
 from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.errors import OptionError
+from bertsurgeon.methods.auto.costs import Cost, FittedMilliseconds
+from bertsurgeon.methods.auto.latency_model import DeploymentTarget, fit_costs
+from bertsurgeon.methods.auto.method import plan_auto
+from bertsurgeon.methods.auto.search import allocate, full_cost
+from bertsurgeon.methods.auto.speedup import measure_costs
 from bertsurgeon.plan import ModelPlan
-from bertsurgeon.pruning.auto import plan_auto
-from bertsurgeon.pruning.speed import measure_costs
-from bertsurgeon.pruning.trials import Place, fit_costs
 from bertsurgeon.tasks import get_task, load_task, tokenize
 from lib.common import make_parser, parse_arguments
 from lib.results_store import RUNS, ResultsStore
@@ -56,7 +50,7 @@ def make_plans(results: ResultsStore, folder: str, data_dir: Path) -> None:
     """Makes the scaled-up plans of ``auto``, and scores MiniLM with the original ones."""
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     train = tokenize(load_task("sst2", data_dir).train, tokenizer)
-    calibration = calibrate(model, train, PruneConfig(sparsity=0.5), tokenizer)
+    calibration = calibrate(model, AutoConfig(Sparsity(0.5)), train, tokenizer)
     architecture = get_architecture(model.config.model_type)
     data = tokenize(load_task("sst2", data_dir).validation, tokenizer)
 
@@ -66,11 +60,11 @@ def make_plans(results: ResultsStore, folder: str, data_dir: Path) -> None:
 
     @cache
     def int8_milliseconds() -> Cost:
-        target = Place("onnx", "int8", random_inputs([model], *SHAPES[0]))
+        target = DeploymentTarget("onnx", "int8", random_inputs([model], *SHAPES[0]))
         return scale_up_costs(fit_costs(model, architecture, calibration.curves, target))
 
     makers: dict[str, Callable[[float], ModelPlan]] = {
-        "auto": lambda removed: plan_auto(model, architecture, calibration, PruneConfig(sparsity=removed)),
+        "auto": lambda removed: plan_auto(model, architecture, calibration, AutoConfig(Sparsity(removed))),
         "timed": lambda removed: timed_plan(model, architecture, calibration, milliseconds(), removed),
         "int8": lambda removed: timed_plan(model, architecture, calibration, int8_milliseconds(), removed),
     }

@@ -12,13 +12,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bertsurgeon.cli.sources import resolve_model
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import (
+    AutoConfig,
     Calibration,
-    PruneConfig,
-    TrainingOptions,
+    Sparsity,
+    TrainingConfig,
     calibrate,
     evaluate,
     load_model,
@@ -28,8 +30,8 @@ from bertsurgeon import (
 )
 from bertsurgeon.benchmark import count_flops, measure_sizes
 from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.cli.train import load_for_finetuning
+from bertsurgeon.methods.registry import METHODS
 from bertsurgeon.tasks import TaskData, load_task, shorten, tokenize
 from lib.common import make_parser, parse_arguments
 from lib.results_store import RUNS, ResultsStore
@@ -51,7 +53,7 @@ def describe(
 
 
 def finetuned(
-    data: TaskData, options: TrainingOptions, folder: Path, length: int
+    data: TaskData, options: TrainingConfig, folder: Path, length: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if not folder.is_dir():
         set_seed(options.seed)
@@ -68,7 +70,7 @@ def recovered(
     teacher: PreTrainedModel,
     windows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    options: TrainingOptions,
+    options: TrainingConfig,
 ) -> PreTrainedModel:
     set_seed(options.seed)
     with TemporaryDirectory() as work_dir:
@@ -92,7 +94,7 @@ def main() -> None:
     results = ResultsStore("squad", arguments)
     data = load_task(arguments.task, arguments.data_dir)
     data = shorten(data, arguments.questions, arguments.questions)
-    options = TrainingOptions(
+    options = TrainingConfig(
         epochs=arguments.epochs, batch_size=16, learning_rate=arguments.learning_rate, bf16=True, seed=arguments.seed
     )
     folder = RUNS / "-".join(["squad", *([arguments.variant] if arguments.variant else []), str(arguments.seed)])
@@ -116,11 +118,11 @@ def main() -> None:
 
     @cache
     def calibration() -> Calibration:
-        return calibrate(dense, training, PruneConfig(sparsity=0.5, seed=arguments.seed), tokenizer)
+        return calibrate(dense, AutoConfig(Sparsity(0.5), seed=arguments.seed), training, tokenizer)
 
     def pruned(method: str, share: float) -> PreTrainedModel:
-        config = PruneConfig(sparsity=1 - share, method=method, seed=arguments.seed)  # type: ignore[arg-type]
-        return prune(dense, calibration() if method == "auto" else training, config, tokenizer)[0]
+        config = METHODS[method].config(Sparsity(1 - share), seed=arguments.seed)  # type: ignore[arg-type]
+        return prune(dense, config, calibration() if method == "auto" else training, tokenizer)[0]
 
     def pruned_and_recovered(method: str, share: float) -> PreTrainedModel:
         return recovered(pruned(method, share), dense, training, tokenizer, recovery)

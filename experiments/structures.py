@@ -14,19 +14,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from bertsurgeon.methods.auto.plan import make_allocated_plan
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon.allocation import Weights, allocate, full_cost, make_allocated_plan, measure_curves
-from bertsurgeon.allocation.groups import group_error
 from bertsurgeon.architectures import Architecture, get_architecture
 from bertsurgeon.calibration import Statistics, collect_statistics, make_batches
-from bertsurgeon.compensation import apply_plan, matrix_roots
+from bertsurgeon.compensation import apply_plan, sqrt_metric
 from bertsurgeon.compensation.solve import reduce_rank
 from bertsurgeon.errors import OptionError
-from bertsurgeon.grouping import find_groups
+from bertsurgeon.methods.auto.costs import Weights
+from bertsurgeon.methods.auto.curves import measure_curves
+from bertsurgeon.methods.auto.groups import group_error
+from bertsurgeon.methods.auto.removal import greedy_removal
+from bertsurgeon.methods.auto.search import allocate, full_cost
+from bertsurgeon.methods.pgb.permutation import find_groups
 from bertsurgeon.plan import ROLES, SUB_LAYERS, Dense, Dropped, Grouped, LayerPlan, ModelPlan, Role, SubLayerName
-from bertsurgeon.removal import greedy_removal
 from lib.common import make_task_parser, parse_arguments
 from lib.factorizations import fewer_dimensions, relative_error, shared_factor, shuffled_blocks
 from lib.models import Probe
@@ -95,7 +98,7 @@ def synthetic_matrices(trained: dict[str, tuple[Tensor, Tensor]]) -> dict[str, t
         basis = rotation()
         inputs = basis * values @ basis.T
         made[f"random, inputs as of {name}"] = normal(SIZE, SIZE), inputs
-        spectrum = stretched(torch.linalg.svdvals(weight @ matrix_roots(covariance, 1e-6)[0]))
+        spectrum = stretched(torch.linalg.svdvals(weight @ sqrt_metric(covariance, 1e-6)[0]))
         safe = values.clamp_min(1e-3 * float(values.mean()))  # bounds the weights in directions with almost no variance
         inverse = basis / safe.sqrt() @ basis.T
         made[f"spectra of {name}"] = (rotation() * spectrum @ rotation()) @ inverse, inputs

@@ -20,7 +20,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, set_seed
 
-from bertsurgeon import TrainingOptions, train
+from bertsurgeon import TrainingConfig, train
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.benchmark import count_flops, measure_sizes
 from bertsurgeon.checkpoint import attach_plan
@@ -53,7 +53,7 @@ def one_shot(dense: StudyModel, method: str, share: float) -> dict[str, Any]:
     return describe(dense, model, time.perf_counter() - start)
 
 
-def recover(dense: StudyModel, method: str, share: float, options: TrainingOptions, work_dir: Path) -> dict[str, Any]:
+def recover(dense: StudyModel, method: str, share: float, options: TrainingConfig, work_dir: Path) -> dict[str, Any]:
     model = METHODS[method](dense, share)
     count = min(len(dense.train), STEPS * options.batch_size + 1000)
     texts = dense.train.shuffle(seed=dense.seed).select(range(count))
@@ -62,7 +62,7 @@ def recover(dense: StudyModel, method: str, share: float, options: TrainingOptio
     return describe(dense, model, 0.0)
 
 
-def floor(dense: StudyModel, options: TrainingOptions, work_dir: Path) -> dict[str, Any]:
+def floor(dense: StudyModel, options: TrainingConfig, work_dir: Path) -> dict[str, Any]:
     """Scores a model without any layer; pooler and classifier are trained on the embeddings."""
     architecture = get_architecture(dense.model.config.model_type)
     empty = LayerPlan.build(architecture.shapes(dense.model)[0], dict.fromkeys(ROLES, Dropped()))
@@ -102,7 +102,7 @@ def main() -> None:
                 if not arguments.again:
                     results.run(f"{prefix}/{name}", partial(one_shot, dense, method, share), configuration, seed=seed)
                 if arguments.recover or arguments.again:
-                    options = TrainingOptions(
+                    options = TrainingConfig(
                         max_steps=STEPS, learning_rate=rate, keep_best=True, bf16=True, seed=dense.seed
                     )
                     name = f"{name}-{recovered}"
@@ -112,7 +112,7 @@ def main() -> None:
                         configuration | {"training": asdict(options)},
                         seed=seed,
                     )
-            options = TrainingOptions(epochs=3, learning_rate=1e-3, seed=dense.seed)
+            options = TrainingConfig(epochs=3, learning_rate=1e-3, seed=dense.seed)
             configuration = {"task": task, "training": asdict(options)}
             run_floor = partial(floor, dense, options, work_dir / "floor")
             results.run(f"{prefix}/floor", run_floor, configuration, seed=seed)

@@ -17,9 +17,9 @@ from bertsurgeon.architectures import get_architecture
 from bertsurgeon.benchmark import compare_latency, open_entry
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.compensation import apply_plan
-from bertsurgeon.importance import score_matrices
-from bertsurgeon.pruning import make_plan
-from bertsurgeon.pruning.auto import plan_auto
+from bertsurgeon.methods.auto.method import plan_auto
+from bertsurgeon.methods.pgb.importance import score_matrices
+from bertsurgeon.methods.pgb.method import make_plan
 from lib.common import make_parser, parse_arguments
 from lib.models import StudyModel, load_study_model
 from lib.results_store import RUNS, ResultsStore

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from bertsurgeon import Calibration, PruneConfig, calibrate, evaluate, load_model, prune
+from bertsurgeon import AutoConfig, Calibration, PruneConfig, Sparsity, calibrate, evaluate, load_model, prune
 from bertsurgeon.architectures import Architecture, get_architecture
 from bertsurgeon.calibration import Batch, MatrixKey, Statistics, collect_statistics, make_batches
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.compensation import apply_plan
-from bertsurgeon.importance import score_matrices
+from bertsurgeon.methods.pgb.importance import score_matrices
+from bertsurgeon.methods.pgb.method import make_plan
 from bertsurgeon.prediction import predict
-from bertsurgeon.pruning import make_plan
 from bertsurgeon.tasks import TaskData, load_task, tokenize
 from lib.common import summarize_report
 from lib.results_store import RUNS
@@ -42,7 +42,7 @@ class TaskModel:
 
     def one_shot(self, config: PruneConfig) -> dict[str, Any]:
         """Prunes without recovery and scores the model."""
-        model, report = prune(self.model, self.train, config, self.tokenizer)
+        model, report = prune(self.model, config, self.train, self.tokenizer)
         return {"metrics": self.score(model), "samples": report.samples, "report": summarize_report(report)}
 
 
@@ -105,7 +105,7 @@ class StudyModel(TaskModel):
     def calibration(self) -> Calibration:
         """Calibration of ``auto``, without labels, for all structures."""
         config = self.config(0.5, structures=("removal", "low_rank", "groups"))
-        return calibrate(self.model, self.train, config, self.tokenizer)
+        return calibrate(self.model, config, self.train, self.tokenizer)
 
     @cached_property
     def with_statistics(self) -> StatisticsModel:
@@ -114,7 +114,7 @@ class StudyModel(TaskModel):
 
     def config(self, share: float, **options: Any) -> PruneConfig:
         """Options that keep this share of the encoder."""
-        return PruneConfig(sparsity=1 - share, seed=self.seed, **options)
+        return AutoConfig(Sparsity(1 - share), seed=self.seed, **options)
 
 
 def load_study_model(task: str, seed: int, data_dir: Path) -> StudyModel:
@@ -150,7 +150,7 @@ class Probe:
 
     def one_shot(self, config: PruneConfig) -> dict[str, Any]:
         """Prunes without recovery, and measures quality and divergence."""
-        pruned, report = prune(self.model, self.train, config, self.tokenizer)
+        pruned, report = prune(self.model, config, self.train, self.tokenizer)
         return {
             "metrics": self.score(pruned),
             "divergence": self.divergence(pruned),

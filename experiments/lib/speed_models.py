@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bertsurgeon.cli.sources import resolve_model
 from transformers import AutoModelForSequenceClassification, BertConfig, BertTokenizerFast, PreTrainedModel
 
 from bertsurgeon import save_model
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
-from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.plan import ROLES, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Units, unit_channels
 from lib.results_store import RUNS, read_result

@@ -18,7 +18,7 @@ Method = Callable[[StudyModel, float], PreTrainedModel]
 
 def auto(**options: Any) -> Method:
     """``auto`` with these options."""
-    return lambda dense, share: prune(dense.model, dense.calibration, dense.config(share, **options), dense.tokenizer)[
+    return lambda dense, share: prune(dense.model, dense.config(share, **options), dense.calibration, dense.tokenizer)[
         0
     ]
 
