@@ -16,7 +16,7 @@ from lib.results_store import ResultsStore
 
 CHOICES: dict[str, dict[str, Any]] = {
     "default": {},
-    "metric-plain": {"metric": "plain", "token_weighting": 0.0},
+    "metric-plain": {"metric": "plain"},
     "no-token-weighting": {"token_weighting": 0.0},
     "token-weighting-0.9": {"token_weighting": 0.9},
     "target-residual": {"target": "residual"},

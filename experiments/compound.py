@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, set_seed
 
 from bertsurgeon import (
     ExportConfig,
+    LayerDropConfig,
     TrainingConfig,
     drop_layers,
     evaluate,
@@ -72,9 +73,9 @@ def make_start(dense: StudyModel, count: int) -> PreTrainedModel:
     folder = RUNS / "compound" / f"{count}-layers"
     if not folder.is_dir():
         set_seed(dense.seed)
-        model, _ = drop_layers(dense.model, count)
+        model, _ = drop_layers(dense.model, LayerDropConfig(count))
         work = folder.with_name(f"{folder.name}.training")
-        train(model, dense.train, dense.tokenizer, TRAINING, work, teacher=dense.model, resume=True)
+        train(model, TRAINING, dense.train, dense.tokenizer, teacher=dense.model, work_dir=work, resume=True)
         save_model(model, folder, dense.tokenizer)
         shutil.rmtree(work)
     return load_model(folder)
@@ -90,7 +91,7 @@ def build(dense: StudyModel, recipe: Recipe) -> PreTrainedModel:
         config = dense.config(recipe.share, method=recipe.method)
         model, _ = prune(start, config, dense.train, dense.tokenizer)
         if recipe.method == "pgb":
-            recover(model, dense.train, dense.tokenizer, RECOVERY, dense.model)
+            recover(model, RECOVERY, dense.train, dense.tokenizer, teacher=dense.model)
         save_model(model, folder, dense.tokenizer)
     return load_model(folder)
 
@@ -109,7 +110,7 @@ def quality(dense: StudyModel, recipe: Recipe) -> dict[str, Any]:
     return {
         "kept_share": measure_sizes(model).encoder_weights / measure_sizes(dense.model).encoder_weights,
         "metrics": dense.score(model),
-        "int8": evaluate(entry.model, dense.validation, dense.tokenizer, dense.data.task),
+        "int8": evaluate(entry.model, dense.data.task, dense.validation, dense.tokenizer),
         "file_bytes": entry.file_bytes,
     }
 

@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from bertsurgeon import AutoConfig, Sparsity, load_model, prune, save_model
-from bertsurgeon.architectures import get_architecture, unfuse
+from bertsurgeon.architectures import Encoder, unfuse
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.plan import Dense, LayerPlan, ModelPlan, Role, Units, sub_layer_of, unit_axis
@@ -171,20 +171,20 @@ def smallest_norms(model: PreTrainedModel, sparsity: float) -> ModelPlan:
 
     Where the heads are too few for the share, more or fewer neurons are removed.
     """
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
     layers = []
-    for index, shapes in enumerate(architecture.shapes(model)):
+    for index, shapes in enumerate(encoder.shapes):
         units: dict[Any, Units] = {}
         remaining_weights = (1 - sparsity) * sum(rows * columns for rows, columns in shapes.values())
-        for sub_layer, roles in architecture.sub_layers.items():
-            width = architecture.unit_width(model.config) if sub_layer == "attention" else 1
+        for sub_layer, roles in encoder.sub_layers.items():
+            width = encoder.unit_width(sub_layer)
             total = shapes[roles[-1]][1] // width
             whole = sum(math.prod(shapes[role]) for role in roles)
             share = 1 - sparsity if sub_layer == "attention" else remaining_weights / whole
             count = max(1, min(total, round(share * total)))
             norms = torch.zeros(total)
             for role in roles:
-                weight = architecture.matrix(model, index, role).get_parameter("weight").detach()
+                weight = encoder.weight(index, role)
                 by_unit = weight.T if unit_axis(role) == 1 else weight
                 norms += by_unit.reshape(total, -1).square().sum(1)
             kept = tuple(sorted(norms.topk(count).indices.tolist()))
@@ -193,12 +193,12 @@ def smallest_norms(model: PreTrainedModel, sparsity: float) -> ModelPlan:
         structures: dict[Role, Any] = dict.fromkeys(shapes, Dense())
         assert all(sub_layer_of(role) in units for role in structures)
         layers.append(LayerPlan.build(shapes, structures, units))
-    return ModelPlan(architecture.name, tuple(layers))
+    return ModelPlan(encoder.architecture.name, tuple(layers))
 
 
 def apply(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
     """Applies a plan without compensation."""
-    pruned = apply_plan(unfuse(model), get_architecture(model.config.model_type), plan, "none")
+    pruned = apply_plan(unfuse(model), plan, "none")
     attach_plan(pruned, plan)
     return pruned
 

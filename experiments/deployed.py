@@ -51,7 +51,7 @@ def open_model(
 def quality(dense: StudyModel, task: str, share: float, runtime: str, precision: str) -> dict[str, Any]:
     entry, check = open_model(dense, task, share, runtime, precision)
     return {
-        "metrics": evaluate(entry.model, dense.validation, dense.tokenizer, dense.data.task),
+        "metrics": evaluate(entry.model, dense.data.task, dense.validation, dense.tokenizer),
         "check": check,
         "file_bytes": entry.file_bytes,
     }

@@ -20,16 +20,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bertsurgeon.cli.sources import resolve_model
-from bertsurgeon.tasks.local import read_task
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import (
     AutoConfig,
     Calibration,
+    CalibrationConfig,
     ExportConfig,
-    PruneConfig,
     Sparsity,
     TrainingConfig,
     calibrate,
@@ -45,8 +43,10 @@ from bertsurgeon.benchmark import count_flops, measure_sizes, open_entry
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.evaluation import compare
 from bertsurgeon.prediction import Predictor
-from bertsurgeon.tasks import Task, TaskData, for_model, get_task, load_task, task_type_of, tokenize
+from bertsurgeon.tasks import Task, TaskData, get_task, load_task, task_type_of, tokenize
+from bertsurgeon.tasks.data import read_task_files
 from bertsurgeon.tasks.table import Layout
+from bertsurgeon.workflows import resolve_model
 from lib.common import make_parser, parse_arguments, speedups
 from lib.results_store import RUNS, ResultsStore
 
@@ -86,9 +86,9 @@ class DenseEmbedder:
     @cached_property
     def calibration(self) -> Calibration:
         """Calibration of the dense model, made once for all shares."""
-        return calibrate(self.model, self.config(SHARES[0]), self.texts, self.tokenizer)
+        return calibrate(self.model, CalibrationConfig(seed=self.options.seed), self.texts, self.tokenizer)
 
-    def config(self, share: float) -> PruneConfig:
+    def config(self, share: float) -> AutoConfig:
         """Options that keep this share of the encoder's weights."""
         return AutoConfig(Sparsity(1 - share), seed=self.options.seed)
 
@@ -108,11 +108,11 @@ class DenseEmbedder:
         with TemporaryDirectory() as work:
             train(
                 model,
+                self.options,
                 self.texts,
                 self.tokenizer,
-                self.options,
-                Path(work),
                 teacher=self.model,
+                work_dir=Path(work),
                 description="Recovering",
             )
         return model
@@ -129,7 +129,7 @@ class DenseEmbedder:
     def quality(self, model: Predictor) -> dict[str, float]:
         """Spearman correlation on both parts of STS-B, and agreement with the dense model's neighbors."""
         correlations = {
-            f"stsb_{name}": evaluate(model, rows, self.tokenizer, self.task)["spearman"]
+            f"stsb_{name}": evaluate(model, self.task, rows, self.tokenizer)["spearman"]
             for name, rows in self.pairs.items()
         }
         return correlations | compare(self.model, model, self.held_out, self.tokenizer)
@@ -171,18 +171,18 @@ def scored_pairs(data_dir: Path) -> dict[str, TaskData]:
     columns: dict[str, str | int] = {"text": 5, "text_pair": 6, "label": 4}
     task = get_task("stsb")
     test = replace(task, layouts=(Layout("STS-B", "sts-train.csv", "sts-test.csv", columns),))
-    return {"dev": load_task("stsb", data_dir), "test": TaskData(task, *read_task(test, data_dir))}
+    return {"dev": load_task("stsb", data_dir), "test": TaskData(task, *read_task_files(test, data_dir))}
 
 
 def load(arguments: argparse.Namespace) -> DenseEmbedder:
     name = resolve_model("minilm")
     dense, tokenizer = load_model(name), load_tokenizer(name)
     sources = [load_task(source, arguments.data_dir) for source in SOURCES]
-    parts = {name: for_model(data, dense) for name, data in scored_pairs(arguments.data_dir).items()}
-    kind = task_type_of(dense)
+    parts = {name: align_to_model(data, dense) for name, data in scored_pairs(arguments.data_dir).items()}
+    task_type = task_type_of(dense)
 
     def encode(rows: Dataset) -> Dataset:
-        return tokenize(rows, tokenizer, kind=kind)
+        return tokenize(rows, tokenizer, task_type=task_type)
 
     return DenseEmbedder(
         dense,

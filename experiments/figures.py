@@ -14,12 +14,12 @@ import torch
 from matplotlib.patches import Rectangle
 
 from bertsurgeon import AutoConfig, ModelPlan, Sparsity, calibrate, load_model
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import unfuse
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.methods.auto.candidates import SubLayerCurve
 from bertsurgeon.methods.auto.costs import Weights
-from bertsurgeon.methods.auto.method import plan_auto
+from bertsurgeon.methods.auto.method import plan_budget
 from bertsurgeon.methods.auto.search import allocate, full_cost
 from bertsurgeon.methods.pgb.importance import score_matrices
 from bertsurgeon.methods.pgb.permutation import find_groups
@@ -117,18 +117,17 @@ def draw_plans(plans: dict[str, ModelPlan], path: Path) -> None:
 def main() -> None:
     arguments = parse_arguments(make_task_parser(__doc__))
     FIGURES.mkdir(exist_ok=True)
-    model, tokenizer = load_model(arguments.model), load_tokenizer(arguments.model)
-    architecture = get_architecture(model.config.model_type)
+    model, tokenizer = unfuse(load_model(arguments.model)), load_tokenizer(arguments.model)
     train = tokenize(load_task(arguments.task, arguments.data_dir).train, tokenizer)
     config = AutoConfig(Sparsity(0.5), structures=("removal", "low_rank", "groups"))
     torch.manual_seed(arguments.seed)
     batches = make_batches(train, tokenizer, 256, 32, arguments.seed)
-    scores = score_matrices(model, architecture, collect_statistics(model, architecture, batches), "fisher", 0.0)
+    scores = score_matrices(model, collect_statistics(model, batches), "fisher", 0.0)
     draw_permutation(scores[2, "attention_output"].numpy(), 3, FIGURES / "permutation.png")
     calibration = calibrate(model, config, train, tokenizer)
     draw_curves(calibration.curves, FIGURES / "curves.png")
     plans = {
-        f"{100 * share:.0f} % kept": plan_auto(model, architecture, calibration, AutoConfig(Sparsity(1 - share)))
+        f"{100 * share:.0f} % kept": plan_budget(model, AutoConfig(Sparsity(1 - share)), calibration)
         for share in (0.5, 0.25, 0.12)
     }
     draw_plans(plans, FIGURES / "plans.png")

@@ -15,12 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bertsurgeon.cli.sources import resolve_model
 from transformers import PreTrainedModel, set_seed
 
 from bertsurgeon import TrainingConfig, evaluate, progress, save_model, train
-from bertsurgeon.cli.train import load_for_finetuning
 from bertsurgeon.tasks import TaskData, load_task, tokenize
+from bertsurgeon.workflows import resolve_model
+from bertsurgeon.workflows.training import load_for_finetuning
 from lib.common import make_parser, parse_arguments
 from lib.results_store import RUNS, ResultsStore
 
@@ -36,9 +36,14 @@ def fit(data: TaskData, options: TrainingConfig) -> tuple[PreTrainedModel, Any, 
     training, validation = (tokenize(part, tokenizer) for part in (data.train, data.validation))
     with TemporaryDirectory() as folder:
         train(
-            model, training, tokenizer, options, Path(folder), description=f"{data.task.name} {options.learning_rate}"
+            model,
+            options,
+            training,
+            tokenizer,
+            work_dir=Path(folder),
+            description=f"{data.task.name} {options.learning_rate}",
         )
-    return model, tokenizer, evaluate(model, validation, tokenizer, data.task)
+    return model, tokenizer, evaluate(model, data.task, validation, tokenizer)
 
 
 def select(data: TaskData, options: TrainingConfig) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from typing import Any
 from transformers import PreTrainedModel, set_seed
 
 from bertsurgeon import ObertConfig, Sparsity, evaluate, load_model, prune, save_model
-from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.gradual.recipes import Recipe, load_recipe
 from bertsurgeon.gradual.training import train_gradually
@@ -69,8 +68,8 @@ def main() -> None:
 
     def describe(model: PreTrainedModel) -> dict[str, Any]:
         return {
-            "metrics": evaluate(model, validation, tokenizer, data.task),
-            "sparsity": sparsity_of(masks_of(model, get_architecture(model.config.model_type))),
+            "metrics": evaluate(model, data.task, validation, tokenizer),
+            "sparsity": sparsity_of(masks_of(model)),
             "bytes": measure_file(model),
         }
 
@@ -100,11 +99,11 @@ def main() -> None:
                 if recipe is not None:
                     train_gradually(
                         model,
+                        recipe,
                         training,
                         tokenizer,
-                        recipe,
-                        work_dir,
                         teacher=dense,
+                        work_dir=work_dir,
                         resume=work_dir.is_dir(),
                         bf16=arguments.bf16,
                         seed=arguments.seed,

@@ -11,13 +11,14 @@ from functools import cache
 from itertools import product
 
 from bertsurgeon import ObertConfig, Sparsity, prune
+from bertsurgeon.methods.obert.config import MaskCompensation
 from bertsurgeon.methods.registry import METHODS
 from lib.common import make_task_parser, parse_arguments
 from lib.models import TaskModel, load_task_model
 from lib.results_store import ResultsStore
 
 STRUCTURES = ("pgb", "auto", None)
-COMPENSATIONS = {"none": "", "sequential": "-refitted"}
+COMPENSATIONS: dict[MaskCompensation, str] = {"none": "", "sequential": "-refitted"}
 """Endings of the rows' names."""
 KEPT_BY_STRUCTURE = 0.5
 KEPT = (0.3, 0.2, 0.1)
@@ -31,7 +32,7 @@ def main() -> None:
 
     @cache
     def structured(method: str) -> TaskModel:
-        config = METHODS[method].config(Sparsity(1 - KEPT_BY_STRUCTURE), seed=arguments.seed)  # type: ignore[arg-type]
+        config = METHODS[method].config(Sparsity(1 - KEPT_BY_STRUCTURE), seed=arguments.seed)
         return replace(dense, model=prune(dense.model, config, dense.train, dense.tokenizer)[0])
 
     for method in STRUCTURES:

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from bertsurgeon import AutoConfig, PruneConfig, Sparsity
+from bertsurgeon import ObertConfig, Sparsity
 from lib.common import make_task_parser, parse_arguments
 from lib.models import Probe
 from lib.results_store import ResultsStore
@@ -27,21 +27,20 @@ def main() -> None:
     probe = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
     prefix = f"{arguments.task}-{arguments.seed}"
 
-    def run(name: str, config: PruneConfig) -> None:
+    def run(name: str, config: ObertConfig) -> None:
         configuration = {"task": arguments.task, "pruning": config.to_dict()}
         results.run(f"{prefix}/{name}", partial(probe.one_shot, config), configuration)
 
     common: dict[str, Any] = {
-        "method": "obert",
         "compensation": "none",
         "samples": arguments.samples,
         "seed": arguments.seed,
     }
     for sparsity in SPARSITIES:
-        magnitude = AutoConfig(Sparsity(sparsity), score="magnitude", **common)
+        magnitude = ObertConfig(Sparsity(sparsity), score="magnitude", **common)
         run(f"magnitude-{sparsity:g}", magnitude)
         for damping, update in product(DAMPINGS, UPDATES):
-            config = AutoConfig(Sparsity(sparsity), fisher_damping=damping, update=update, **common)
+            config = ObertConfig(Sparsity(sparsity), fisher_damping=damping, update=update, **common)
             run(f"s{arguments.samples}-{damping:g}-{update}-{sparsity:g}", config)
 
 

@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 
-from bertsurgeon import AutoConfig, PruneConfig, Sparsity, load_model, prune
+from bertsurgeon import AutoConfig, PruneConfig, PruneReport, Sparsity, load_model, prune
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.methods.registry import METHODS
-from bertsurgeon.pruning import PruneReport
 from bertsurgeon.tasks import load_task, tokenize
 from lib.common import (
     BERT_SIZES,

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from bertsurgeon import AutoConfig, Sparsity, TrainingConfig, calibrate, prune, train
+from bertsurgeon import AutoConfig, CalibrationConfig, Sparsity, TrainingConfig, calibrate, prune, train
 from lib.common import make_task_parser, parse_arguments
 from lib.models import Probe
 from lib.results_store import ResultsStore
@@ -55,7 +55,7 @@ def main() -> None:
     arguments = parse_arguments(make_task_parser(__doc__))
     results = ResultsStore("recovery", arguments)
     probe = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
-    calibration = calibrate(probe.model, AutoConfig(Sparsity(0.5)), probe.train, probe.tokenizer)
+    calibration = calibrate(probe.model, CalibrationConfig(), probe.train, probe.tokenizer)
 
     def measure(share: float, options: TrainingConfig | None) -> dict[str, Any]:
         set_seed(arguments.seed)
@@ -63,7 +63,7 @@ def main() -> None:
         result: dict[str, Any] = {}
         if options is not None:
             with TemporaryDirectory() as folder:
-                train(pruned, probe.train, probe.tokenizer, options, Path(folder), teacher=probe.model)
+                train(pruned, options, probe.train, probe.tokenizer, teacher=probe.model, work_dir=Path(folder))
         result["metrics"] = probe.score(pruned)
         result["divergence"] = probe.divergence(pruned)
         return result
@@ -77,14 +77,14 @@ def main() -> None:
             options = TrainingConfig(
                 max_steps=STEPS,
                 learning_rate=rate,
-                distillation_weight=distillation_weight,
+                distillation_weight=weight,
                 hidden_weight=hidden,
                 bf16=True,
                 dropout=dropout,
                 seed=arguments.seed,
             )
             name = f"{arguments.task}/rate-{rate:g}-hidden-{hidden:g}-dropout-{dropout:d}"
-            name += "" if distillation_weight == 0.9 else f"-distillation_weight-{distillation_weight:g}"
+            name += "" if weight == 0.9 else f"-hardness-{weight:g}"  # the option's former name
             configuration = {"task": arguments.task, "share": share, "training": asdict(options)}
             results.run(f"{name}-{share:g}", partial(measure, share, options), configuration)
 

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bertsurgeon.cli.sources import resolve_model
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 
 from bertsurgeon import ObertConfig, Sparsity, is_sparse, prune, to_dense
-from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint import load_as_saved
 from bertsurgeon.layers import round_rows
 from bertsurgeon.layers.masks import encoder_weights, masks_of, sparsity_of
+from bertsurgeon.workflows import resolve_model
 from lib.common import ZSTD_LEVEL, make_parser, measure_file, parse_arguments
 from lib.results_store import ResultsStore
 
@@ -40,7 +39,7 @@ def with_zeros(model: PreTrainedModel, sparsity: float, pattern: str) -> PreTrai
 
 @torch.no_grad()
 def round_matrices(model: PreTrainedModel) -> None:
-    for weight in encoder_weights(model, get_architecture(model.config.model_type)).values():
+    for weight in encoder_weights(model).values():
         weight.copy_(round_rows(weight))
 
 
@@ -54,7 +53,7 @@ def round_embeddings(model: PreTrainedModel) -> None:
 def measure(model: PreTrainedModel, sparsity: float, pattern: str) -> dict[str, Any]:
     rows = {"dense": measure_file(to_dense(model) if is_sparse(model) else model)}
     sparse = with_zeros(model, sparsity, pattern)
-    share = sparsity_of(masks_of(sparse, get_architecture(sparse.config.model_type)))
+    share = sparsity_of(masks_of(sparse))
     steps: dict[str, Callable[[PreTrainedModel], None] | None] = {
         "zeros": None,
         "matrices in INT8": round_matrices,

@@ -12,13 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bertsurgeon.cli.sources import resolve_model
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import (
-    AutoConfig,
     Calibration,
+    CalibrationConfig,
     Sparsity,
     TrainingConfig,
     calibrate,
@@ -30,14 +29,14 @@ from bertsurgeon import (
 )
 from bertsurgeon.benchmark import count_flops, measure_sizes
 from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.cli.train import load_for_finetuning
 from bertsurgeon.methods.registry import METHODS
-from bertsurgeon.tasks import TaskData, load_task, shorten, tokenize
+from bertsurgeon.tasks import TaskData, limit_rows, load_task, tokenize
+from bertsurgeon.workflows import resolve_model
+from bertsurgeon.workflows.training import load_for_finetuning
 from lib.common import make_parser, parse_arguments
 from lib.results_store import RUNS, ResultsStore
 
 SHARES = (0.5, 0.25)
-METHODS = ("auto", "pgb", "obert")
 
 
 def describe(
@@ -46,7 +45,7 @@ def describe(
     sizes = [measure_sizes(either).encoder_weights for either in (model, dense)]
     flops = [count_flops(either, 1, 128) for either in (model, dense)]
     return {
-        "metrics": evaluate(model, windows, tokenizer, data.task),
+        "metrics": evaluate(model, data.task, windows, tokenizer),
         "kept_share": sizes[0] / sizes[1],
         "flops_share": flops[0] / flops[1],
     }
@@ -58,9 +57,9 @@ def finetuned(
     if not folder.is_dir():
         set_seed(options.seed)
         model, tokenizer = load_for_finetuning(resolve_model("minilm"), data)
-        windows = tokenize(data.train, tokenizer, length, data.task.kind)
+        windows = tokenize(data.train, tokenizer, length, data.task.type)
         with TemporaryDirectory() as work_dir:
-            train(model, windows, tokenizer, options, Path(work_dir), description="Fine-tuning")
+            train(model, options, windows, tokenizer, work_dir=Path(work_dir), description="Fine-tuning")
         save_model(model, folder, tokenizer)
     return load_model(folder), load_tokenizer(folder)
 
@@ -74,7 +73,15 @@ def recovered(
 ) -> PreTrainedModel:
     set_seed(options.seed)
     with TemporaryDirectory() as work_dir:
-        train(model, windows, tokenizer, options, Path(work_dir), teacher=teacher, description="Recovering")
+        train(
+            model,
+            options,
+            windows,
+            tokenizer,
+            teacher=teacher,
+            work_dir=Path(work_dir),
+            description="Recovering",
+        )
     return model
 
 
@@ -86,21 +93,21 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--questions", type=int, default=None, help="use only the first ones of either part")
-    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--methods", nargs="*", default=tuple(METHODS))
     parser.add_argument("--shares", nargs="*", type=float, default=SHARES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variant", help="prefix of the rows, for other data or options")
     arguments = parse_arguments(parser)
     results = ResultsStore("squad", arguments)
     data = load_task(arguments.task, arguments.data_dir)
-    data = shorten(data, arguments.questions, arguments.questions)
+    data = limit_rows(data, arguments.questions, arguments.questions)
     options = TrainingConfig(
         epochs=arguments.epochs, batch_size=16, learning_rate=arguments.learning_rate, bf16=True, seed=arguments.seed
     )
     folder = RUNS / "-".join(["squad", *([arguments.variant] if arguments.variant else []), str(arguments.seed)])
     dense, tokenizer = finetuned(data, options, folder, arguments.length)
     training, validation = (
-        tokenize(part, tokenizer, arguments.length, data.task.kind) for part in (data.train, data.validation)
+        tokenize(part, tokenizer, arguments.length, data.task.type) for part in (data.train, data.validation)
     )
     questions = [len(data.train), len(data.validation)]
     common = {"questions": questions, "length": arguments.length}
@@ -118,10 +125,10 @@ def main() -> None:
 
     @cache
     def calibration() -> Calibration:
-        return calibrate(dense, AutoConfig(Sparsity(0.5), seed=arguments.seed), training, tokenizer)
+        return calibrate(dense, CalibrationConfig(seed=arguments.seed), training, tokenizer)
 
     def pruned(method: str, share: float) -> PreTrainedModel:
-        config = METHODS[method].config(Sparsity(1 - share), seed=arguments.seed)  # type: ignore[arg-type]
+        config = METHODS[method].config(Sparsity(1 - share), seed=arguments.seed)
         return prune(dense, config, calibration() if method == "auto" else training, tokenizer)[0]
 
     def pruned_and_recovered(method: str, share: float) -> PreTrainedModel:

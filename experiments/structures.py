@@ -18,7 +18,6 @@ from bertsurgeon.methods.auto.plan import make_allocated_plan
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import Architecture, get_architecture
 from bertsurgeon.calibration import Statistics, collect_statistics, make_batches
 from bertsurgeon.compensation import apply_plan, sqrt_metric
 from bertsurgeon.compensation.solve import reduce_rank
@@ -110,17 +109,16 @@ class CalibratedProbe(Probe):
 
     def __init__(self, folder: str, task: str, data_dir: Any, seed: int) -> None:
         super().__init__(folder, task, data_dir, seed)
-        self.architecture: Architecture = get_architecture(self.model.config.model_type)
+        self.encoder = Encoder(self.model)
         batches = make_batches(self.train.remove_columns("labels"), self.tokenizer, None, 32, seed)
         self.statistics: Statistics = collect_statistics(
-            self.model, self.architecture, batches, gradients=False, curvature=True, moments=True, seed=seed
+            self.model, batches, gradients=False, curvature=True, moments=True, seed=seed
         )
-        self.curves = measure_curves(self.model, self.architecture, self.statistics, DAMPING, chunk=1)
+        self.curves = measure_curves(self.model, self.statistics, DAMPING, chunk=1)
 
     def weight(self, layer: int, role: Role) -> Tensor:
         """One dense matrix, fp64."""
-        parameter: Tensor = self.architecture.matrix(self.model, layer, role).weight  # type: ignore[assignment]
-        return parameter.detach().double()
+        return self.encoder.weight(layer, role).double()
 
     def metric(self, layer: int, role: Role) -> Tensor:
         """Sensitivity of the loss to errors of the matrix' output."""
@@ -130,8 +128,9 @@ class CalibratedProbe(Probe):
         """The model with one sub-layer pruned as ``auto`` does at this share."""
         [curve] = [curve for curve in self.curves if (curve.layer, curve.sub_layer) == (layer, sub_layer)]
         choices = allocate([curve], Weights(), share * full_cost([curve], Weights()), **allowed)
-        shapes = self.architecture.shapes(self.model)
-        layer_plan = make_allocated_plan(self.architecture.name, shapes, [curve], choices).layers[layer]
+        layer_plan = make_allocated_plan(self.encoder.architecture.name, self.encoder.shapes, [curve], choices).layers[
+            layer
+        ]
         structures = {role: layer_plan.matrices[role].structure for role in SUB_LAYERS[curve.sub_layer]}
         return self.compensated(layer, structures, layer_plan.units)
 
@@ -142,14 +141,13 @@ class CalibratedProbe(Probe):
     def compensated(self, layer: int, structures: dict[Role, Any], units: Any) -> PreTrainedModel:
         """The model with these structures in one layer, and everything else dense."""
         layers = []
-        for index, shape in enumerate(self.architecture.shapes(self.model)):
+        for index, shape in enumerate(self.encoder.shapes):
             dense: dict[Role, Any] = dict.fromkeys(ROLES, Dense())
             chosen = index == layer
             layers.append(LayerPlan.build(shape, dense | structures if chosen else dense, units if chosen else None))
         return apply_plan(
             self.model,
-            self.architecture,
-            ModelPlan(self.architecture.name, tuple(layers)),
+            ModelPlan(self.encoder.architecture.name, tuple(layers)),
             "independent",
             moments=self.statistics.moments,
             damping=DAMPING,
@@ -162,7 +160,7 @@ class CalibratedProbe(Probe):
         """The model with these weights; biases that are not given keep the mean of each matrix' output."""
         model = deepcopy(self.model)
         for role, new in weights.items():
-            matrix: Any = self.architecture.matrix(model, layer, role)
+            matrix = Encoder(model).linear(layer, role)
             mean = self.statistics.moments[layer, role].mean
             bias = (biases or {}).get(role, matrix.bias.detach().double() + (self.weight(layer, role) - new) @ mean)
             with torch.no_grad():
@@ -198,7 +196,7 @@ def attention_candidates(probe: CalibratedProbe, layer: int, share: float) -> di
         """One bottleneck for query, key and value; the output has the rank that the remaining weights allow."""
         errors = shared_factor([weights[r] for r in first], inputs, [metrics[r] for r in first], 1)[1]
         [curve] = [curve for curve in probe.curves if (curve.layer, curve.sub_layer) == (layer, "attention")]
-        tail = curve.options[-1].tails["attention_output"]
+        tail = curve.candidates[-1].rank_errors["attention_output"]
         ranks = range(8, int(total / 4 / size), 8)
         output_ranks = {rank: min(int((total - 4 * size * rank) / 2 / size), size // 2) for rank in ranks}
         rank = min(ranks, key=lambda rank: float(errors[rank] + tail[output_ranks[rank]]))
@@ -208,9 +206,9 @@ def attention_candidates(probe: CalibratedProbe, layer: int, share: float) -> di
         )
 
     def dimensions() -> PreTrainedModel:
-        matrix: Any = probe.architecture.matrix(probe.model, layer, "query")
+        matrix = probe.encoder.linear(layer, "query")
         mean = moments[layer, "query"].mean
-        width = probe.architecture.head_width(probe.model.config)
+        width = probe.encoder.head_width
         new, bias, *_ = fewer_dimensions(
             weights, matrix.bias.detach().double(), mean, inputs, contexts, metrics, width, int(total / 2 / size)
         )
@@ -282,7 +280,7 @@ def main() -> None:
     arguments = parse_arguments(make_task_parser(__doc__))
     results = ResultsStore("structures", arguments)
     probe = CalibratedProbe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
-    layers = range(len(probe.architecture.layers(probe.model)))
+    layers = range(len(probe.encoder.layers))
     candidates: dict[SubLayerName, Any] = {
         "attention": attention_candidates,
         "feed_forward": feed_forward_candidates,

@@ -21,7 +21,7 @@ from typing import Any
 from transformers import PreTrainedModel, set_seed
 
 from bertsurgeon import TrainingConfig, train
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import count_flops, measure_sizes
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.compensation import apply_plan
@@ -57,21 +57,21 @@ def recover(dense: StudyModel, method: str, share: float, options: TrainingConfi
     model = METHODS[method](dense, share)
     count = min(len(dense.train), STEPS * options.batch_size + 1000)
     texts = dense.train.shuffle(seed=dense.seed).select(range(count))
-    train(model, texts, dense.tokenizer, options, work_dir, teacher=dense.model, resume=True)
+    train(model, options, texts, dense.tokenizer, teacher=dense.model, work_dir=work_dir, resume=True)
     shutil.rmtree(work_dir)
     return describe(dense, model, 0.0)
 
 
 def floor(dense: StudyModel, options: TrainingConfig, work_dir: Path) -> dict[str, Any]:
     """Scores a model without any layer; pooler and classifier are trained on the embeddings."""
-    architecture = get_architecture(dense.model.config.model_type)
-    empty = LayerPlan.build(architecture.shapes(dense.model)[0], dict.fromkeys(ROLES, Dropped()))
-    plan = ModelPlan(architecture.name, tuple(empty for _ in architecture.shapes(dense.model)))
-    model = apply_plan(dense.model, architecture, plan, "none")
+    encoder = Encoder(dense.model)
+    empty = LayerPlan.build(encoder.shapes[0], dict.fromkeys(ROLES, Dropped()))
+    plan = ModelPlan(encoder.architecture.name, (empty,) * len(encoder.layers))
+    model = apply_plan(dense.model, plan, "none")
     attach_plan(model, plan)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("embeddings" not in name)
-    train(model, dense.train, dense.tokenizer, options, work_dir, resume=True)
+    train(model, options, dense.train, dense.tokenizer, work_dir=work_dir, resume=True)
     return {"metrics": dense.score(model), "kept_share": 0.0}
 
 

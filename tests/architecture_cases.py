@@ -92,7 +92,7 @@ def make_model(auto: Any, name: str, version: int = 0, **overrides: Any) -> PreT
 
 
 def make_batches(name: str, count: int = 3) -> list[dict[str, Tensor]]:
-    """Unlabelled batches: padded token ids, or images."""
+    """Unlabeled batches: padded token ids, or images."""
     generator = torch.Generator().manual_seed(3)
     if name == "vit":
         return [{"pixel_values": torch.randn(6, 3, 8, 8, generator=generator)} for _ in range(2 * count)]

@@ -247,7 +247,7 @@ def test_no_data_named(stock: Path, rejects: Callable[..., None]) -> None:
 @pytest.mark.parametrize("empty", [[], Dataset.from_dict({"input_ids": [], "attention_mask": []})])
 def test_empty_calibration(stock: Path, empty: object) -> None:
     model, tokenizer = load_model(stock / "dense"), load_tokenizer(stock / "dense")
-    with pytest.raises(DataError, match="calibration data is empty"):
+    with pytest.raises(DataError, match="data is empty"):
         bertsurgeon.prune(model, PgbConfig(Sparsity(0.5)), empty, tokenizer)  # type: ignore[arg-type]
 
 
@@ -400,7 +400,7 @@ def test_model_without_a_trained_head(work: Path, rejects: Callable[..., None]) 
 def test_resuming_nothing_replaces_nothing(work: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in (work / "pruned").iterdir()}
     result = run("recover", work / "pruned", "-o", work / "pruned", "--resume", "--epochs", "1", *files(work))
-    assert_refused(result, "not empty", "--overwrite")
+    assert_refused(result, "would replace", "choose another output folder")
     assert {path.name: path.stat().st_mtime_ns for path in (work / "pruned").iterdir()} == before
 
 
@@ -413,7 +413,7 @@ def test_resuming_nothing_replaces_nothing(work: Path) -> None:
         (("--sparsity", "0.5", "--method", "pgb", "--calibration", "nowhere"), ("auto only",)),
         (("--sparsity", "0.5", "--structures", "magic"), ("structures",)),
         (("--sparsity", "0.5", "--text-file", "none.txt"), ("none.txt", "does not exist")),
-        (("--sparsity", "0.5", "--max-groups", "3"), ("max_groups", "pgb")),
+        (("--sparsity", "0.5", "--max-groups", "3"), ("--max-groups", "pgb")),
     ],
 )
 def test_options_that_make_no_sense(

@@ -140,7 +140,7 @@ def test_bench_compares(place: Path, recovered: Path, tmp_path: Path) -> None:
     assert pruned["flops"] < dense["flops"]
     drawn = succeed("bench", place / "dense", "--batch-size", "2", "--runs", "1", *files(place))
     assert all(words in drawn.stdout for words in ("your texts", "faster", "texts/s", "MB"))
-    for options, said in ((("--batch-size", "0"), "at least one text"), (("--batch-size", "a"), "numbers")):
+    for options, said in ((("--batch-size", "0"), "1 or greater"), (("--batch-size", "a"), "numbers")):
         assert said in run("bench", place / "dense", *options).stderr
     assert "is not a model" in run("bench", f"{recovered}@int8").stderr
 
@@ -327,11 +327,11 @@ def test_names_are_printed_as_they_are(
         (("bench",), "cli.bench.compare", "no output was written."),
         (
             ("finetune", "-o", "out"),
-            "cli.train.train",
+            "workflows.training.train",
             "no output was written. Training goes on where it stopped with --resume.",
         ),
-        (("prune", "-o", "out", "--sparsity", "0.3"), "cli.pipeline.prune", "no output was written."),
-        (("prune", "-o", "out", "--sparsity", "0.3,0.6"), "cli.pipeline.prune", "what was finished is kept."),
+        (("prune", "-o", "out", "--sparsity", "0.3"), "workflows.pipeline.prune", "no output was written."),
+        (("prune", "-o", "out", "--sparsity", "0.3,0.6"), "workflows.pipeline.prune", "what was finished is kept."),
     ],
     ids=["bench", "finetune", "prune", "prune twice"],
 )

@@ -1,4 +1,4 @@
-"""Layer drop: which layers stay, and that what is left is a stock model made of them."""
+"""Layer drop: which layers are kept, and that the result is a stock model made of them."""
 
 import json
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
@@ -16,10 +17,11 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 import architecture_cases
-from bertsurgeon import ObertConfig, PgbConfig, Sparsity, drop_layers, is_sparse, load_model, prune
+from bertsurgeon import LayerDropConfig, ObertConfig, PgbConfig, Sparsity, drop_layers, is_sparse, load_model, prune
 from bertsurgeon.architectures import Encoder, get_architecture
 from bertsurgeon.checkpoint import load_as_saved
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
@@ -27,7 +29,7 @@ from bertsurgeon.layer_drop import choose_layers
 from bertsurgeon.layers.masks import masks_of
 from bertsurgeon.methods.registry import METHODS
 from bertsurgeon.recovery.distillation import outputs_loss
-from bertsurgeon.tasks import head_of
+from bertsurgeon.tasks import head_of, tokenize
 from cli_helpers import files, run, succeed, write_model
 from conftest import make_config
 
@@ -43,7 +45,7 @@ Batches = list[dict[str, Tensor]]
 Factory = Callable[..., PreTrainedModel]
 
 
-def seen(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def inputs_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in batch.items() if name != "labels"}
 
 
@@ -71,7 +73,7 @@ def test_the_result_is_a_stock_model_made_of_the_layers(
 ) -> None:
     torch.manual_seed(0)
     model = head.from_config(make_config(name)).eval()
-    smaller, kept = drop_layers(model, 2)
+    smaller, kept = drop_layers(model, LayerDropConfig(2))
     assert kept == [0, 2]
     assert type(smaller) is type(model)
     assert smaller.config.num_hidden_layers == 2
@@ -83,8 +85,8 @@ def test_the_result_is_a_stock_model_made_of_the_layers(
         assert type(again) is type(model)
         for batch in tiny_batches:
             with torch.no_grad():
-                wanted, found = (one(**seen(batch))[0] for one in (model, again.eval()))
-            assert torch.equal(found, wanted)
+                expected, logits = (one(**inputs_of(batch))[0] for one in (model, again.eval()))
+            assert torch.equal(logits, expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -103,51 +105,65 @@ def test_layers_that_do_little_are_not_important(name: str, tiny_model: Factory,
                     Encoder(model).layers[layer].get_submodule(norm).weight.fill_(1)
                     Encoder(model).layers[layer].get_submodule(norm).bias.zero_()
         before = {key: value.clone() for key, value in model.state_dict().items()}
-        assert drop_layers(model, 1, "importance", tiny_batches)[1] == [busy]
-        assert drop_layers(model.base_model, 1, "importance", tiny_batches)[1] == [busy]
+        config = LayerDropConfig(1, "importance")
+        assert drop_layers(model, config, tiny_batches).layers == [busy]
+        assert drop_layers(model.base_model, config, tiny_batches).layers == [busy]
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
         assert model.config.num_hidden_layers == len(Encoder(model).layers) == 3
 
 
-def test_importance_asks_token_classifiers_too(tiny_batches: Batches) -> None:
+def test_importance_for_token_classifiers(tiny_batches: Batches) -> None:
     torch.manual_seed(0)
     model = AutoModelForTokenClassification.from_config(make_config("bert", num_labels=4)).eval()
-    assert len(drop_layers(model, 2, "importance", tiny_batches)[1]) == 2
+    assert len(drop_layers(model, LayerDropConfig(2, "importance"), tiny_batches).layers) == 2
 
 
-def test_importance_goes_by_what_a_model_predicts(tiny_batches: Batches) -> None:
-    """Labels that are predicted each on its own: a shift of all logits alike changes every one of them."""
+def test_importance_is_measured_on_predictions(tiny_batches: Batches) -> None:
+    """Labels that are predicted independently: a shift of all logits alike changes every one of them."""
     torch.manual_seed(0)
     settings = {"num_labels": 5, "problem_type": "multi_label_classification"}
     model = AutoModelForSequenceClassification.from_config(make_config("bert", **settings)).eval()
-    inputs = [seen(batch) for batch in tiny_batches]
+    inputs = [inputs_of(batch) for batch in tiny_batches]
     head = head_of(model)
     losses = {}
     with torch.no_grad():
         for kept in ([1, 2], [0, 2], [0, 1]):
-            smaller, _ = drop_layers(model, kept)
+            smaller = drop_layers(model, LayerDropConfig(kept)).model
             losses[tuple(kept)] = sum(
                 float(outputs_loss(head, smaller(**batch), model(**batch), batch, 1.0)) * len(batch["input_ids"])
                 for batch in inputs
             )
-    assert drop_layers(model, 2, "importance", tiny_batches)[1] == list(min(losses, key=losses.__getitem__))
+    expected = list(min(losses, key=losses.__getitem__))
+    assert drop_layers(model, LayerDropConfig(2, "importance"), tiny_batches).layers == expected
 
 
 def test_a_first_layer_that_is_special_stays() -> None:
     """ModernBERT's has no norm before its attention; no other can be loaded in its place."""
     model = architecture_cases.make_model(AutoModelForSequenceClassification, "modernbert", num_hidden_layers=4)
     batches = architecture_cases.make_batches("modernbert")
-    for how in ((2, "last"), ([1, 2], "alternate")):
+    for config in (LayerDropConfig(2, "last"), LayerDropConfig([1, 2])):
         with pytest.raises(OptionError, match="keep layer 0"):
-            drop_layers(model, *how)  # type: ignore[arg-type]
+            drop_layers(model, config)
     for strategy in ("first", "alternate", "symmetric"):
-        assert drop_layers(model, 2, strategy)[1][0] == 0  # type: ignore[arg-type]
-    assert drop_layers(model, 1, "importance", batches)[1] == [0]
+        assert drop_layers(model, LayerDropConfig(2, strategy)).layers[0] == 0  # type: ignore[arg-type]
+    assert drop_layers(model, LayerDropConfig(1, "importance"), batches).layers == [0]
+
+
+def test_importance_on_texts(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Texts, with or without a dataset around them, are measured like their tokens."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "dense").eval()
+    texts = ["the film was lovely and warm", "a dull plot", "cold and grim", "it was a fine day with the new film"]
+    tokenized = tokenize(Dataset.from_dict({"text": texts}), tokenizer)
+    config = LayerDropConfig(1, "importance")
+    results = [drop_layers(model, config, data, tokenizer).layers for data in (texts, tokenized)]
+    assert results[0] == results[1]
+    with pytest.raises(OptionError, match="pass the tokenizer"):
+        drop_layers(model, config, texts)
 
 
 def test_then_pruned(tiny_model: Factory, tiny_batches: Batches) -> None:
     for method in ("auto", "pgb", "obert"):
-        smaller, _ = drop_layers(tiny_model("bert"), 2)
+        smaller = drop_layers(tiny_model("bert"), LayerDropConfig(2)).model
         pruned, report = prune(smaller, METHODS[method].config(Sparsity(0.5), samples=24), tiny_batches)
         assert len(report.plan.layers) == 2
         assert pruned.config.num_hidden_layers == 2
@@ -156,7 +172,7 @@ def test_then_pruned(tiny_model: Factory, tiny_batches: Batches) -> None:
 def test_sparse_models_stay_sparse(tiny_model: Factory, tiny_batches: Batches, tmp_path: Path) -> None:
     config = ObertConfig(Sparsity(0.5), score="magnitude", pattern="1x4")
     sparse, _ = prune(tiny_model("bert"), config, tiny_batches)
-    smaller, _ = drop_layers(sparse, [1, 2])
+    smaller = drop_layers(sparse, LayerDropConfig([1, 2])).model
     smaller.save_pretrained(tmp_path)
     again = load_model(tmp_path)
     assert is_sparse(again)
@@ -168,15 +184,19 @@ def test_what_cannot_be_dropped(tiny_model: Factory, tiny_batches: Batches) -> N
     model = tiny_model("bert")
     for keep in (0, 3, [], [0, 0], [2, 1], [0, 3], [0, 1, 2]):
         with pytest.raises(OptionError, match=r"layers"):
-            drop_layers(model, keep)
+            drop_layers(model, LayerDropConfig(keep))  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="one of alternate, first"):
-        drop_layers(model, 2, "best")  # type: ignore[arg-type]
-    for options in ((2, "importance"), (2, "first", tiny_batches), ([0], "importance", tiny_batches)):
+        LayerDropConfig(2, "best")  # type: ignore[arg-type]
+    for config, data in (
+        (LayerDropConfig(2, "importance"), None),
+        (LayerDropConfig(2, "first"), tiny_batches),
+        (LayerDropConfig([0], "importance"), tiny_batches),
+    ):
         with pytest.raises(OptionError, match="needs texts"):
-            drop_layers(model, *options)  # type: ignore[arg-type]
+            drop_layers(model, config, data)
     pruned, _ = prune(model, PgbConfig(Sparsity(0.5), samples=24), tiny_batches)
-    with pytest.raises(ModelError, match="first drop layers"):
-        drop_layers(pruned, 2)
+    with pytest.raises(ModelError, match="drop layers first"):
+        drop_layers(pruned, LayerDropConfig(2))
 
 
 # the command line
@@ -191,9 +211,11 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
         assert type(model).from_pretrained(out).num_parameters() == model.num_parameters()
         assert json.loads((out / "layer_drop.json").read_text())["layers"] == [0]
     texts = ["--strategy", "importance", *files(folder), "--samples", "20", "--json"]
-    found = json.loads(succeed("drop-layers", folder / "dense", "--keep", "1", *texts, "-o", tmp_path / "texts").stdout)
-    assert found["of"] == 2
-    assert found["layers"] in ([0], [1])
+    result = json.loads(
+        succeed("drop-layers", folder / "dense", "--keep", "1", *texts, "-o", tmp_path / "texts").stdout
+    )
+    assert result["of"] == 2
+    assert result["layers"] in ([0], [1])
     options = ["--recipe", "downstream-10", "--epochs", "1", *files(folder)]
     succeed("gradual", tmp_path / "texts", "-o", tmp_path / "gradual", *options)
     assert load_model(tmp_path / "gradual").config.num_hidden_layers == 1

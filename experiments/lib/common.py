@@ -14,12 +14,11 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 
-from bertsurgeon import progress
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon import PruneReport, progress
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import compare_latency
 from bertsurgeon.checkpoint import save_model
 from bertsurgeon.cli.app import quieten_libraries
-from bertsurgeon.pruning import PruneReport
 
 LENGTH = 128
 """Tokens per text of the random batches."""
@@ -106,11 +105,9 @@ def random_batches(samples: int) -> list[dict[str, Tensor]]:
 def measure_file(model: PreTrainedModel) -> dict[str, Any]:
     """Bytes of a model's file, raw and compressed, in total and for the encoder's matrices and the embeddings."""
     codec = pyarrow.Codec("zstd", compression_level=ZSTD_LEVEL)
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
     matrices = tuple(
-        f"{architecture.matrix_name(model, layer, role)}."
-        for layer in range(len(architecture.layers(model)))
-        for role in architecture.matrices
+        f"{encoder.matrix_name(layer, role)}." for layer in range(len(encoder.layers)) for role in encoder.roles
     )
 
     def sizes(content: bytes) -> dict[str, int]:

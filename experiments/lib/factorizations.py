@@ -7,7 +7,7 @@ of the dense shapes, so that the structure's effect on a model is measured witho
 import torch
 from torch import Tensor
 
-from bertsurgeon.compensation import sqrt_metric
+from bertsurgeon.compensation import apply_metric, sqrt_metric
 
 LBFGS_STEPS = 150
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import AutoConfig, Calibration, PruneConfig, Sparsity, calibrate, evaluate, load_model, prune
-from bertsurgeon.architectures import Architecture, get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch, MatrixKey, Statistics, collect_statistics, make_batches
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.compensation import apply_plan
@@ -38,7 +38,7 @@ class TaskModel:
 
     def score(self, model: PreTrainedModel) -> dict[str, float]:
         """The task's metrics on the validation data."""
-        return evaluate(model, self.validation, self.tokenizer, self.data.task)
+        return evaluate(model, self.data.task, self.validation, self.tokenizer)
 
     def one_shot(self, config: PruneConfig) -> dict[str, Any]:
         """Prunes without recovery and scores the model."""
@@ -56,21 +56,19 @@ def load_task_model(folder: str, task: str, data_dir: Path | None) -> TaskModel:
 class StatisticsModel(TaskModel):
     """A dense model with the statistics that ``pgb`` needs, collected once for many prunings."""
 
-    architecture: Architecture
     batches: list[Batch]
     statistics: Statistics
     scores: dict[MatrixKey, Tensor]
     seed: int
 
-    def prune(self, config: PruneConfig) -> PreTrainedModel:
+    def prune(self, config: PgbConfig) -> PreTrainedModel:
         """Prunes with these statistics."""
         scores = self.scores
         if config.importance == "magnitude":
-            scores = score_matrices(self.model, self.architecture, self.statistics, "magnitude", 0.0)
-        plan = make_plan(self.architecture, scores, replace(config, seed=self.seed))
+            scores = score_matrices(self.model, self.statistics, "magnitude", 0.0)
+        plan = make_plan(Encoder(self.model).architecture, replace(config, seed=self.seed), scores)
         pruned = apply_plan(
             self.model,
-            self.architecture,
             plan,
             config.compensation,
             batches=self.batches,
@@ -85,12 +83,11 @@ def load_with_statistics(folder: str, task: str, data_dir: Path | None, samples:
     """Loads a dense model and its task, and collects gradients and moments in one pass."""
     set_seed(seed)
     model, tokenizer, data = load_model(folder), load_tokenizer(folder), load_task(task, data_dir, seed)
-    architecture = get_architecture(model.config.model_type)
     train, validation = (tokenize(part, tokenizer) for part in (data.train, data.validation))
     batches = make_batches(train, tokenizer, samples, 32, seed)
-    statistics = collect_statistics(model, architecture, batches, moments=True, seed=seed)
-    scores = score_matrices(model, architecture, statistics, "fisher", 0.0)
-    return StatisticsModel(model, tokenizer, data, train, validation, architecture, batches, statistics, scores, seed)
+    statistics = collect_statistics(model, batches, moments=True, seed=seed)
+    scores = score_matrices(model, statistics, "fisher", 0.0)
+    return StatisticsModel(model, tokenizer, data, train, validation, batches, statistics, scores, seed)
 
 
 @dataclass
@@ -104,7 +101,7 @@ class StudyModel(TaskModel):
     @cached_property
     def calibration(self) -> Calibration:
         """Calibration of ``auto``, without labels, for all structures."""
-        config = self.config(0.5, structures=("removal", "low_rank", "groups"))
+        config = CalibrationConfig(seed=self.seed, structures=("removal", "low_rank", "groups"))
         return calibrate(self.model, config, self.train, self.tokenizer)
 
     @cached_property
@@ -112,9 +109,13 @@ class StudyModel(TaskModel):
         """The same model with the statistics of ``pgb``, with labels."""
         return load_with_statistics(str(self.folder), self.data.task.name, self.data_dir, 1024, self.seed)
 
-    def config(self, share: float, **options: Any) -> PruneConfig:
-        """Options that keep this share of the encoder."""
+    def config(self, share: float, **options: Any) -> AutoConfig:
+        """Options of ``auto`` that keep this share of the encoder's weights."""
         return AutoConfig(Sparsity(1 - share), seed=self.seed, **options)
+
+    def pgb_config(self, share: float, **options: Any) -> PgbConfig:
+        """Options of ``pgb`` that keep this share of the encoder's weights."""
+        return PgbConfig(Sparsity(1 - share), seed=self.seed, **options)
 
 
 def load_study_model(task: str, seed: int, data_dir: Path) -> StudyModel:
@@ -146,7 +147,7 @@ class Probe:
 
     def score(self, model: PreTrainedModel) -> dict[str, float]:
         """The task's metrics on the validation data."""
-        return evaluate(model, self.validation, self.tokenizer, self.data.task)
+        return evaluate(model, self.data.task, self.validation, self.tokenizer)
 
     def one_shot(self, config: PruneConfig) -> dict[str, Any]:
         """Prunes without recovery, and measures quality and divergence."""

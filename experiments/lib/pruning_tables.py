@@ -133,7 +133,7 @@ def choices() -> str:
 
 RECOVERY = {
     "hidden-0-dropout-0": "without dropout",
-    "hidden-0-dropout-0-distillation_weight-1": "without dropout, teacher alone",
+    "hidden-0-dropout-0-hardness-1": "without dropout, teacher alone",
     "hidden-1-dropout-0": "without dropout, hidden states",
     "hidden-0-dropout-1": "with dropout",
     "hidden-1-dropout-1": "with dropout, hidden states",

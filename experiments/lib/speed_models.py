@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bertsurgeon.cli.sources import resolve_model
 from transformers import AutoModelForSequenceClassification, BertConfig, BertTokenizerFast, PreTrainedModel
 
 from bertsurgeon import save_model
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.compensation import apply_plan
-from bertsurgeon.plan import ROLES, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Units, unit_channels
+from bertsurgeon.plan import ROLES, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, SubLayerName, Units, unit_channels
+from bertsurgeon.workflows import resolve_model
 from lib.results_store import RUNS, read_result
 
 REMOVED = (0.5, 0.75, 0.88, 0.97)
@@ -41,7 +41,7 @@ def scale_up(plan: ModelPlan) -> ModelPlan:
             role: LowRank(SCALE * matrix.structure.rank) if isinstance(matrix.structure, LowRank) else matrix.structure
             for role, matrix in layer.matrices.items()
         }
-        units = {}
+        units: dict[SubLayerName, Units] = {}
         for name, kept in layer.units.items():
             if name == "attention":
                 units[name] = Units(kept.groups, kept.total, SCALE * kept.width)
@@ -57,7 +57,7 @@ def grouped_plan(model: PreTrainedModel, aligned: bool, groups: int = 2) -> Mode
 
     Aligned groups read and write the residual stream in random chunks of ``CHUNK`` channels.
     """
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
     generator = torch.Generator().manual_seed(0)
 
     def split(size: int, mixed: bool, chunk: int = 1) -> tuple[tuple[int, ...], ...]:
@@ -66,7 +66,7 @@ def grouped_plan(model: PreTrainedModel, aligned: bool, groups: int = 2) -> Mode
         return tuple(unit_channels(sorted(part.tolist()), chunk) for part in order.chunk(groups))
 
     layers = []
-    for shapes in architecture.shapes(model):
+    for shapes in encoder.shapes:
         hidden, wide = shapes["intermediate"][1], shapes["intermediate"][0]
         structures: dict[Any, Any] = {}
         if aligned:
@@ -79,7 +79,7 @@ def grouped_plan(model: PreTrainedModel, aligned: bool, groups: int = 2) -> Mode
         else:
             structures = {role: Grouped(split(shape[0], True), split(shape[1], True)) for role, shape in shapes.items()}
         layers.append(LayerPlan.build(shapes, structures))
-    return ModelPlan(architecture.name, tuple(layers))
+    return ModelPlan(encoder.architecture.name, tuple(layers))
 
 
 def keep_first_layers(plan: ModelPlan, count: int) -> ModelPlan:
@@ -119,7 +119,7 @@ def build(name: str) -> Path:
         model = AutoModelForSequenceClassification.from_config(BertConfig(num_labels=2)).eval()
         plan = PLANS[name](model)
         if plan is not None:
-            model = apply_plan(model, get_architecture("bert"), plan, "none")
+            model = apply_plan(model, plan, "none")
             attach_plan(model, plan)
         tokenizer = load_tokenizer(resolve_model("minilm"))
         assert isinstance(tokenizer, BertTokenizerFast)

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from bertsurgeon import drop_layers, prune
+from bertsurgeon import LayerDropConfig, drop_layers, prune
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.calibration import make_batches
 from lib.models import StudyModel
@@ -18,26 +18,24 @@ Method = Callable[[StudyModel, float], PreTrainedModel]
 
 def auto(**options: Any) -> Method:
     """``auto`` with these options."""
-    return lambda dense, share: prune(dense.model, dense.config(share, **options), dense.calibration, dense.tokenizer)[
-        0
-    ]
+    return lambda dense, share: prune(dense.model, dense.config(share, **options), dense.calibration).model
 
 
 def pgb(**options: Any) -> Method:
     """``pgb`` with these options."""
-    return lambda dense, share: dense.with_statistics.prune(dense.config(share, method="pgb", **options))
+    return lambda dense, share: dense.with_statistics.prune(dense.pgb_config(share, **options))
 
 
 def first_layers(dense: StudyModel, share: float) -> PreTrainedModel:
     """The first layers, as many as the share allows, at least one; the others are dropped without compensation."""
     layers = get_architecture(dense.model.config.model_type).layers(dense.model)
-    return drop_layers(dense.model, max(1, int(share * len(layers))), "first")[0]
+    return drop_layers(dense.model, LayerDropConfig(max(1, int(share * len(layers))), "first")).model
 
 
 def torch_pruning(dense: StudyModel, share: float) -> PreTrainedModel:
     """Heads and neurons removed by Torch-Pruning."""
     batch = make_batches(dense.train, dense.tokenizer, 32, 32, dense.seed)[0]
-    return prune_with_torch_pruning(dense.model, dict(batch), share)  # type: ignore[return-value,arg-type]
+    return prune_with_torch_pruning(dense.model, dict(batch), share)  # type: ignore[arg-type]
 
 
 METHODS: dict[str, Method] = {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bertsurgeon.evaluation import evaluate
     from bertsurgeon.exporting import ExportConfig
     from bertsurgeon.exporting.export import export
-    from bertsurgeon.layer_drop import drop_layers
+    from bertsurgeon.layer_drop import LayerDropConfig, LayerDropResult, drop_layers
     from bertsurgeon.layers import GroupedLinear, LowRankLinear, prepare_for_inference, undo_prepare_for_inference
     from bertsurgeon.methods.auto.config import AutoConfig, CalibrationConfig
     from bertsurgeon.methods.auto.measurements import Calibration, calibrate
@@ -42,7 +42,7 @@ _MODULES = {
     "errors": ("BertSurgeonError",),
     "evaluation": ("evaluate",),
     "exporting": ("ExportConfig", "export"),
-    "layer_drop": ("drop_layers",),
+    "layer_drop": ("LayerDropConfig", "LayerDropResult", "drop_layers"),
     "layers": ("GroupedLinear", "LowRankLinear", "prepare_for_inference", "undo_prepare_for_inference"),
     "methods.auto.config": ("AutoConfig", "CalibrationConfig"),
     "methods.auto.measurements": ("Calibration", "calibrate"),

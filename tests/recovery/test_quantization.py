@@ -24,7 +24,18 @@ from transformers import (
     set_seed,
 )
 
-from bertsurgeon import Groups, ObertConfig, PgbConfig, Sparsity, drop_layers, is_sparse, load_model, prune, save_model
+from bertsurgeon import (
+    Groups,
+    LayerDropConfig,
+    ObertConfig,
+    PgbConfig,
+    Sparsity,
+    drop_layers,
+    is_sparse,
+    load_model,
+    prune,
+    save_model,
+)
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import attach_sparse, get_ranges
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
@@ -295,7 +306,7 @@ def test_ranges_are_forgotten_where_weights_change(
     model = load_model(folder / "dense")
     begin(model).finish()
     assert get_ranges(model) is not None
-    assert get_ranges(drop_layers(model, 1)[0]) is None
+    assert get_ranges(drop_layers(model, LayerDropConfig(1)).model) is None
     config = ObertConfig(Sparsity(0.5), score="magnitude")
     sparse, _ = prune(model, config, dataset, tokenizer)
     assert get_ranges(sparse) is None

@@ -1,4 +1,4 @@
-"""Architecture knowledge: one table of supported models, and one view of a model's encoder."""
+"""Architectures: one table of supported models, and one view of a model's encoder."""
 
 from bertsurgeon.architectures.encoder import Encoder
 from bertsurgeon.architectures.fused import SplitLinear, fuse_in_place, unfuse, unfuse_in_place

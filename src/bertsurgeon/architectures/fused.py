@@ -1,7 +1,7 @@
-"""Matrices that a model computes as one, taken apart for pruning and put together again.
+"""Fused matrices: split into one linear layer per role for pruning, and fused again afterwards.
 
-Once each role has a linear layer of its own, everything else in the library is the same for all architectures. The
-layers lie where the fused one was, under the names of their roles, so that nothing around them changes.
+When each role has its own linear layer, the rest of the library is the same for all architectures. The split layers are
+children of a module at the path of the fused one, named after their roles, so that nothing around them changes.
 """
 
 from copy import deepcopy
@@ -17,10 +17,10 @@ from bertsurgeon.plan import Role
 
 
 class SplitLinear(nn.Module):
-    """Linear maps of the same input, their outputs side by side.
+    """Linear maps of the same input; their outputs are concatenated.
 
     Args:
-        parts: By role, in the order of their outputs.
+        parts: The linear maps by role, in the order of their outputs.
     """
 
     def __init__(self, parts: dict[Role, nn.Module]) -> None:
@@ -30,7 +30,7 @@ class SplitLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The first part's: models whose code initialises the fused matrix by its name find one that is loaded."""
+        """The weight of the first part, for model code that initializes the fused matrix by this name."""
         return next(self.children()).get_parameter("weight")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,10 +39,13 @@ class SplitLinear(nn.Module):
 
 
 def unfuse(model: PreTrainedModel) -> PreTrainedModel:
-    """A model with the same outputs in which every matrix is a linear layer: a copy where something is fused.
+    """Returns a model with the same outputs in which every matrix is a linear layer of its own.
 
     Args:
-        model: Dense; left as it is.
+        model: Dense; not changed.
+
+    Returns:
+        A copy if matrices are fused, else the model itself.
     """
     encoder = Encoder(model)
     if not any(_fused(encoder.architecture, layer) for layer in encoder.layers):
@@ -53,7 +56,7 @@ def unfuse(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def unfuse_in_place(model: PreTrainedModel) -> None:
-    """Gives every matrix of a dense model a linear layer of its own; also on the meta device."""
+    """Splits the fused matrices of a dense model, which may be on the meta device, in place."""
     encoder = Encoder(model)
     architecture = encoder.architecture
     for layer in encoder.layers:
@@ -74,8 +77,8 @@ def fuse_in_place(model: PreTrainedModel, stock: PreTrainedModel) -> None:
     """Undoes :func:`unfuse_in_place`.
 
     Args:
-        model: With linear layers at all matrices.
-        stock: A model of the same class and sizes as the class makes it; on any device, its values do not matter.
+        model: Model in which every matrix is a linear layer; changed in place.
+        stock: New model of the same class and sizes, on any device; its values do not matter.
     """
     encoder = Encoder(model)
     architecture = encoder.architecture
@@ -89,27 +92,28 @@ def fuse_in_place(model: PreTrainedModel, stock: PreTrainedModel) -> None:
             ]
             weight = torch.cat([part.weight.detach() for part in parts])
             biases = [part.bias.detach() for part in parts if part.bias is not None]
-            whole = deepcopy(module).to_empty(device=weight.device).to(weight.dtype)
+            fused = deepcopy(module).to_empty(device=weight.device).to(weight.dtype)
             with torch.no_grad():
-                whole.weight.copy_(weight.T if isinstance(module, Conv1D) else weight)
-                if whole.bias is not None:
-                    whole.bias.copy_(torch.cat(biases))
-            layer.set_submodule(path, whole)
+                fused.weight.copy_(weight.T if isinstance(module, Conv1D) else weight)
+                if fused.bias is not None:
+                    fused.bias.copy_(torch.cat(biases))
+            layer.set_submodule(path, fused)
 
 
 def _fused(architecture: Architecture, layer: nn.Module) -> dict[str, nn.Linear | Conv1D]:
-    """What is fused in a layer, or no linear layer, by its path."""
+    """Returns the modules of a layer that are fused or a ``Conv1D``, by path."""
     names = {name for name, _ in layer.named_modules()}
-    found = {path: layer.get_submodule(path) for path in architecture.fused if path in names}
-    found |= {path: layer.get_submodule(path) for path in architecture.matrices.values() if path in names}
+    paths = [path for path in (*architecture.fused, *architecture.matrices.values()) if path in names]
+    modules = {path: layer.get_submodule(path) for path in paths}
     return {
         path: module
-        for path, module in found.items()
+        for path, module in modules.items()
         if isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and path in architecture.fused)
     }
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Makes a linear layer with a copy of these values."""
     linear: nn.Linear = nn.utils.skip_init(
         nn.Linear, weight.shape[1], weight.shape[0], bias is not None, device=weight.device, dtype=weight.dtype
     )

@@ -1,7 +1,7 @@
-"""The one table that knows architectures: where the layers live, what their matrices are called, how they are wired.
+"""The table of supported architectures: the paths to layers and matrices, and how these are wired.
 
-Everything else in the library speaks of layers and roles. Adding an architecture is adding an entry here and a line in
-the tests; ``docs/adding-an-architecture.md`` shows it.
+The rest of the library uses layers and roles only. An architecture is added by an entry here and a line in the tests,
+see ``docs/adding-an-architecture.md``.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,34 +20,34 @@ Masks = Literal["additive", "own"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """How one family of models is laid out.
+    """The layout of one family of models.
 
     Attributes:
         name: ``model_type`` of its configurations.
         encoder: Path from the base model to the list of layers.
-        matrices: Path from a layer to each of its six linear maps, seven where the feed-forward part is gated. Where
-            the model fuses several into one, the path goes on with the role (see ``fused``).
+        matrices: Path from a layer to each of its six linear maps, seven if the feed-forward part is gated. If the
+            model fuses several matrices into one, the path is that of the fused matrix and the role (see ``fused``).
         norms: Path from a layer to the norm of each sub-layer: after it or, in a pre-norm model, before it.
         attention: Path from a layer to the module that computes attention.
-        feed_forward: Path from a layer to the module that computes the feed-forward part; empty where there is none,
-            and the part consists of the modules ``intermediate`` and ``output`` (as in BERT).
-        input_norms: Paths from the base model to the module that adds a bias to the first layer's input; the first one
-            that exists is used; empty for pre-norm models.
-        pre_norm: Sub-layers read a normalised copy of the residual stream and add to the stream as it is.
-        norm_inside: The attention's module adds to the residual stream and normalises it itself.
-        heads: The configuration's entry for the number of heads.
-        fused: Matrices that the model computes as one, by the path from a layer to that one, in the order of their
-            outputs.
-        head_counts: Paths from a layer to numbers that count its heads.
-        head_channels: Paths from a layer to numbers that count the channels of all its heads.
+        feed_forward: Path from a layer to the module that computes the feed-forward part; empty if the part consists of
+            the modules ``intermediate`` and ``output`` (as in BERT).
+        input_norms: Paths from the base model to the module that adds a bias to the first layer's input, of which the
+            first that exists is used; not used for pre-norm models.
+        pre_norm: True if sub-layers read a normalized copy of the residual stream and add to the stream itself.
+        norm_inside: True if the attention module adds to the residual stream and normalizes it itself.
+        heads: Entry of the configuration with the number of heads.
+        fused: Roles of the matrices that the model computes as one, in the order of their outputs, by the path from a
+            layer to the fused matrix.
+        head_counts: Paths from a layer to attributes with its number of heads.
+        head_channels: Paths from a layer to attributes with the number of channels of all its heads.
         head_bias: Name of an argument of the attention with one bias per head, shape (batch, heads, …).
-        positional: Attention scores depend on positions through queries and keys.
-        position_input: Name of an argument of the layers that query and key matrices read, too.
-        bias_options: Entries of the configuration that, set, give a bias to matrices that have none.
-        refuses: Parts that the library does not know, by what they are called, and which configurations have them.
+        positional: True if attention scores depend on positions through queries and keys.
+        position_input: Name of an argument of the layers that the query and key matrices read in addition to tokens.
+        bias_options: Entries of the configuration that add a bias to matrices without one when they are set.
+        refuses: Parts that are not supported, by name, each with a test of whether a configuration has it.
         masks: ``additive`` if the model takes a mask that is added to the scores, of shape (batch, 1, 1, tokens) or
-            (batch, 1, tokens, tokens); ``own`` if it is given that of its tokens, (batch, tokens), and makes its own.
-        decoder: Each token sees those before it, and keys and values are cached.
+            (batch, 1, tokens, tokens); ``own`` if it takes the mask of its tokens, (batch, tokens), and converts it.
+        decoder: True if each token attends to earlier tokens only, and keys and values are cached.
     """
 
     name: str
@@ -73,57 +73,57 @@ class Architecture:
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """The matrices of a layer."""
+        """The roles of a layer's matrices."""
         return tuple(role for role in ALL_ROLES if role in self.matrices)
 
     @property
     def sub_layers(self) -> dict[SubLayerName, tuple[Role, ...]]:
-        """The matrices of each sub-layer."""
+        """The roles of each sub-layer."""
         return sub_layers(self.matrices)
 
     def residual(self, sub_layer: SubLayerName) -> str:
-        """Path from a layer to a module whose input is the residual stream that a sub-layer adds to."""
+        """Returns the path from a layer to a module whose input is the residual stream that a sub-layer adds to."""
         return self.norms[sub_layer] if self.pre_norm else self.matrices[self.sub_layers[sub_layer][0]]
 
     def head_width(self, config: PretrainedConfig) -> int:
-        """Channels per attention head."""
+        """Returns the number of channels per attention head."""
         width = getattr(config, "head_dim", None) or config.hidden_size // getattr(config, self.heads)
         return int(width)
 
     def unit_width(self, config: PretrainedConfig) -> int:
-        """Channels of the heads that are removed together: those of the queries that share a key and a value."""
+        """Returns the number of channels that are removed together: of the query heads that share a key and a value."""
         heads = getattr(config, self.heads)
         shared = heads // (getattr(config, "num_key_value_heads", None) or heads)
         return self.head_width(config) * int(shared)
 
     def check_config(self, config: PretrainedConfig) -> None:
-        """Checks that a model has no parts that the library does not know.
+        """Checks that a model has no parts that are not supported.
 
         Raises:
-            ModelError: If it has.
+            ModelError: If it has one.
         """
-        for what, has in self.refuses.items():
-            if has(config):
-                raise ModelError(f"This {self.name} model has {what}, which is not supported; use a model without.")
+        for part, has_part in self.refuses.items():
+            if has_part(config):
+                raise ModelError(f"This {self.name} model has {part}, which is not supported; use a model without it.")
 
 
 def _has(entry: str) -> Callable[[PretrainedConfig], bool]:
-    """Whether an entry of the configuration is set."""
+    """Returns a test of whether an entry of the configuration is set."""
     return lambda config: bool(getattr(config, entry, None))
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
-    """The (output, input) channels of a linear layer.
+    """Returns the (output, input) channels of a linear layer.
 
     Raises:
-        ModelError: If the module is no linear layer.
+        ModelError: If the module is not a linear layer.
     """
     if isinstance(module, Conv1D):
         return module.weight.shape[1], module.weight.shape[0]
     if not isinstance(module, nn.Linear):
         raise ModelError(
-            f"A {type(module).__name__} stands where a linear layer was expected; the model is pruned, quantized or "
-            "adapted already. Start from the dense model."
+            f"The model contains a {type(module).__name__} where a linear layer is expected: it is already pruned, "
+            "quantized or adapted. Start from the dense model."
         )
     return module.out_features, module.in_features
 
@@ -303,14 +303,14 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def get_architecture(model_type: str) -> Architecture:
-    """The table's entry for a configuration's ``model_type``.
+    """Returns the entry of the table for the ``model_type`` of a configuration.
 
     Raises:
-        ModelError: If there is none; the sentence lists those there are.
+        ModelError: If there is none; the message lists the supported types.
     """
     try:
         return ARCHITECTURES[model_type]
     except KeyError:
         raise ModelError(
-            f"Models of type {model_type!r} are not supported; supported are {', '.join(sorted(ARCHITECTURES))}."
+            f"Models of type {model_type!r} are not supported; use one of {', '.join(sorted(ARCHITECTURES))}."
         ) from None

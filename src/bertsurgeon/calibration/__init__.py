@@ -1,16 +1,18 @@
-"""Calibration statistics: per-sample gradients and input moments, from one pass over a few hundred sequences."""
+"""Calibration: padded batches, per-sample gradients, input moments and other statistics of the dense model."""
 
 from bertsurgeon.calibration.batches import PIXELS, Batch, count_samples, make_batches, token_mask
-from bertsurgeon.calibration.blocks import blocks_per_row, join_rows, split_rows
 from bertsurgeon.calibration.gradients import (
     backpropagate,
     backward_leaf,
+    blocks_per_row,
     gradient_hooks,
+    join_rows,
     per_sample_gradients,
+    split_rows,
     summed_loss,
 )
 from bertsurgeon.calibration.moments import Moments
-from bertsurgeon.calibration.statistics import MatrixKey, Statistics, collect_statistics
+from bertsurgeon.calibration.statistics import MatrixKey, Statistics, collect_statistics, input_role
 
 __all__ = [
     "PIXELS",
@@ -24,6 +26,7 @@ __all__ = [
     "collect_statistics",
     "count_samples",
     "gradient_hooks",
+    "input_role",
     "join_rows",
     "make_batches",
     "per_sample_gradients",

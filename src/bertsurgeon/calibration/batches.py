@@ -1,58 +1,68 @@
-"""From a dataset to padded calibration batches."""
+"""Padded calibration batches, from texts, a tokenized dataset, or a loader of batches."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon.errors import DataError, OptionError
-from bertsurgeon.tasks.collate import LABELS, WORD_STARTS, Collator
+from bertsurgeon.tasks import LABELS, WORD_STARTS, Collator, Data, as_dataset, is_batches
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Batch = dict[str, Tensor]
 
 PIXELS = "pixel_values"
-"""What stands in the place of token ids in a batch of images."""
+"""Name of the images in a batch, which has no token ids."""
 
 ENOUGH_TOKENS = 24_576
-"""Tokens that a calibration without a number of samples asks for …"""
+"""Tokens of a calibration set whose number of samples is not specified …"""
 
-FEWEST, MOST = 512, 4096
-"""… in at least and at most this many texts."""
+MIN_SAMPLES, MAX_SAMPLES = 512, 4096
+"""… which has at least and at most this many samples."""
 
 
 def make_batches(
-    data: Dataset | Iterable[Mapping[str, Any]],
+    data: Data,
     tokenizer: PreTrainedTokenizerBase | None,
     samples: int | None,
     batch_size: int,
     seed: int,
     collate: Callable[[list[Any]], Mapping[str, Tensor]] | None = None,
+    *,
+    model: PreTrainedModel | None = None,
 ) -> list[Batch]:
-    """The calibration set: ``samples`` sequences, sorted by length so that little is padded.
+    """Makes the calibration set, sorted by length so that little is padded.
 
     Args:
-        data: A tokenized dataset (``input_ids``, ``attention_mask``, optionally labels and ``token_type_ids``), or
-            an iterable of ready batches of tensors such as a ``DataLoader``, of texts or of images (``pixel_values``).
-        tokenizer: Pads a dataset's sequences; not needed for ready batches.
-        samples: Sequences wanted; a smaller set is used whole. None for as many as make ``ENOUGH_TOKENS``, within
-            ``FEWEST`` and ``MOST``: what regressions need is tokens, and short texts have few.
-        batch_size: Sequences per batch (ready batches keep theirs).
+        data: A list of texts, a dataset, tokenized (``input_ids``, ``attention_mask``, optionally labels and
+            ``token_type_ids``) or with a column ``text``, or an iterable of padded batches of tensors such as a
+            ``DataLoader``, of texts or of images (``pixel_values``).
+        tokenizer: Tokenizes texts and pads the sequences of a dataset; not needed for batches.
+        samples: Number of sequences; all if there are fewer. None for as many as contain ``ENOUGH_TOKENS``, within
+            ``MIN_SAMPLES`` and ``MAX_SAMPLES``: the number of tokens matters for regressions, and short texts have few.
+        batch_size: Sequences per batch (ready batches keep their size).
         seed: Fixes which sequences of a dataset are drawn.
-        collate: Makes a batch of a dataset's rows; None to pad them.
+        collate: Makes a batch from the rows of a dataset; None to pad them.
+        model: Model whose head decides how texts are tokenized; None for classification.
 
     Raises:
-        DataError: If there is no data, or it is not tokenized.
-        OptionError: If a number is not positive, or a dataset comes without a tokenizer.
+        DataError: If there is no data, or it is not of a supported type.
+        OptionError: If a number is not positive, or the tokenizer is missing.
     """
     if (samples is not None and samples < 1) or batch_size < 1:
-        raise OptionError(f"Calibration needs at least one sample and one per batch, not {samples} and {batch_size}.")
+        raise OptionError(
+            f"Calibration needs at least one sample and a batch size of at least 1, not {samples} and {batch_size}."
+        )
     batches = (
-        _from_dataset(data, tokenizer, samples, batch_size, seed, collate)
-        if isinstance(data, Dataset)
-        else _from_batches(data, samples)
+        _limit_batches(data, samples)  # type: ignore[arg-type]  # not texts
+        if is_batches(data)
+        else _pad_dataset(as_dataset(data, tokenizer, model), tokenizer, samples, batch_size, seed, collate)
     )
     if not batches:
         raise DataError("The calibration data is empty; at least one sequence is needed.")
@@ -60,18 +70,21 @@ def make_batches(
         if PIXELS in batch:
             continue
         if "input_ids" not in batch:
-            raise DataError(f"Calibration data needs 'input_ids'; it has {', '.join(batch)}. Tokenize it first.")
+            raise DataError(
+                "The calibration data must be a list of texts, a dataset, or batches with 'input_ids' or "
+                f"'pixel_values'; its batches have {', '.join(batch) or 'no tensors'}."
+            )
         batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
     return batches
 
 
 def count_samples(batch: Batch) -> int:
-    """Texts or images of a batch."""
+    """Returns the number of texts or images of a batch."""
     return len(batch[PIXELS] if PIXELS in batch else batch["input_ids"])
 
 
 def token_mask(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """True for real tokens, shape (samples, tokens); the tokens of an image are its patches and the class token."""
+    """Returns True for real tokens, shape (samples, tokens); an image has its patches and the class token."""
     if PIXELS not in batch:
         return batch["attention_mask"].bool()
     pixels = batch[PIXELS]
@@ -81,55 +94,65 @@ def token_mask(model: PreTrainedModel, batch: Batch) -> Tensor:
     return torch.ones(len(pixels), patches + 1, dtype=torch.bool, device=pixels.device)
 
 
-def _from_dataset(
-    data: Dataset,
+def _pad_dataset(
+    dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase | None,
     samples: int | None,
     batch_size: int,
     seed: int,
     collate: Callable[[list[Any]], Mapping[str, Tensor]] | None,
 ) -> list[Batch]:
+    """Draws rows of a tokenized dataset and pads them."""
     if tokenizer is None:
-        raise OptionError("Pass the tokenizer together with a dataset; it pads the batches.")
-    if len(data) and "input_ids" not in data.column_names:
-        raise DataError(
-            f"Calibration data needs 'input_ids'; it has {', '.join(data.column_names)}. Tokenize it first."
+        raise OptionError(
+            "The sequences of a dataset must be padded; pass the tokenizer of the model together with it."
         )
-    names = {*tokenizer.model_input_names, *LABELS, WORD_STARTS} & set(data.column_names)
-    shuffled = data.shuffle(seed=seed).select_columns(sorted(names))
-    chosen = shuffled.select(range(min(MOST if samples is None else samples, len(data))))
+    if len(dataset) and "input_ids" not in dataset.column_names:
+        raise DataError(
+            f"A calibration dataset needs the column 'input_ids' or 'text'; it has {', '.join(dataset.column_names)}. "
+            "Pass images as batches, for example from a DataLoader."
+        )
+    names = {*tokenizer.model_input_names, *LABELS, WORD_STARTS} & set(dataset.column_names)
+    shuffled = dataset.shuffle(seed=seed).select_columns(sorted(names))
+    drawn = shuffled.select(range(min(MAX_SAMPLES if samples is None else samples, len(dataset))))
     if samples is None:
-        chosen = chosen.select(range(_enough([len(ids) for ids in chosen["input_ids"]])))
-    rows = sorted(chosen, key=lambda row: len(row["input_ids"]))
+        drawn = drawn.select(range(_enough_samples([len(ids) for ids in drawn["input_ids"]])))
+    rows = sorted(drawn, key=lambda row: len(row["input_ids"]))
     collate = collate or Collator(tokenizer)
     return [dict(collate(rows[i : i + batch_size])) for i in range(0, len(rows), batch_size)]
 
 
-def _enough(lengths: list[int]) -> int:
-    """How many texts of these lengths make enough tokens."""
+def _enough_samples(lengths: list[int]) -> int:
+    """Returns how many texts of these lengths contain enough tokens."""
     total = 0
     for count, length in enumerate(lengths, 1):
         total += length
-        if total >= ENOUGH_TOKENS and count >= FEWEST:
+        if total >= ENOUGH_TOKENS and count >= MIN_SAMPLES:
             return count
     return len(lengths)
 
 
-def _from_batches(data: Iterable[Mapping[str, Any]], samples: int | None) -> list[Batch]:
-    limit = MOST if samples is None else samples
+def _limit_batches(data: Iterable[Mapping[str, Any]], samples: int | None) -> list[Batch]:
+    """Reads batches until there are enough samples, and cuts the last one."""
+    limit = MAX_SAMPLES if samples is None else samples
     batches: list[Batch] = []
-    seen = tokens = 0
+    count = tokens = 0
     for batch in data:
+        if not isinstance(batch, Mapping):
+            raise DataError(
+                "The calibration data must be a list of texts, a dataset, or batches of tensors; it contains "
+                f"{type(batch).__name__}."
+            )
         tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
         rows = len(next(iter(tensors.values()), ()))
-        batches.append({name: value[: limit - seen] for name, value in tensors.items()})
-        seen += min(rows, limit - seen)
-        tokens += int(tensors["attention_mask"].sum()) if "attention_mask" in tensors else _size(tensors, rows)
-        if seen >= limit or (samples is None and seen >= FEWEST and tokens >= ENOUGH_TOKENS):
+        batches.append({name: value[: limit - count] for name, value in tensors.items()})
+        count += min(rows, limit - count)
+        tokens += int(tensors["attention_mask"].sum()) if "attention_mask" in tensors else _count_tokens(tensors, rows)
+        if count >= limit or (samples is None and count >= MIN_SAMPLES and tokens >= ENOUGH_TOKENS):
             break
     return batches
 
 
-def _size(batch: dict[str, Tensor], rows: int) -> int:
-    """Tokens of a batch; an image has some hundred of them, so that ``FEWEST`` images are enough."""
-    return batch["input_ids"].numel() if "input_ids" in batch else rows * (ENOUGH_TOKENS // FEWEST)
+def _count_tokens(batch: Batch, rows: int) -> int:
+    """Counts the tokens of a batch without a mask; images have hundreds, so ``MIN_SAMPLES`` of them are enough."""
+    return batch["input_ids"].numel() if "input_ids" in batch else rows * (ENOUGH_TOKENS // MIN_SAMPLES)

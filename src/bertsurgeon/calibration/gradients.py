@@ -1,8 +1,11 @@
-"""Per-sample gradients of every matrix, from one batched forward and backward pass.
+"""Per-sample gradients of every matrix, from one batched forward and backward pass, and their blocks.
 
-The gradient of one sample's loss with respect to W is Σ_t δ_t x_tᵀ over its tokens. Hooks keep the inputs x of each
-matrix and meet them with the output gradients δ on the way back; the product is made sample by sample, so squares are
-taken before anything is averaged over the batch. Padded tokens have δ = 0 (attention masks them, no loss reads them).
+The gradient of one sample's loss with respect to W is Σ_t δ_t x_tᵀ over its tokens. Hooks store the inputs x of each
+matrix in the forward pass and multiply them by the output gradients δ in the backward pass, sample by sample, so that
+squares are taken before averaging over the batch. Padded tokens have δ = 0 (attention masks them, no loss reads them).
+
+Blocks of consecutive weights of a row are the unit of a block-diagonal Fisher information. A block never spans two
+rows: if its size does not divide a row, the last block of the row is padded with zeros.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import Encoder
@@ -19,12 +23,12 @@ from bertsurgeon.errors import ModelError
 from bertsurgeon.tasks import Distribution, default_distribution, has_labels, head_of, model_inputs
 
 CHUNK_ELEMENTS = 2**20
-"""Entries of per-sample gradients alive at a time: 4 MiB in fp32. Of more, allocators hand out fresh pages each time,
-and touching those takes as long as the products."""
+"""Entries of per-sample gradients that exist at a time: 4 MiB in fp32. For larger tensors, allocators return new pages
+each time, and the page faults take as long as the products."""
 
 
 def per_sample_gradients(x: Tensor, delta: Tensor) -> Iterator[Tensor]:
-    """Yields the samples' gradients in chunks.
+    """Yields per-sample gradients in chunks of samples.
 
     Args:
         x: Inputs, shape (samples, tokens, in).
@@ -40,12 +44,18 @@ def per_sample_gradients(x: Tensor, delta: Tensor) -> Iterator[Tensor]:
 
 @contextmanager
 def gradient_hooks(matrices: dict[Any, nn.Module], receive: Callable[[Any, Tensor, Tensor], None]) -> Iterator[None]:
-    """Calls ``receive(key, x, delta)`` for every matrix in each backward pass inside the ``with`` block."""
+    """Calls ``receive(key, x, delta)`` for every matrix in each backward pass inside the ``with`` block.
+
+    Args:
+        matrices: The modules by key.
+        receive: Takes the key, the inputs x, shape (samples, tokens, in), and the gradients δ of the outputs, shape
+            (samples, tokens, out).
+    """
 
     def hook(key: Any) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             x = inputs[0].detach()
-            if output.requires_grad:  # what reads positions alone has no hidden states behind it
+            if output.requires_grad:  # False for a call that reads positions only
                 output.register_hook(lambda delta: receive(key, x, delta))
 
         return keep
@@ -60,7 +70,7 @@ def gradient_hooks(matrices: dict[Any, nn.Module], receive: Callable[[Any, Tenso
 
 @contextmanager
 def backward_leaf(model: PreTrainedModel) -> Iterator[Tensor]:
-    """A zero added before the first layer: its gradient runs the whole way back without any weight's gradient."""
+    """Adds a zero to the input of the first layer; its gradient needs no weight's gradient."""
     leaf = torch.zeros((), dtype=model.dtype, device=model.device, requires_grad=True)
 
     def add(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -76,22 +86,27 @@ def backward_leaf(model: PreTrainedModel) -> Iterator[Tensor]:
 
 
 def backpropagate(loss: Tensor, leaf: Tensor) -> None:
-    """Runs back from a loss to :func:`backward_leaf`, past all hooks.
+    """Runs the backward pass from a loss to :func:`backward_leaf`, through all hooks.
 
     Raises:
         ModelError: If the loss is not finite.
     """
     if not torch.isfinite(loss):
-        raise ModelError("The model's loss on the calibration data is not finite; check its weights.")
+        raise ModelError("The loss of the model on the calibration data is not finite; check the model's weights.")
     torch.autograd.grad(loss, leaf)
 
 
 def summed_loss(model: PreTrainedModel, batch: Batch, generator: torch.Generator) -> Tensor:
-    """The sum over the batch of the samples' losses.
+    """Computes the sum over the batch of the samples' losses.
 
-    Without labels, a surrogate whose squared gradients are, in expectation, those of the true Fisher information
-    instead of the empirical one (see :func:`fisher_surrogate`). Where a model predicts something at every token (the
-    next one, for instance), a sample's loss is the sum over its tokens, padding excluded.
+    Without labels it is a surrogate whose squared gradients are, in expectation, those of the true Fisher information
+    instead of the empirical one (see :func:`fisher_surrogate`). If a model predicts something at every token (the next
+    one, for instance), a sample's loss is the sum over its tokens, padding excluded.
+
+    Args:
+        model: The model.
+        batch: Padded batch on the device of the model.
+        generator: Draws the signs of the surrogate.
     """
     outputs = model(**model_inputs(batch, labels=True))
     if has_labels(batch):
@@ -102,18 +117,35 @@ def summed_loss(model: PreTrainedModel, batch: Batch, generator: torch.Generator
 
 
 def fisher_surrogate(logits: Tensor, generator: torch.Generator, distribution: Distribution | None = None) -> Tensor:
-    """Σ u·z over logits z, with a random u whose second moment is the Fisher information of the predictions.
+    """Computes Σ u·z over logits z, with a random u whose second moment is the Fisher information of the predictions.
 
-    Where labels y are drawn from the predictions p, the gradient of the loss with respect to the logits is p − e_y with
-    second moment diag(p) − ppᵀ. Random signs ε reach the same moment by u = √p ∘ ε − p (√p · ε), without waiting for
-    the rare label that teaches something. For a regression (unit variance) u = ε, for classes that are predicted each
-    on its own u = √(p (1 − p)) ∘ ε.
+    If labels y are drawn from the predictions p, the gradient of the loss with respect to the logits is p − e_y, with
+    second moment diag(p) − ppᵀ. With random signs ε, u = √p ∘ ε − p (√p · ε) has the same second moment and a lower
+    variance, as it does not depend on rare labels. For a regression (unit variance) u = ε; for classes that are
+    predicted independently u = √(p (1 − p)) ∘ ε.
 
     Args:
         logits: Shape (…, classes), or (…, 1) for a regression.
         generator: Draws ε.
-        distribution: What the logits are the parameters of; None for a class, or a number where there is a single one.
+        distribution: Distribution of which the logits are the parameters; None for a class, or for a number if there is
+            a single logit.
     """
     signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
     family = distribution or default_distribution(logits)
     return (family.fisher_direction(logits, signs) * logits).sum()
+
+
+def split_rows(matrix: Tensor, block_size: int) -> Tensor:
+    """Splits rows into blocks: shape (…, rows, columns) becomes (…, rows · blocks per row, block_size)."""
+    padded = F.pad(matrix, (0, -matrix.shape[-1] % block_size))
+    return padded.reshape(*matrix.shape[:-2], -1, block_size)
+
+
+def join_rows(blocks: Tensor, rows: int, columns: int) -> Tensor:
+    """Undoes :func:`split_rows`: shape (rows · blocks per row, block_size) becomes (rows, columns)."""
+    return blocks.reshape(rows, -1)[:, :columns]
+
+
+def blocks_per_row(columns: int, block_size: int) -> int:
+    """Returns the number of blocks of a row, including a padded one."""
+    return -(-columns // block_size)

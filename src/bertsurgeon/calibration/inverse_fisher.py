@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bertsurgeon.calibration.blocks import blocks_per_row, split_rows
+from bertsurgeon.calibration.gradients import blocks_per_row, split_rows
 from bertsurgeon.errors import ModelError
 
 CHUNK_ENTRIES = 2**18

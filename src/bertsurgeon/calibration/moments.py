@@ -1,4 +1,4 @@
-"""First and second moments of a matrix's inputs, as seen by the dense and by the pruned model."""
+"""First and second moments of a matrix's inputs in the dense and in the pruned model."""
 
 import torch
 from torch import Tensor
@@ -10,17 +10,22 @@ from bertsurgeon.plan import Channels
 class Moments:
     """Running moments of dense inputs x and pruned inputs x̂ of the same tokens, and of the residual drift d.
 
-    Products are made in the inputs' precision batch by batch, relative to the first batch's means (so that channels
-    far from zero lose nothing), and summed in fp64. Memory: 8 · width² bytes; 8 · pruned width · (pruned width + width
-    + drift width) where both inputs differ.
+    Products are computed in the precision of the inputs batch by batch, relative to the means of the first batch (so
+    that channels far from zero lose no precision), and summed in fp64. Memory: 8 · width² bytes; 8 · pruned width ·
+    (pruned width + width + drift width) if both inputs differ.
 
     Args:
         width: Channels of x.
         paired: Whether x̂ differs from x.
-        pruned_width: Channels of x̂, where units were removed before this matrix.
-        drift_width: Channels of the drift, where it is followed.
-        of_targets: Whether x is not what enters the dense matrix but what leaves it (without its bias): narrower where
-            a matrix has fewer outputs than inputs.
+        pruned_width: Channels of x̂; None for those of x. They differ if units were removed before this matrix.
+        drift_width: Channels of the drift; 0 if it is not tracked.
+        of_targets: Whether x is the output of the dense matrix (without its bias) instead of its input, which takes
+            less memory if the matrix has fewer outputs than inputs.
+
+    Attributes:
+        count: Sum of the tokens' weights.
+        paired: See above.
+        of_targets: See above.
     """
 
     def __init__(
@@ -47,62 +52,67 @@ class Moments:
     def update(
         self, x: Tensor, pruned: Tensor | None = None, drift: Tensor | None = None, weights: Tensor | None = None
     ) -> None:
-        """Adds tokens.
+        """Adds the tokens of one batch.
 
         Args:
             x: The dense model's inputs, shape (tokens, width), padding excluded.
-            pruned: The pruned model's, shape (tokens, pruned width); given if and only if the moments are paired.
+            pruned: The pruned model's inputs, shape (tokens, pruned width); required if and only if the moments are
+                paired.
             drift: Dense minus pruned residual stream of the same tokens, shape (tokens, drift width).
-            weights: How much each token counts, shape (tokens,); 1 where None.
+            weights: Weights of the tokens, shape (tokens,); None for 1.
         """
         x = at_least_single(x)
-        pruned, drift = (None if part is None else at_least_single(part) for part in (pruned, drift))
+        pruned, drift = (None if tensor is None else at_least_single(tensor) for tensor in (pruned, drift))
         weights = None if weights is None else weights.to(x.device)
         if self.count == 0:
             self._origin = x.mean(0)
             self._pruned_origin = self._origin if pruned is None else pruned.mean(0)
         self.count += len(x) if weights is None else float(weights.sum())
         x = x - self._origin
-        seen = x if pruned is None else pruned - self._pruned_origin
-        weighed = seen if weights is None else seen * weights.unsqueeze(1)
-        self._second += (seen.T @ weighed).double().cpu()
+        centered = x if pruned is None else pruned - self._pruned_origin
+        weighted = centered if weights is None else centered * weights.unsqueeze(1)
+        self._second += (centered.T @ weighted).double().cpu()
         self._sum += _total(x, weights)
         if pruned is None:
             return
-        self._pruned_sum += weighed.sum(0, dtype=torch.float64).cpu()
-        self._cross += (x.T @ weighed).double().cpu()
+        self._pruned_sum += weighted.sum(0, dtype=torch.float64).cpu()
+        self._cross += (x.T @ weighted).double().cpu()
         if drift is not None:
             self._drift_sum += _total(drift, weights)
-            self._drift_cross += (drift.T @ weighed).double().cpu()
+            self._drift_cross += (drift.T @ weighted).double().cpu()
 
     def reduce(self) -> None:
-        """Adds up what all processes saw, each its part of the tokens; relative to the middle of their origins."""
+        """Sums the moments over all processes, after moving them to the mean of the processes' origins."""
         if distributed.world_size() == 1:
             return
         origins = [self._origin.double().cpu(), self._pruned_origin.double().cpu()]
-        shifts = []
+        moves = []
         for origin in origins:
-            middle = origin / distributed.world_size()
-            distributed.all_reduce(middle)
-            shifts.append(origin - middle)
-        self._origin, self._pruned_origin = (origin - shift for origin, shift in zip(origins, shifts, strict=True))
-        shift, pruned_shift = shifts
-        n, seen = self.count, self._pruned_sum
-        self._second += torch.outer(pruned_shift, seen) + torch.outer(seen + n * pruned_shift, pruned_shift)
+            mean_origin = origin / distributed.world_size()
+            distributed.all_reduce(mean_origin)
+            moves.append(origin - mean_origin)
+        self._origin, self._pruned_origin = (origin - move for origin, move in zip(origins, moves, strict=True))
+        move, pruned_move = moves
+        n, pruned_sum = self.count, self._pruned_sum
+        self._second += torch.outer(pruned_move, pruned_sum) + torch.outer(pruned_sum + n * pruned_move, pruned_move)
         totals = [self._second, self._sum]
         if self.paired:
-            self._cross += torch.outer(shift, seen) + torch.outer(self._sum + n * shift, pruned_shift)
-            self._drift_cross += torch.outer(self._drift_sum, pruned_shift)
-            self._pruned_sum = seen + n * pruned_shift
+            self._cross += torch.outer(move, pruned_sum) + torch.outer(self._sum + n * move, pruned_move)
+            self._drift_cross += torch.outer(self._drift_sum, pruned_move)
+            self._pruned_sum = pruned_sum + n * pruned_move
             totals += [self._cross, self._pruned_sum, self._drift_sum, self._drift_cross]
-        self._sum += n * shift
+        self._sum += n * move
         tokens = torch.tensor(n, dtype=torch.float64)
         for total in (*totals, tokens):
             distributed.all_reduce(total)
         self.count = float(tokens)
 
     def keep(self, channels: Channels) -> "Moments":
-        """Moments in which x̂ is what remains of x: these channels, in this order. For moments that are not paired."""
+        """Returns moments in which x̂ consists of some channels of x; only for moments that are not paired.
+
+        Args:
+            channels: Channels of x, in the order of x̂.
+        """
         index = torch.tensor(channels)
         kept = Moments(len(self._sum), True, len(channels))
         kept.count, kept._sum, kept._origin = self.count, self._sum, self._origin
@@ -112,21 +122,21 @@ class Moments:
         return kept
 
     def mapped(self, pruned: Tensor, dense: Tensor | None = None) -> "Moments":
-        """Moments of what linear maps make of the inputs, in fp64; for moments that are paired, and follow no drift.
+        """Returns the moments of linear maps of the inputs, in fp64; only for paired moments without drift.
 
         Args:
             pruned: Map of x̂, shape (new pruned width, pruned width).
-            dense: Map of x, shape (new width, width); None leaves x as it is.
+            dense: Map of x, shape (new width, width); None for the identity.
         """
         after = pruned.detach().double().cpu()
         before = torch.eye(len(self._sum), dtype=torch.float64) if dense is None else dense.detach().double().cpu()
-        found = Moments(len(before), True, len(after))
-        found.count = self.count
-        found._sum, found._origin = before @ self._sum, before @ self._origin.double().cpu()
-        found._pruned_sum, found._pruned_origin = after @ self._pruned_sum, after @ self._pruned_origin.double().cpu()
-        found._second = after @ self._second @ after.T
-        found._cross = before @ self._cross @ after.T
-        return found
+        mapped = Moments(len(before), True, len(after))
+        mapped.count = self.count
+        mapped._sum, mapped._origin = before @ self._sum, before @ self._origin.double().cpu()
+        mapped._pruned_sum, mapped._pruned_origin = after @ self._pruned_sum, after @ self._pruned_origin.double().cpu()
+        mapped._second = after @ self._second @ after.T
+        mapped._cross = before @ self._cross @ after.T
+        return mapped
 
     @property
     def mean(self) -> Tensor:
@@ -135,7 +145,7 @@ class Moments:
 
     @property
     def pruned_mean(self) -> Tensor:
-        """E[x̂], shape (width,)."""
+        """E[x̂], shape (pruned width,)."""
         return self._pruned_origin.double().cpu() + self._pruned_sum / self.count
 
     @property
@@ -160,10 +170,10 @@ class Moments:
 
 
 def _total(x: Tensor, weights: Tensor | None) -> Tensor:
-    """Σ_t w_t x_t, shape (width,), fp64."""
+    """Returns Σ_t w_t x_t, shape (width,), fp64."""
     return (x if weights is None else x * weights.unsqueeze(1)).sum(0, dtype=torch.float64).cpu()
 
 
 def at_least_single(x: Tensor) -> Tensor:
-    """What sums of squares are made of: they leave the range of half precision."""
+    """Returns half precision as fp32, since sums of squares exceed the range of half precision."""
     return x.float() if x.element_size() < 4 else x

@@ -50,7 +50,8 @@ def expand(command: Callable[P, R]) -> Callable[P, R]:
     """Gives a command one option for every field of its configuration parameters, and passes it the configurations.
 
     A parameter ``data: Annotated[DataConfig, Panel("Data")]`` becomes the options of the class; fields declared with
-    ``cli=False`` keep their defaults.
+    ``cli=False`` keep their defaults. If such a field has none, the command is passed a function that takes its value
+    and returns the configuration.
     """
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[type[Any], dict[str, Field[Any]]]] = {}
@@ -74,7 +75,9 @@ def expand(command: Callable[P, R]) -> Callable[P, R]:
         values: dict[str, Any] = dict(kwargs)
         for name, (config, options) in groups.items():
             chosen = {field: values.pop(field) for field in options if field in values}
-            values[name] = config(**{field: parse_value(options[field], value) for field, value in chosen.items()})
+            parsed = {field: parse_value(options[field], value) for field, value in chosen.items()}
+            is_complete = all(each.default is not MISSING or each.name in options for each in fields(config))
+            values[name] = config(**parsed) if is_complete else functools.partial(config, **parsed)
         call: Callable[..., R] = command
         return call(*args, **values)
 

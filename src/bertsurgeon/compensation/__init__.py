@@ -1,13 +1,12 @@
-"""Compensation: the kept weights move to where they reconstruct the dense model best."""
+"""Compensation: refits the kept weights to the dense model's pre-activations, in closed form."""
 
-from bertsurgeon.compensation.apply import Compensation, apply_plan
+from bertsurgeon.compensation.apply import Compensation, Target, apply_plan
 from bertsurgeon.compensation.masked import refit_masked
-from bertsurgeon.compensation.parts import Target
 from bertsurgeon.compensation.solve import (
     JITTERS,
     apply_metric,
     compensate,
-    factorise,
+    factorize,
     reduced_errors,
     ridge,
     solve_damped,
@@ -21,7 +20,7 @@ __all__ = [
     "apply_metric",
     "apply_plan",
     "compensate",
-    "factorise",
+    "factorize",
     "reduced_errors",
     "refit_masked",
     "ridge",

@@ -1,7 +1,8 @@
-"""Compensation for single weights that are gone: each matrix is refitted on the support that its mask leaves.
+"""Compensation for single pruned weights: each matrix is refitted on the support of its mask.
 
-From the input to the output, as :mod:`bertsurgeon.compensation.sequential` does for structures, and inside them: a
-grouped matrix is one whose mask is zero outside its blocks, and the two factors of a low rank follow one another.
+Matrices are refitted from the input to the output, as :mod:`bertsurgeon.compensation.apply` does for structures, and
+inside structures: the mask of a grouped matrix is zero outside its blocks, and the two factors of a low rank are
+refitted one after the other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 from bertsurgeon import distributed
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch, Moments
-from bertsurgeon.compensation.lockstep import Stage, State, first_layer_inputs, input_moments, walk
+from bertsurgeon.compensation.lockstep import LayerInputs, Stage, first_layer_inputs, input_moments, lockstep
 from bertsurgeon.compensation.solve import compensate
 from bertsurgeon.layers import DroppedLinear, GroupedLinear, LowRankLinear, PartKey
 from bertsurgeon.plan import Role, sub_layer_of
@@ -28,33 +29,40 @@ def refit_masked(
     batches: Sequence[Batch],
     damping: float = 1e-3,
 ) -> None:
-    """Refits what single weights leave behind to the pre-activations of the model they were taken from, in place.
+    """Refits the weights that masks keep to the pre-activations of the model before pruning, in place.
 
     Args:
-        model: As it was before, dense or with a plan's structures, in evaluation mode, without fused matrices.
-        pruned: Its copy; of its matrices nothing but the masks counts, all weights come from ``model``.
-        masks: Weights that stay, by part, see :func:`bertsurgeon.layers.dense_parts`; shape (out, in).
-        batches: The calibration set; several processes take a part of it each.
+        model: The model before pruning, dense or with a plan's structures, in evaluation mode, without fused matrices.
+        pruned: A copy of it, changed in place; the values of its matrices are overwritten, the new ones are computed
+            from ``model``.
+        masks: True for weights that remain, shape (out, in), by part (:func:`bertsurgeon.layers.dense_parts`).
+        batches: The calibration set; several processes share it.
         damping: See :func:`bertsurgeon.compensation.solve.compensate`.
     """
     distributed.check_enough(batches, "batches of calibration data")
-    states = list(first_layer_inputs(model, distributed.shard(batches)))
+    layer_inputs = list(first_layer_inputs(model, distributed.shard(batches)))
     dense_encoder, encoder = Encoder(model), Encoder(pruned)
-    compensation = _MaskedCompensation(dense_encoder, encoder, masks, damping, states)
-    for stage in walk(dense_encoder, encoder, states):
+    compensation = _MaskedCompensation(dense_encoder, encoder, masks, damping, layer_inputs)
+    for stage in lockstep(dense_encoder, encoder, layer_inputs):
         compensation.refit(stage)
 
 
 @dataclass
 class _Fit:
-    """New values for one matrix."""
+    """New values of one matrix.
+
+    Attributes:
+        module: The matrix of the pruned model.
+        parts: Weights of its parts; of a grouped matrix, the whole dense weight.
+        bias: Shape (out,), or None.
+    """
 
     module: nn.Module
     parts: list[Tensor]
     bias: Tensor | None
 
     def write(self) -> None:
-        """Puts them in place."""
+        """Copies the values to the matrix."""
         match self.module:
             case GroupedLinear():
                 self.module.take_blocks(self.parts[0])
@@ -70,38 +78,48 @@ class _Fit:
 
 @dataclass
 class _MaskedCompensation:
-    """What the walk through both models needs to know, and whether it has changed anything yet."""
+    """Refits the matrices of one stage after the other.
+
+    Attributes:
+        dense: Encoder of the model before pruning.
+        pruned: Encoder of its copy.
+        masks: True for weights that remain, by part.
+        damping: See :func:`bertsurgeon.compensation.solve.compensate`.
+        layer_inputs: The inputs of the current layer, batch by batch.
+        changed: True if anything so far makes the hidden states of both models differ.
+    """
 
     dense: Encoder
     pruned: Encoder
     masks: Mapping[PartKey, Tensor]
     damping: float
-    states: Sequence[State]
+    layer_inputs: Sequence[LayerInputs]
     changed: bool = False
 
     def refit(self, stage: Stage) -> None:
-        """Refits matrices that are computed from the same input, unless nothing before or in them has changed."""
+        """Refits the matrices of a stage, unless nothing before or in them has changed."""
         index, roles, before, after = stage
-        found = {role: self.dense.find_matrix(index, role) for role in roles}
-        due = {
+        matrices = {role: self.dense.find_matrix(index, role) for role in roles}
+        changed_matrices = {
             role: matrix
-            for role, matrix in found.items()
+            for role, matrix in matrices.items()
             if matrix is not None and not isinstance(matrix, DroppedLinear)
             if self.changed or not all(mask.all() for mask in self._masks_of(index, role))
         }
-        if not due:
+        if not changed_matrices:
             return
         if sub_layer_of(roles[0]) == "feed_forward":
-            for state in self.states:
-                state.keep_attention(before, after)
+            for inputs in self.layer_inputs:
+                inputs.keep_attention(before, after)
         path = self.dense.architecture.matrices[roles[0]]
         positions = self.dense.architecture.position_input
-        shared: Moments | None = None
+        moments: Moments | None = None
         fits = []
-        for role, matrix in due.items():
-            if shared is None or positions is not None:  # matrices with the same input share its moments
-                shared = input_moments(
-                    self.states,
+        for role, matrix in changed_matrices.items():
+            # matrices of a stage share moments, except that queries and keys may read positions in addition
+            if moments is None or positions is not None:
+                moments = input_moments(
+                    self.layer_inputs,
                     before,
                     after,
                     path,
@@ -109,43 +127,53 @@ class _MaskedCompensation:
                     targets_of=_narrow(matrix) if role == self.dense.last_role(sub_layer_of(role)) else None,
                     positions=positions if role in ("query", "key") else None,
                 )
-            parts, bias = _solve(matrix, self._masks_of(index, role), shared, self.damping)
+            parts, bias = _solve(matrix, self._masks_of(index, role), moments, self.damping)
             fits.append(_Fit(self.pruned.matrix(index, role), parts, bias))
         for fit in fits:
             fit.write()
         self.changed = True
 
     def _masks_of(self, index: int, role: Role) -> list[Tensor]:
-        """Of the parts of one matrix, in their order."""
+        """Returns the masks of the parts of one matrix, in their order."""
         return [mask for (layer, name, _), mask in self.masks.items() if (layer, name) == (index, role)]
 
 
 def _narrow(matrix: nn.Module) -> Tensor | None:
-    """The first weight of a matrix, if it has fewer outputs than inputs."""
+    """Returns the first weight of a matrix if it has fewer outputs than inputs, else None."""
     weight = _first_weight(matrix)
     return weight if len(weight) < weight.shape[1] else None
 
 
 def _first_weight(matrix: nn.Module) -> Tensor:
-    """What a matrix does to its input at first, shape (out or rank, in)."""
+    """Returns the weight that a matrix applies first, shape (out or rank, in)."""
     return matrix.dense_weight() if isinstance(matrix, GroupedLinear) else matrix.get_parameter("weight").detach()
 
 
 def _solve(
     matrix: nn.Module, masks: Sequence[Tensor], moments: Moments, damping: float
 ) -> tuple[list[Tensor], Tensor | None]:
-    """New weights of a matrix (a grouped one's in full) and its new bias, if it has one."""
+    """Solves for new weights.
+
+    Args:
+        matrix: The matrix before pruning.
+        masks: True for weights that remain, by part.
+        moments: Moments of its inputs in both models.
+        damping: See :func:`bertsurgeon.compensation.solve.compensate`.
+
+    Returns:
+        New weights of the parts (of a grouped matrix, the whole dense weight), and the new bias, None without one.
+    """
     first = _first_weight(matrix)
     bias = matrix.bias if isinstance(matrix.bias, Tensor) else None
-    own = bias is not None
+    has_bias = bias is not None
     last = matrix.up.detach() if isinstance(matrix, LowRankLinear) else first
     constant = last.new_zeros(len(last)) if bias is None else bias.detach()
     if not isinstance(matrix, LowRankLinear):
-        stays = matrix.spread(masks) if isinstance(matrix, GroupedLinear) else masks[0]
-        weight, constant = compensate(first, constant, stays, moments, damping, offset=own)
-        return [weight], constant if own else None
-    # what the bottleneck's means differ by, the bias after it makes up for
-    down, _ = compensate(first, first.new_zeros(len(first)), masks[0], moments, damping, offset=own)
+        mask = matrix.spread(masks) if isinstance(matrix, GroupedLinear) else masks[0]
+        weight, constant = compensate(first, constant, mask, moments, damping, offset=has_bias)
+        return [weight], constant if has_bias else None
+    # the bias after the second factor corrects the means of the first factor's outputs
+    down, _ = compensate(first, first.new_zeros(len(first)), masks[0], moments, damping, offset=has_bias)
     inner = moments.mapped(down, None if moments.of_targets else first)
-    up, constant = compensate(last, constant, masks[1], inner, damping, offset=own)
-    return [down, up], constant if own else None
+    up, constant = compensate(last, constant, masks[1], inner, damping, offset=has_bias)
+    return [down, up], constant if has_bias else None

@@ -1,4 +1,4 @@
-"""Compensation in closed form: the best weights on a given support."""
+"""Compensation in closed form: the least-squares weights on a given support."""
 
 from collections.abc import Iterable
 
@@ -10,15 +10,15 @@ from bertsurgeon.errors import ModelError
 from bertsurgeon.plan import Dropped, Grouped, LowRank, Structure
 
 JITTERS = (1.0, 10.0, 100.0, 1e4)
-"""Factors by which the damping is raised, one after the other, where a covariance is not positive definite."""
+"""Factors by which the damping is raised, one after the other, if a covariance is not positive definite."""
 
 METRIC_DAMPING = 1e-2
 """Share of a metric's mean diagonal that is added to its diagonal."""
 
 ROUNDING = 16 * torch.finfo(torch.float32).eps
-"""What varies by a smaller share of its mean is a constant that was rounded."""
+"""A channel whose standard deviation is a smaller share of its mean is treated as a constant with rounding errors."""
 
-_NOT_FINITE = "Activations on the calibration data are not finite; check the model's weights."
+_NOT_FINITE = "The activations on the calibration data are not finite; check the model's weights."
 
 
 def compensate(
@@ -30,35 +30,35 @@ def compensate(
     metric: Tensor | None = None,
     offset: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Refits one matrix to the dense pre-activations, on the support its structure allows.
+    """Refits one matrix to the dense pre-activations, on the support that its structure allows.
 
-    For group g with rows R and columns C it minimises E‖W[R,:]x + b[R] + d[R] − B x̂_C − b'[R]‖² + λ‖B‖², so
+    For group g with rows R and columns C it minimizes E‖W[R,:]x + b[R] + d[R] − B x̂_C − b'[R]‖² + λ‖B‖², so
 
         B = Cov[Wx + d, x̂_C] (Cov[x̂_C, x̂_C] + λI)⁻¹,   b' = b + W E[x] + E[d] − B E[x̂]
 
-    with x the dense model's inputs, x̂ those of the model pruned so far, and d the residual drift, where the moments
-    follow it. λ is ``damping`` times the mean variance of x̂. Solved in fp64 by Cholesky factorisation; where that
-    fails, λ is raised (see ``JITTERS``). A low rank is the reduced-rank regression: the best B of that rank in the
-    same error, weighed by ``metric`` (see :func:`reduce_rank`). With single weights gone, every row has columns of its
-    own.
+    with x the dense model's inputs, x̂ those of the model pruned so far, and d the residual drift if the moments
+    track it, else 0. λ is ``damping`` times the mean variance of x̂. The system is solved in fp64 by Cholesky
+    factorization; if that fails, λ is raised (see ``JITTERS``). A low rank is a reduced-rank regression: the best B of
+    that rank in the same error, weighted by ``metric`` (see :func:`reduce_rank`). With a mask, every row is a
+    regression on its own columns.
 
     Args:
         weight: Dense W, shape (out, in).
         bias: Dense b, shape (out,).
-        structure: Support of the new weight; a dropped matrix keeps the mean of its target as bias. Or a mask, shape
-            (out, in), of single weights that stay.
-        moments: Of x, x̂ and d.
+        structure: Support of the new weight, or a mask of single weights that remain, shape (out, in). A dropped matrix
+            keeps the mean of its target as bias.
+        moments: Moments of x, x̂ and d.
         damping: λ relative to the mean variance of x̂.
-        metric: Weighs the errors of a low rank: shape (out, out), positive semi-definite, or its diagonal (out,); None
-            for the identity.
-        offset: Whether the matrix has a bias; else second moments stand for covariances, and b' = b.
+        metric: Weights of the errors of a low rank: shape (out, out), positive semi-definite, or its diagonal (out,);
+            None for the identity.
+        offset: True if the matrix has a bias; without one second moments replace covariances, and b' = b.
 
     Returns:
         New weight, shape (out, pruned in), zero outside the support, and new bias, shape (out,), in the dtype of
         ``weight``.
 
     Raises:
-        ModelError: If the moments hold values that are not finite.
+        ModelError: If the moments contain values that are not finite.
     """
     dense = weight.detach().double().cpu()
     target_mean, cross = moments.mean, moments.cross_covariance
@@ -68,10 +68,10 @@ def compensate(
     if len(moments.drift_mean):
         target_mean, cross = target_mean + moments.drift_mean, cross + moments.drift_covariance
     covariance = moments.covariance
-    if not all(torch.isfinite(part).all() for part in (target_mean, moments.pruned_mean, cross, covariance)):
+    if not all(torch.isfinite(moment).all() for moment in (target_mean, moments.pruned_mean, cross, covariance)):
         raise ModelError(_NOT_FINITE)
     if offset:
-        # what is constant the bias makes up for: rounding, divided by rounding, would be any weight
+        # the bias reproduces constant inputs: a weight on them would be a quotient of rounding errors
         constant = covariance.diagonal() <= (ROUNDING * moments.pruned_mean).square()
         if constant.any():
             cross = cross.masked_fill(constant, 0.0)
@@ -80,68 +80,69 @@ def compensate(
         cross = cross + torch.outer(target_mean, moments.pruned_mean)
         covariance = covariance + torch.outer(moments.pruned_mean, moments.pruned_mean)
     compensated = torch.zeros_like(cross)
-    shift = ridge(covariance, damping)
+    ridge_term = ridge(covariance, damping)
     if isinstance(structure, Tensor):
-        stays = structure.cpu()
-        for row, kept in enumerate(stays):
+        mask = structure.cpu()
+        for row, kept in enumerate(mask):
             columns = kept.nonzero().squeeze(1)
             if len(columns):
                 system, target = covariance[columns.unsqueeze(1), columns], cross[row, columns, None]
-                compensated[row, columns] = solve_damped(system, target, shift)[:, 0]
-        # what reads a constant is of no use, but it was to stay
-        compensated = torch.where(stays & (compensated == 0), dense, compensated)
+                compensated[row, columns] = solve_damped(system, target, ridge_term)[:, 0]
+        # keep the dense weight on constant inputs: the mask keeps it and the solver cannot identify it
+        compensated = torch.where(mask & (compensated == 0), dense, compensated)
     elif isinstance(structure, Grouped):
         for rows, columns in zip(
             map(torch.tensor, structure.row_groups), map(torch.tensor, structure.column_groups), strict=True
         ):
-            solution = solve_damped(covariance[columns][:, columns], cross[rows][:, columns].T, shift)
+            solution = solve_damped(covariance[columns][:, columns], cross[rows][:, columns].T, ridge_term)
             compensated[rows.unsqueeze(1), columns] = solution.T
     elif not isinstance(structure, Dropped):
-        compensated = solve_damped(covariance, cross.T, shift).T
+        compensated = solve_damped(covariance, cross.T, ridge_term).T
     if isinstance(structure, LowRank):
-        compensated = reduce_rank(compensated, structure.rank, covariance, shift, metric)
+        compensated = reduce_rank(compensated, structure.rank, covariance, ridge_term, metric)
     new_bias = target_mean - compensated @ moments.pruned_mean if offset else bias
     return compensated.to(weight), new_bias.to(bias)
 
 
-def reduce_rank(weight: Tensor, rank: int, covariance: Tensor, shift: float, metric: Tensor | None) -> Tensor:
-    """The best matrix of a given rank beside a least-squares solution B (reduced-rank regression, Izenman, 1975).
+def reduce_rank(weight: Tensor, rank: int, covariance: Tensor, ridge_term: float, metric: Tensor | None) -> Tensor:
+    """Computes the best matrix of a rank from a least-squares solution B (reduced-rank regression, Izenman, 1975).
 
-    Minimises tr(M (B − B_r)(C + λI)(B − B_r)ᵀ) with M = ``metric``, by the singular value decomposition of
+    Minimizes tr(M (B − B_r)(C + λI)(B − B_r)ᵀ) with M = ``metric``, by the singular value decomposition of
     M^½ B (C + λI)^½: B_r = M^-½ U_r U_rᵀ M^½ B.
 
     Args:
         weight: B, shape (out, in), fp64.
         rank: At most min(out, in).
         covariance: C, shape (in, in), fp64.
-        shift: λ.
+        ridge_term: λ.
         metric: M, shape (out, out), or its diagonal (out,), fp64; None for the identity.
     """
     if metric is None:
-        weighed = weight
+        weighted = weight
     else:
         root, inverse = sqrt_metric(metric)
-        weighed = apply_metric(root, weight)
-    damped = covariance + shift * torch.eye(len(covariance), dtype=covariance.dtype)
-    if len(weighed) <= len(damped):
-        _, directions = torch.linalg.eigh(weighed @ damped @ weighed.T)
+        weighted = apply_metric(root, weight)
+    damped = covariance + ridge_term * torch.eye(len(covariance), dtype=covariance.dtype)
+    if len(weighted) <= len(damped):
+        _, directions = torch.linalg.eigh(weighted @ damped @ weighted.T)
         top = directions[:, -rank:]
     else:
         factor, _ = sqrt_metric(damped, 0.0)
-        top = torch.linalg.svd(weighed @ factor, full_matrices=False).U[:, :rank]
-    reduced = top @ (top.T @ weighed)
+        top = torch.linalg.svd(weighted @ factor, full_matrices=False).U[:, :rank]
+    reduced = top @ (top.T @ weighted)
     return reduced if metric is None else apply_metric(inverse, reduced)
 
 
 def reduced_errors(second: Tensor, full_rank: int) -> Tensor:
-    """What every rank of a matrix costs: tr(M (W − W_r) C (W − W_r)ᵀ) for r = 0 … full rank.
+    """Computes the errors of a matrix at every rank: tr(M (W − W_r) C (W − W_r)ᵀ) for r = 0 … full rank.
 
     Args:
-        second: M^½ W C Wᵀ M^½, shape (out, out), or C^½ Wᵀ M W C^½, shape (in, in): the singular values squared.
+        second: M^½ W C Wᵀ M^½, shape (out, out), or C^½ Wᵀ M W C^½, shape (in, in); its eigenvalues are the squared
+            singular values of M^½ W C^½.
         full_rank: min(out, in).
 
     Returns:
-        Shape (full rank + 1,), falling to zero.
+        Shape (full rank + 1,), decreasing to zero.
     """
     squares = torch.linalg.eigvalsh(second)[-full_rank:]
     errors = squares.clamp_min(0).cumsum(0).flip(0)
@@ -149,11 +150,14 @@ def reduced_errors(second: Tensor, full_rank: int) -> Tensor:
 
 
 def sqrt_metric(metric: Tensor, damping: float = METRIC_DAMPING) -> tuple[Tensor, Tensor]:
-    """M^½ and M^-½ of a positive semi-definite M.
+    """Computes M^½ and M^-½ of a positive semi-definite M.
 
     Args:
-        metric: Shape (n, n), or its diagonal (n,); so are the results.
-        damping: Share of the mean diagonal that is added to the diagonal, so that no direction is free.
+        metric: Shape (n, n), or its diagonal (n,).
+        damping: Share of the mean diagonal that is added to the diagonal, so that the result is invertible.
+
+    Returns:
+        Both of the shape of ``metric``.
     """
     tiny = torch.finfo(metric.dtype).tiny
     if metric.dim() == 1:
@@ -165,7 +169,7 @@ def sqrt_metric(metric: Tensor, damping: float = METRIC_DAMPING) -> tuple[Tensor
 
 
 def apply_metric(left: Tensor, right: Tensor) -> Tensor:
-    """Left · right, where ``left`` may be given by its diagonal."""
+    """Computes left · right; ``left`` has shape (n, n), or is a diagonal of shape (n,)."""
     return left.unsqueeze(1) * right if left.dim() == 1 else left @ right
 
 
@@ -175,29 +179,36 @@ def solve_damped(covariance: Tensor, right_side: Tensor, damping: float) -> Tens
     Args:
         covariance: Shape (n, n), fp64.
         right_side: Shape (n, k), fp64.
-        damping: λ; raised by ``JITTERS`` until the factorisation succeeds.
+        damping: λ; raised by ``JITTERS`` until the factorization succeeds.
 
     Raises:
-        ModelError: If it never does.
+        ModelError: If the factorization fails for all of them.
     """
-    return torch.cholesky_solve(right_side, factorise(covariance, [jitter * damping for jitter in JITTERS]))
+    return torch.cholesky_solve(right_side, factorize(covariance, [jitter * damping for jitter in JITTERS]))
 
 
 def ridge(covariance: Tensor, damping: float) -> float:
-    """λ: ``damping`` times the mean variance, never quite zero."""
+    """Computes λ: ``damping`` times the mean variance, greater than zero."""
     return float(damping * covariance.diagonal().mean().clamp_min(torch.finfo(covariance.dtype).tiny))
 
 
-def factorise(matrix: Tensor, shifts: Iterable[float]) -> Tensor:
-    """The Cholesky factor of a symmetric matrix, shape (n, n), its diagonal raised by the first shift that suffices.
+def factorize(matrix: Tensor, ridges: Iterable[float]) -> Tensor:
+    """Computes the Cholesky factor of a symmetric matrix plus the first multiple of the identity that suffices.
+
+    Args:
+        matrix: Shape (n, n).
+        ridges: Multiples of the identity to try, one after the other.
+
+    Returns:
+        The lower factor, shape (n, n).
 
     Raises:
-        ModelError: If none does.
+        ModelError: If the factorization fails for all of them.
     """
     identity = torch.eye(len(matrix), dtype=matrix.dtype)
-    for shift in shifts:
-        factor, failed = torch.linalg.cholesky_ex(matrix + shift * identity)
+    for ridge_term in ridges:
+        factor, failed = torch.linalg.cholesky_ex(matrix + ridge_term * identity)
         if not failed:
-            found: Tensor = factor
-            return found
-    raise ModelError("The calibration activations are degenerate; use more or other calibration data, or more damping.")
+            lower: Tensor = factor
+            return lower
+    raise ModelError("The covariance of the calibration data is singular; use more or other texts, or more damping.")

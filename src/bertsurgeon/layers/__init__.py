@@ -1,4 +1,4 @@
-"""Grouped layers: the modules a plan is executed with."""
+"""The layers that a plan is executed with: installing them, their dense parts, masks, and INT8 rounding."""
 
 from bertsurgeon.layers.build import (
     check_plan,
@@ -9,13 +9,13 @@ from bertsurgeon.layers.build import (
     install_plan,
     make_linear,
     reset_indices,
+    update_head_counts,
 )
-from bertsurgeon.layers.grouped import DroppedLinear, GroupedLinear, chunk_of, gather_channels
-from bertsurgeon.layers.heads import update_head_counts
+from bertsurgeon.layers.dropped import DroppedLinear
 from bertsurgeon.layers.inference import prepare_for_inference, undo_prepare_for_inference
 from bertsurgeon.layers.int8_grid import dequantize_rows, is_on_grid, quantize_rows, round_rows, row_scales
-from bertsurgeon.layers.low_rank import LowRankLinear
-from bertsurgeon.layers.parts import Part, PartKey, dense_parts, model_parts
+from bertsurgeon.layers.linear import GroupedLinear, LowRankLinear, chunk_of, gather_channels
+from bertsurgeon.layers.masks import Part, PartKey, dense_parts, model_parts
 
 __all__ = [
     "DroppedLinear",

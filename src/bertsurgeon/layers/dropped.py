@@ -1,81 +1,139 @@
-"""What stands in for a whole sub-layer that was dropped: a constant, and the norm where the sub-layer has its own.
+"""What remains where a matrix or a whole sub-layer was dropped: a bias, and the norm that the sub-layer contained.
 
-In a post-norm model the constant that the sub-layer contributed lives in the bias of the preceding norm, in a pre-norm
-model beside the mark (see :func:`bertsurgeon.layers.build.drop_sub_layer`). The modules keep the parameter names of
-what they replace; where a matrix was, an empty ``weight`` stays as a mark, so that a process without this library
-cannot load the checkpoint.
+In a post-norm model the constant that a dropped sub-layer contributes is added to the bias of the preceding norm, in a
+pre-norm model it is the bias of a :class:`DroppedLinear` (see :func:`bertsurgeon.layers.build.drop_sub_layer`). The
+modules keep the parameter names of what they replace. Where the sub-layer's last matrix was, a :class:`DroppedLinear`
+stays as a placeholder: its empty ``weight`` keeps a process without this library from loading the checkpoint.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from bertsurgeon.layers.grouped import DroppedLinear
+
+class DroppedLinear(nn.Module):
+    """A linear map without weights: it outputs its bias (PGB: a matrix with no group left).
+
+    Args:
+        in_features: Input channels.
+        out_features: Output channels.
+        bias: Whether the layer has a bias; without one it outputs zeros.
+
+    Attributes:
+        weight: Empty, shape (0, in_features).
+        bias: Shape (out_features,), or None.
+    """
+
+    weight: Tensor
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.register_buffer("weight", torch.zeros(0, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    @classmethod
+    def from_dense(cls, weight: Tensor, bias: Tensor | None) -> "DroppedLinear":
+        """Makes the layer that keeps only the bias of a dense layer.
+
+        Args:
+            weight: Dense weight, shape (out_features, in_features), of which only shape, type and device matter.
+            bias: Shape (out_features,), or None.
+        """
+        layer = cls(weight.shape[1], weight.shape[0], bias is not None).to(weight.device, weight.dtype)
+        if layer.bias is not None and bias is not None:
+            layer.bias.data.copy_(bias)
+        return layer
+
+    def dense_weight(self) -> Tensor:
+        """Returns the weight as a dense matrix of zeros, shape (out_features, in_features)."""
+        return self.weight.new_zeros(self.out_features, self.in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (…, in_features) to (…, out_features)."""
+        zeros = x.new_zeros(*x.shape[:-1], self.out_features)
+        # not bias.expand: a view of a parameter requires gradients even under no_grad, which breaks tracing
+        return zeros if self.bias is None else zeros + self.bias
+
+    def extra_repr(self) -> str:
+        """Describes the layer when the model is printed."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
 class DroppedNormedAttention(nn.Module):
-    """Stands in for an attention that adds to the residual stream and normalises it itself (as ``BertAttention``).
+    """Replaces an attention that adds to the residual stream and normalizes it itself (as ``BertAttention``).
 
     Args:
-        norm_path: Where the norm lies in what is replaced.
-        norm: Normalises the residual stream.
-        mark_path: Where the last matrix was.
-        mark: Stands there.
+        norm_path: Path from the replaced module to its norm.
+        norm: Norm of the residual stream.
+        last_path: Path from the replaced module to its last matrix.
+        placeholder: Stays at ``last_path``.
     """
 
-    def __init__(self, norm_path: str, norm: nn.Module, mark_path: str, mark: DroppedLinear) -> None:
+    def __init__(self, norm_path: str, norm: nn.Module, last_path: str, placeholder: DroppedLinear) -> None:
         super().__init__()
-        _place(self, mark_path, mark)
-        _place(self, norm_path, norm)
+        _add_at(self, last_path, placeholder)
+        _add_at(self, norm_path, norm)
         self._norm_path = norm_path
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-        """Returns the normalised hidden states, shape (batch, tokens, hidden), and no attention weights."""
+        """Returns the normalized hidden states, shape (batch, tokens, hidden), and no attention weights."""
         return self.get_submodule(self._norm_path)(hidden_states), None
 
 
 class DroppedBertIntermediate(nn.Module):
-    """Stands in for ``BertIntermediate``: hands its input on unchanged."""
+    """Replaces ``BertIntermediate`` and returns its input unchanged.
 
-    def __init__(self, mark: DroppedLinear) -> None:
+    Args:
+        placeholder: Stays where the matrix was.
+    """
+
+    def __init__(self, placeholder: DroppedLinear) -> None:
         super().__init__()
-        self.dense = mark
+        self.dense = placeholder
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Returns its input."""
+        """Returns the input."""
         return hidden_states
 
 
 class DroppedBertOutput(nn.Module):
-    """Stands in for ``BertOutput``: normalises the residual stream and nothing else."""
+    """Replaces ``BertOutput`` and only normalizes the residual stream.
 
-    def __init__(self, norm: nn.Module, mark: DroppedLinear) -> None:
+    Args:
+        norm: Norm of the residual stream.
+        placeholder: Stays where the matrix was.
+    """
+
+    def __init__(self, norm: nn.Module, placeholder: DroppedLinear) -> None:
         super().__init__()
-        self.dense = mark
+        self.dense = placeholder
         self.LayerNorm = norm
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-        """Returns the normalised ``input_tensor``, shape (batch, tokens, hidden)."""
-        normalised: Tensor = self.LayerNorm(input_tensor)
-        return normalised
+        """Returns the normalized ``input_tensor``, shape (batch, tokens, hidden)."""
+        normalized: Tensor = self.LayerNorm(input_tensor)
+        return normalized
 
 
 class DroppedFeedForward(nn.Module):
-    """Stands in for a module whose output its layer adds to the residual stream: contributes a constant.
+    """Replaces a module whose output its layer adds to the residual stream; it contributes a constant.
 
     Args:
-        mark_path: Where the last matrix was in what is replaced.
-        mark: Stands there; its bias is the constant, zero without one.
+        last_path: Path from the replaced module to its last matrix.
+        placeholder: Stays at ``last_path``; its bias is the constant, which is zero without one.
     """
 
-    def __init__(self, mark_path: str, mark: DroppedLinear) -> None:
+    def __init__(self, last_path: str, placeholder: DroppedLinear) -> None:
         super().__init__()
-        _place(self, mark_path, mark)
-        self._mark_path = mark_path
+        _add_at(self, last_path, placeholder)
+        self._last_path = last_path
 
     def constant(self, hidden_states: Tensor) -> Tensor:
-        """What is added to the residual stream: shape (hidden,), or a zero."""
-        bias: Tensor | None = self.get_submodule(self._mark_path).bias  # type: ignore[assignment]
+        """Returns what is added to the residual stream: shape (hidden,), or a zero of shape ()."""
+        bias: Tensor | None = self.get_submodule(self._last_path).bias  # type: ignore[assignment]
         return hidden_states.new_zeros(()) if bias is None else bias.to(hidden_states.dtype)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -84,32 +142,32 @@ class DroppedFeedForward(nn.Module):
 
 
 class DroppedAttention(DroppedFeedForward):
-    """Stands in for an attention whose output its layer adds to the residual stream: contributes a constant.
+    """Replaces an attention whose output its layer adds to the residual stream; it contributes a constant.
 
-    Where keys and values are cached it puts as many into the cache as there are tokens, one channel wide, since models
-    ask the cache of any layer how many tokens they have seen.
+    If keys and values are cached, it caches one channel for each token, since models read the number of tokens so far
+    from the cache of any layer.
 
     Args:
-        mark_path: Where the last matrix was in what is replaced.
-        mark: Stands there; its bias is the constant, zero without one.
-        index: Of the layer, in the cache.
+        last_path: Path from the replaced module to its last matrix.
+        placeholder: Stays at ``last_path``; its bias is the constant, which is zero without one.
+        index: Index of the layer in the cache.
     """
 
-    def __init__(self, mark_path: str, mark: DroppedLinear, index: int) -> None:
-        super().__init__(mark_path, mark)
+    def __init__(self, last_path: str, placeholder: DroppedLinear, index: int) -> None:
+        super().__init__(last_path, placeholder)
         self.layer_idx = index
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:  # type: ignore[override]
         """Returns a constant that broadcasts over the hidden states, and no attention weights."""
         cache = kwargs.get("past_key_values")
         if cache is not None:
-            seen = hidden_states.new_zeros(len(hidden_states), 1, hidden_states.shape[1], 1)
-            cache.update(seen, seen, self.layer_idx)
+            tokens = hidden_states.new_zeros(len(hidden_states), 1, hidden_states.shape[1], 1)
+            cache.update(tokens, tokens, self.layer_idx)
         return self.constant(hidden_states), None
 
 
-def _place(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Registers a module under a dotted path, with containers on the way."""
+def _add_at(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Registers a module under a dotted path; parents that are missing are created."""
     parent, _, name = path.rpartition(".")
     for part in parent.split(".") if parent else ():
         if not hasattr(root, part):

@@ -1,52 +1,20 @@
-"""A grouped layer in one kernel on CUDA: inputs are gathered as they are read, outputs scattered as they are written.
+"""A grouped layer in one Triton kernel: inputs are gathered as they are read, outputs scattered as they are written.
 
-The reference is :meth:`bertsurgeon.layers.grouped.GroupedLinear.forward` in PyTorch; Triton's interpreter runs the
-kernel on a CPU, which is how it is tested without a GPU.
+The reference is :meth:`bertsurgeon.layers.linear.GroupedLinear.forward` in PyTorch. Triton's interpreter runs the
+kernel on a CPU, so that it is tested without a GPU. This module is imported only if Triton is installed.
 """
 
-import os
-from functools import cache
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-ROWS, COLUMNS, INNER = 64, 64, 32
-"""Tokens and outputs of a tile, and inputs read at a time."""
+from bertsurgeon.layers.linear import TILE_ROWS, TILE_TOKENS
 
-OLDEST = (7, 0)
-"""Compute capability of the oldest GPU with the tensor cores Triton wants."""
-
-
-@cache
-def _kernel() -> Any:
-    """The kernel, or None where Triton is not installed."""
-    try:
-        from bertsurgeon.layers.triton_kernel import grouped_kernel
-    except ImportError:
-        return None
-    return grouped_kernel
-
-
-def can_run(x: Tensor) -> bool:
-    """Whether the kernel runs on the device of ``x``: a GPU that is new enough, or a CPU under the interpreter."""
-    if _kernel() is None or x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return False
-    if x.is_cuda:
-        return torch.version.hip is None and torch.cuda.get_device_capability(x.device) >= OLDEST
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def make_tiles(row_sizes: list[int], column_sizes: list[int]) -> list[tuple[int, int, int, int]]:
-    """First and last stored row, first input and number of inputs of every tile: none crosses a group's border."""
-    tiles = []
-    first_row = first_column = 0
-    for rows, columns in zip(row_sizes, column_sizes, strict=True):
-        last_row = first_row + rows
-        tiles += [(start, last_row, first_column, columns) for start in range(first_row, last_row, COLUMNS)]
-        first_row += rows
-        first_column += columns
-    return tiles
+TILE_INPUTS = 32
+"""Input channels that a tile reads at a time."""
 
 
 def grouped_linear(
@@ -55,36 +23,36 @@ def grouped_linear(
     bias: Tensor | None,
     tiles: Tensor,
     columns: Tensor,
-    places: Tensor,
+    rows: Tensor,
     out_features: int,
     gelu: bool,
 ) -> Tensor:
-    """The product of all groups, and the bias and activation of all outputs.
+    """Computes the products of all groups, then adds the bias and applies the activation.
 
     Args:
-        x: Shape (tokens, in), its last axis contiguous.
+        x: Inputs, shape (tokens, in), contiguous along the last axis.
         weight: Blocks, one below the other, shape (rows, widest group).
         bias: Shape (out,), or None.
-        tiles: Of :func:`make_tiles`, shape (tiles, 4), integers.
-        columns: Inputs in the order of the groups, shape (Σ columns,), integers.
-        places: Where every stored row's output goes, shape (rows,), integers.
-        out_features: Width of the output; what no row writes is its bias.
-        gelu: Apply GELU.
+        tiles: Tiles of :func:`bertsurgeon.layers.linear.make_tiles`, shape (tiles, 4), integers.
+        columns: Input channels in the order of the groups, shape (Σ columns,), integers.
+        rows: Output channel of every stored row, shape (rows,), integers.
+        out_features: Output channels; those that no row writes equal their bias.
+        gelu: Whether to apply GELU.
 
     Returns:
         Shape (tokens, out), in the dtype of ``x``.
     """
-    output = x.new_zeros(len(x), out_features) if len(places) < out_features else x.new_empty(len(x), out_features)
-    if len(places) < out_features and bias is not None:
+    output = x.new_zeros(len(x), out_features) if len(rows) < out_features else x.new_empty(len(x), out_features)
+    if len(rows) < out_features and bias is not None:
         output += torch.nn.functional.gelu(bias) if gelu else bias
-    grid = (-(-len(x) // ROWS), len(tiles))
-    _kernel()[grid](
+    grid = (-(-len(x) // TILE_TOKENS), len(tiles))
+    grouped_kernel[grid](
         x,
         weight,
         bias if bias is not None else weight,
         output,
         columns,
-        places,
+        rows,
         tiles,
         len(x),
         weight.stride(0),
@@ -92,8 +60,62 @@ def grouped_linear(
         out_features,
         HAS_BIAS=bias is not None,
         GELU=gelu,
-        BLOCK_M=ROWS,
-        BLOCK_N=COLUMNS,
-        BLOCK_K=INNER,
+        BLOCK_M=TILE_TOKENS,
+        BLOCK_N=TILE_ROWS,
+        BLOCK_K=TILE_INPUTS,
     )
     return output
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def grouped_kernel(
+    x_ptr: Any,
+    weight_ptr: Any,
+    bias_ptr: Any,
+    output_ptr: Any,
+    column_ptr: Any,
+    row_ptr: Any,
+    tile_ptr: Any,
+    tokens: Any,
+    weight_stride: Any,
+    x_stride: Any,
+    output_stride: Any,
+    HAS_BIAS: tl.constexpr,
+    GELU: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> None:
+    """Computes one tile of tokens and output channels; see :func:`grouped_linear`."""
+    tile = tile_ptr + 4 * tl.program_id(1)
+    first_row, last_row = tl.load(tile), tl.load(tile + 1)
+    first_column, width = tl.load(tile + 2), tl.load(tile + 3)
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = first_row + tl.arange(0, BLOCK_N)
+    total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in range(0, width, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        inside = k < width
+        channel = tl.load(column_ptr + first_column + k, mask=inside, other=0)
+        x = tl.load(
+            x_ptr + m[:, None] * x_stride + channel[None, :],
+            mask=(m[:, None] < tokens) & inside[None, :],
+            other=0.0,
+        )
+        weight = tl.load(
+            weight_ptr + n[None, :] * weight_stride + k[:, None],
+            mask=(n[None, :] < last_row) & inside[:, None],
+            other=0.0,
+        )
+        total += tl.dot(x, weight, input_precision="ieee")
+    stored = n < last_row
+    output_channel = tl.load(row_ptr + n, mask=stored, other=0)
+    if HAS_BIAS:
+        total += tl.load(bias_ptr + output_channel, mask=stored, other=0.0).to(tl.float32)[None, :]
+    if GELU:
+        total = 0.5 * total * (1.0 + tl.erf(total * 0.7071067811865476))
+    tl.store(
+        output_ptr + m[:, None] * output_stride + output_channel[None, :],
+        total.to(output_ptr.dtype.element_ty),
+        mask=(m[:, None] < tokens) & stored[None, :],
+    )

@@ -1,4 +1,4 @@
-"""The plan: what each matrix keeps, as plain data."""
+"""The plan: what each matrix of an encoder keeps, as plain data."""
 
 from bertsurgeon.plan.channels import Channels, format_channels, parse_channels
 from bertsurgeon.plan.model_plan import (

@@ -16,7 +16,7 @@ _RUNS = re.compile(r"\d+(-\d+)?( \d+(-\d+)?)*")
 
 
 def format_channels(channels: Channels) -> str:
-    """Writes ascending channels as runs; the empty set is the empty string."""
+    """Formats ascending channels as runs, such as ``0-31 64``; the empty set is the empty string."""
     if not channels:
         return ""
     starts = [channels[0], *(b for a, b in pairwise(channels) if b != a + 1)]
@@ -25,7 +25,7 @@ def format_channels(channels: Channels) -> str:
 
 
 def parse_channels(text: str) -> Channels:
-    """Reads what :func:`format_channels` wrote.
+    """Parses the text that :func:`format_channels` writes.
 
     Raises:
         PlanError: If the text is malformed or the channels do not ascend.
@@ -33,14 +33,16 @@ def parse_channels(text: str) -> Channels:
     if text == "":
         return ()
     if not isinstance(text, str) or not _RUNS.fullmatch(text):
-        raise PlanError(f"{str(text)[:40]!r} is not a list of channels like '0-31 64'; the plan is damaged.")
+        raise PlanError(
+            f"The plan is damaged: {str(text)[:40]!r} is not a list of channels like '0-31 64'. Prune again."
+        )
     channels: list[int] = []
     for run in text.split(" "):
         start, _, end = run.partition("-")
         first, last = int(start), int(end or start)
         if not first <= last < _MAX_CHANNEL:
-            raise PlanError(f"The channels {run!r} are no run of a matrix's channels; the plan is damaged.")
+            raise PlanError(f"The plan is damaged: {run!r} is not a range of channels. Prune again.")
         channels.extend(range(first, last + 1))
     if any(b <= a for a, b in pairwise(channels)):
-        raise PlanError(f"The channels {text[:40]!r} do not ascend; the plan is damaged.")
+        raise PlanError(f"The plan is damaged: the channels {text[:40]!r} do not ascend. Prune again.")
     return tuple(channels)

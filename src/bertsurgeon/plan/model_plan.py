@@ -1,7 +1,7 @@
-"""The plan of a whole model: for each layer, sub-layer and matrix, what remains.
+"""The plan of a whole model: what remains of each layer, sub-layer and matrix.
 
-A plan is plain data: made before anything is changed, checked once, printed, saved as JSON, and applied by code that
-decides nothing (:mod:`bertsurgeon.layers`).
+A plan is plain data. It is made before anything is changed, checked once, printed, saved as JSON, and applied by
+:mod:`bertsurgeon.layers` and :mod:`bertsurgeon.compensation`, which make no decisions of their own.
 """
 
 import json
@@ -22,32 +22,33 @@ SUB_LAYERS: dict[SubLayerName, tuple[Role, ...]] = {
     "attention": ("query", "key", "value", "attention_output"),
     "feed_forward": ("intermediate", "output"),
 }
-"""The matrices that every layer has, the last of each sub-layer reading its units."""
+"""The matrices that every layer has; the last one of each sub-layer reads its units."""
 
 ROLES: tuple[Role, ...] = tuple(role for roles in SUB_LAYERS.values() for role in roles)
 
 GATED: dict[SubLayerName, tuple[Role, ...]] = {**SUB_LAYERS, "feed_forward": ("intermediate", "gate", "output")}
-"""Where the feed-forward part is gated: a neuron is ``intermediate``'s output times the activated one of ``gate``."""
+"""The matrices of a gated layer: a neuron is an output of ``intermediate`` times the activated output of ``gate``."""
 
 ALL_ROLES: tuple[Role, ...] = tuple(role for roles in GATED.values() for role in roles)
 
 
 def sub_layers(roles: Iterable[Role]) -> dict[SubLayerName, tuple[Role, ...]]:
-    """The matrices of each sub-layer of a layer that has these."""
+    """Returns the matrices of each sub-layer of a layer with these roles."""
     return GATED if "gate" in roles else SUB_LAYERS
 
 
 def sub_layer_of(role: Role) -> SubLayerName:
-    """The sub-layer a matrix belongs to."""
+    """Returns the sub-layer that a matrix belongs to."""
     return "attention" if role in SUB_LAYERS["attention"] else "feed_forward"
 
 
 def unit_axis(role: Role) -> Literal[0, 1]:
-    """The axis of a matrix that runs over units: the output of the first matrices, the input of the last one."""
+    """Returns the axis of a matrix that runs over units: 0 (outputs), or 1 (inputs) for the last one."""
     return 1 if role == SUB_LAYERS[sub_layer_of(role)][-1] else 0
 
 
 def _stored_shape(shape: tuple[int, int], role: Role, units: Mapping[SubLayerName, Units]) -> tuple[int, int]:
+    """Returns the shape of a matrix without the channels of removed units."""
     kept = units.get(sub_layer_of(role))
     if kept is None:
         return shape
@@ -57,12 +58,12 @@ def _stored_shape(shape: tuple[int, int], role: Role, units: Mapping[SubLayerNam
 
 @dataclass(frozen=True)
 class MatrixPlan:
-    """One matrix: its dense shape and what it becomes.
+    """The plan of one matrix.
 
     Attributes:
-        shape: Of the dense matrix, (output channels, input channels).
-        structure: What is kept of the matrix that is left once whole units are removed.
-        stored_shape: Shape of that matrix; the dense shape where no unit is removed.
+        shape: Shape of the dense matrix, (output channels, input channels).
+        structure: What is kept of the matrix that remains after whole units were removed.
+        stored_shape: Shape of that remaining matrix; the dense shape if no unit is removed.
     """
 
     shape: tuple[int, int]
@@ -77,22 +78,22 @@ class MatrixPlan:
 
     @property
     def size(self) -> int:
-        """Weights of the dense matrix."""
+        """The number of weights of the dense matrix."""
         return self.shape[0] * self.shape[1]
 
     @property
     def kept(self) -> int:
-        """Weights that remain."""
+        """The number of weights that remain."""
         return self.structure.kept(*self.stored_shape)
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer: a plan for each of its six matrices (seven where it is gated), and the units its sub-layers keep.
+    """The plan of one layer.
 
     Attributes:
-        matrices: By role.
-        units: By sub-layer; one that is missing keeps all its units in their order.
+        matrices: Plans of its six matrices (seven if it is gated), by role.
+        units: Units that its sub-layers keep; a sub-layer that is missing keeps all its units in their order.
     """
 
     matrices: dict[Role, MatrixPlan]
@@ -108,12 +109,16 @@ class LayerPlan:
             for role in self.sub_layers[sub_layer]:
                 matrix = self.matrices[role]
                 channels = matrix.shape[unit_axis(role)]
-                # grouped-query attention: a unit has fewer channels of keys and values than of queries
+                # in grouped-query attention, keys and values have fewer channels per unit than queries
                 narrow = role in ("key", "value") and channels % units.total == 0
                 if channels != units.total * units.width and not narrow:
-                    raise PlanError(f"The units of the {sub_layer} do not fit its {role}; the plan is damaged.")
+                    raise PlanError(
+                        f"The plan is damaged: the units of the {sub_layer} do not fit its {role}. Prune again."
+                    )
                 if matrix.stored_shape != _stored_shape(matrix.shape, role, self.units):
-                    raise PlanError(f"The {role} is not stored with the channels of its units; the plan is damaged.")
+                    raise PlanError(
+                        f"The plan is damaged: the {role} is not stored with the channels of its units. Prune again."
+                    )
 
     @classmethod
     def build(
@@ -122,10 +127,15 @@ class LayerPlan:
         structures: Mapping[Role, Structure],
         units: dict[SubLayerName, Units] | None = None,
     ) -> "LayerPlan":
-        """The plan of a layer with these dense shapes.
+        """Makes the plan of a layer from its dense shapes.
+
+        Args:
+            shapes: Dense shapes, (output channels, input channels), by role.
+            structures: What is kept of each matrix, by role.
+            units: Units that the sub-layers keep; None for all.
 
         Raises:
-            PlanError: If they contradict each other.
+            PlanError: If shapes, structures and units contradict each other.
         """
         units = units or {}
         return cls(
@@ -139,15 +149,15 @@ class LayerPlan:
 
     @property
     def sub_layers(self) -> dict[SubLayerName, tuple[Role, ...]]:
-        """The matrices of each sub-layer."""
+        """The roles of each sub-layer."""
         return sub_layers(self.matrices)
 
     def is_dropped(self, sub_layer: SubLayerName) -> bool:
-        """Whether the whole sub-layer is gone: its last matrix outputs a constant."""
+        """Returns whether the whole sub-layer is dropped: its last matrix outputs a constant."""
         return isinstance(self.matrices[SUB_LAYERS[sub_layer][-1]].structure, Dropped)
 
     def channels(self, role: Role) -> tuple[Channels | None, Channels | None]:
-        """Output and input channels of the dense matrix that are stored, in their order; None for all of them."""
+        """Returns the stored output and input channels of the dense matrix, in their order; None for all channels."""
         units = self.units.get(sub_layer_of(role))
         axis = unit_axis(role)
         kept = None if units is None else unit_channels(units.order, self.matrices[role].shape[axis] // units.total)
@@ -156,18 +166,18 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """All layers of one encoder.
+    """The plan of all layers of one encoder.
 
     Attributes:
         architecture: Name in the table of architectures.
-        layers: From the input to the output.
+        layers: Plans of the layers, from the input to the output.
     """
 
     architecture: str
     layers: tuple[LayerPlan, ...]
 
     def __iter__(self) -> Iterator[tuple[int, Role, MatrixPlan]]:
-        """Every matrix, from the input to the output, as (layer, role, plan)."""
+        """Yields every matrix, from the input to the output, as (layer, role, plan)."""
         for index, layer in enumerate(self.layers):
             for roles in layer.sub_layers.values():
                 for role in roles:
@@ -175,26 +185,26 @@ class ModelPlan:
 
     @property
     def size(self) -> int:
-        """Weights of the dense encoder (matrices only)."""
+        """The number of weights of the dense encoder (matrices only)."""
         return sum(matrix.size for _, _, matrix in self)
 
     @property
     def kept(self) -> int:
-        """Weights that remain in the encoder."""
+        """The number of weights that remain in the encoder."""
         return sum(matrix.kept for _, _, matrix in self)
 
     @property
     def sparsity(self) -> float:
-        """Share of the encoder's weights that is gone."""
+        """The share of the encoder's weights that is removed, 0 to 1."""
         return 1 - self.kept / self.size
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; specified in ``docs/format.md``."""
+        """Returns plain data for JSON; specified in ``docs/format.md``."""
         return {"architecture": self.architecture, "layers": [_layer_to_dict(layer) for layer in self.layers]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ModelPlan":
-        """Reads the plain data that :meth:`to_dict` wrote.
+        """Reads the plain data that :meth:`to_dict` returns.
 
         Raises:
             PlanError: If the data is damaged or contradicts itself.
@@ -203,7 +213,7 @@ class ModelPlan:
             layers = tuple(_layer_from_dict(layer) for layer in data["layers"])
             return cls(str(data["architecture"]), layers)
         except (KeyError, TypeError, IndexError) as error:
-            raise PlanError(f"The plan is damaged ({error!r}).") from error
+            raise PlanError(f"The plan is damaged: it cannot be read ({error!r}). Prune again.") from error
 
     def save(self, path: Path) -> None:
         """Writes the plan as JSON."""
@@ -219,7 +229,7 @@ class ModelPlan:
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise PlanError(f"{path} cannot be read as a plan ({error}).") from error
+            raise PlanError(f"{path} cannot be read as a plan ({error}); check the path, or prune again.") from error
 
 
 def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
@@ -239,30 +249,38 @@ def _layer_from_dict(data: dict[str, Any]) -> LayerPlan:
 
 
 def fold_constants(structures: dict[Role, Structure], positional: bool = False) -> dict[Role, Structure]:
-    """Drops what no longer has any effect in a layer, without changing what the layer computes.
+    """Drops matrices of a layer that no longer have any effect; what the layer computes does not change.
 
-    A sub-layer without its last matrix, without values, or without intermediate activations outputs a constant: all of
-    it goes. Keys that are all alike make attention uniform, whatever the queries are: without keys the queries go.
+    A sub-layer without its last matrix, without values, or without intermediate activations outputs a constant, so all
+    of it is dropped. Constant keys make attention uniform for all queries, so without keys the queries are dropped.
 
     Args:
-        structures: By role.
-        positional: Whether queries or keys are turned by, or meet, positions: then equal keys do not make attention
-            uniform, and the queries stay.
+        structures: Structures by role.
+        positional: Whether attention scores depend on positions through queries and keys (rotary or relative). Constant
+            keys then do not make attention uniform, and the queries are kept.
+
+    Returns:
+        Structures by role.
     """
     folded = dict(structures)
-    gone = {role for role, structure in structures.items() if isinstance(structure, Dropped)}
-    if gone & {"value", "attention_output"}:
+    dropped = {role for role, structure in structures.items() if isinstance(structure, Dropped)}
+    if dropped & {"value", "attention_output"}:
         folded.update(dict.fromkeys(SUB_LAYERS["attention"], Dropped()))
-    elif "key" in gone and not positional:
+    elif "key" in dropped and not positional:
         folded["query"] = Dropped()
     *neurons, output = sub_layers(structures)["feed_forward"]
-    if output in gone or set(neurons) <= gone:
+    if output in dropped or set(neurons) <= dropped:
         folded.update(dict.fromkeys((*neurons, output), Dropped()))
     return folded
 
 
 def dense_plan(architecture: str, shapes: list[dict[Role, tuple[int, int]]]) -> ModelPlan:
-    """The plan that keeps everything."""
+    """Makes the plan that keeps everything.
+
+    Args:
+        architecture: Name in the table of architectures.
+        shapes: Dense shapes by role, layer by layer.
+    """
     return ModelPlan(
         architecture,
         tuple(LayerPlan.build(layer, dict.fromkeys(layer, Dense())) for layer in shapes),

@@ -1,9 +1,9 @@
-"""What one matrix becomes: the words of the plan's language.
+"""The structures that a matrix may have in a plan.
 
-All structures are relative to the matrix W of shape (rows, columns) = (output channels, input channels) that is left
-after whole units were removed (:class:`bertsurgeon.plan.Units`). Free groups, aligned groups, low rank, removal and
-dropping (the family of structures the library searches over) are all said with units and these four words: aligned
-groups are groups of units stored side by side.
+All structures are relative to the matrix W of shape (rows, columns) = (output channels, input channels) that remains
+after whole units were removed (:class:`bertsurgeon.plan.Units`). Units and these four structures express everything
+that the library searches over: free groups, aligned groups (groups of units that are stored side by side), low rank,
+removal and dropping.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ class Dense:
     kind: ClassVar[str] = "dense"
 
     def kept(self, rows: int, columns: int) -> int:
-        """Weights that remain of ``rows × columns``."""
+        """Returns the number of weights that remain of ``rows × columns``."""
         return rows * columns
 
     def check(self, rows: int, columns: int) -> None:
-        """Nothing to contradict."""
+        """Accepts every shape."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Returns plain data for JSON; specified in ``docs/format.md``."""
         return {"kind": self.kind}
 
 
@@ -38,23 +38,27 @@ class Dropped:
     kind: ClassVar[str] = "dropped"
 
     def kept(self, rows: int, columns: int) -> int:
-        """Weights that remain of ``rows × columns``."""
+        """Returns the number of weights that remain of ``rows × columns``."""
         return 0
 
     def check(self, rows: int, columns: int) -> None:
-        """Nothing to contradict."""
+        """Accepts every shape."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Returns plain data for JSON; specified in ``docs/format.md``."""
         return {"kind": self.kind}
 
 
 @dataclass(frozen=True)
 class Grouped:
-    """Group g maps input channels ``column_groups[g]`` to output channels ``row_groups[g]``; the rest is zero.
+    """Group g maps input channels ``column_groups[g]`` to output channels ``row_groups[g]``; other weights are zero.
 
-    Each channel belongs to at most one group; channels in none are removed. The order inside a group carries no
+    Each channel belongs to at most one group; a channel in no group is removed. The order inside a group has no
     meaning, so channels ascend.
+
+    Attributes:
+        row_groups: Output channels of each group.
+        column_groups: Input channels of each group.
     """
 
     row_groups: tuple[Channels, ...]
@@ -63,16 +67,16 @@ class Grouped:
 
     @property
     def groups(self) -> int:
-        """Number of diagonal blocks."""
+        """The number of diagonal blocks."""
         return len(self.row_groups)
 
     @property
     def block_shapes(self) -> list[tuple[int, int]]:
-        """Rows and columns of each diagonal block."""
+        """The numbers of rows and columns of each diagonal block."""
         return [(len(r), len(c)) for r, c in zip(self.row_groups, self.column_groups, strict=True)]
 
     def kept(self, rows: int, columns: int) -> int:
-        """Weights that remain of ``rows × columns``."""
+        """Returns the number of weights that remain of ``rows × columns``."""
         return sum(r * c for r, c in self.block_shapes)
 
     def check(self, rows: int, columns: int) -> None:
@@ -82,14 +86,19 @@ class Grouped:
             PlanError: If a channel is out of range or in two groups, or a group is empty.
         """
         if not self.row_groups or len(self.row_groups) != len(self.column_groups):
-            raise PlanError("A grouped matrix needs as many row groups as column groups, at least one.")
+            raise PlanError(
+                "A grouped matrix needs as many row groups as column groups, at least one; correct the plan, or prune "
+                "again."
+            )
         for groups, size in ((self.row_groups, rows), (self.column_groups, columns)):
             channels = [channel for group in groups for channel in group]
             if not all(groups) or len(set(channels)) != len(channels) or not 0 <= min(channels) <= max(channels) < size:
-                raise PlanError(f"Groups must be disjoint, not empty and within 0…{size - 1}; the plan is damaged.")
+                raise PlanError(
+                    f"Groups must be disjoint, not empty and within 0…{size - 1}; correct the plan, or prune again."
+                )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Returns plain data for JSON; specified in ``docs/format.md``."""
         return {
             "kind": self.kind,
             "rows": [format_channels(group) for group in self.row_groups],
@@ -99,13 +108,17 @@ class Grouped:
 
 @dataclass(frozen=True)
 class LowRank:
-    """Two thin factors of inner width ``rank``."""
+    """The matrix becomes two thin factors.
+
+    Attributes:
+        rank: Inner width of the factors.
+    """
 
     rank: int
     kind: ClassVar[str] = "low_rank"
 
     def kept(self, rows: int, columns: int) -> int:
-        """Weights that remain of ``rows × columns``."""
+        """Returns the number of weights that remain of ``rows × columns``."""
         return self.rank * (rows + columns)
 
     def check(self, rows: int, columns: int) -> None:
@@ -115,10 +128,12 @@ class LowRank:
             PlanError: If the rank is not within 1…min(rows, columns).
         """
         if not 1 <= self.rank <= min(rows, columns):
-            raise PlanError(f"A rank of {self.rank} is not within 1…{min(rows, columns)}.")
+            raise PlanError(
+                f"The rank must lie within 1…{min(rows, columns)}, not {self.rank}; correct the plan, or prune again."
+            )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Returns plain data for JSON; specified in ``docs/format.md``."""
         return {"kind": self.kind, "rank": self.rank}
 
 
@@ -126,10 +141,10 @@ Structure = Dense | Dropped | Grouped | LowRank
 
 
 def structure_from_dict(data: dict[str, Any]) -> Structure:
-    """Reads a structure from the plain data its ``to_dict`` wrote.
+    """Reads a structure from the plain data that its ``to_dict`` returns.
 
     Raises:
-        PlanError: If the data is damaged or names a structure this version does not know.
+        PlanError: If the data is damaged or names a structure that this version does not support.
     """
     try:
         kind = data["kind"]
@@ -145,5 +160,5 @@ def structure_from_dict(data: dict[str, Any]) -> Structure:
         if kind == LowRank.kind:
             return LowRank(int(data["rank"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise PlanError(f"A matrix of the plan is damaged ({error!r}).") from error
-    raise PlanError(f"The plan holds a structure {kind!r} that this version does not know; update bertsurgeon.")
+        raise PlanError(f"The plan is damaged: a matrix cannot be read ({error!r}). Prune again.") from error
+    raise PlanError(f"The plan contains a structure {kind!r} that this version does not support; update bertsurgeon.")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bertsurgeon.compensation import JITTERS, factorise, ridge
+from bertsurgeon.compensation import JITTERS, factorize, ridge
 from bertsurgeon.plan import unit_channels
 
 BLOCK = 128
@@ -167,4 +167,4 @@ def invert(matrix: Tensor) -> Tensor:
         ModelError: If it cannot be factorised even with a raised diagonal.
     """
     scale = float(matrix.diagonal().mean() * torch.finfo(matrix.dtype).eps * len(matrix))
-    return torch.cholesky_inverse(factorise(matrix, [0.0, *(jitter * scale for jitter in JITTERS)]))
+    return torch.cholesky_inverse(factorize(matrix, [0.0, *(jitter * scale for jitter in JITTERS)]))

@@ -1,10 +1,13 @@
-"""Linear layers that compute only what a plan keeps.
+"""Linear layers that compute only what a plan keeps: grouped, and of low rank.
 
-Both layers keep the parameter name ``weight`` with a shape that no dense layer has: loading such a checkpoint without
-this library fails on the shape instead of silently starting from random weights.
+Both keep the parameter name ``weight`` with a shape that no dense layer has: loading such a checkpoint without this
+library fails on the shape instead of silently starting from random weights.
 """
 
+import os
 from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +15,53 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bertsurgeon.layers.triton_grouped import can_run, grouped_linear, make_tiles
 from bertsurgeon.plan import Grouped
+
+TILE_TOKENS, TILE_ROWS = 64, 64
+"""Tokens and output channels of one tile of the Triton kernel."""
+
+MIN_CAPABILITY = (7, 0)
+"""Compute capability of the oldest GPUs that the Triton kernel supports: those with tensor cores."""
+
+
+@cache
+def _kernel() -> ModuleType | None:
+    """Imports the Triton kernel; None if Triton is not installed."""
+    try:
+        from bertsurgeon.layers import triton_grouped
+    except ImportError:
+        return None
+    return triton_grouped
+
+
+def can_run_kernel(x: Tensor) -> bool:
+    """Returns whether the Triton kernel runs on the device of ``x``: a recent GPU, or a CPU if interpreted."""
+    if _kernel() is None or x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return False
+    if x.is_cuda:
+        return torch.version.hip is None and torch.cuda.get_device_capability(x.device) >= MIN_CAPABILITY
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def make_tiles(row_sizes: list[int], column_sizes: list[int]) -> list[tuple[int, int, int, int]]:
+    """Splits the stored rows of a grouped weight into tiles of at most ``TILE_ROWS`` rows, none across two groups.
+
+    Args:
+        row_sizes: Output channels of each group.
+        column_sizes: Input channels of each group.
+
+    Returns:
+        For each tile its first stored row, the end of its group's rows, its group's first gathered input, and its
+        group's number of inputs.
+    """
+    tiles = []
+    first_row = first_column = 0
+    for rows, columns in zip(row_sizes, column_sizes, strict=True):
+        last_row = first_row + rows
+        tiles += [(start, last_row, first_column, columns) for start in range(first_row, last_row, TILE_ROWS)]
+        first_row += rows
+        first_column += columns
+    return tiles
 
 
 class _Permute(torch.autograd.Function):
@@ -32,22 +80,31 @@ class _Permute(torch.autograd.Function):
 
 
 def gather_channels(x: Tensor, index: Tensor, chunk: int = 1) -> Tensor:
-    """Channels ``index`` of the last axis; where whole chunks of them stay together, these are copied in one piece.
+    """Selects channels of the last axis.
 
-    On a CPU ``gather`` is several times faster than ``index_select`` for single channels.
+    Whole chunks of channels are copied in one piece. For single channels, ``gather`` is several times faster on a CPU
+    than ``index_select``.
+
+    Args:
+        x: Shape (…, channels).
+        index: Channels to select, shape (selected,).
+        chunk: Number of neighboring channels that ``index`` keeps together, see :func:`chunk_of`.
+
+    Returns:
+        Shape (…, selected).
     """
     if chunk > 1:
-        parts = x.view(*x.shape[:-1], x.shape[-1] // chunk, chunk)
-        return parts.index_select(-2, index[::chunk] // chunk).flatten(-2)
+        chunks = x.view(*x.shape[:-1], x.shape[-1] // chunk, chunk)
+        return chunks.index_select(-2, index[::chunk] // chunk).flatten(-2)
     return x.gather(-1, index.expand(*x.shape[:-1], -1))
 
 
 def chunk_of(index: Sequence[int] | np.ndarray[Any, Any], size: int) -> int:
-    """The largest power of two such that ``index`` names whole chunks of that many neighbouring channels.
+    """Returns the largest power of two such that ``index`` consists of whole chunks of that many neighboring channels.
 
     Args:
-        index: Channels.
-        size: How many there are to choose from.
+        index: Channels, in the order in which they are gathered.
+        size: Number of channels that are gathered from.
     """
     order, chunk = np.asarray(index), 1
     while size % (2 * chunk) == 0 and len(order) % (2 * chunk) == 0:
@@ -61,15 +118,21 @@ def chunk_of(index: Sequence[int] | np.ndarray[Any, Any], size: int) -> int:
 class GroupedLinear(nn.Module):
     """A block-diagonal linear map between permuted channels (PGB: grouping and re-permutation).
 
-    Output channels ``row_groups[g]`` see input channels ``column_groups[g]`` only. Inputs are gathered into the order
-    of the groups, one product per group, and outputs return to their original positions, so that nothing outside
-    the layer changes. Output channels in no group are their bias.
+    Output channels ``row_groups[g]`` read input channels ``column_groups[g]`` only. Inputs are gathered into the order
+    of the groups, each group is one product, and outputs return to their original positions, so that nothing outside
+    the layer changes. An output channel that is in no group equals its bias.
+
+    Args:
+        in_features: Input channels of the dense matrix.
+        out_features: Output channels of the dense matrix.
+        structure: The groups.
+        bias: Whether the layer has a bias.
 
     Attributes:
         weight: The blocks, one below the other: shape (Σ rows of the groups, widest group's columns). A group that is
             narrower than the widest one leaves the end of its rows unused (zero).
         bias: Shape (out_features,), in the original order, or None.
-        activation: ``gelu`` where the layer applies the activation after it, too; see
+        activation: ``gelu`` if the layer also applies the activation that follows it; see
             :func:`bertsurgeon.layers.inference.prepare_for_inference`.
     """
 
@@ -102,18 +165,18 @@ class GroupedLinear(nn.Module):
         self.reset_indices()
 
     def reset_indices(self) -> None:
-        """Computes the gathering indices from the structure; they are not stored in checkpoints."""
+        """Computes the gather indices from the structure; checkpoints do not store them."""
         device = None if self.weight.is_meta else self.weight.device
         columns = [channel for group in self.structure.column_groups for channel in group]
         rows = [channel for group in self.structure.row_groups for channel in group]
-        position = np.full(self.out_features, len(rows))  # a channel in no group is the one behind all groups'
+        position = np.full(self.out_features, len(rows))  # channels in no group read the zero column after all groups
         position[rows] = np.arange(len(rows))
         self.column_index = torch.tensor(columns, device=device)
         self.row_index = torch.tensor(position, device=device)
         # inverse permutations, for gradients; empty where channels were removed
-        nothing = torch.empty(0, dtype=torch.long, device=device)
-        self.column_inverse = self.column_index.argsort() if len(columns) == self.in_features else nothing
-        self.row_inverse = torch.tensor(rows, device=device) if len(rows) == self.out_features else nothing
+        empty = torch.empty(0, dtype=torch.long, device=device)
+        self.column_inverse = self.column_index.argsort() if len(columns) == self.in_features else empty
+        self.row_inverse = torch.tensor(rows, device=device) if len(rows) == self.out_features else empty
         tiles = make_tiles(self.row_sizes, self.column_sizes)
         self.tiles = torch.tensor(tiles, dtype=torch.int32, device=device)
         self.row_order = torch.tensor(rows, device=device)
@@ -124,7 +187,7 @@ class GroupedLinear(nn.Module):
 
     @classmethod
     def from_dense(cls, structure: Grouped, weight: Tensor, bias: Tensor | None) -> "GroupedLinear":
-        """The layer that keeps the diagonal blocks of a dense weight.
+        """Makes the layer that keeps the diagonal blocks of a dense weight.
 
         Args:
             structure: The groups.
@@ -139,23 +202,23 @@ class GroupedLinear(nn.Module):
 
     @torch.no_grad()
     def take_blocks(self, weight: Tensor) -> None:
-        """Keeps the diagonal blocks of a dense weight, shape (out_features, in_features)."""
+        """Copies the diagonal blocks of a dense weight, shape (out_features, in_features), into this layer."""
         for block, rows, columns in self.blocks():
             block.copy_(weight[rows][:, columns])
 
     def spread(self, blocks: Sequence[Tensor]) -> Tensor:
-        """What is given for each block in its place, zero elsewhere, shape (out_features, in_features)."""
+        """Places one tensor per block in a dense matrix of zeros, shape (out_features, in_features)."""
         dense = torch.zeros(self.out_features, self.in_features, dtype=blocks[0].dtype, device=self.weight.device)
         for (_, rows, columns), block in zip(self.blocks(), blocks, strict=True):
             dense[rows.unsqueeze(1), columns] = block.to(dense.device)
         return dense
 
     def dense_weight(self) -> Tensor:
-        """The zero-filled dense twin of the weight, shape (out_features, in_features)."""
+        """Returns the weight as a dense matrix filled with zeros, shape (out_features, in_features)."""
         return self.spread([block.detach() for block, _, _ in self.blocks()])
 
     def blocks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Per group: a view of its weights, its output channels, its input channels."""
+        """Returns for each group a view of its weights, its output channels, and its input channels."""
         device = self.weight.device
         return [
             (
@@ -174,7 +237,7 @@ class GroupedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, in_features) to (…, out_features)."""
         for_inference = self._is_inference(x)
-        if for_inference and can_run(x):
+        if for_inference and can_run_kernel(x):
             return self._run_kernel(x)
         gathered = self._permute(x, self.column_index, self.column_inverse, self.column_chunk) if self.gathers else x
         output = self._multiply_in_place(gathered) if for_inference else self._multiply(gathered)
@@ -186,8 +249,10 @@ class GroupedLinear(nn.Module):
         return F.gelu(output) if self.activation == "gelu" else output
 
     def _run_kernel(self, x: Tensor) -> Tensor:
-        """All of it in one kernel (:mod:`bertsurgeon.layers.triton_grouped`)."""
-        output = grouped_linear(
+        """Computes the whole layer in one kernel (:mod:`bertsurgeon.layers.triton_grouped`)."""
+        kernel = _kernel()
+        assert kernel is not None
+        output: Tensor = kernel.grouped_linear(
             x.reshape(-1, x.shape[-1]).contiguous(),
             self.weight,
             self.bias,
@@ -200,8 +265,8 @@ class GroupedLinear(nn.Module):
         return output.view(*x.shape[:-1], self.out_features)
 
     def _multiply(self, x: Tensor) -> Tensor:
-        """One product per group, side by side; differentiable."""
-        parts = [
+        """Multiplies each group and concatenates the products; differentiable."""
+        products = [
             F.linear(part, weight[:, :width])
             for part, weight, width in zip(
                 x.split(self.column_sizes, dim=-1),
@@ -210,12 +275,12 @@ class GroupedLinear(nn.Module):
                 strict=True,
             )
         ]
-        if sum(self.row_sizes) < self.out_features:  # position Σ rows stands for "in no group"
-            parts.append(x.new_zeros(*x.shape[:-1], 1))
-        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+        if sum(self.row_sizes) < self.out_features:  # the zero column that channels in no group read
+            products.append(x.new_zeros(*x.shape[:-1], 1))
+        return torch.cat(products, dim=-1) if len(products) > 1 else products[0]
 
     def _is_inference(self, x: Tensor) -> bool:
-        """Whether nobody differentiates, traces, or chooses another precision."""
+        """Returns whether the call is neither differentiated, nor traced, nor in another precision."""
         return not (
             torch.is_grad_enabled()
             or torch.compiler.is_compiling()
@@ -224,10 +289,10 @@ class GroupedLinear(nn.Module):
         )
 
     def _multiply_in_place(self, x: Tensor) -> Tensor:
-        """The same, each product written where it belongs: nothing is concatenated (experiments/grouped_layers.py)."""
+        """Multiplies each group into its slice of the output; measured by experiments/grouped_layers.py."""
         flat = x.reshape(-1, x.shape[-1])
         rows = sum(self.row_sizes)
-        constant = int(rows < self.out_features)  # position Σ rows stands for "in no group"
+        constant = int(rows < self.out_features)  # the zero column that channels in no group read
         output = x.new_empty(len(flat), rows + constant)
         output[:, rows:] = 0
         groups = len(self.row_sizes)
@@ -248,7 +313,7 @@ class GroupedLinear(nn.Module):
         return output.view(*x.shape[:-1], output.shape[-1])
 
     def _finish_in_place(self, output: Tensor) -> Tensor:
-        """Bias and activation where the products lie: what they write to elsewhere costs more than they do."""
+        """Applies bias and activation in place: writing to new memory costs more than their arithmetic."""
         if self.bias is not None:
             output.add_(self.bias)
         return torch.ops.aten.gelu_(output) if self.activation == "gelu" else output
@@ -261,45 +326,61 @@ class GroupedLinear(nn.Module):
         return gather_channels(x, index, chunk)
 
     def extra_repr(self) -> str:
-        """Shown when the model is printed."""
+        """Describes the layer when the model is printed."""
         return f"in_features={self.in_features}, out_features={self.out_features}, groups={self.structure.groups}"
 
 
-class DroppedLinear(nn.Module):
-    """A linear map without weights: it outputs its bias (PGB: a matrix with no group left).
+class LowRankLinear(nn.Module):
+    """A linear map through a bottleneck, two thin factors instead of one matrix: W ≈ U V.
+
+    Args:
+        in_features: Input channels.
+        out_features: Output channels.
+        rank: Inner width.
+        bias: Whether the layer has a bias.
 
     Attributes:
-        weight: Empty, shape (0, in_features).
-        bias: Shape (out_features,), or None for a map that outputs zero.
+        weight: V, shape (rank, in_features).
+        up: U, shape (out_features, rank).
+        bias: Shape (out_features,), or None.
     """
 
-    weight: Tensor
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = True) -> None:
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.register_buffer("weight", torch.zeros(0, in_features))
+        self.rank = rank
+        self.weight = nn.Parameter(torch.zeros(rank, in_features))
+        self.up = nn.Parameter(torch.zeros(out_features, rank))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None) -> "DroppedLinear":
-        """The layer that keeps only the bias of a dense layer."""
-        layer = cls(weight.shape[1], weight.shape[0], bias is not None).to(weight.device, weight.dtype)
-        if layer.bias is not None and bias is not None:
-            layer.bias.data.copy_(bias)
+    def from_dense(cls, rank: int, weight: Tensor, bias: Tensor | None) -> "LowRankLinear":
+        """Makes the layer with the balanced factors U√S and √S Vᵀ of a weight's truncated singular value decomposition.
+
+        Args:
+            rank: Inner width; a weight of at most this rank is represented exactly.
+            weight: Shape (out_features, in_features).
+            bias: Shape (out_features,), or None.
+        """
+        layer = cls(weight.shape[1], weight.shape[0], rank, bias is not None).to(weight.device, weight.dtype)
+        U, S, V = torch.linalg.svd(weight.detach().double(), full_matrices=False)
+        root = S[:rank].sqrt()
+        with torch.no_grad():
+            layer.up.copy_(U[:, :rank] * root)
+            layer.weight.copy_(root.unsqueeze(1) * V[:rank])
+            if layer.bias is not None and bias is not None:
+                layer.bias.copy_(bias)
         return layer
 
     def dense_weight(self) -> Tensor:
-        """The zero-filled dense twin of the weight, shape (out_features, in_features)."""
-        return self.weight.new_zeros(self.out_features, self.in_features)
+        """Returns the product of the factors, shape (out_features, in_features)."""
+        return self.up.detach() @ self.weight.detach()
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, in_features) to (…, out_features)."""
-        zeros = x.new_zeros(*x.shape[:-1], self.out_features)
-        # not bias.expand: a view of a parameter asks for gradients even under no_grad, which confuses tracers
-        return zeros if self.bias is None else zeros + self.bias
+        return F.linear(F.linear(x, self.weight), self.up, self.bias)
 
     def extra_repr(self) -> str:
-        """Shown when the model is printed."""
-        return f"in_features={self.in_features}, out_features={self.out_features}"
+        """Describes the layer when the model is printed."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"

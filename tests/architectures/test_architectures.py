@@ -21,6 +21,7 @@ from architecture_cases import CONFIGS, make_batches, make_model
 from bertsurgeon import (
     AutoConfig,
     ExportConfig,
+    LayerDropConfig,
     ObertConfig,
     Sparsity,
     drop_layers,
@@ -90,8 +91,8 @@ def mixed_plan(model: PreTrainedModel, name: str, dropped: str = "attention") ->
     second: dict[Any, Structure] = dict.fromkeys(architecture.roles, Dense())
     for role in architecture.sub_layers[dropped]:  # type: ignore[index]
         second[role] = Dropped()
-    left: Any = {sub_layer: units for sub_layer, units in kept.items() if sub_layer != dropped}
-    layers = LayerPlan.build(shapes[0], first, kept), LayerPlan.build(shapes[1], second, left)  # type: ignore[arg-type]
+    remaining: Any = {sub_layer: units for sub_layer, units in kept.items() if sub_layer != dropped}
+    layers = LayerPlan.build(shapes[0], first, kept), LayerPlan.build(shapes[1], second, remaining)  # type: ignore[arg-type]
     return ModelPlan(name, layers)
 
 
@@ -189,12 +190,12 @@ def test_pruned_decoders_generate_with_a_cache(name: str, version: int) -> None:
     attach_plan(pruned, layers)
     prompt = {key: value.flip(1) for key, value in batches[0].items()}  # padded on the left
     with torch.no_grad():
-        found, wanted = (
-            pruned.generate(**prompt, max_new_tokens=8, do_sample=False, use_cache=cached)  # type: ignore[operator]
-            for cached in (True, False)
+        cached, uncached = (
+            pruned.generate(**prompt, max_new_tokens=8, do_sample=False, use_cache=use_cache)  # type: ignore[operator]
+            for use_cache in (True, False)
         )
-    assert torch.equal(found, wanted)
-    assert found.shape[1] > prompt["input_ids"].shape[1] + 1
+    assert torch.equal(cached, uncached)
+    assert cached.shape[1] > prompt["input_ids"].shape[1] + 1
 
 
 def test_the_fisher_information_of_next_tokens() -> None:
@@ -222,15 +223,15 @@ def test_labels_of_next_tokens_are_summed() -> None:
     model, batch = make("gpt2", 0), make_batches("gpt2", 1)[0]
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     with torch.no_grad():
-        found = summed_loss(model, {**batch, "labels": labels}, torch.Generator())
+        loss = summed_loss(model, {**batch, "labels": labels}, torch.Generator())
         log_p = model(**batch).logits[:, :-1].log_softmax(-1)
-    seen = labels[:, 1:] != -100
-    wanted = -log_p.gather(-1, labels[:, 1:].clamp_min(0).unsqueeze(-1)).squeeze(-1)[seen].sum()
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    real = labels[:, 1:] != -100
+    expected = -log_p.gather(-1, labels[:, 1:].clamp_min(0).unsqueeze(-1)).squeeze(-1)[real].sum()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("name", "entries", "said"),
+    ("name", "entries", "message"),
     [
         ("deberta-v2", {"conv_kernel_size": 3}, "convolution"),
         ("deberta-v2", {"share_att_key": False}, "share_att_key"),
@@ -238,22 +239,22 @@ def test_labels_of_next_tokens_are_summed() -> None:
         ("bert", {"is_decoder": True}, "causal"),
     ],
 )
-def test_parts_that_are_not_known_are_refused(name: str, entries: dict[str, Any], said: str) -> None:
+def test_parts_that_are_not_supported_are_refused(name: str, entries: dict[str, Any], message: str) -> None:
     model = make_model(auto_class(name), name, 0, **entries)
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         prune(model, AutoConfig(Sparsity(0.5)), make_batches(name))
 
 
 @pytest.mark.parametrize(("name", "version"), CASES)
 def test_layers_are_dropped(name: str, version: int, tmp_path: Path) -> None:
     model, batches = make_model(auto_class(name), name, version, num_hidden_layers=3), make_batches(name)
-    smaller, kept = drop_layers(model, 2)
+    smaller, kept = drop_layers(model, LayerDropConfig(2))
     assert kept == [0, 2]
     assert len(Encoder(smaller).layers) == 2
     smaller.save_pretrained(tmp_path)
     again = auto_class(name).from_pretrained(tmp_path).eval()
     assert_same(smaller, again, batches, 1e-6)
-    assert len(drop_layers(model, 1, "importance", batches)[1]) == 1
+    assert len(drop_layers(model, LayerDropConfig(1, "importance"), batches).layers) == 1
 
 
 @pytest.mark.parametrize(("name", "version"), CASES)
@@ -272,5 +273,5 @@ def test_what_a_plan_left_becomes_sparse(name: str, version: int, tmp_path: Path
 
 def test_biases_that_a_stock_model_has_no_place_for() -> None:
     pruned = apply_mixed(make("qwen2", 0), "qwen2", make_batches("qwen2"))
-    with pytest.raises(ModelError, match="no place for the bias"):
+    with pytest.raises(ModelError, match="no parameter for the bias"):
         to_dense(pruned)

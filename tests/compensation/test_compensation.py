@@ -45,13 +45,13 @@ def moments_of(x: Tensor, pruned: Tensor | None = None) -> Moments:
 def test_the_fit_is_least_squares(structure: Grouped | Dense) -> None:
     weight, bias, x, pruned = layer_and_inputs()
     new_weight, new_bias = compensate(weight, bias, structure, moments_of(x, pruned), damping=1e-13)
-    wanted = x @ weight.T + bias
-    expected_weight, expected_bias = torch.zeros_like(weight), wanted.mean(0)
+    targets = x @ weight.T + bias
+    expected_weight, expected_bias = torch.zeros_like(weight), targets.mean(0)
     everything = ((tuple(range(OUTPUTS)),), (tuple(range(INPUTS)),))
     groups = everything if isinstance(structure, Dense) else (structure.row_groups, structure.column_groups)
     for rows, columns in zip(*groups, strict=True):
         design = torch.cat([pruned[:, list(columns)], torch.ones(TOKENS, 1, dtype=torch.float64)], 1)
-        solution = torch.linalg.lstsq(design, wanted[:, list(rows)]).solution
+        solution = torch.linalg.lstsq(design, targets[:, list(rows)]).solution
         expected_weight[torch.tensor(rows).unsqueeze(1), torch.tensor(columns)] = solution[:-1].T
         expected_bias[list(rows)] = solution[-1]
     torch.testing.assert_close(new_weight, expected_weight, rtol=1e-6, atol=1e-8)
@@ -65,23 +65,23 @@ def test_the_fit_of_single_weights_is_least_squares(offset: bool) -> None:
     mask = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.4
     mask[0] = False
     bias = bias if offset else torch.zeros_like(bias)
-    found, new_bias = compensate(weight, bias, mask, moments_of(x, pruned), damping=1e-13, offset=offset)
-    wanted = x @ weight.T + bias
+    new_weight, new_bias = compensate(weight, bias, mask, moments_of(x, pruned), damping=1e-13, offset=offset)
+    targets = x @ weight.T + bias
     for row, kept in enumerate(mask):
         columns = [pruned[:, kept]] + [torch.ones(TOKENS, 1, dtype=torch.float64)] * offset
-        solution = torch.linalg.lstsq(torch.cat(columns, 1), wanted[:, row : row + 1]).solution.squeeze(1)
-        torch.testing.assert_close(found[row, kept], solution[: int(kept.sum())], rtol=1e-6, atol=1e-8)
+        solution = torch.linalg.lstsq(torch.cat(columns, 1), targets[:, row : row + 1]).solution.squeeze(1)
+        torch.testing.assert_close(new_weight[row, kept], solution[: int(kept.sum())], rtol=1e-6, atol=1e-8)
         torch.testing.assert_close(new_bias[row], solution[-1] if offset else bias[row], rtol=1e-6, atol=1e-8)
-    assert torch.equal(found != 0, mask)
+    assert torch.equal(new_weight != 0, mask)
 
 
 def test_weights_that_read_a_constant_stay() -> None:
     weight, bias, x, pruned = layer_and_inputs()
     pruned[:, 0] = 3.0
     mask = torch.ones_like(weight, dtype=torch.bool)
-    found, new_bias = compensate(weight, bias, mask, moments_of(x, pruned), damping=1e-6)
-    assert torch.equal(found[:, 0], weight[:, 0])
-    torch.testing.assert_close((pruned @ found.T + new_bias).mean(0), (x @ weight.T + bias).mean(0))
+    new_weight, new_bias = compensate(weight, bias, mask, moments_of(x, pruned), damping=1e-6)
+    assert torch.equal(new_weight[:, 0], weight[:, 0])
+    torch.testing.assert_close((pruned @ new_weight.T + new_bias).mean(0), (x @ weight.T + bias).mean(0))
 
 
 def test_damping_is_ridge_regression() -> None:
@@ -136,9 +136,9 @@ def test_degenerate_inputs(case: str, damping: float, structure: Structure) -> N
         x, pruned = x[:3], pruned[:3]
     new_weight, new_bias = compensate(weight, bias, structure, moments_of(x, pruned), damping)
     assert torch.isfinite(new_weight).all()
-    wanted = x @ weight.T + bias
-    error = (pruned @ new_weight.T + new_bias - wanted).square().sum()
-    assert error <= (wanted - wanted.mean(0)).square().sum() * (1 + 1e-6)
+    targets = x @ weight.T + bias
+    error = (pruned @ new_weight.T + new_bias - targets).square().sum()
+    assert error <= (targets - targets.mean(0)).square().sum() * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
@@ -150,25 +150,27 @@ def test_inputs_that_are_not_finite(structure: Structure, value: float) -> None:
         compensate(weight, bias, structure, moments_of(x, pruned), damping=1e-3)
 
 
-@pytest.mark.parametrize("weighed", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("rank", [1, 3, 9])
-def test_a_low_rank_is_the_best_of_its_rank(rank: int, weighed: bool) -> None:
+def test_a_low_rank_is_the_best_of_its_rank(rank: int, weighted: bool) -> None:
     """No nearby matrix of the same rank does better."""
     weight, bias, x, pruned = layer_and_inputs()
     generator = torch.Generator().manual_seed(1)
     factor = torch.randn(OUTPUTS, OUTPUTS, generator=generator, dtype=torch.float64)
-    metric = factor @ factor.T if weighed else None
+    metric = factor @ factor.T if weighted else None
     new_weight, new_bias = compensate(weight, bias, LowRank(rank), moments_of(x, pruned), 1e-13, metric)
     assert torch.linalg.matrix_rank(new_weight, rtol=1e-9) == rank
-    wanted = x @ weight.T + bias
+    targets = x @ weight.T + bias
 
     def error(candidate: Tensor) -> float:
-        left = wanted - pruned @ candidate.T
-        left = left - left.mean(0)
-        return float((left @ (torch.eye(OUTPUTS, dtype=torch.float64) if metric is None else metric) * left).sum())
+        residual = targets - pruned @ candidate.T
+        residual = residual - residual.mean(0)
+        return float(
+            (residual @ (torch.eye(OUTPUTS, dtype=torch.float64) if metric is None else metric) * residual).sum()
+        )
 
     best = error(new_weight)
-    torch.testing.assert_close(new_bias, (wanted - pruned @ new_weight.T).mean(0), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(new_bias, (targets - pruned @ new_weight.T).mean(0), rtol=1e-6, atol=1e-8)
     U, S, V = torch.linalg.svd(new_weight, full_matrices=False)
     left, right = U[:, :rank] * S[:rank], V[:rank]
     for size in torch.logspace(-4, 0, 200, dtype=torch.float64):
@@ -181,14 +183,16 @@ def test_a_low_rank_is_the_best_of_its_rank(rank: int, weighed: bool) -> None:
 
 def test_moments_leave_padding_out(tiny_model: Factory, tiny_batches: Batches) -> None:
     model = tiny_model("bert")
-    seen: list[Tensor] = []
+    inputs_of_batches: list[Tensor] = []
     handle = (
-        Encoder(model).matrix(1, "output").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+        Encoder(model)
+        .matrix(1, "output")
+        .register_forward_pre_hook(lambda _, inputs: inputs_of_batches.append(inputs[0].detach()))
     )
     statistics = collect_statistics(model, tiny_batches, gradients=False, moments=True)
     handle.remove()
     masks = [batch["attention_mask"].bool() for batch in tiny_batches]
-    x = torch.cat([value[mask] for value, mask in zip(seen, masks, strict=True)]).double()
+    x = torch.cat([value[mask] for value, mask in zip(inputs_of_batches, masks, strict=True)]).double()
     moments = statistics.moments[1, "output"]
     assert moments.count == len(x) == statistics.tokens
     torch.testing.assert_close(moments.mean, x.mean(0), rtol=1e-5, atol=1e-6)
@@ -199,7 +203,7 @@ def test_moments_leave_padding_out(tiny_model: Factory, tiny_batches: Batches) -
 
 @pytest.mark.parametrize("mode", MODES[:2])
 @pytest.mark.parametrize("name", NAMES)
-def test_padding_has_no_say(name: str, mode: Compensation, tiny_model: Factory, tiny_batches: Batches) -> None:
+def test_padding_has_no_effect(name: str, mode: Compensation, tiny_model: Factory, tiny_batches: Batches) -> None:
     model = tiny_model(name).double()  # far from rounding
     config = PgbConfig(Sparsity(0.6), importance="magnitude", compensation=mode)
     padded = []
@@ -225,17 +229,17 @@ def test_compensation_brings_the_hidden_states_back(name: str, tiny_model: Facto
             states.append(state[batch["attention_mask"].bool()])
         return torch.cat(states)
 
-    wanted = hidden(model)
+    dense_states = hidden(model)
     errors = {}
     for mode in MODES:
         pruned, _ = prune(model, PgbConfig(Groups(2), compensation=mode, damping=1e-4), tiny_batches)
-        errors[mode] = float((hidden(pruned) - wanted).square().mean())
+        errors[mode] = float((hidden(pruned) - dense_states).square().mean())
     assert errors["sequential"] <= errors["independent"] <= errors["none"]
     assert 0 < errors["sequential"] < 0.7 * errors["none"]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_dense_model_stays_as_it_is(mode: Compensation, tiny_model: Factory, tiny_batches: Batches) -> None:
+def test_the_dense_model_does_not_change(mode: Compensation, tiny_model: Factory, tiny_batches: Batches) -> None:
     model = tiny_model("bert")
     model.classifier.weight.grad = torch.ones_like(model.classifier.weight)
     model.bert.pooler.requires_grad_(False)
@@ -243,9 +247,9 @@ def test_the_dense_model_stays_as_it_is(mode: Compensation, tiny_model: Factory,
     pruned, _ = prune(model, PgbConfig(Sparsity(0.7), compensation=mode), tiny_batches)
     assert not hasattr(model.config, "quantization_config")
     for name, parameter in model.named_parameters():
-        value, wanted = before[name]
+        value, requires_grad = before[name]
         assert torch.equal(parameter, value)
-        assert parameter.requires_grad == wanted
+        assert parameter.requires_grad == requires_grad
     assert torch.equal(model.classifier.weight.grad, torch.ones_like(model.classifier.weight))
     shared = {parameter.data_ptr() for parameter in model.parameters()}
     assert not shared & {parameter.data_ptr() for parameter in pruned.parameters() if parameter.numel()}
