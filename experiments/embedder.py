@@ -43,7 +43,7 @@ from bertsurgeon.benchmark import count_flops, measure_sizes, open_entry
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.evaluation import compare
 from bertsurgeon.prediction import Predictor
-from bertsurgeon.tasks import Task, TaskData, get_task, load_task, task_type_of, tokenize
+from bertsurgeon.tasks import Task, TaskData, align_to_model, get_task, load_task, task_type_of, tokenize
 from bertsurgeon.tasks.data import read_task_files
 from bertsurgeon.tasks.table import Layout
 from bertsurgeon.workflows import resolve_model

@@ -27,6 +27,7 @@ from bertsurgeon.plan import SUB_LAYERS, SubLayerName
 from bertsurgeon.tasks import load_task, tokenize
 from lib.common import make_task_parser, parse_arguments
 from lib.results_store import ROOT
+from lib.tables import describe_kept
 
 FIGURES = ROOT / "docs" / "figures"
 COLORS = {"both": "black", "removal": "tab:blue", "low rank": "tab:orange", "groups": "tab:green"}
@@ -109,7 +110,7 @@ def draw_plans(plans: dict[str, ModelPlan], path: Path) -> None:
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("layer")
         axis.set_ylim(0, 1)
-    axes[0].set_ylabel("kept share")
+    axes[0].set_ylabel("share of weights kept")
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
@@ -127,7 +128,7 @@ def main() -> None:
     calibration = calibrate(model, config, train, tokenizer)
     draw_curves(calibration.curves, FIGURES / "curves.png")
     plans = {
-        f"{100 * share:.0f} % kept": plan_budget(model, AutoConfig(Sparsity(1 - share)), calibration)
+        describe_kept(share): plan_budget(model, AutoConfig(Sparsity(1 - share)), calibration)
         for share in (0.5, 0.25, 0.12)
     }
     draw_plans(plans, FIGURES / "plans.png")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from lib.architecture_tables import architectures, names
 from lib.index import check_index, index
 from lib.obert_tables import fisher_engine, gradual, grouped_zeros, obert, obert_damping, sizes
-from lib.pruning_tables import ablation, choices, comparison, headline, recovery, structures
+from lib.pruning_tables import ablation, baseline, choices, comparison, headline, recovery, structures
 from lib.results_store import ROOT
 from lib.speed_tables import (
     compound,
@@ -61,7 +61,7 @@ SECTIONS: dict[str, tuple[Callable[[], str], ...]] = {
         grouped_zeros,
     ),
     "docs/tasks.md": (squad,),
-    "experiments/README.md": (index,),
+    "experiments/README.md": (baseline, index),
 }
 """Functions that make a page's tables; each is named like its section."""
 

@@ -12,13 +12,14 @@ from itertools import product
 from typing import Any
 
 from bertsurgeon import ObertConfig, Sparsity
+from bertsurgeon.methods.obert.step import Update
 from lib.common import make_task_parser, parse_arguments
 from lib.models import Probe
 from lib.results_store import ResultsStore
 
 SPARSITIES = (0.7, 0.8, 0.9)
 DAMPINGS = (1e-7, 1e-6, 1e-5, 1e-4)
-UPDATES = ("none", "obert", "greedy")
+UPDATES: tuple[Update, ...] = ("none", "obert", "greedy")
 
 
 def main() -> None:

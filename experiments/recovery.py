@@ -71,9 +71,7 @@ def main() -> None:
     for share, grid in GRIDS:
         configuration: dict[str, Any] = {"task": arguments.task, "share": share}
         results.run(f"{arguments.task}/start-{share:g}", partial(measure, share, None), configuration)
-        for distillation_weight, hidden, dropout, rate in product(
-            grid.distillation_weight, grid.hidden, grid.dropout, grid.rates
-        ):
+        for weight, hidden, dropout, rate in product(grid.distillation_weight, grid.hidden, grid.dropout, grid.rates):
             options = TrainingConfig(
                 max_steps=STEPS,
                 learning_rate=rate,

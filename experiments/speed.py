@@ -23,7 +23,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bertsurgeon import AutoConfig, Calibration, ExportConfig, Sparsity, calibrate, evaluate, export, load_model
+from bertsurgeon import (
+    AutoConfig,
+    Calibration,
+    CalibrationConfig,
+    ExportConfig,
+    Sparsity,
+    calibrate,
+    evaluate,
+    export,
+    load_model,
+)
 from bertsurgeon.architectures import Encoder, unfuse
 from bertsurgeon.benchmark import open_entry, random_inputs, time_batches
 from bertsurgeon.checkpoint import load_tokenizer

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from bertsurgeon.methods.auto.plan import make_allocated_plan
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Statistics, collect_statistics, make_batches
 from bertsurgeon.compensation import apply_plan, sqrt_metric
 from bertsurgeon.compensation.solve import reduce_rank
@@ -26,8 +26,8 @@ from bertsurgeon.methods.auto.costs import Weights
 from bertsurgeon.methods.auto.curves import measure_curves
 from bertsurgeon.methods.auto.groups import group_error
 from bertsurgeon.methods.auto.removal import greedy_removal
-from bertsurgeon.methods.auto.search import allocate, full_cost
-from bertsurgeon.methods.pgb.permutation import find_groups
+from bertsurgeon.methods.auto.search import allocate, full_cost, make_allocated_plan
+from bertsurgeon.methods.pgb.permutation import Grouping, find_groups
 from bertsurgeon.plan import ROLES, SUB_LAYERS, Dense, Dropped, Grouped, LayerPlan, ModelPlan, Role, SubLayerName
 from lib.common import make_task_parser, parse_arguments
 from lib.factorizations import fewer_dimensions, relative_error, shared_factor, shuffled_blocks
@@ -61,8 +61,9 @@ def single_matrix(weight: Tensor, covariance: Tensor, share: float) -> dict[str,
         ),
     }
     groups = round(1 / share)
-    for name in ("sort", "assign"):
-        parts = find_groups(energy, groups, name, 6, np.random.default_rng(0))  # type: ignore[arg-type]
+    names: tuple[Grouping, ...] = ("sort", "assign")
+    for name in names:
+        parts = find_groups(energy, groups, name, 6, np.random.default_rng(0))
         structure = Grouped(*(tuple(tuple(map(int, group)) for group in part) for part in parts))
         errors[f"groups ({name})"] = group_error(weight, plain, covariance, structure, DAMPING) / whole
     return errors
@@ -128,9 +129,8 @@ class CalibratedProbe(Probe):
         """The model with one sub-layer pruned as ``auto`` does at this share."""
         [curve] = [curve for curve in self.curves if (curve.layer, curve.sub_layer) == (layer, sub_layer)]
         choices = allocate([curve], Weights(), share * full_cost([curve], Weights()), **allowed)
-        layer_plan = make_allocated_plan(self.encoder.architecture.name, self.encoder.shapes, [curve], choices).layers[
-            layer
-        ]
+        plan = make_allocated_plan(self.encoder.architecture.name, self.encoder.shapes, [curve], choices)
+        layer_plan = plan.layers[layer]
         structures = {role: layer_plan.matrices[role].structure for role in SUB_LAYERS[curve.sub_layer]}
         return self.compensated(layer, structures, layer_plan.units)
 
@@ -212,7 +212,7 @@ def attention_candidates(probe: CalibratedProbe, layer: int, share: float) -> di
         new, bias, *_ = fewer_dimensions(
             weights, matrix.bias.detach().double(), mean, inputs, contexts, metrics, width, int(total / 2 / size)
         )
-        return probe.replaced(layer, new, {"query": bias})  # type: ignore[arg-type]
+        return probe.replaced(layer, new, {"query": bias})
 
     def blocks() -> PreTrainedModel:
         rank = int(total / 8 / size / 4) * 4
@@ -249,12 +249,12 @@ def feed_forward_candidates(
     roles: tuple[Role, Role] = ("intermediate", "output")
 
     def blocks() -> PreTrainedModel:
-        new = {}
+        new: dict[Role, Tensor] = {}
         for role in roles:
             weight, inputs = probe.weight(layer, role), probe.statistics.moments[layer, role].covariance
             rank = int(share * weight.numel() / sum(weight.shape) / 4) * 4
             new[role] = shuffled_blocks(weight, inputs, probe.metric(layer, role), rank, 4)
-        return probe.replaced(layer, new)  # type: ignore[arg-type]
+        return probe.replaced(layer, new)
 
     def search(**allowed: bool) -> Callable[[], PreTrainedModel]:
         return lambda: probe.searched(layer, "feed_forward", share, **allowed)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bertsurgeon.compensation import apply_metric, sqrt_metric
+from bertsurgeon.plan import Role
 
 LBFGS_STEPS = 150
 
@@ -39,15 +40,15 @@ def shared_factor(
 
 
 def fewer_dimensions(
-    weights: dict[str, Tensor],
+    weights: dict[Role, Tensor],
     query_bias: Tensor,
     mean: Tensor,
     inputs: Tensor,
     contexts: Tensor,
-    metrics: dict[str, Tensor],
+    metrics: dict[Role, Tensor],
     width: int,
     kept: int,
-) -> tuple[dict[str, Tensor], Tensor, list[int], list[int]]:
+) -> tuple[dict[Role, Tensor], Tensor, list[int], list[int]]:
     """Heads of fewer dimensions: per head the products W_QᵀW_K and W_O W_V at lower rank, no second matrix needed.
 
     Products are truncated in the data's metric. The weight of a query's error is the sensitivity of the loss to it,

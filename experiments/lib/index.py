@@ -61,6 +61,12 @@ EXPERIMENTS = {
             SST2,
             "docs/results.md#pgb-and-its-peers",
         ),
+        Experiment(
+            "baseline",
+            "Did the rebuild of the package change plans or metrics?",
+            f"{COLA} && python experiments/baseline.py {SST2} --task sst2",
+            "experiments/README.md#plans-and-metrics-by-version",
+        ),
     ),
     "Parts and options of a method": (
         Experiment(

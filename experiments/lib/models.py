@@ -10,7 +10,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from bertsurgeon import AutoConfig, Calibration, PruneConfig, Sparsity, calibrate, evaluate, load_model, prune
+from bertsurgeon import (
+    AutoConfig,
+    Calibration,
+    CalibrationConfig,
+    PgbConfig,
+    PruneConfig,
+    Sparsity,
+    calibrate,
+    evaluate,
+    load_model,
+    prune,
+)
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch, MatrixKey, Statistics, collect_statistics, make_batches
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer

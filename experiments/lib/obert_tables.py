@@ -4,7 +4,7 @@ import re
 from itertools import product
 
 from lib.results_store import Row, read_result, read_rows
-from lib.tables import MISSING, first_metric, format_divergence, format_metric, table
+from lib.tables import MISSING, describe_kept, first_metric, format_divergence, format_metric, table
 
 UPDATES = {
     "magnitude": "magnitude, all matrices together",
@@ -69,8 +69,8 @@ def grouped_zeros() -> str:
         if any(results):
             start = read_result("grouped_zeros", f"sst2-0/{name}-start")
             rows.append([f"{title}{compensated}", *map(format_metric, (start, *results))])
-    header = ["SST-2, MiniLM, one-shot", "50% kept, structure alone"]
-    return table([*header, *(f"{float(share):.0%} kept" for share in kept)], rows)
+    header = ["SST-2, MiniLM, one-shot", f"{describe_kept(0.5)}, structure alone"]
+    return table([*header, *map(describe_kept, kept)], rows)
 
 
 def _gradual_order(row: Row) -> tuple[float, float, int]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from lib.results_store import read_result, read_rows
 from lib.study_tables import METHODS, STUDY_TASKS
-from lib.tables import MISSING, format_metric, format_ratio, table
+from lib.tables import FLOPS_KEPT, MISSING, WEIGHTS_KEPT, format_kept, format_metric, format_ratio, table
 
 RUNTIMES = {
     "pytorch-fp32": "PyTorch fp32",
@@ -17,17 +17,17 @@ RUNTIMES = {
     "openvino-int8": "OpenVINO INT8",
 }
 PLANS = {
-    "auto-0.5": "`auto` 50 %",
-    "auto-0.75": "75 %",
-    "auto-0.88": "88 %",
-    "auto-0.97": "97 %",
-    "timed-0.5": "by time, 50 %",
-    "timed-0.75": "75 %",
-    "timed-0.88": "88 %",
-    "timed-0.97": "97 %",
-    "aligned-0.5": "aligned groups 50 %",
-    "pgb-0.5": "free groups 50 %",
-    "first-3-auto-0.5": "3 layers of `auto` 50 %",
+    "auto-0.5": "`auto`, 50 % removed",
+    "auto-0.75": "75 % removed",
+    "auto-0.88": "88 % removed",
+    "auto-0.97": "97 % removed",
+    "timed-0.5": "by time, 50 % removed",
+    "timed-0.75": "75 % removed",
+    "timed-0.88": "88 % removed",
+    "timed-0.97": "97 % removed",
+    "aligned-0.5": "aligned groups, 50 % removed",
+    "pgb-0.5": "free groups, 50 % removed",
+    "first-3-auto-0.5": "3 layers of `auto`, 50 % removed",
 }
 DEPLOYED = {"sst2": "SST-2, accuracy", "stsb": "STS-B, Spearman"}
 
@@ -121,15 +121,15 @@ def study_costs() -> str:
             by_task = [read_result("study", f"{task}/{method}-{share}") for task in STUDY_TASKS]
             rows.append(
                 [
-                    f"{float(share):.0%}",
+                    f"{100 * (1 - float(share)):.0f} %",
                     title,
-                    f"{100 * result['kept_share']:.1f} %",
-                    f"{100 * result['flops_share']:.1f} %",
+                    format_kept(result["kept_share"], 1),
+                    format_kept(result["flops_share"], 1),
                     *(MISSING if speed is None else format_ratio(speed["speedup"]) for speed in speeds),
                     f"{median(other['pruning_seconds'] for other in by_task if other is not None):.0f}",
                 ]
             )
-    header = ["asked for", "SST-2, MiniLM, one-shot", "encoder weights", "FLOPs", "PyTorch", "ONNX Runtime"]
+    header = ["asked to remove", "SST-2, MiniLM, one-shot", WEIGHTS_KEPT, FLOPS_KEPT, "PyTorch", "ONNX Runtime"]
     return table([*header, "seconds to prune"], rows)
 
 
@@ -153,16 +153,19 @@ def deployed() -> str:
                 dense, this = (deployed_speed(kept, name, shape) for kept in ("1", share))
                 speeds.append(MISSING if this is None else format_ratio(this))
                 speeds.append(MISSING if this is None or dense is None else format_ratio(this / dense))
-            rows.append([f"{float(share):.0%}", runtime, *metrics, size, *speeds])
+            rows.append([format_kept(float(share)), runtime, *metrics, size, *speeds])
     shapes = [f"{shape}{of}" for shape in ("8 × 128", "1 × 128") for of in ("", ", of dense there")]
-    return table(["kept", "runtime", *DEPLOYED.values(), "file, MB", *shapes], rows)
+    return table([WEIGHTS_KEPT, "runtime", *DEPLOYED.values(), "file, MB", *shapes], rows)
 
 
 def merged_products() -> str:
     """Time saved by one product for query, key and value."""
     rows = []
-    models = {"dense": "dense", "aligned-0.5": "aligned groups 50 %"}
-    models |= {f"timed-{removed}": f"`auto` {float(removed):.0%}, by time" for removed in ("0.5", "0.88", "0.97")}
+    models = {"dense": "dense", "aligned-0.5": "aligned groups, 50 % removed"}
+    models |= {
+        f"timed-{removed}": f"`auto` by time, {100 * float(removed):.0f} % removed"
+        for removed in ("0.5", "0.88", "0.97")
+    }
     for runtime, title in (("onnx", "ONNX Runtime"), ("openvino", "OpenVINO")):
         for model, name in models.items():
             result = read_result("merged_products", f"{runtime}-{model}")
@@ -194,13 +197,13 @@ def compound() -> str:
         steps = ["all layers" if layers == 6 else f"{layers} of 6 layers, trained"]
         if method:
             recovered = ", recovered" if configuration["recovery"] else ""
-            steps.append(f"`{method}` {configuration['share']:.0%}{recovered}")
-        cells = [" + ".join([*steps, "INT8"]), f"{100 * result['kept_share']:.0f} %"]
+            steps.append(f"`{method}`, {100 * (1 - configuration['share']):.0f} % removed{recovered}")
+        cells = [" + ".join([*steps, "INT8"]), format_kept(result["kept_share"])]
         cells += [f"{result[metrics]['accuracy']:.1f}" for metrics in ("metrics", "int8")]
         cells += [f"{result['file_bytes'] / 1e6:.0f}"]
         cells += [format_ratio(speeds[shape]) if shape in speeds else MISSING for shape in ("8x128", "1x128")]
         rows.append((-result["kept_share"], cells))
-    header = ["SST-2, MiniLM, OpenVINO INT8", "encoder weights", "before INT8", "accuracy", "file, MB", "8 × 128"]
+    header = ["SST-2, MiniLM, OpenVINO INT8", WEIGHTS_KEPT, "before INT8", "accuracy", "file, MB", "8 × 128"]
     return table([*header, "1 × 128"], [cells for _, cells in sorted(rows)])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from bertsurgeon import LayerDropConfig, drop_layers, prune
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import make_batches
 from lib.models import StudyModel
 from lib.torch_pruning_peer import prune_with_torch_pruning
@@ -28,7 +28,7 @@ def pgb(**options: Any) -> Method:
 
 def first_layers(dense: StudyModel, share: float) -> PreTrainedModel:
     """The first layers, as many as the share allows, at least one; the others are dropped without compensation."""
-    layers = get_architecture(dense.model.config.model_type).layers(dense.model)
+    layers = Encoder(dense.model).layers
     return drop_layers(dense.model, LayerDropConfig(max(1, int(share * len(layers))), "first")).model
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lib.results_store import read_result
-from lib.tables import MISSING, first_metric, table
+from lib.tables import MISSING, describe_kept, first_metric, table
 
 METHODS = {
     "auto": "**auto**",
@@ -45,7 +45,7 @@ def study() -> str:
             if set(scores.values()) != {None}:
                 rows.append([title, *map(_format_score, scores.values()), *relative(scores, dense, floor)])
         if len(rows) > 2:
-            header = [f"{float(share):.0%} kept, {ENDINGS[ending]}", *tasks.values()]
+            header = [f"{describe_kept(share)}, {ENDINGS[ending]}", *tasks.values()]
             parts.append(table([*header, "of dense", "of dense above the floor"], rows))
     return "\n\n".join(parts)
 
@@ -82,7 +82,7 @@ def seeds() -> str:
     tasks = {"cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
     names = {
         "dense": "dense",
-        **{f"auto-{share}": f"**auto**, {float(share):.0%}" for share in ("0.5", "0.25", "0.12")},
+        **{f"auto-{share}": f"**auto**, {describe_kept(share)}" for share in ("0.5", "0.25", "0.12")},
     }
     rows = []
     for name, title in names.items():

@@ -3,6 +3,9 @@
 from typing import Any
 
 MISSING = "–"
+WEIGHTS_KEPT = "encoder weights kept (removed)"
+FLOPS_KEPT = "FLOPs kept (removed)"
+"""Headers of columns of :func:`format_kept`."""
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -24,6 +27,16 @@ def format_metric(result: dict[str, Any] | None) -> str:
 def format_divergence(result: dict[str, Any] | None) -> str:
     """The divergence, and the deciding metric in brackets."""
     return MISSING if result is None else f"{result['divergence']:.3f} ({format_metric(result)})"
+
+
+def format_kept(kept: float, digits: int = 0) -> str:
+    """A share that is kept, and in brackets the share that is removed; for columns headed ``kept (removed)``."""
+    return f"{100 * kept:.{digits}f} % ({100 * (1 - kept):.{digits}f} %)"
+
+
+def describe_kept(kept: float | str) -> str:
+    """A share that is removed, as ``--sparsity`` takes it, with the share that is kept; for titles."""
+    return f"{100 * (1 - float(kept)):.0f} % removed ({100 * float(kept):.0f} % kept)"
 
 
 def format_speedup(value: float | None) -> str:
