@@ -35,7 +35,7 @@ TOLERANCE = 1e-4
 
 
 def make_model_with_head(auto: Any, name: str, version: int, head: str) -> PreTrainedModel:
-    """A tiny model with this head; embedders are encoders with mean pooling by sentence-transformers."""
+    """Returns a tiny model with this head; embedders are encoders with mean pooling by sentence-transformers."""
     model = make_model(auto, name, version, **HEADS[head][1])
     if head != "embeddings":
         return model
@@ -46,7 +46,7 @@ def make_model_with_head(auto: Any, name: str, version: int, head: str) -> PreTr
 
 
 def reload(model: PreTrainedModel, folder: str) -> list[PreTrainedModel]:
-    """The saved model, loaded by this library and by the one that users load it with."""
+    """Returns the saved model, loaded by this library and by the one that users load it with."""
     if isinstance(model, Embedder):
         return [load_model(folder), load_embedder(folder)]
     return [load_model(folder), type(model).from_pretrained(folder).eval()]
@@ -55,7 +55,7 @@ def reload(model: PreTrainedModel, folder: str) -> list[PreTrainedModel]:
 def relative_error(
     model: PreTrainedModel, expected: list[dict[str, Any]], batches: list[dict[str, Tensor]], outputs: Any
 ) -> float:
-    """Largest error of a model's outputs, relative to their standard deviation."""
+    """Returns the largest error of a model's outputs, relative to their standard deviation."""
     actual = reference(model, batches, outputs)[1]
     return compare(actual, expected, batches).relative_error
 

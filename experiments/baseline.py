@@ -29,7 +29,7 @@ SPARSITIES = (0.5, 0.88)
 
 
 def hash_plan(model: PreTrainedModel, report: PruneReport) -> str:
-    """SHA-256 of the plan as JSON with sorted keys; of a sparse model's masks, by layer, role and part."""
+    """Returns the SHA-256 of the plan as JSON with sorted keys; of a sparse model's masks, by layer, role and part."""
     if report.sparse is None:
         return hashlib.sha256(json.dumps(report.plan.to_dict(), sort_keys=True).encode()).hexdigest()
     digest = hashlib.sha256()

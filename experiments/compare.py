@@ -41,7 +41,7 @@ EPOCHS = {
 
 
 def make_start(dense: StatisticsModel, name: str) -> PreTrainedModel:
-    """The model of a one-shot row."""
+    """Returns the model of a one-shot row."""
     if name == "dense":
         return dense.model
     if name == "torch-pruning-50":
@@ -50,7 +50,7 @@ def make_start(dense: StatisticsModel, name: str) -> PreTrainedModel:
 
 
 def describe(dense: StatisticsModel, model: PreTrainedModel) -> dict[str, Any]:
-    """Quality, size and FLOPs."""
+    """Returns quality, size and FLOPs."""
     return {
         "metrics": dense.score(model),
         "kept_share": measure_sizes(model).encoder_weights / measure_sizes(dense.model).encoder_weights,

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, set_seed
 from bertsurgeon import (
     ExportConfig,
     LayerDropConfig,
+    Sparsity,
     TrainingConfig,
     drop_layers,
     evaluate,
@@ -31,6 +32,7 @@ from bertsurgeon import (
     train,
 )
 from bertsurgeon.benchmark import measure_sizes, open_entry
+from bertsurgeon.methods.registry import METHODS
 from lib.common import make_parser, parse_arguments, speedups
 from lib.models import StudyModel, load_study_model
 from lib.results_store import RUNS, ResultsStore
@@ -67,13 +69,13 @@ RECIPES = (
 
 
 def make_start(dense: StudyModel, count: int) -> PreTrainedModel:
-    """The dense model, or one with fewer layers that was trained on."""
+    """Returns the dense model, or one with fewer layers that was trained on."""
     if count == 6:
         return dense.model
     folder = RUNS / "compound" / f"{count}-layers"
     if not folder.is_dir():
         set_seed(dense.seed)
-        model, _ = drop_layers(dense.model, LayerDropConfig(count))
+        model = drop_layers(dense.model, LayerDropConfig(count)).model
         work = folder.with_name(f"{folder.name}.training")
         train(model, TRAINING, dense.train, dense.tokenizer, teacher=dense.model, work_dir=work, resume=True)
         save_model(model, folder, dense.tokenizer)
@@ -82,14 +84,14 @@ def make_start(dense: StudyModel, count: int) -> PreTrainedModel:
 
 
 def build(dense: StudyModel, recipe: Recipe) -> PreTrainedModel:
-    """The model of a recipe, before it is exported."""
+    """Returns the model of a recipe, before it is exported."""
     start = make_start(dense, recipe.layers)
     if recipe.method is None:
         return start
     folder = RUNS / "compound" / recipe.name
     if not folder.is_dir():
-        config = dense.config(recipe.share, method=recipe.method)
-        model, _ = prune(start, config, dense.train, dense.tokenizer)
+        config = METHODS[recipe.method].config(Sparsity(1 - recipe.share), seed=dense.seed)
+        model = prune(start, config, dense.train, dense.tokenizer).model
         if recipe.method == "pgb":
             recover(model, RECOVERY, dense.train, dense.tokenizer, teacher=dense.model)
         save_model(model, folder, dense.tokenizer)

@@ -23,7 +23,7 @@ SHAPES = ((8, 128), (1, 128))
 
 
 def pruned_folder(dense: StudyModel, task: str, share: float) -> Path:
-    """Folder of the dense model, or of the one that ``auto`` pruned to this share."""
+    """Returns the folder of the dense model, or of the one that ``auto`` pruned to this share."""
     if share == 1.0:
         return dense.folder
     folder = RUNS / "deployed" / f"{task}-{share:g}"
@@ -36,7 +36,7 @@ def pruned_folder(dense: StudyModel, task: str, share: float) -> Path:
 def open_model(
     dense: StudyModel, task: str, share: float, runtime: str, precision: str
 ) -> tuple[BenchmarkEntry, dict[str, Any]]:
-    """The model in its runtime, and the check of its export."""
+    """Returns the model in its runtime, and the check of its export."""
     folder = pruned_folder(dense, task, share)
     if runtime == "pytorch":
         return open_entry(str(folder) if precision == "fp32" else f"{folder}@{precision}"), {}

@@ -89,11 +89,11 @@ class DenseEmbedder:
         return calibrate(self.model, CalibrationConfig(seed=self.options.seed), self.texts, self.tokenizer)
 
     def config(self, share: float) -> AutoConfig:
-        """Options that keep this share of the encoder's weights."""
+        """Returns options that keep this share of the encoder's weights."""
         return AutoConfig(Sparsity(1 - share), seed=self.options.seed)
 
     def pruned(self, share: float) -> PreTrainedModel:
-        """The model pruned to this share without labels; kept on disk."""
+        """Returns the model pruned to this share without labels; kept on disk."""
         folder = self.folder / f"auto-{share:g}"
         if not folder.is_dir():
             save_model(
@@ -102,7 +102,7 @@ class DenseEmbedder:
         return load_model(folder)
 
     def recovered(self, share: float) -> PreTrainedModel:
-        """The model pruned to this share and recovered on the texts."""
+        """Returns the model pruned to this share and recovered on the texts."""
         set_seed(self.options.seed)
         model = self.pruned(share)
         with TemporaryDirectory() as work:
@@ -118,7 +118,7 @@ class DenseEmbedder:
         return model
 
     def exported(self, name: str, precision: str) -> Path:
-        """Folder of a model exported to ONNX Runtime; kept on disk."""
+        """Returns the folder of a model exported to ONNX Runtime; kept on disk."""
         folder = self.folder / f"{name}-onnx-{precision}"
         if not folder.is_dir():
             model = self.model if name == "dense" else self.pruned(float(name.removeprefix("auto-")))
@@ -127,7 +127,7 @@ class DenseEmbedder:
         return folder
 
     def quality(self, model: Predictor) -> dict[str, float]:
-        """Spearman correlation on both parts of STS-B, and agreement with the dense model's neighbors."""
+        """Returns the Spearman correlation on both parts of STS-B, and agreement with the dense model's neighbors."""
         correlations = {
             f"stsb_{name}": evaluate(model, self.task, rows, self.tokenizer)["spearman"]
             for name, rows in self.pairs.items()
@@ -135,7 +135,7 @@ class DenseEmbedder:
         return correlations | compare(self.model, model, self.held_out, self.tokenizer)
 
     def describe(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Quality and size."""
+        """Returns quality and size."""
         return {
             "metrics": self.quality(model),
             "kept_share": measure_sizes(model).encoder_weights / measure_sizes(self.model).encoder_weights,
@@ -143,7 +143,7 @@ class DenseEmbedder:
         }
 
     def speed(self, name: str, precision: str) -> dict[str, Any]:
-        """Speedup over the dense model in PyTorch by shape; runs are interleaved.
+        """Returns the speedup over the dense model in PyTorch by shape; runs are interleaved.
 
         Args:
             name: Row of the model.
@@ -155,7 +155,7 @@ class DenseEmbedder:
 
 
 def sentences(parts: Iterable[Dataset], count: int, seed: int) -> Dataset:
-    """The same number of distinct sentences of each part, without labels, shuffled."""
+    """Returns the same number of distinct sentences of each part, without labels, shuffled."""
     chosen = []
     for part in parts:
         distinct = dict.fromkeys(
@@ -167,7 +167,7 @@ def sentences(parts: Iterable[Dataset], count: int, seed: int) -> Dataset:
 
 
 def scored_pairs(data_dir: Path) -> dict[str, TaskData]:
-    """The development and test parts of STS-B."""
+    """Returns the development and test parts of STS-B."""
     columns: dict[str, str | int] = {"text": 5, "text_pair": 6, "label": 4}
     task = get_task("stsb")
     test = replace(task, layouts=(Layout("STS-B", "sts-train.csv", "sts-test.csv", columns),))

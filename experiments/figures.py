@@ -40,7 +40,7 @@ STRUCTURES: dict[str, dict[str, bool]] = {
 
 
 def draw_permutation(scores: np.ndarray, groups: int, path: Path) -> None:
-    """Importance of a matrix, averaged over squares of channels, in the trained order and permuted into groups."""
+    """Draws the importance of a matrix, averaged over squares of channels, as trained and permuted into groups."""
     generator = np.random.default_rng(0)
     rows, columns = find_groups(scores, groups, "assign", 6, generator)
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
@@ -70,7 +70,7 @@ def draw_permutation(scores: np.ndarray, groups: int, path: Path) -> None:
 
 
 def draw_curves(curves: list[SubLayerCurve], path: Path) -> None:
-    """Error against kept share, one panel per sub-layer."""
+    """Draws the error against the share that is kept, one panel per sub-layer."""
     layers = len(curves) // 2
     figure, axes = plt.subplots(2, layers, figsize=(2.1 * layers, 4.6), sharex=True, layout="constrained")
     for curve in curves:
@@ -96,7 +96,7 @@ def draw_curves(curves: list[SubLayerCurve], path: Path) -> None:
 
 
 def draw_plans(plans: dict[str, ModelPlan], path: Path) -> None:
-    """Kept share of every sub-layer, one bar per plan."""
+    """Draws the share that every sub-layer keeps, one bar per plan."""
     names: list[SubLayerName] = list(SUB_LAYERS)
     figure, axes = plt.subplots(1, len(plans), figsize=(3 * len(plans), 3), sharey=True, layout="constrained")
     for axis, (title, plan) in zip(axes, plans.items(), strict=True):

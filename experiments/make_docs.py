@@ -67,7 +67,7 @@ SECTIONS: dict[str, tuple[Callable[[], str], ...]] = {
 
 
 def fill(text: str, page: str) -> str:
-    """The text of a page with its tables generated again."""
+    """Returns the text of a page with its tables generated again."""
     for make_table in SECTIONS[page]:
         name, content = make_table.__name__, make_table()
         pattern = rf"(<!-- {name}: generated[^>]*-->\n).*?(<!-- end {name} -->)"

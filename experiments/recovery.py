@@ -25,7 +25,7 @@ STEPS = 200
 
 @dataclass(frozen=True)
 class Grid:
-    """Options that are combined at a share.
+    """Options that are combined for one share of kept weights.
 
     Attributes:
         rates: Learning rates.

@@ -28,7 +28,7 @@ DUMMY_BATCHES = [{"input_ids": torch.zeros(1, 1, dtype=torch.long)}]
 
 
 def with_zeros(model: PreTrainedModel, sparsity: float, pattern: str) -> PreTrainedModel:
-    """The model itself if it is sparse, else a sparse copy."""
+    """Returns the model itself if it is sparse, else a sparse copy."""
     if is_sparse(model):
         return model
     config = ObertConfig(

@@ -92,7 +92,7 @@ def make_plans(results: ResultsStore, folder: str, data_dir: Path) -> None:
 
 
 def scale_up_costs(costs: FittedMilliseconds) -> FittedMilliseconds:
-    """Costs of the same parts after all widths were doubled."""
+    """Returns the costs of the same parts after all widths were doubled."""
     return replace(
         costs,
         per_weight=SCALE**2 * costs.per_weight,
@@ -103,7 +103,7 @@ def scale_up_costs(costs: FittedMilliseconds) -> FittedMilliseconds:
 
 
 def timed_plan(model: PreTrainedModel, calibration: Calibration, costs: Cost, removed: float) -> ModelPlan:
-    """The plan whose time budget removes this share of the weights; the budget is found by bisection."""
+    """Returns the plan whose time budget removes this share of the weights; the budget is found by bisection."""
     encoder, curves = Encoder(model), calibration.curves
     low, high = 0.0, 1.0
     for _ in range(20):
@@ -125,7 +125,7 @@ def evaluate_plan(
     data: Dataset,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
-    """Accuracy of MiniLM pruned by a plan, one-shot."""
+    """Returns the accuracy of MiniLM pruned by a plan, one-shot."""
     pruned = apply_plan(
         model,
         plan,
@@ -138,7 +138,7 @@ def evaluate_plan(
 
 
 def prepare(name: str, runtime: str, precision: str, texts: Dataset) -> str:
-    """Argument of ``bench``: a folder for PyTorch, or an exported one."""
+    """Returns the argument of ``bench``: a folder for PyTorch, or an exported one."""
     folder = build(name)
     if runtime == "pytorch":
         return str(folder) if precision == "fp32" else f"{folder}@bf16"

@@ -41,12 +41,12 @@ SIZE = 768
 
 
 def slug(name: str) -> str:
-    """A name without spaces and punctuation."""
+    """Returns a name without spaces and punctuation."""
     return re.sub(r"\W+", "-", name).strip("-")
 
 
 def single_matrix(weight: Tensor, covariance: Tensor, share: float) -> dict[str, float]:
-    """Error of each structure on one matrix, as a share of the output's variance."""
+    """Returns the error of each structure on one matrix, as a share of the output's variance."""
     out, inside = weight.shape
     plain = torch.ones(out, dtype=torch.float64)
     whole = float((weight @ covariance * weight).sum())
@@ -70,7 +70,7 @@ def single_matrix(weight: Tensor, covariance: Tensor, share: float) -> dict[str,
 
 
 def synthetic_matrices(trained: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Matrices of BERT-base's width: random, with planted groups, and with trained spectra in random directions."""
+    """Makes matrices of BERT-base's width: random, with planted groups, and with trained spectra."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -80,7 +80,7 @@ def synthetic_matrices(trained: dict[str, tuple[Tensor, Tensor]]) -> dict[str, t
         return torch.linalg.qr(normal(SIZE, SIZE)).Q
 
     def stretched(values: Tensor) -> Tensor:
-        """The same curve of values, interpolated to the size of the matrix."""
+        """Returns the same curve of values, interpolated to the size of the matrix."""
         positions = np.linspace(0, 1, SIZE)
         return torch.from_numpy(np.interp(positions, np.linspace(0, 1, len(values)), values.numpy()))
 
@@ -118,15 +118,15 @@ class CalibratedProbe(Probe):
         self.curves = measure_curves(self.model, self.statistics, DAMPING, chunk=1)
 
     def weight(self, layer: int, role: Role) -> Tensor:
-        """One dense matrix, fp64."""
+        """Returns one dense matrix, fp64."""
         return self.encoder.weight(layer, role).double()
 
     def metric(self, layer: int, role: Role) -> Tensor:
-        """Sensitivity of the loss to errors of the matrix' output."""
+        """Returns the sensitivity of the loss to errors of the matrix's output."""
         return self.statistics.curvature[layer, role]
 
     def searched(self, layer: int, sub_layer: SubLayerName, share: float, **allowed: bool) -> PreTrainedModel:
-        """The model with one sub-layer pruned as ``auto`` does at this share."""
+        """Returns the model with one sub-layer pruned as ``auto`` does at this share."""
         [curve] = [curve for curve in self.curves if (curve.layer, curve.sub_layer) == (layer, sub_layer)]
         choices = allocate([curve], Weights(), share * full_cost([curve], Weights()), **allowed)
         plan = make_allocated_plan(self.encoder.architecture.name, self.encoder.shapes, [curve], choices)
@@ -135,11 +135,11 @@ class CalibratedProbe(Probe):
         return self.compensated(layer, structures, layer_plan.units)
 
     def dropped(self, layer: int, sub_layer: SubLayerName) -> PreTrainedModel:
-        """The model without one sub-layer."""
+        """Returns the model without one sub-layer."""
         return self.compensated(layer, dict.fromkeys(SUB_LAYERS[sub_layer], Dropped()), None)
 
     def compensated(self, layer: int, structures: dict[Role, Any], units: Any) -> PreTrainedModel:
-        """The model with these structures in one layer, and everything else dense."""
+        """Returns the model with these structures in one layer, and everything else dense."""
         layers = []
         for index, shape in enumerate(self.encoder.shapes):
             dense: dict[Role, Any] = dict.fromkeys(ROLES, Dense())
@@ -157,7 +157,7 @@ class CalibratedProbe(Probe):
     def replaced(
         self, layer: int, weights: dict[Role, Tensor], biases: dict[Role, Tensor] | None = None
     ) -> PreTrainedModel:
-        """The model with these weights; biases that are not given keep the mean of each matrix' output."""
+        """Returns the model with these weights; biases that are not given keep the mean of each matrix's output."""
         model = deepcopy(self.model)
         for role, new in weights.items():
             matrix = Encoder(model).linear(layer, role)
@@ -193,7 +193,7 @@ def attention_candidates(probe: CalibratedProbe, layer: int, share: float) -> di
         return probe.replaced(layer, reduced(dict.fromkeys(everything, int(total / 8 / size))))
 
     def shared() -> PreTrainedModel:
-        """One bottleneck for query, key and value; the output has the rank that the remaining weights allow."""
+        """Gives query, key and value one bottleneck; the output has the rank that the remaining weights allow."""
         errors = shared_factor([weights[r] for r in first], inputs, [metrics[r] for r in first], 1)[1]
         [curve] = [curve for curve in probe.curves if (curve.layer, curve.sub_layer) == (layer, "attention")]
         tail = curve.candidates[-1].rank_errors["attention_output"]
@@ -221,7 +221,7 @@ def attention_candidates(probe: CalibratedProbe, layer: int, share: float) -> di
         )
 
     def constant_scores() -> PreTrainedModel:
-        """No query and key, so attention is uniform; the saved weights go to value and output."""
+        """Removes query and key, so that attention is uniform; the saved weights go to value and output."""
         zeros: dict[Role, Tensor] = {role: torch.zeros_like(weights[role]) for role in ("query", "key")}
         rank = int(total / 4 / size)
         rest = {} if 2 * rank >= size else reduced({"value": rank, "attention_output": rank})
@@ -269,7 +269,7 @@ def feed_forward_candidates(
 
 
 def replace(probe: CalibratedProbe, layer: int, sub_layer: SubLayerName, make: Callable[[], PreTrainedModel]) -> float:
-    """Divergence with one candidate, or with the sub-layer dropped where the share is too small for any structure."""
+    """Returns the divergence with one candidate; it drops the sub-layer if no structure fits the share."""
     try:
         return probe.divergence(make())
     except OptionError:

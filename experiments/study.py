@@ -35,7 +35,7 @@ TASKS = ("sst2", "cola", "mrpc", "rte", "stsb")
 STEPS = 200
 """Steps of recovery with 32 texts each, the same for every method and task: one minute to several."""
 LEARNING_RATE = 5e-5
-"""Of recovery; the names of rows with another one end in it."""
+"""Learning rate of recovery; the names of rows with another one end in it."""
 
 
 def describe(dense: StudyModel, model: PreTrainedModel, seconds: float) -> dict[str, Any]:

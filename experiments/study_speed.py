@@ -35,7 +35,7 @@ BATCH, LENGTH = 8, 128
 
 
 def build(dense: StudyModel, method: str, share: float) -> PreTrainedModel:
-    """A model with the row's plan, without compensation."""
+    """Returns a model with the row's plan, without compensation."""
     if method == "first-layers":
         return first_layers(dense, share)
     if method == "torch-pruning":

@@ -14,7 +14,7 @@ LBFGS_STEPS = 150
 
 
 def relative_error(weight: Tensor, new: Tensor, covariance: Tensor, metric: Tensor) -> float:
-    """tr(M Δ C Δᵀ) / tr(M W C Wᵀ)."""
+    """Returns tr(M Δ C Δᵀ) / tr(M W C Wᵀ)."""
     root = sqrt_metric(metric)[0]
     lost, whole = apply_metric(root, weight - new), apply_metric(root, weight)
     return float((lost @ covariance * lost).sum() / (whole @ covariance * whole).sum())
@@ -23,7 +23,7 @@ def relative_error(weight: Tensor, new: Tensor, covariance: Tensor, metric: Tens
 def shared_factor(
     weights: list[Tensor], covariance: Tensor, metrics: list[Tensor], rank: int
 ) -> tuple[list[Tensor], Tensor]:
-    """One bottleneck for matrices with the same input: the reduced-rank regression of the stacked matrices.
+    """Gives matrices with the same input one bottleneck: the reduced-rank regression of the stacked matrices.
 
     Returns:
         The weights at this rank, and the error of every rank, shape (full rank + 1,).
@@ -49,7 +49,7 @@ def fewer_dimensions(
     width: int,
     kept: int,
 ) -> tuple[dict[Role, Tensor], Tensor, list[int], list[int]]:
-    """Heads of fewer dimensions: per head the products W_QᵀW_K and W_O W_V at lower rank, no second matrix needed.
+    """Reduces the dimensions of heads: per head the products W_QᵀW_K and W_O W_V get a lower rank.
 
     Products are truncated in the data's metric. The weight of a query's error is the sensitivity of the loss to it,
     divided by the variance of the keys, which is the sensitivity to the attention scores. Then the output matrix is
@@ -112,7 +112,7 @@ def fewer_dimensions(
 
 
 def shuffled_blocks(weight: Tensor, covariance: Tensor, metric: Tensor, rank: int, blocks: int) -> Tensor:
-    """Two block-diagonal factors with a fixed shuffle between them (Monarch, Dao et al., 2022, arXiv 2204.00595).
+    """Fits two block-diagonal factors with a fixed shuffle between them (Monarch, Dao et al., 2022, arXiv 2204.00595).
 
     Every one of ``blocks`` x ``blocks`` parts of the matrix gets rank ``rank // blocks``: as many weights as a low rank
     of ``rank``, but ``blocks`` times the rank. Started from truncated parts, then fitted by L-BFGS.

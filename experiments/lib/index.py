@@ -214,7 +214,7 @@ EXPERIMENTS = {
 
 
 def index() -> str:
-    """One table per kind of question; minutes are the sum over the stored rows."""
+    """Makes one table per kind of question; minutes are the sum over the stored rows."""
     parts = []
     for title, experiments in EXPERIMENTS.items():
         rows = []
@@ -236,7 +236,7 @@ def index() -> str:
 
 
 def check_index() -> list[str]:
-    """Problems of the index: scripts or result files without an entry, and entries without a script, rows or answer."""
+    """Returns what is missing: entries of scripts and result files, and scripts, rows and answers of entries."""
     entries = {entry.script: entry for experiments in EXPERIMENTS.values() for entry in experiments}
     scripts = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"make_docs"}
     files = {path.stem for path in RESULTS.glob("*.jsonl")}
@@ -257,7 +257,7 @@ def check_index() -> list[str]:
 
 
 def _exists(link: str) -> bool:
-    """Whether a page exists and has the linked section."""
+    """Returns True if a page exists and has the linked section."""
     page, _, anchor = link.partition("#")
     path = ROOT / page
     if not path.is_file():
@@ -267,5 +267,5 @@ def _exists(link: str) -> bool:
 
 
 def _anchor(heading: str) -> str:
-    """The anchor that GitHub gives a heading."""
+    """Returns the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

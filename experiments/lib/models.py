@@ -48,7 +48,7 @@ class TaskModel:
     validation: Dataset
 
     def score(self, model: PreTrainedModel) -> dict[str, float]:
-        """The task's metrics on the validation data."""
+        """Returns the task's metrics on the validation data."""
         return evaluate(model, self.data.task, self.validation, self.tokenizer)
 
     def one_shot(self, config: PruneConfig) -> dict[str, Any]:
@@ -121,11 +121,11 @@ class StudyModel(TaskModel):
         return load_with_statistics(str(self.folder), self.data.task.name, self.data_dir, 1024, self.seed)
 
     def config(self, share: float, **options: Any) -> AutoConfig:
-        """Options of ``auto`` that keep this share of the encoder's weights."""
+        """Returns options of ``auto`` that keep this share of the encoder's weights."""
         return AutoConfig(Sparsity(1 - share), seed=self.seed, **options)
 
     def pgb_config(self, share: float, **options: Any) -> PgbConfig:
-        """Options of ``pgb`` that keep this share of the encoder's weights."""
+        """Returns options of ``pgb`` that keep this share of the encoder's weights."""
         return PgbConfig(Sparsity(1 - share), seed=self.seed, **options)
 
 
@@ -152,12 +152,12 @@ class Probe:
         self._dense_log_probabilities = self._log_probabilities(self.model)
 
     def divergence(self, model: PreTrainedModel) -> float:
-        """KL(dense ‖ model) on the probe, mean over its texts."""
+        """Returns the KL(dense ‖ model) on the probe, mean over its texts."""
         log_probabilities = self._log_probabilities(model)
         return float(F.kl_div(log_probabilities, self._dense_log_probabilities, reduction="batchmean", log_target=True))
 
     def score(self, model: PreTrainedModel) -> dict[str, float]:
-        """The task's metrics on the validation data."""
+        """Returns the task's metrics on the validation data."""
         return evaluate(model, self.data.task, self.validation, self.tokenizer)
 
     def one_shot(self, config: PruneConfig) -> dict[str, Any]:

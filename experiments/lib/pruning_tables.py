@@ -36,7 +36,7 @@ COMPARISON = {
 
 
 def comparison() -> str:
-    """PGB against its peers on SST-2; a recovered row has the speed of its one-shot start."""
+    """Tabulates PGB against its peers on SST-2; a recovered row has the speed of its one-shot start."""
     rows = []
     stored_rows = read_rows("compare", "sst2/")
     for name, title in COMPARISON.items():
@@ -71,7 +71,7 @@ HEADLINE = (
 
 
 def headline() -> str:
-    """The table at the top of the README."""
+    """Makes the table at the top of the README."""
     dense_scores = {task: score(f"{task}/dense") for task in STUDY_TASKS}
     rows = []
     for experiment, name, title, study_row in HEADLINE:
@@ -96,7 +96,7 @@ def headline() -> str:
 
 
 def ablation() -> str:
-    """Permutation by compensation for both budgets, then the number of permutation steps and of groups."""
+    """Tabulates permutation by compensation for both budgets, then the numbers of permutation steps and groups."""
 
     def cell(name: str) -> str:
         return format_metric(read_result("ablation", f"sst2/{name}"))
@@ -132,7 +132,7 @@ CHOICES = {
 
 
 def choices() -> str:
-    """Divergence and metric with one option of ``auto`` changed at a time."""
+    """Tabulates divergence and metric with one option of ``auto`` changed at a time."""
     rows = []
     shares = ("0.25", "0.12")
     for name, title in CHOICES.items():
@@ -152,7 +152,7 @@ RECOVERY = {
 
 
 def recovery() -> str:
-    """Metric and divergence after every learning rate, with and without dropout and the teacher's hidden states."""
+    """Tabulates metric and divergence by learning rate, with and without dropout and the teacher's hidden states."""
     rows = []
     rates = ("1e-05", "2e-05", "5e-05", "0.0001")
     for share in ("0.5", "0.25", "0.12"):
@@ -169,7 +169,7 @@ def recovery() -> str:
 
 
 def structures() -> str:
-    """Divergence with one sub-layer replaced, mean over the layers; then the error of each structure on matrices."""
+    """Tabulates the mean divergence with one sub-layer replaced, then the error of each structure on matrices."""
     parts = []
     shares = ("0.5", "0.25", "0.12")
     for sub_layer, title in (("attention", "one attention"), ("feed_forward", "one feed-forward part")):
@@ -200,7 +200,7 @@ def structures() -> str:
 
 
 def baseline() -> str:
-    """Hash of the plan, sparsity and metric of every method, by version of the code."""
+    """Tabulates the hash of the plan, the sparsity and the metric of every method, by version of the code."""
     rows = []
     for name, row in sorted(read_rows("baseline").items(), key=lambda item: item[0].split("/")[::-1]):
         version, task, run = name.split("/")

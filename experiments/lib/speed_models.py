@@ -33,7 +33,7 @@ SCALE = 2
 
 
 def scale_up(plan: ModelPlan) -> ModelPlan:
-    """Twice the width and depth: the same heads, each twice as wide; neurons in pairs; twice the ranks."""
+    """Doubles width and depth: the same heads, each twice as wide; neurons in pairs; twice the ranks."""
     layers = []
     for layer in plan.layers:
         shapes = {role: (SCALE * matrix.shape[0], SCALE * matrix.shape[1]) for role, matrix in layer.matrices.items()}
@@ -53,7 +53,7 @@ def scale_up(plan: ModelPlan) -> ModelPlan:
 
 
 def grouped_plan(model: PreTrainedModel, aligned: bool, groups: int = 2) -> ModelPlan:
-    """Every matrix in two groups: aligned with heads and neurons, or with random permutations like those of ``pgb``.
+    """Plans two groups for every matrix: aligned with heads and neurons, or permuted at random as in ``pgb``.
 
     Aligned groups read and write the residual stream in random chunks of ``CHUNK`` channels.
     """
@@ -83,14 +83,14 @@ def grouped_plan(model: PreTrainedModel, aligned: bool, groups: int = 2) -> Mode
 
 
 def keep_first_layers(plan: ModelPlan, count: int) -> ModelPlan:
-    """The plan of the first layers; the others are dropped."""
+    """Returns the plan of the first layers; the others are dropped."""
     shapes = {role: matrix.shape for role, matrix in plan.layers[0].matrices.items()}
     empty = LayerPlan.build(shapes, dict.fromkeys(ROLES, Dropped()))
     return ModelPlan(plan.architecture, (*plan.layers[:count], *(empty for _ in plan.layers[count:])))
 
 
 def read_plan(name: str) -> ModelPlan:
-    """A plan that ``speed.py --plans`` made."""
+    """Returns a plan that ``speed.py --plans`` made."""
     result = read_result("speed", f"plans/{name}")
     if result is None:
         raise FileNotFoundError(f"No plan {name}: run python experiments/speed.py --plans first.")
@@ -112,7 +112,7 @@ PLANS: dict[str, Callable[[PreTrainedModel], ModelPlan | None]] = {
 
 
 def build(name: str) -> Path:
-    """Folder of the random model with a plan."""
+    """Returns the folder of the random model with a plan."""
     folder = RUNS / "speed" / name
     if not folder.is_dir():
         torch.manual_seed(0)

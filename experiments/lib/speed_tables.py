@@ -33,12 +33,12 @@ DEPLOYED = {"sst2": "SST-2, accuracy", "stsb": "STS-B, Spearman"}
 
 
 def by_plan(models: dict[str, Any]) -> dict[str, Any]:
-    """Measurements by plan; in INT8 the plans by time are those whose milliseconds were measured in INT8."""
+    """Returns the measurements by plan; in INT8 the plans by time are those measured in INT8."""
     return {name.replace("int8-", "timed-"): measurement for name, measurement in models.items()}
 
 
 def same_runtime(shape: str) -> str:
-    """Against the dense model in the same runtime and precision."""
+    """Tabulates speedups over the dense model in the same runtime and precision."""
     rows = []
     for name, title in RUNTIMES.items():
         result = read_result("speed", f"{name}-{shape}")
@@ -50,7 +50,7 @@ def same_runtime(shape: str) -> str:
 
 
 def to_reference() -> str:
-    """Against dense PyTorch fp32, 8 x 128 tokens."""
+    """Tabulates speedups over dense PyTorch fp32 at 8 x 128 tokens."""
     rows = []
     for name, title in RUNTIMES.items():
         result = read_result("speed", f"{name}-8x128")
@@ -61,7 +61,7 @@ def to_reference() -> str:
 
 
 def files() -> str:
-    """Size of each exported file."""
+    """Tabulates size of each exported file."""
     rows = []
     for name, title in RUNTIMES.items():
         result = read_result("speed", f"{name}-8x128")
@@ -72,14 +72,14 @@ def files() -> str:
 
 
 def speed() -> str:
-    """All of ``experiments/speed.py``."""
+    """Makes all tables of ``experiments/speed.py``."""
     return "\n\n".join(
         [*(same_runtime(shape) for shape in ("8x128", "1x128", "1x16")), to_reference(), files(), quality()]
     )
 
 
 def quality() -> str:
-    """Accuracy of MiniLM with the plans before they were scaled up."""
+    """Tabulates accuracy of MiniLM with the plans before they were scaled up."""
     removed = ("0.5", "0.75", "0.88", "0.97")
     rows = []
     for name, title in (
@@ -93,11 +93,15 @@ def quality() -> str:
 
 
 def grouped_layers() -> str:
-    """Ways to compute query, key and value of aligned groups in PyTorch, against the dense ones."""
+    """Tabulates ways to compute query, key and value of aligned groups in PyTorch, against the dense ones."""
     shapes = ("8x128", "1x128", "1x16")
     keys = [(groups, shape) for groups in (2, 4) for shape in shapes]
     results = {key: read_result("grouped_layers", "{}-{}".format(*key)) for key in keys}
-    times = {key: result["milliseconds"] for key, result in results.items() if result is not None}
+    times = {
+        key: {way.replace("neighbours", "neighbors"): ms for way, ms in result["milliseconds"].items()}  # older rows
+        for key, result in results.items()
+        if result is not None
+    }
     rows = [
         [way, *(format_ratio(times[key]["dense"] / times[key][way]) if key in times else MISSING for key in keys)]
         for way in next(iter(times.values()), {})
@@ -106,7 +110,7 @@ def grouped_layers() -> str:
 
 
 def study_costs() -> str:
-    """Size, speed at 8 x 128 tokens and pruning time of SST-2's model, for each row of the study.
+    """Tabulates size, speed at 8 x 128 tokens and pruning time of SST-2's model, for each row of the study.
 
     Seconds are the median over the tasks: the first row of a task collects the statistics for all others.
     """
@@ -134,14 +138,14 @@ def study_costs() -> str:
 
 
 def deployed_speed(share: str, runtime: str, shape: str) -> float | None:
-    """Speedup over dense PyTorch fp32; None if it was not timed."""
+    """Returns the speedup over dense PyTorch fp32; None if it was not timed."""
     result = read_result("deployed", f"speed-sst2-{share}-{runtime}") or {}
     speedup: float | None = result.get("speedup", {}).get(shape)
     return speedup
 
 
 def deployed() -> str:
-    """Quality and speed of MiniLM where it is deployed."""
+    """Tabulates quality and speed of MiniLM where it is deployed."""
     rows = []
     for share in ("1", "0.5", "0.25", "0.12", "0.06"):
         for name, runtime in RUNTIMES.items():
@@ -159,7 +163,7 @@ def deployed() -> str:
 
 
 def merged_products() -> str:
-    """Time saved by one product for query, key and value."""
+    """Tabulates time saved by one product for query, key and value."""
     rows = []
     models = {"dense": "dense", "aligned-0.5": "aligned groups, 50 % removed"}
     models |= {
@@ -177,7 +181,7 @@ def merged_products() -> str:
 
 
 def skip_norm() -> str:
-    """Additions and norms, fused and apart."""
+    """Tabulates additions and norms, fused and apart."""
     result = read_result("skip_norm", "8x128x768")
     times = {} if result is None else result["milliseconds"]
     titles = {"Add": "fused", "Sum": "apart"}
@@ -186,7 +190,7 @@ def skip_norm() -> str:
 
 
 def compound() -> str:
-    """Fewer layers, pruning and INT8 together."""
+    """Tabulates fewer layers, pruning and INT8 together."""
     rows = []
     for name, row in read_rows("compound").items():
         if name.startswith("speed-"):
@@ -218,7 +222,7 @@ PERFORMANCE = {
 
 
 def performance() -> str:
-    """Time and memory of pruning by step, then how they grow with layers, width and tokens."""
+    """Tabulates time and memory of pruning by step, then how they grow with layers, width and tokens."""
     rows = []
     for name, title in PERFORMANCE.items():
         result = read_result("performance", name)

@@ -17,23 +17,23 @@ Method = Callable[[StudyModel, float], PreTrainedModel]
 
 
 def auto(**options: Any) -> Method:
-    """``auto`` with these options."""
+    """Returns the method ``auto`` with these options."""
     return lambda dense, share: prune(dense.model, dense.config(share, **options), dense.calibration).model
 
 
 def pgb(**options: Any) -> Method:
-    """``pgb`` with these options."""
+    """Returns the method ``pgb`` with these options."""
     return lambda dense, share: dense.with_statistics.prune(dense.pgb_config(share, **options))
 
 
 def first_layers(dense: StudyModel, share: float) -> PreTrainedModel:
-    """The first layers, as many as the share allows, at least one; the others are dropped without compensation."""
+    """Keeps the first layers, as many as the share allows, at least one; there is no compensation."""
     layers = Encoder(dense.model).layers
     return drop_layers(dense.model, LayerDropConfig(max(1, int(share * len(layers))), "first")).model
 
 
 def torch_pruning(dense: StudyModel, share: float) -> PreTrainedModel:
-    """Heads and neurons removed by Torch-Pruning."""
+    """Removes heads and neurons with Torch-Pruning."""
     batch = make_batches(dense.train, dense.tokenizer, 32, 32, dense.seed)[0]
     return prune_with_torch_pruning(dense.model, dict(batch), share)  # type: ignore[arg-type]
 

@@ -28,7 +28,7 @@ STUDY_TASKS = {"sst2-0": "SST-2", "cola-0": "CoLA", "mrpc-0": "MRPC", "rte-0": "
 
 
 def study() -> str:
-    """One table per share: the deciding metric of each task, and its mean relative to the dense model."""
+    """Makes one table per share: the deciding metric of each task, and its mean relative to the dense model."""
     tasks = {task: title for task, title in STUDY_TASKS.items() if read_result("study", f"{task}/dense")}
     parts = []
     for share, ending in product(("0.5", "0.25", "0.12", "0.06"), ENDINGS):
@@ -51,7 +51,7 @@ def study() -> str:
 
 
 def relative(scores: dict[str, Any], dense: dict[str, Any], floor: dict[str, Any]) -> list[str]:
-    """Means over the tasks with standard errors: share of the dense score, and share of its part above the floor."""
+    """Averages over the tasks, with standard errors, the shares of the dense score and of its part above the floor."""
     if None in scores.values():
         return [MISSING, MISSING]
     of_dense = [value / dense[task] for task, value in scores.items()]
@@ -62,14 +62,14 @@ def relative(scores: dict[str, Any], dense: dict[str, Any], floor: dict[str, Any
 
 
 def with_error(shares: list[float]) -> str:
-    """Mean and its standard error, in percent."""
+    """Returns the mean and its standard error, in percent."""
     if len(shares) < 2:
         return MISSING
     return f"{100 * np.mean(shares):.1f} ± {100 * np.std(shares, ddof=1) / len(shares) ** 0.5:.1f} %"
 
 
 def score(name: str) -> Any:
-    """The deciding metric of a row of the study, or None."""
+    """Returns the deciding metric of a row of the study, or None."""
     return first_metric(read_result("study", name))
 
 
@@ -78,7 +78,7 @@ def _format_score(value: float | None) -> str:
 
 
 def seeds() -> str:
-    """Mean and standard deviation over the seeds; each seed has another dense model."""
+    """Tabulates mean and standard deviation over the seeds; each seed has another dense model."""
     tasks = {"cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
     names = {
         "dense": "dense",

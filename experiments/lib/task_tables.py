@@ -8,7 +8,7 @@ from lib.tables import FLOPS_KEPT, MISSING, WEIGHTS_KEPT, format_kept, format_sp
 
 
 def squad() -> str:
-    """F1 and exact match of every method at every share, one-shot and recovered."""
+    """Tabulates F1 and exact match of every method at every share, one-shot and recovered."""
     titles = {"auto": "**auto**, no labels", "pgb": "pgb", "obert": "obert, single weights"}
     stored_rows = read_rows("squad")
     if "dense" not in stored_rows:
@@ -48,7 +48,7 @@ EMBEDDER = {
 
 
 def embedder() -> str:
-    """Quality and speed of the embedder at every share."""
+    """Tabulates quality and speed of the embedder at every share."""
     rows = []
     for name, (title, size, runtime, precision) in EMBEDDER.items():
         result, sized = read_result("embedder", name), read_result("embedder", size)
@@ -70,7 +70,7 @@ def embedder() -> str:
 
 
 def embedder_recovery() -> str:
-    """The embedder after recovery, by learning rate, use of the teacher's hidden states, and length."""
+    """Tabulates the recovered embedder by learning rate, use of the teacher's hidden states, and length."""
 
     def order(row: Row) -> tuple[bool, float, float]:
         options = row["configuration"]["training"]
@@ -96,7 +96,7 @@ def embedder_recovery() -> str:
 
 
 def decoder() -> str:
-    """Perplexity of the pruned decoders."""
+    """Tabulates perplexity of the pruned decoders."""
     rows = []
     for model in sorted({name.split("/")[0] for name in read_rows("decoder")}):
         dense = read_result("decoder", f"{model}/dense")
@@ -118,6 +118,6 @@ def decoder() -> str:
 
 
 def _perplexities(result: dict[str, Any], held_out: str, training: str) -> list[str]:
-    """Perplexity on held-out and on training texts, before and after more training."""
+    """Returns the perplexity on held-out and on training texts, before and after more training."""
     names = (held_out, training, "recovered", "recovered_training")
     return [f"{result[name]:.1f}" if name in result else MISSING for name in names]
