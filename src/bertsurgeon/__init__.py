@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bertsurgeon.pruning import prune
     from bertsurgeon.recovery import TrainingConfig, recover, train
     from bertsurgeon.runtime import open_exported
-    from bertsurgeon.vocabulary import TrimReport, trim_vocabulary
+    from bertsurgeon.vocabulary import TrimReport, TrimResult, trim_vocabulary
 
 _MODULES = {
     "benchmark": ("BenchmarkConfig", "BenchmarkReport", "bench"),
@@ -51,7 +51,7 @@ _MODULES = {
     "pruning": ("prune",),
     "recovery": ("TrainingConfig", "recover", "train"),
     "runtime": ("open_exported",),
-    "vocabulary": ("TrimReport", "trim_vocabulary"),
+    "vocabulary": ("TrimReport", "TrimResult", "trim_vocabulary"),
 }
 """Where each public name is defined."""
 

@@ -1,4 +1,4 @@
-"""The examples, run as scripts on toys."""
+"""The examples are run as scripts on toy models."""
 
 import os
 import subprocess
@@ -13,8 +13,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.mark.parametrize(
     ("script", "arguments", "shown"),
     [
-        ("classifier.py", ["--quick"], ("dense", "50% pruned", "75% pruned", "accuracy, recovered", "times faster")),
-        ("question_answering.py", [], ("dense", "% pruned", "and recovered", "exact match", "was it lovely?")),
+        ("classifier.py", ["--quick"], ("dense", "50% removed", "75% removed", "accuracy, recovered", "speedup")),
+        ("question_answering.py", [], ("dense", "% removed", "removed, recovered", "exact match", "was it lovely?")),
     ],
 )
 def test_example_ends_in_a_table(script: str, arguments: list[str], shown: tuple[str, ...]) -> None:

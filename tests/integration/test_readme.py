@@ -1,4 +1,4 @@
-"""The README's commands and code, run as they stand there."""
+"""The README's commands and Python code are run unchanged."""
 
 import re
 import shlex
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bertsurgeon.recovery import TrainingConfig, train
-from bertsurgeon.tasks import load_task, tokenize
-from bertsurgeon.workflows.inputs import resolve_model
+from bertsurgeon import TrainingConfig, train
+from bertsurgeon.tasks import load_task
+from bertsurgeon.workflows import resolve_model
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,20 +23,14 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a reader has: a fine-tuned model called my-model, and two CSV files."""
+    """A reader's folder: a fine-tuned model called my-model, and two CSV files."""
     folder = tmp_path_factory.mktemp("reader")
     name = resolve_model("minilm")
     small = AutoModelForSequenceClassification.from_pretrained(name, num_labels=4, num_hidden_layers=2)
     tokenizer = AutoTokenizer.from_pretrained(name)
     data = load_task("docstrings")
     rows = data.train.select(range(96))
-    train(
-        small,
-        TrainingConfig(epochs=4, learning_rate=5e-4),
-        tokenize(rows, tokenizer),
-        tokenizer,
-        work_dir=folder / "work",
-    )
+    train(small, TrainingConfig(epochs=4, learning_rate=5e-4), rows, tokenizer)
     small.save_pretrained(folder / "my-model")
     tokenizer.save_pretrained(folder / "my-model")
     rows.to_csv(folder / "train.csv")
@@ -62,6 +56,7 @@ def test_commands_then_code(folder: Path) -> None:
     run([sys.executable, "-c", loading + "\nassert model.config.quantization_config.plan.sparsity > 0.49"], folder)
     assert "50.0% of the encoder removed" in run([sys.executable, "-c", pruning], folder)
     assert (folder / "pruned-from-python" / "model.safetensors").is_file()
+    AutoTokenizer.from_pretrained(folder / "pruned-from-python")  # a model is of no use without its tokenizer
 
 
 def test_make_targets_exist() -> None:
@@ -72,6 +67,6 @@ def test_make_targets_exist() -> None:
     assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_exist() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
