@@ -6,7 +6,8 @@ python experiments/ablation.py --model runs/minilm-sst2 --data-dir ../shared/dat
 from itertools import product
 from typing import Any
 
-from bertsurgeon import PruneConfig, get_plan
+from bertsurgeon import Groups, PgbConfig, Sparsity, get_plan
+from bertsurgeon.budgets import Budget
 from lib.common import make_task_parser, parse_arguments
 from lib.models import StatisticsModel, load_with_statistics
 from lib.results_store import ResultsStore
@@ -15,7 +16,7 @@ GROUPINGS = ("none", "random", "sort", "assign")
 COMPENSATIONS = ("none", "independent", "sequential")
 
 
-def measure(dense: StatisticsModel, config: PruneConfig) -> dict[str, Any]:
+def measure(dense: StatisticsModel, config: PgbConfig) -> dict[str, Any]:
     pruned = dense.prune(config)
     plan = get_plan(pruned)
     assert plan is not None
@@ -28,19 +29,19 @@ def main() -> None:
     results = ResultsStore("ablation", arguments)
     dense = load_with_statistics(arguments.model, task, arguments.data_dir, arguments.samples, arguments.seed)
 
-    def run(name: str, **options: Any) -> None:
-        config = PruneConfig(method="pgb", samples=arguments.samples, seed=arguments.seed, **options)
+    def run(name: str, budget: Budget, **options: Any) -> None:
+        config = PgbConfig(budget, samples=arguments.samples, seed=arguments.seed, **options)
         configuration = {"task": task, "pruning": config.to_dict()}
         results.run(f"{task}/{name}", lambda: measure(dense, config), configuration, arguments.samples)
 
     results.run(f"{task}/dense", lambda: {"metrics": dense.score(dense.model)}, {"task": task})
-    budgets: dict[str, dict[str, Any]] = {"tau": {"sparsity": 0.5}, "uniform": {"groups": 2}}
+    budgets: dict[str, Budget] = {"tau": Sparsity(0.5), "uniform": Groups(2)}
     for (name, budget), grouping, compensation in product(budgets.items(), GROUPINGS, COMPENSATIONS):
-        run(f"{name}-{grouping}-{compensation}", **budget, grouping=grouping, compensation=compensation)
+        run(f"{name}-{grouping}-{compensation}", budget, grouping=grouping, compensation=compensation)
     for steps in (1, 2, 12):
-        run(f"nperm-{steps}", sparsity=0.5, permutation_steps=steps)
+        run(f"nperm-{steps}", Sparsity(0.5), permutation_steps=steps)
     for sparsity, max_groups in product((0.5, 0.88), (2, 3, 6, 12)):
-        run(f"gmax-{sparsity}-{max_groups}", sparsity=sparsity, max_groups=max_groups)
+        run(f"gmax-{sparsity}-{max_groups}", Sparsity(sparsity), max_groups=max_groups)
 
 
 if __name__ == "__main__":

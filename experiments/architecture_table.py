@@ -16,28 +16,26 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon import PruneConfig, prune
+from bertsurgeon import Sparsity, prune
 from bertsurgeon.architectures import ARCHITECTURES
 from bertsurgeon.checkpoint import load_embedder, load_model
 from bertsurgeon.embedder import Embedder
 from bertsurgeon.exporting.lowering import Graph, lower
 from bertsurgeon.exporting.onnx_graph import trace
 from bertsurgeon.exporting.verify import compare, reference, run_session
+from bertsurgeon.methods.registry import METHODS
 from bertsurgeon.runtime import open_session
-from bertsurgeon.toy import toy_classifier
+from bertsurgeon.testing import toy_classifier
 from lib.architecture_tables import CONFIGS, HEADS, find_class, make_batches, make_model
 from lib.common import make_parser, parse_arguments
 from lib.results_store import ResultsStore
-
-METHODS = ("auto", "pgb", "obert")
-"""All of them are tried on the first kind of head that an architecture has, ``auto`` on all."""
 
 TOLERANCE = 1e-4
 """Largest error of an output, as a share of the outputs' standard deviation."""
 
 
 def make_model_with_head(auto: Any, name: str, version: int, head: str) -> PreTrainedModel:
-    """A tiny model with this head; embedders are encoders with mean pooling by sentence-transformers."""
+    """Returns a tiny model with this head; embedders are encoders with mean pooling by sentence-transformers."""
     model = make_model(auto, name, version, **HEADS[head][1])
     if head != "embeddings":
         return model
@@ -48,7 +46,7 @@ def make_model_with_head(auto: Any, name: str, version: int, head: str) -> PreTr
 
 
 def reload(model: PreTrainedModel, folder: str) -> list[PreTrainedModel]:
-    """The saved model, loaded by this library and by the one that users load it with."""
+    """Returns the saved model, loaded by this library and by the one that users load it with."""
     if isinstance(model, Embedder):
         return [load_model(folder), load_embedder(folder)]
     return [load_model(folder), type(model).from_pretrained(folder).eval()]
@@ -57,14 +55,14 @@ def reload(model: PreTrainedModel, folder: str) -> list[PreTrainedModel]:
 def relative_error(
     model: PreTrainedModel, expected: list[dict[str, Any]], batches: list[dict[str, Tensor]], outputs: Any
 ) -> float:
-    """Largest error of a model's outputs, relative to their standard deviation."""
+    """Returns the largest error of a model's outputs, relative to their standard deviation."""
     actual = reference(model, batches, outputs)[1]
     return compare(actual, expected, batches).relative_error
 
 
-def try_method(model: PreTrainedModel, method: Any, batches: list[dict[str, Tensor]], outputs: Any) -> dict[str, Any]:
+def try_method(model: PreTrainedModel, method: str, batches: list[dict[str, Tensor]], outputs: Any) -> dict[str, Any]:
     """Prunes, saves, reloads and exports one model; compares the outputs with those before saving."""
-    pruned, report = prune(model, batches, PruneConfig(method=method, sparsity=0.5, batch_size=8))
+    pruned, report = prune(model, METHODS[method].config(Sparsity(0.5), batch_size=8), batches)
     expected = reference(pruned, batches, outputs)[1]
     inputs = tuple(name for name in ("input_ids", "attention_mask", "pixel_values") if name in batches[0])
     with TemporaryDirectory() as folder:
@@ -82,7 +80,7 @@ def try_method(model: PreTrainedModel, method: Any, batches: list[dict[str, Tens
 
 
 def try_head(name: str, head: str) -> dict[str, Any]:
-    """Tries all versions of an architecture with one kind of head."""
+    """Tries all versions of an architecture with one kind of head: all methods on its first head, else ``auto``."""
     auto = find_class(name, head)
     first = next(other for other in HEADS if find_class(name, other) is not None)
     batches = make_batches(name)
@@ -90,7 +88,7 @@ def try_head(name: str, head: str) -> dict[str, Any]:
     by_method = {}
     for version in range(len(CONFIGS[name])):
         model = make_model_with_head(auto, name, version, head)
-        for method in METHODS if head == first else METHODS[:1]:
+        for method in METHODS if head == first else ["auto"]:
             by_method[f"{method}-{version}"] = try_method(model, method, batches, outputs)
     return {"works": all(result["works"] for result in by_method.values()), "methods": by_method}
 

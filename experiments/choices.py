@@ -9,14 +9,14 @@ not calibrated on: it is far less noisy than a metric on a small development set
 from functools import partial
 from typing import Any
 
-from bertsurgeon import PruneConfig
+from bertsurgeon import AutoConfig, Sparsity
 from lib.common import make_task_parser, parse_arguments
 from lib.models import Probe
 from lib.results_store import ResultsStore
 
 CHOICES: dict[str, dict[str, Any]] = {
     "default": {},
-    "metric-plain": {"metric": "plain", "token_weighting": 0.0},
+    "metric-plain": {"metric": "plain"},
     "no-token-weighting": {"token_weighting": 0.0},
     "token-weighting-0.9": {"token_weighting": 0.9},
     "target-residual": {"target": "residual"},
@@ -36,7 +36,7 @@ def main() -> None:
     for name, changes in CHOICES.items():
         for share in (0.25, 0.12):
             options = {"seed": arguments.seed, **changes}
-            config = PruneConfig(sparsity=1 - share, **options)
+            config = AutoConfig(Sparsity(1 - share), **options)
             configuration = {"task": arguments.task, "pruning": config.to_dict()}
             results.run(f"{arguments.task}/{name}-{share:g}", partial(probe.one_shot, config), configuration)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from bertsurgeon import PruneConfig, TrainingOptions, train
+from bertsurgeon import PgbConfig, Sparsity, TrainingConfig, train
 from bertsurgeon.benchmark import compare_latency, count_flops, measure_sizes
 from lib.common import make_parser, parse_arguments
 from lib.models import StatisticsModel, load_with_statistics
@@ -21,13 +21,13 @@ from lib.torch_pruning_peer import prune_with_torch_pruning
 
 SAMPLES = 1024
 PGB: dict[str, dict[str, Any]] = {
-    "pgb-50": {"sparsity": 0.5},
-    "pgb-assign-50": {"sparsity": 0.5, "grouping": "assign"},
-    "pgb-magnitude-50": {"sparsity": 0.5, "importance": "magnitude"},
-    "pgb-no-permutation-50": {"sparsity": 0.5, "grouping": "none"},
-    "pgb-88": {"sparsity": 0.88},
-    "pgb-magnitude-88": {"sparsity": 0.88, "importance": "magnitude"},
-    "pgb-no-permutation-88": {"sparsity": 0.88, "grouping": "none"},
+    "pgb-50": {"budget": Sparsity(0.5)},
+    "pgb-assign-50": {"budget": Sparsity(0.5), "grouping": "assign"},
+    "pgb-magnitude-50": {"budget": Sparsity(0.5), "importance": "magnitude"},
+    "pgb-no-permutation-50": {"budget": Sparsity(0.5), "grouping": "none"},
+    "pgb-88": {"budget": Sparsity(0.88)},
+    "pgb-magnitude-88": {"budget": Sparsity(0.88), "importance": "magnitude"},
+    "pgb-no-permutation-88": {"budget": Sparsity(0.88), "grouping": "none"},
 }
 STARTS = ("dense", "torch-pruning-50", *PGB)
 EPOCHS = {
@@ -41,16 +41,16 @@ EPOCHS = {
 
 
 def make_start(dense: StatisticsModel, name: str) -> PreTrainedModel:
-    """The model of a one-shot row."""
+    """Returns the model of a one-shot row."""
     if name == "dense":
         return dense.model
     if name == "torch-pruning-50":
-        return prune_with_torch_pruning(dense.model, dict(dense.batches[0]))  # type: ignore[return-value,arg-type]
-    return dense.prune(PruneConfig(method="pgb", **PGB[name]))
+        return prune_with_torch_pruning(dense.model, dict(dense.batches[0]))  # type: ignore[arg-type]
+    return dense.prune(PgbConfig(**PGB[name]))
 
 
 def describe(dense: StatisticsModel, model: PreTrainedModel) -> dict[str, Any]:
-    """Quality, size and FLOPs."""
+    """Returns quality, size and FLOPs."""
     return {
         "metrics": dense.score(model),
         "kept_share": measure_sizes(model).encoder_weights / measure_sizes(dense.model).encoder_weights,
@@ -68,16 +68,16 @@ def measure_start(dense: StatisticsModel, name: str) -> dict[str, Any]:
     return result
 
 
-def measure_recovered(dense: StatisticsModel, name: str, start: str, options: TrainingOptions) -> dict[str, Any]:
+def measure_recovered(dense: StatisticsModel, name: str, start: str, options: TrainingConfig) -> dict[str, Any]:
     """Recovers a one-shot row and describes it; its shapes, and so its speed, stay those of the start."""
     model = make_start(dense, start)
     train(
         model,
+        options,
         dense.train,
         dense.tokenizer,
-        options,
-        RUNS / "compare" / f"{dense.data.task.name}-{name}",
         teacher=dense.model,
+        work_dir=RUNS / "compare" / f"{dense.data.task.name}-{name}",
         resume=True,
         description=f"Recovering {name}",
     )
@@ -97,9 +97,12 @@ def main() -> None:
     for name in arguments.only or [*STARTS, *EPOCHS]:
         start = name.removesuffix("-recovered")
         samples = SAMPLES if start in PGB else None
-        configuration: dict[str, Any] = {"task": task, "pruning": PGB.get(start)}
+        configuration: dict[str, Any] = {
+            "task": task,
+            "pruning": PgbConfig(**PGB[start]).to_dict() if start in PGB else None,
+        }
         if name in EPOCHS:
-            options = TrainingOptions(epochs=EPOCHS[name], batch_size=64, learning_rate=1e-4)
+            options = TrainingConfig(epochs=EPOCHS[name], batch_size=64, learning_rate=1e-4)
             configuration |= {"start": start, "training": asdict(options)}
             measure = partial(measure_recovered, dense, name, start, options)
         else:

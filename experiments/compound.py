@@ -19,8 +19,9 @@ from transformers import PreTrainedModel, set_seed
 
 from bertsurgeon import (
     ExportConfig,
-    TrainingOptions,
     LayerDropConfig,
+    Sparsity,
+    TrainingConfig,
     drop_layers,
     evaluate,
     export,
@@ -31,13 +32,14 @@ from bertsurgeon import (
     train,
 )
 from bertsurgeon.benchmark import measure_sizes, open_entry
+from bertsurgeon.methods.registry import METHODS
 from lib.common import make_parser, parse_arguments, speedups
 from lib.models import StudyModel, load_study_model
 from lib.results_store import RUNS, ResultsStore
 
 SHAPES = ((8, 128), (1, 128))
-TRAINING = TrainingOptions(epochs=1, learning_rate=1e-4, hardness=1.0, bf16=True)
-RECOVERY = TrainingOptions(epochs=1 / 3, learning_rate=5e-5, hardness=1.0, bf16=True)
+TRAINING = TrainingConfig(epochs=1, learning_rate=1e-4, distillation_weight=1.0, bf16=True)
+RECOVERY = TrainingConfig(epochs=1 / 3, learning_rate=5e-5, distillation_weight=1.0, bf16=True)
 
 
 @dataclass(frozen=True)
@@ -67,31 +69,31 @@ RECIPES = (
 
 
 def make_start(dense: StudyModel, count: int) -> PreTrainedModel:
-    """The dense model, or one with fewer layers that was trained on."""
+    """Returns the dense model, or one with fewer layers that was trained on."""
     if count == 6:
         return dense.model
     folder = RUNS / "compound" / f"{count}-layers"
     if not folder.is_dir():
         set_seed(dense.seed)
-        model, _ = drop_layers(dense.model, LayerDropConfig(count))
+        model = drop_layers(dense.model, LayerDropConfig(count)).model
         work = folder.with_name(f"{folder.name}.training")
-        train(model, dense.train, dense.tokenizer, TRAINING, work, teacher=dense.model, resume=True)
+        train(model, TRAINING, dense.train, dense.tokenizer, teacher=dense.model, work_dir=work, resume=True)
         save_model(model, folder, dense.tokenizer)
         shutil.rmtree(work)
     return load_model(folder)
 
 
 def build(dense: StudyModel, recipe: Recipe) -> PreTrainedModel:
-    """The model of a recipe, before it is exported."""
+    """Returns the model of a recipe, before it is exported."""
     start = make_start(dense, recipe.layers)
     if recipe.method is None:
         return start
     folder = RUNS / "compound" / recipe.name
     if not folder.is_dir():
-        config = dense.config(recipe.share, method=recipe.method)
-        model, _ = prune(start, dense.train, config, dense.tokenizer)
+        config = METHODS[recipe.method].config(Sparsity(1 - recipe.share), seed=dense.seed)
+        model = prune(start, config, dense.train, dense.tokenizer).model
         if recipe.method == "pgb":
-            recover(model, dense.train, dense.tokenizer, RECOVERY, dense.model)
+            recover(model, RECOVERY, dense.train, dense.tokenizer, teacher=dense.model)
         save_model(model, folder, dense.tokenizer)
     return load_model(folder)
 
@@ -110,7 +112,7 @@ def quality(dense: StudyModel, recipe: Recipe) -> dict[str, Any]:
     return {
         "kept_share": measure_sizes(model).encoder_weights / measure_sizes(dense.model).encoder_weights,
         "metrics": dense.score(model),
-        "int8": evaluate(entry.model, dense.validation, dense.tokenizer, dense.data.task),
+        "int8": evaluate(entry.model, dense.data.task, dense.validation, dense.tokenizer),
         "file_bytes": entry.file_bytes,
     }
 

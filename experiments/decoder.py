@@ -32,8 +32,8 @@ from transformers import (
     set_seed,
 )
 
-from bertsurgeon import PruneConfig, load_model, prune, save_model
-from bertsurgeon.architectures import get_architecture, unfuse
+from bertsurgeon import AutoConfig, Sparsity, load_model, prune, save_model
+from bertsurgeon.architectures import Encoder, unfuse
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.plan import Dense, LayerPlan, ModelPlan, Role, Units, sub_layer_of, unit_axis
@@ -47,7 +47,7 @@ BLOCK = 128
 
 
 def make_config(arguments: argparse.Namespace, vocabulary: int) -> PretrainedConfig:
-    """A decoder in the style of Llama (half as many keys and values as queries, gated) or GPT-2."""
+    """Returns a decoder in the style of Llama (half as many keys and values as queries, gated) or GPT-2."""
     width, heads = arguments.hidden, max(2, arguments.hidden // 32)
     common = {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
     sizes = {"hidden_size": width, "num_hidden_layers": arguments.layers, "num_attention_heads": heads}
@@ -65,7 +65,7 @@ def make_config(arguments: argparse.Namespace, vocabulary: int) -> PretrainedCon
 
 
 def make_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-pair tokenizer of the training texts."""
+    """Returns a byte-pair tokenizer of the training texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -78,7 +78,7 @@ def make_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast
 
 
 def make_blocks(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> Dataset:
-    """Concatenated texts, cut into blocks; the incomplete last block is dropped."""
+    """Concatenates texts and cuts them into blocks; the incomplete last block is dropped."""
     end = tokenizer.eos_token_id
     stream = [token for ids in tokenizer(texts)["input_ids"] for token in (*ids, end)]
     count = len(stream) // BLOCK
@@ -128,18 +128,18 @@ class Language:
         )
 
     def train(self, model: PreTrainedModel, epochs: float, rate: float) -> None:
-        """Next-token prediction, in place."""
+        """Trains a model to predict the next token, in place."""
         with TemporaryDirectory() as folder:
             self._trainer(model, folder, epochs, rate).train()
         model.eval()
 
     def perplexity(self, model: PreTrainedModel, blocks: Dataset | None = None) -> float:
-        """Perplexity on these blocks, by default the held-out ones: e to the mean loss of a token."""
+        """Returns the perplexity on these blocks, by default the held-out ones: e to the mean loss of a token."""
         with TemporaryDirectory() as folder:
             return math.exp(self._trainer(model, folder, 0, 0.0).evaluate(blocks)["eval_loss"])
 
     def training_perplexity(self, model: PreTrainedModel) -> float:
-        """Perplexity on a tenth of the training blocks."""
+        """Returns the perplexity on a tenth of the training blocks."""
         return self.perplexity(model, self.training.select(range(0, len(self.training), 10)))
 
     def dense(self) -> dict[str, Any]:
@@ -162,29 +162,29 @@ class Language:
         return {"recovered": self.perplexity(model), "recovered_training": self.training_perplexity(model)}
 
     def trained_on(self) -> dict[str, float]:
-        """The dense model after the same additional training as the pruned ones."""
+        """Returns the dense model after the same additional training as the pruned ones."""
         return self.recover(load_model(self.folder, AutoModelForCausalLM))
 
 
 def smallest_norms(model: PreTrainedModel, sparsity: float) -> ModelPlan:
-    """Plan that removes this share of every layer as the heads and neurons with the smallest norms.
+    """Returns the plan that removes this share of every layer as the heads and neurons with the smallest norms.
 
     Where the heads are too few for the share, more or fewer neurons are removed.
     """
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
     layers = []
-    for index, shapes in enumerate(architecture.shapes(model)):
+    for index, shapes in enumerate(encoder.shapes):
         units: dict[Any, Units] = {}
         remaining_weights = (1 - sparsity) * sum(rows * columns for rows, columns in shapes.values())
-        for sub_layer, roles in architecture.sub_layers.items():
-            width = architecture.unit_width(model.config) if sub_layer == "attention" else 1
+        for sub_layer, roles in encoder.sub_layers.items():
+            width = encoder.unit_width(sub_layer)
             total = shapes[roles[-1]][1] // width
             whole = sum(math.prod(shapes[role]) for role in roles)
             share = 1 - sparsity if sub_layer == "attention" else remaining_weights / whole
             count = max(1, min(total, round(share * total)))
             norms = torch.zeros(total)
             for role in roles:
-                weight = architecture.matrix(model, index, role).get_parameter("weight").detach()
+                weight = encoder.weight(index, role)
                 by_unit = weight.T if unit_axis(role) == 1 else weight
                 norms += by_unit.reshape(total, -1).square().sum(1)
             kept = tuple(sorted(norms.topk(count).indices.tolist()))
@@ -193,20 +193,20 @@ def smallest_norms(model: PreTrainedModel, sparsity: float) -> ModelPlan:
         structures: dict[Role, Any] = dict.fromkeys(shapes, Dense())
         assert all(sub_layer_of(role) in units for role in structures)
         layers.append(LayerPlan.build(shapes, structures, units))
-    return ModelPlan(architecture.name, tuple(layers))
+    return ModelPlan(encoder.architecture.name, tuple(layers))
 
 
 def apply(model: PreTrainedModel, plan: ModelPlan) -> PreTrainedModel:
     """Applies a plan without compensation."""
-    pruned = apply_plan(unfuse(model), get_architecture(model.config.model_type), plan, "none")
+    pruned = apply_plan(unfuse(model), plan, "none")
     attach_plan(pruned, plan)
     return pruned
 
 
 def by_auto(language: Language, sparsity: float) -> dict[str, Any]:
     model = load_model(language.folder, AutoModelForCausalLM)
-    config = PruneConfig(sparsity=sparsity, samples=language.arguments.samples, seed=language.arguments.seed)
-    pruned, report = prune(model, language.training, config, language.tokenizer)
+    config = AutoConfig(Sparsity(sparsity), samples=language.arguments.samples, seed=language.arguments.seed)
+    pruned, report = prune(model, config, language.training, language.tokenizer)
     return {
         "samples": report.samples,
         "sparsity": report.sparsity,

@@ -11,25 +11,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lib.speed_models import PRECISIONS
-
 from bertsurgeon import ExportConfig, evaluate, export, load_model, prune, save_model
 from bertsurgeon.benchmark import BenchmarkEntry, open_entry
 from lib.common import make_parser, parse_arguments, speedups
 from lib.models import StudyModel, load_study_model
 from lib.results_store import RUNS, ResultsStore
+from lib.speed_models import PRECISIONS
 
 SHARES = (1.0, 0.5, 0.25, 0.12, 0.06)
 SHAPES = ((8, 128), (1, 128))
 
 
 def pruned_folder(dense: StudyModel, task: str, share: float) -> Path:
-    """Folder of the dense model, or of the one that ``auto`` pruned to this share."""
+    """Returns the folder of the dense model, or of the one that ``auto`` pruned to this share."""
     if share == 1.0:
         return dense.folder
     folder = RUNS / "deployed" / f"{task}-{share:g}"
     if not folder.is_dir():
-        model, _ = prune(dense.model, dense.calibration, dense.config(share), dense.tokenizer)
+        model, _ = prune(dense.model, dense.config(share), dense.calibration, dense.tokenizer)
         save_model(model, folder, dense.tokenizer)
     return folder
 
@@ -37,7 +36,7 @@ def pruned_folder(dense: StudyModel, task: str, share: float) -> Path:
 def open_model(
     dense: StudyModel, task: str, share: float, runtime: str, precision: str
 ) -> tuple[BenchmarkEntry, dict[str, Any]]:
-    """The model in its runtime, and the check of its export."""
+    """Returns the model in its runtime, and the check of its export."""
     folder = pruned_folder(dense, task, share)
     if runtime == "pytorch":
         return open_entry(str(folder) if precision == "fp32" else f"{folder}@{precision}"), {}
@@ -52,7 +51,7 @@ def open_model(
 def quality(dense: StudyModel, task: str, share: float, runtime: str, precision: str) -> dict[str, Any]:
     entry, check = open_model(dense, task, share, runtime, precision)
     return {
-        "metrics": evaluate(entry.model, dense.validation, dense.tokenizer, dense.data.task),
+        "metrics": evaluate(entry.model, dense.data.task, dense.validation, dense.tokenizer),
         "check": check,
         "file_bytes": entry.file_bytes,
     }

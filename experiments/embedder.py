@@ -24,10 +24,12 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import (
+    AutoConfig,
     Calibration,
+    CalibrationConfig,
     ExportConfig,
-    PruneConfig,
-    TrainingOptions,
+    Sparsity,
+    TrainingConfig,
     calibrate,
     evaluate,
     export,
@@ -39,12 +41,12 @@ from bertsurgeon import (
 )
 from bertsurgeon.benchmark import count_flops, measure_sizes, open_entry
 from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.evaluation import compare
 from bertsurgeon.prediction import Predictor
-from bertsurgeon.tasks import Task, TaskData, for_model, get_task, kind_of, load_task, tokenize
-from bertsurgeon.tasks.local import read_task
+from bertsurgeon.tasks import Task, TaskData, align_to_model, get_task, load_task, task_type_of, tokenize
+from bertsurgeon.tasks.data import read_task_files
 from bertsurgeon.tasks.table import Layout
+from bertsurgeon.workflows import resolve_model
 from lib.common import make_parser, parse_arguments, speedups
 from lib.results_store import RUNS, ResultsStore
 
@@ -79,44 +81,44 @@ class DenseEmbedder:
     pairs: dict[str, Dataset]
     task: Task
     folder: Path
-    options: TrainingOptions
+    options: TrainingConfig
 
     @cached_property
     def calibration(self) -> Calibration:
         """Calibration of the dense model, made once for all shares."""
-        return calibrate(self.model, self.texts, self.config(SHARES[0]), self.tokenizer)
+        return calibrate(self.model, CalibrationConfig(seed=self.options.seed), self.texts, self.tokenizer)
 
-    def config(self, share: float) -> PruneConfig:
-        """Options that keep this share of the encoder's weights."""
-        return PruneConfig(sparsity=1 - share, seed=self.options.seed)
+    def config(self, share: float) -> AutoConfig:
+        """Returns options that keep this share of the encoder's weights."""
+        return AutoConfig(Sparsity(1 - share), seed=self.options.seed)
 
     def pruned(self, share: float) -> PreTrainedModel:
-        """The model pruned to this share without labels; kept on disk."""
+        """Returns the model pruned to this share without labels; kept on disk."""
         folder = self.folder / f"auto-{share:g}"
         if not folder.is_dir():
             save_model(
-                prune(self.model, self.calibration, self.config(share), self.tokenizer)[0], folder, self.tokenizer
+                prune(self.model, self.config(share), self.calibration, self.tokenizer)[0], folder, self.tokenizer
             )
         return load_model(folder)
 
     def recovered(self, share: float) -> PreTrainedModel:
-        """The model pruned to this share and recovered on the texts."""
+        """Returns the model pruned to this share and recovered on the texts."""
         set_seed(self.options.seed)
         model = self.pruned(share)
         with TemporaryDirectory() as work:
             train(
                 model,
+                self.options,
                 self.texts,
                 self.tokenizer,
-                self.options,
-                Path(work),
                 teacher=self.model,
+                work_dir=Path(work),
                 description="Recovering",
             )
         return model
 
     def exported(self, name: str, precision: str) -> Path:
-        """Folder of a model exported to ONNX Runtime; kept on disk."""
+        """Returns the folder of a model exported to ONNX Runtime; kept on disk."""
         folder = self.folder / f"{name}-onnx-{precision}"
         if not folder.is_dir():
             model = self.model if name == "dense" else self.pruned(float(name.removeprefix("auto-")))
@@ -125,15 +127,15 @@ class DenseEmbedder:
         return folder
 
     def quality(self, model: Predictor) -> dict[str, float]:
-        """Spearman correlation on both parts of STS-B, and agreement with the dense model's neighbors."""
+        """Returns the Spearman correlation on both parts of STS-B, and agreement with the dense model's neighbors."""
         correlations = {
-            f"stsb_{name}": evaluate(model, rows, self.tokenizer, self.task)["spearman"]
+            f"stsb_{name}": evaluate(model, self.task, rows, self.tokenizer)["spearman"]
             for name, rows in self.pairs.items()
         }
         return correlations | compare(self.model, model, self.held_out, self.tokenizer)
 
     def describe(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Quality and size."""
+        """Returns quality and size."""
         return {
             "metrics": self.quality(model),
             "kept_share": measure_sizes(model).encoder_weights / measure_sizes(self.model).encoder_weights,
@@ -141,7 +143,7 @@ class DenseEmbedder:
         }
 
     def speed(self, name: str, precision: str) -> dict[str, Any]:
-        """Speedup over the dense model in PyTorch by shape; runs are interleaved.
+        """Returns the speedup over the dense model in PyTorch by shape; runs are interleaved.
 
         Args:
             name: Row of the model.
@@ -153,7 +155,7 @@ class DenseEmbedder:
 
 
 def sentences(parts: Iterable[Dataset], count: int, seed: int) -> Dataset:
-    """The same number of distinct sentences of each part, without labels, shuffled."""
+    """Returns the same number of distinct sentences of each part, without labels, shuffled."""
     chosen = []
     for part in parts:
         distinct = dict.fromkeys(
@@ -165,22 +167,22 @@ def sentences(parts: Iterable[Dataset], count: int, seed: int) -> Dataset:
 
 
 def scored_pairs(data_dir: Path) -> dict[str, TaskData]:
-    """The development and test parts of STS-B."""
+    """Returns the development and test parts of STS-B."""
     columns: dict[str, str | int] = {"text": 5, "text_pair": 6, "label": 4}
     task = get_task("stsb")
     test = replace(task, layouts=(Layout("STS-B", "sts-train.csv", "sts-test.csv", columns),))
-    return {"dev": load_task("stsb", data_dir), "test": TaskData(task, *read_task(test, data_dir))}
+    return {"dev": load_task("stsb", data_dir), "test": TaskData(task, *read_task_files(test, data_dir))}
 
 
 def load(arguments: argparse.Namespace) -> DenseEmbedder:
     name = resolve_model("minilm")
     dense, tokenizer = load_model(name), load_tokenizer(name)
     sources = [load_task(source, arguments.data_dir) for source in SOURCES]
-    parts = {name: for_model(data, dense) for name, data in scored_pairs(arguments.data_dir).items()}
-    kind = kind_of(dense)
+    parts = {name: align_to_model(data, dense) for name, data in scored_pairs(arguments.data_dir).items()}
+    task_type = task_type_of(dense)
 
     def encode(rows: Dataset) -> Dataset:
-        return tokenize(rows, tokenizer, kind=kind)
+        return tokenize(rows, tokenizer, task_type=task_type)
 
     return DenseEmbedder(
         dense,
@@ -193,12 +195,12 @@ def load(arguments: argparse.Namespace) -> DenseEmbedder:
         },
         parts["dev"].task,
         RUNS / ("embedder" if arguments.variant is None else f"embedder-{arguments.variant}"),
-        TrainingOptions(
+        TrainingConfig(
             epochs=arguments.epochs,
             batch_size=64,
             learning_rate=arguments.learning_rate,
             hidden_weight=arguments.hidden_weight,
-            hardness=1.0,
+            distillation_weight=1.0,
             max_steps=arguments.steps,
             bf16=True,
             seed=arguments.seed,

@@ -13,18 +13,21 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from bertsurgeon import ModelPlan, PruneConfig, calibrate, load_model
-from bertsurgeon.allocation import SubLayerCurve, Weights, allocate, full_cost
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon import AutoConfig, ModelPlan, Sparsity, calibrate, load_model
+from bertsurgeon.architectures import unfuse
 from bertsurgeon.calibration import collect_statistics, make_batches
 from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.grouping import find_groups
-from bertsurgeon.importance import score_matrices
+from bertsurgeon.methods.auto.candidates import SubLayerCurve
+from bertsurgeon.methods.auto.costs import Weights
+from bertsurgeon.methods.auto.method import plan_budget
+from bertsurgeon.methods.auto.search import allocate, full_cost
+from bertsurgeon.methods.pgb.importance import score_matrices
+from bertsurgeon.methods.pgb.permutation import find_groups
 from bertsurgeon.plan import SUB_LAYERS, SubLayerName
-from bertsurgeon.pruning.auto import plan_auto
 from bertsurgeon.tasks import load_task, tokenize
 from lib.common import make_task_parser, parse_arguments
 from lib.results_store import ROOT
+from lib.tables import describe_kept
 
 FIGURES = ROOT / "docs" / "figures"
 COLORS = {"both": "black", "removal": "tab:blue", "low rank": "tab:orange", "groups": "tab:green"}
@@ -37,7 +40,7 @@ STRUCTURES: dict[str, dict[str, bool]] = {
 
 
 def draw_permutation(scores: np.ndarray, groups: int, path: Path) -> None:
-    """Importance of a matrix, averaged over squares of channels, in the trained order and permuted into groups."""
+    """Draws the importance of a matrix, averaged over squares of channels, as trained and permuted into groups."""
     generator = np.random.default_rng(0)
     rows, columns = find_groups(scores, groups, "assign", 6, generator)
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
@@ -67,7 +70,7 @@ def draw_permutation(scores: np.ndarray, groups: int, path: Path) -> None:
 
 
 def draw_curves(curves: list[SubLayerCurve], path: Path) -> None:
-    """Error against kept share, one panel per sub-layer."""
+    """Draws the error against the share that is kept, one panel per sub-layer."""
     layers = len(curves) // 2
     figure, axes = plt.subplots(2, layers, figsize=(2.1 * layers, 4.6), sharex=True, layout="constrained")
     for curve in curves:
@@ -93,7 +96,7 @@ def draw_curves(curves: list[SubLayerCurve], path: Path) -> None:
 
 
 def draw_plans(plans: dict[str, ModelPlan], path: Path) -> None:
-    """Kept share of every sub-layer, one bar per plan."""
+    """Draws the share that every sub-layer keeps, one bar per plan."""
     names: list[SubLayerName] = list(SUB_LAYERS)
     figure, axes = plt.subplots(1, len(plans), figsize=(3 * len(plans), 3), sharey=True, layout="constrained")
     for axis, (title, plan) in zip(axes, plans.items(), strict=True):
@@ -107,7 +110,7 @@ def draw_plans(plans: dict[str, ModelPlan], path: Path) -> None:
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("layer")
         axis.set_ylim(0, 1)
-    axes[0].set_ylabel("kept share")
+    axes[0].set_ylabel("share of weights kept")
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
@@ -115,18 +118,17 @@ def draw_plans(plans: dict[str, ModelPlan], path: Path) -> None:
 def main() -> None:
     arguments = parse_arguments(make_task_parser(__doc__))
     FIGURES.mkdir(exist_ok=True)
-    model, tokenizer = load_model(arguments.model), load_tokenizer(arguments.model)
-    architecture = get_architecture(model.config.model_type)
+    model, tokenizer = unfuse(load_model(arguments.model)), load_tokenizer(arguments.model)
     train = tokenize(load_task(arguments.task, arguments.data_dir).train, tokenizer)
-    config = PruneConfig(sparsity=0.5, structures=("removal", "low_rank", "groups"))
+    config = AutoConfig(Sparsity(0.5), structures=("removal", "low_rank", "groups"))
     torch.manual_seed(arguments.seed)
     batches = make_batches(train, tokenizer, 256, 32, arguments.seed)
-    scores = score_matrices(model, architecture, collect_statistics(model, architecture, batches), "fisher", 0.0)
+    scores = score_matrices(model, collect_statistics(model, batches), "fisher", 0.0)
     draw_permutation(scores[2, "attention_output"].numpy(), 3, FIGURES / "permutation.png")
-    calibration = calibrate(model, train, config, tokenizer)
+    calibration = calibrate(model, config, train, tokenizer)
     draw_curves(calibration.curves, FIGURES / "curves.png")
     plans = {
-        f"{100 * share:.0f} % kept": plan_auto(model, architecture, calibration, PruneConfig(sparsity=1 - share))
+        describe_kept(share): plan_budget(model, AutoConfig(Sparsity(1 - share)), calibration)
         for share in (0.5, 0.25, 0.12)
     }
     draw_plans(plans, FIGURES / "plans.png")

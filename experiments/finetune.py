@@ -17,10 +17,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, set_seed
 
-from bertsurgeon import TrainingOptions, evaluate, progress, save_model, train
-from bertsurgeon.cli.sources import resolve_model
-from bertsurgeon.cli.train import load_for_finetuning
+from bertsurgeon import TrainingConfig, evaluate, progress, save_model, train
 from bertsurgeon.tasks import TaskData, load_task, tokenize
+from bertsurgeon.workflows import resolve_model
+from bertsurgeon.workflows.training import load_for_finetuning
 from lib.common import make_parser, parse_arguments
 from lib.results_store import RUNS, ResultsStore
 
@@ -30,25 +30,30 @@ RATES = {"cola": (1e-4, 2e-4)}
 OTHER_RATES = (5e-5, 1e-4)
 
 
-def fit(data: TaskData, options: TrainingOptions) -> tuple[PreTrainedModel, Any, dict[str, float]]:
+def fit(data: TaskData, options: TrainingConfig) -> tuple[PreTrainedModel, Any, dict[str, float]]:
     set_seed(options.seed)
     model, tokenizer = load_for_finetuning(resolve_model("minilm"), data)
     training, validation = (tokenize(part, tokenizer) for part in (data.train, data.validation))
     with TemporaryDirectory() as folder:
         train(
-            model, training, tokenizer, options, Path(folder), description=f"{data.task.name} {options.learning_rate}"
+            model,
+            options,
+            training,
+            tokenizer,
+            work_dir=Path(folder),
+            description=f"{data.task.name} {options.learning_rate}",
         )
-    return model, tokenizer, evaluate(model, validation, tokenizer, data.task)
+    return model, tokenizer, evaluate(model, data.task, validation, tokenizer)
 
 
-def select(data: TaskData, options: TrainingOptions) -> dict[str, Any]:
+def select(data: TaskData, options: TrainingConfig) -> dict[str, Any]:
     """Scores training options on a tenth of the training data."""
     parts = data.train.train_test_split(test_size=0.1, seed=0)
     held_out = replace(data, train=parts["train"], validation=parts["test"])
     return {"samples": len(held_out.train), "held_out": fit(held_out, options)[2]}
 
 
-def final(data: TaskData, options: TrainingOptions, folder: Path) -> dict[str, Any]:
+def final(data: TaskData, options: TrainingConfig, folder: Path) -> dict[str, Any]:
     model, tokenizer, metrics = fit(data, options)
     save_model(model, folder, tokenizer, overwrite=True)
     return {"samples": len(data.train), "metrics": metrics}
@@ -65,12 +70,12 @@ def main() -> None:
     for seed, (task, data) in product(arguments.seeds, tasks.items()):
         scores: dict[float, float] = {}
         for rate in RATES.get(task, OTHER_RATES):
-            options = TrainingOptions(epochs=EPOCHS, learning_rate=rate, bf16=True)
+            options = TrainingConfig(epochs=EPOCHS, learning_rate=rate, bf16=True)
             configuration = {"task": task, "training": asdict(options)}
             selection = results.run(f"{task}-{rate:g}-{EPOCHS}", partial(select, data, options), configuration, seed=0)
             scores[rate] = next(iter(selection["held_out"].values()))
         rate = max(scores, key=lambda rate: scores[rate])
-        options = TrainingOptions(epochs=EPOCHS, learning_rate=rate, bf16=True, seed=seed)
+        options = TrainingConfig(epochs=EPOCHS, learning_rate=rate, bf16=True, seed=seed)
         folder = RUNS / f"{task}-{seed}"
         configuration = {"task": task, "training": asdict(options)}
         result = results.run(

@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
-from bertsurgeon.architectures import get_architecture
 from bertsurgeon.calibration import summed_loss
-from bertsurgeon.second_order import Pattern, StepOptions, collect_inverses, encoder_weights, masks_of, prune_step
-from bertsurgeon.second_order import step as step_module
+from bertsurgeon.layers.masks import encoder_weights, masks_of
+from bertsurgeon.methods.obert import step as step_module
+from bertsurgeon.methods.obert.collect import collect_inverses
+from bertsurgeon.methods.obert.patterns import Pattern
+from bertsurgeon.methods.obert.step import StepOptions, prune_step
 from lib.common import (
     BERT_SIZES,
     LENGTH,
@@ -35,7 +37,6 @@ BLOCK_SIZES = (4, 32, 48)
 def measure(block_size: int, gradients: int, memory_gb: float, layers: int, width: int) -> dict[str, Any]:
     torch.manual_seed(0)
     model = random_bert(layers, width)
-    architecture = get_architecture("bert")
     batches = random_batches(gradients)
     collecting = 0.0
 
@@ -46,18 +47,16 @@ def measure(block_size: int, gradients: int, memory_gb: float, layers: int, widt
         collecting += time.perf_counter() - start
         return inverses
 
-    masks = masks_of(model, architecture)
+    masks = masks_of(model)
     start = time.perf_counter()
-    collect_inverses(
-        model, architecture, batches, masks, [], summed_loss, block_size=block_size, damping=1e-7, batch_size=1
-    )
+    collect_inverses(model, batches, masks, [], summed_loss, block_size=block_size, damping=1e-7, batch_size=1)
     backward, peak_without = time.perf_counter() - start, peak_memory_gib()
     options = StepOptions(Pattern.parse("unstructured"), block_size=block_size, memory=int(memory_gb * 1e9))
-    step_module.collect_inverses = collect  # type: ignore[attr-defined]  # to time it apart from the rest
+    step_module.collect_inverses = collect  # to time it apart from the rest
     start = time.perf_counter()
-    step = prune_step(model, architecture, batches, 0.5, options)
+    step = prune_step(model, batches, 0.5, options)
     seconds = time.perf_counter() - start
-    weights = sum(weight.numel() for weight in encoder_weights(model, architecture).values())
+    weights = sum(weight.numel() for weight in encoder_weights(model).values())
     return {
         "samples": step.gradients,
         "encoder_weights": weights,

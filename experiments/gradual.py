@@ -18,11 +18,11 @@ from typing import Any
 
 from transformers import PreTrainedModel, set_seed
 
-from bertsurgeon import PruneConfig, evaluate, load_model, prune, save_model
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon import ObertConfig, Sparsity, evaluate, load_model, prune, save_model
 from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.recovery import Recipe, load_recipe, train_gradually
-from bertsurgeon.second_order import masks_of, sparsity_of
+from bertsurgeon.gradual.recipes import Recipe, load_recipe
+from bertsurgeon.gradual.training import train_gradually
+from bertsurgeon.layers.masks import masks_of, sparsity_of
 from bertsurgeon.tasks import load_task, tokenize
 from lib.common import make_parser, measure_file, parse_arguments
 from lib.results_store import ROOT, RUNS, ResultsStore
@@ -68,21 +68,20 @@ def main() -> None:
 
     def describe(model: PreTrainedModel) -> dict[str, Any]:
         return {
-            "metrics": evaluate(model, validation, tokenizer, data.task),
-            "sparsity": sparsity_of(masks_of(model, get_architecture(model.config.model_type))),
+            "metrics": evaluate(model, data.task, validation, tokenizer),
+            "sparsity": sparsity_of(masks_of(model)),
             "bytes": measure_file(model),
         }
 
     def one_shot() -> PreTrainedModel:
-        config = PruneConfig(
-            method="obert",
-            sparsity=pruning.sparsity,
+        config = ObertConfig(
+            Sparsity(pruning.sparsity),
             pattern=pruning.pattern,
             recomputations=ROUNDS,
             samples=pruning.gradients,
             seed=arguments.seed,
         )
-        return prune(dense, training, config, tokenizer)[0]
+        return prune(dense, config, training, tokenizer)[0]
 
     def row(name: str, start: Callable[[], PreTrainedModel], recipe: Recipe | None) -> Callable[[], PreTrainedModel]:
         """Measures one step: the model of ``start``, trained by the recipe if there is one.
@@ -100,11 +99,11 @@ def main() -> None:
                 if recipe is not None:
                     train_gradually(
                         model,
+                        recipe,
                         training,
                         tokenizer,
-                        recipe,
-                        work_dir,
                         teacher=dense,
+                        work_dir=work_dir,
                         resume=work_dir.is_dir(),
                         bf16=arguments.bf16,
                         seed=arguments.seed,

@@ -25,7 +25,7 @@ Implementation = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 def implementations(groups: int) -> dict[str, Implementation]:
-    """Functions of an input of shape (batch, tokens, hidden)."""
+    """Returns functions of an input of shape (batch, tokens, hidden)."""
     width = HIDDEN // groups
     generator = torch.Generator().manual_seed(0)
     dense = [torch.randn(HIDDEN, HIDDEN, generator=generator) for _ in range(3)]
@@ -41,7 +41,7 @@ def implementations(groups: int) -> dict[str, Implementation]:
         return x.gather(-1, order.expand(*x.shape[:-1], -1))
 
     def loop(x: Tensor) -> tuple[Tensor, ...]:
-        """As ``GroupedLinear``: each matrix gathers, multiplies group by group and concatenates."""
+        """Computes as ``GroupedLinear`` does: each matrix gathers, multiplies group by group and concatenates."""
         outputs = []
         for weights, bias in zip(blocks, biases, strict=True):
             parts = gathered(x).split(width, -1)
@@ -56,7 +56,7 @@ def implementations(groups: int) -> dict[str, Implementation]:
         )
 
     def one_product(x: Tensor) -> tuple[Tensor, ...]:
-        """Per group one product for all three, then one concatenation each."""
+        """Computes one product per group for all three matrices, then one concatenation per matrix."""
         products = [
             F.linear(part, weight, bias).split(width, -1)
             for part, weight, bias in zip(gathered(x).split(width, -1), fused, fused_bias, strict=True)
@@ -64,11 +64,11 @@ def implementations(groups: int) -> dict[str, Implementation]:
         return tuple(torch.cat([product[i] for product in products], -1) for i in range(3))
 
     def chunked(x: Tensor) -> Tensor:
-        """The gathered input, copied in chunks of neighboring channels."""
+        """Returns the gathered input, copied in chunks of neighboring channels."""
         return x.view(*x.shape[:-1], -1, CHUNK).index_select(-2, chunks).flatten(-2)
 
     def written_in_place(x: Tensor, gather: Callable[[Tensor], Tensor] = gathered) -> tuple[Tensor, ...]:
-        """Each product is written to its part of the output: no concatenation."""
+        """Writes each product to its part of the output, without concatenation."""
         flat = gather(x).reshape(-1, HIDDEN)
         outputs = []
         for weights, bias in zip(blocks, biases, strict=True):
@@ -80,7 +80,7 @@ def implementations(groups: int) -> dict[str, Implementation]:
         return tuple(outputs)
 
     def batched(x: Tensor) -> tuple[Tensor, ...]:
-        """One batched product per matrix over the groups, its output strided into place."""
+        """Computes one batched product per matrix over the groups, whose output is strided into place."""
         flat = gathered(x).reshape(-1, groups, width).transpose(0, 1)
         outputs = []
         for weights, bias in zip(stacked, biases, strict=True):
@@ -98,7 +98,7 @@ def implementations(groups: int) -> dict[str, Implementation]:
         "one gather": one_gather,
         "one product per group": one_product,
         "written in place": written_in_place,
-        "written in place, neighbours copied together": lambda x: written_in_place(x, chunked),
+        "written in place, neighbors copied together": lambda x: written_in_place(x, chunked),
         "batched": batched,
         "one product per group, compiled": torch.compile(one_product, dynamic=True),
         "one gather, compiled": torch.compile(one_gather, dynamic=True),

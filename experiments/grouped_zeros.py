@@ -10,13 +10,15 @@ from dataclasses import replace
 from functools import cache
 from itertools import product
 
-from bertsurgeon import PruneConfig, prune
+from bertsurgeon import ObertConfig, Sparsity, prune
+from bertsurgeon.methods.obert.config import MaskCompensation
+from bertsurgeon.methods.registry import METHODS
 from lib.common import make_task_parser, parse_arguments
 from lib.models import TaskModel, load_task_model
 from lib.results_store import ResultsStore
 
 STRUCTURES = ("pgb", "auto", None)
-COMPENSATIONS = {"none": "", "sequential": "-refitted"}
+COMPENSATIONS: dict[MaskCompensation, str] = {"none": "", "sequential": "-refitted"}
 """Endings of the rows' names."""
 KEPT_BY_STRUCTURE = 0.5
 KEPT = (0.3, 0.2, 0.1)
@@ -30,8 +32,8 @@ def main() -> None:
 
     @cache
     def structured(method: str) -> TaskModel:
-        config = PruneConfig(method=method, sparsity=1 - KEPT_BY_STRUCTURE, seed=arguments.seed)  # type: ignore[arg-type]
-        return replace(dense, model=prune(dense.model, dense.train, config, dense.tokenizer)[0])
+        config = METHODS[method].config(Sparsity(1 - KEPT_BY_STRUCTURE), seed=arguments.seed)
+        return replace(dense, model=prune(dense.model, config, dense.train, dense.tokenizer)[0])
 
     for method in STRUCTURES:
         prefix = f"{arguments.task}-{arguments.seed}/{method or 'none'}"
@@ -44,10 +46,9 @@ def main() -> None:
                 configuration,
             )
         for kept, compensation in product(KEPT, COMPENSATIONS):
-            config = PruneConfig(
-                method="obert",
-                compensation=compensation,  # type: ignore[arg-type]
-                sparsity=1 - kept / share,
+            config = ObertConfig(
+                Sparsity(1 - kept / share),
+                compensation=compensation,
                 recomputations=ROUNDS,
                 samples=arguments.samples,
                 fisher_block_size=32,

@@ -15,7 +15,16 @@ from collections.abc import Callable
 from lib.architecture_tables import architectures, names
 from lib.index import check_index, index
 from lib.obert_tables import fisher_engine, gradual, grouped_zeros, obert, obert_damping, sizes
-from lib.pruning_tables import ablation, choices, comparison, headline, recovery, structures
+from lib.pruning_tables import (
+    ablation,
+    baseline,
+    choices,
+    comparison,
+    headline,
+    mutation,
+    recovery,
+    structures,
+)
 from lib.results_store import ROOT
 from lib.speed_tables import (
     compound,
@@ -61,13 +70,14 @@ SECTIONS: dict[str, tuple[Callable[[], str], ...]] = {
         grouped_zeros,
     ),
     "docs/tasks.md": (squad,),
-    "experiments/README.md": (index,),
+    "docs/testing.md": (mutation,),
+    "experiments/README.md": (baseline, index),
 }
 """Functions that make a page's tables; each is named like its section."""
 
 
 def fill(text: str, page: str) -> str:
-    """The text of a page with its tables generated again."""
+    """Returns the text of a page with its tables generated again."""
     for make_table in SECTIONS[page]:
         name, content = make_table.__name__, make_table()
         pattern = rf"(<!-- {name}: generated[^>]*-->\n).*?(<!-- end {name} -->)"

@@ -36,7 +36,7 @@ def trace_and_merge(graph: Graph, opset: int) -> ir.Model:
 
 
 def measure(runtime: str, name: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Milliseconds by shape, merged and separate."""
+    """Returns milliseconds by shape, merged and separate."""
     source = build(name)
     model, tokenizer = load_model(source), load_tokenizer(source)
     texts = tokenize(load_task("docstrings").train.select(range(256)), tokenizer)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from bertsurgeon import PruneConfig
+from bertsurgeon import ObertConfig, Sparsity
 from lib.common import make_parser, parse_arguments
 from lib.models import load_task_model
 from lib.results_store import ResultsStore
@@ -45,12 +45,12 @@ def main() -> None:
     dense = load_task_model(arguments.model, arguments.task, arguments.data_dir)
     prefix = f"{arguments.task}-{arguments.seed}"
 
-    def run(name: str, config: PruneConfig) -> None:
+    def run(name: str, config: ObertConfig) -> None:
         configuration = {"task": arguments.task, "pruning": config.to_dict()}
         results.run(f"{prefix}/{name}", partial(dense.one_shot, config), configuration)
 
     results.run(f"{prefix}/dense", lambda: {"metrics": dense.score(dense.model)}, {"task": arguments.task})
-    common = {"method": "obert", "pattern": arguments.pattern, "seed": arguments.seed}
+    common = {"pattern": arguments.pattern, "seed": arguments.seed}
     fisher = {
         name: getattr(arguments, name)
         for name in ("fisher_block_size", "fisher_damping", "fisher_batch_size", "memory_gb", "samples")
@@ -58,12 +58,12 @@ def main() -> None:
     settings = f"{arguments.pattern.replace(':', 'of')}-b{fisher['fisher_block_size']}-l{fisher['fisher_damping']:g}"
     settings += f"-k{fisher['fisher_batch_size']}-s{fisher['samples'] or 'default'}"
     for sparsity, compensation in product(arguments.sparsities, arguments.compensations):
-        options = common | {"sparsity": sparsity, "compensation": compensation}
+        options = common | {"budget": Sparsity(sparsity), "compensation": compensation}
         ending = f"{sparsity:g}{COMPENSATIONS[compensation]}"
-        magnitude = PruneConfig(score="magnitude", **options)
+        magnitude = ObertConfig(score="magnitude", **options)
         run(f"{arguments.pattern.replace(':', 'of')}-magnitude-{ending}", magnitude)
         for rounds, update in product(arguments.rounds, arguments.updates):
-            config = PruneConfig(update=update, recomputations=rounds, **options, **fisher)
+            config = ObertConfig(update=update, recomputations=rounds, **options, **fisher)
             run(f"{settings}-{update}-{rounds}-{ending}", config)
 
 

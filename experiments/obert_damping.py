@@ -11,14 +11,15 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from bertsurgeon import PruneConfig
+from bertsurgeon import ObertConfig, Sparsity
+from bertsurgeon.methods.obert.step import Update
 from lib.common import make_task_parser, parse_arguments
 from lib.models import Probe
 from lib.results_store import ResultsStore
 
 SPARSITIES = (0.7, 0.8, 0.9)
 DAMPINGS = (1e-7, 1e-6, 1e-5, 1e-4)
-UPDATES = ("none", "obert", "greedy")
+UPDATES: tuple[Update, ...] = ("none", "obert", "greedy")
 
 
 def main() -> None:
@@ -27,21 +28,20 @@ def main() -> None:
     probe = Probe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
     prefix = f"{arguments.task}-{arguments.seed}"
 
-    def run(name: str, config: PruneConfig) -> None:
+    def run(name: str, config: ObertConfig) -> None:
         configuration = {"task": arguments.task, "pruning": config.to_dict()}
         results.run(f"{prefix}/{name}", partial(probe.one_shot, config), configuration)
 
     common: dict[str, Any] = {
-        "method": "obert",
         "compensation": "none",
         "samples": arguments.samples,
         "seed": arguments.seed,
     }
     for sparsity in SPARSITIES:
-        magnitude = PruneConfig(score="magnitude", sparsity=sparsity, **common)
+        magnitude = ObertConfig(Sparsity(sparsity), score="magnitude", **common)
         run(f"magnitude-{sparsity:g}", magnitude)
         for damping, update in product(DAMPINGS, UPDATES):
-            config = PruneConfig(sparsity=sparsity, fisher_damping=damping, update=update, **common)
+            config = ObertConfig(Sparsity(sparsity), fisher_damping=damping, update=update, **common)
             run(f"s{arguments.samples}-{damping:g}-{update}-{sparsity:g}", config)
 
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from bertsurgeon import PruneConfig, load_model, prune
+from bertsurgeon import AutoConfig, PruneConfig, PruneReport, Sparsity, load_model, prune
 from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.pruning import PruneReport
+from bertsurgeon.methods.registry import METHODS
 from bertsurgeon.tasks import load_task, tokenize
 from lib.common import (
     BERT_SIZES,
@@ -53,13 +53,13 @@ def measure(report: PruneReport) -> dict[str, Any]:
 def prune_random(config: PruneConfig, layers: int, width: int, samples: int) -> dict[str, Any]:
     torch.manual_seed(0)
     model = random_bert(layers, width)
-    return measure(prune(model, random_batches(samples), replace(config, samples=samples))[1])
+    return measure(prune(model, replace(config, samples=samples), random_batches(samples))[1])
 
 
 def prune_folder(config: PruneConfig, folder: str, task: str, data_dir: Path | None) -> dict[str, Any]:
     tokenizer = load_tokenizer(folder)
     train = tokenize(load_task(task, data_dir).train, tokenizer)
-    return measure(prune(load_model(folder), train, config, tokenizer)[1])
+    return measure(prune(load_model(folder), config, train, tokenizer)[1])
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
         layers, width = BERT_SIZES[arguments.size]
         samples = arguments.samples
         grouping = {"grouping": arguments.grouping} if arguments.method == "pgb" else {}
-        config = PruneConfig(method=arguments.method, sparsity=0.5, **grouping)
+        config = METHODS[arguments.method].config(Sparsity(0.5), **grouping)
         name = f"bert-{arguments.size}-{grouping.get('grouping', 'auto')}"
         results.run(
             name if samples == 512 else f"{name}-{samples}",
@@ -87,7 +87,7 @@ def main() -> None:
             seed=0,
         )
     if arguments.scaling:
-        config = PruneConfig(sparsity=0.5)
+        config = AutoConfig(Sparsity(0.5))
         for layers, width, samples in SCALING:
             tokens = samples * LENGTH
             results.run(
@@ -97,7 +97,7 @@ def main() -> None:
                 seed=0,
             )
     if arguments.model:
-        config = PruneConfig(method=arguments.method, sparsity=0.5)
+        config = METHODS[arguments.method].config(Sparsity(0.5))
         results.run(
             f"minilm-{arguments.task}" + ("-auto" if arguments.method == "auto" else ""),
             lambda: prune_folder(config, arguments.model, arguments.task, arguments.data_dir),

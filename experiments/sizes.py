@@ -15,12 +15,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 
-from bertsurgeon import PruneConfig, is_sparse, prune, to_dense
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon import ObertConfig, Sparsity, is_sparse, prune, to_dense
 from bertsurgeon.checkpoint import load_as_saved
-from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.layers import round_rows
-from bertsurgeon.second_order import encoder_weights, masks_of, sparsity_of
+from bertsurgeon.layers.masks import encoder_weights, masks_of, sparsity_of
+from bertsurgeon.workflows import resolve_model
 from lib.common import ZSTD_LEVEL, make_parser, measure_file, parse_arguments
 from lib.results_store import ResultsStore
 
@@ -29,23 +28,18 @@ DUMMY_BATCHES = [{"input_ids": torch.zeros(1, 1, dtype=torch.long)}]
 
 
 def with_zeros(model: PreTrainedModel, sparsity: float, pattern: str) -> PreTrainedModel:
-    """The model itself if it is sparse, else a sparse copy."""
+    """Returns the model itself if it is sparse, else a sparse copy."""
     if is_sparse(model):
         return model
-    config = PruneConfig(
-        method="obert",
-        score="magnitude",
-        sparsity=sparsity,
-        pattern=pattern,
-        mask_scope="matrix",
-        compensation="none",
+    config = ObertConfig(
+        Sparsity(sparsity), score="magnitude", pattern=pattern, mask_scope="matrix", compensation="none"
     )
-    return prune(model, DUMMY_BATCHES, config)[0]
+    return prune(model, config, DUMMY_BATCHES)[0]
 
 
 @torch.no_grad()
 def round_matrices(model: PreTrainedModel) -> None:
-    for weight in encoder_weights(model, get_architecture(model.config.model_type)).values():
+    for weight in encoder_weights(model).values():
         weight.copy_(round_rows(weight))
 
 
@@ -59,7 +53,7 @@ def round_embeddings(model: PreTrainedModel) -> None:
 def measure(model: PreTrainedModel, sparsity: float, pattern: str) -> dict[str, Any]:
     rows = {"dense": measure_file(to_dense(model) if is_sparse(model) else model)}
     sparse = with_zeros(model, sparsity, pattern)
-    share = sparsity_of(masks_of(sparse, get_architecture(sparse.config.model_type)))
+    share = sparsity_of(masks_of(sparse))
     steps: dict[str, Callable[[PreTrainedModel], None] | None] = {
         "zeros": None,
         "matrices in INT8": round_matrices,

@@ -23,7 +23,7 @@ NORMS = 24
 
 
 def graph(addition: str) -> bytes:
-    """A serialized model whose additions are of this kind of node."""
+    """Returns a serialized model whose additions are of this kind of node."""
     constants = [
         numpy_helper.from_array(np.ones(SHAPE[-1], np.float32), "weight"),
         numpy_helper.from_array(np.zeros(SHAPE[-1], np.float32), "bias"),

@@ -24,26 +24,29 @@ from transformers import (
 )
 
 from bertsurgeon import (
+    AutoConfig,
     Calibration,
+    CalibrationConfig,
     ExportConfig,
-    PruneConfig,
+    Sparsity,
     calibrate,
     evaluate,
     export,
     load_model,
 )
-from bertsurgeon.allocation import Cost, FittedMilliseconds, allocate, full_cost, make_allocated_plan
-from bertsurgeon.architectures import Architecture, get_architecture
+from bertsurgeon.architectures import Encoder, unfuse
 from bertsurgeon.benchmark import open_entry, random_inputs, time_batches
 from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.errors import OptionError
+from bertsurgeon.methods.auto.costs import Cost, FittedMilliseconds
+from bertsurgeon.methods.auto.latency_model import DeploymentTarget, fit_costs
+from bertsurgeon.methods.auto.method import plan_budget
+from bertsurgeon.methods.auto.search import allocate, full_cost, make_allocated_plan
+from bertsurgeon.methods.auto.speedup import measure_costs
 from bertsurgeon.plan import ModelPlan
-from bertsurgeon.pruning.auto import plan_auto
-from bertsurgeon.pruning.speed import measure_costs
-from bertsurgeon.pruning.trials import Place, fit_costs
 from bertsurgeon.tasks import get_task, load_task, tokenize
+from bertsurgeon.workflows import resolve_model
 from lib.common import make_parser, parse_arguments
 from lib.results_store import RUNS, ResultsStore
 from lib.speed_models import PLANS, PRECISIONS, REMOVED, SCALE, SHAPES, build, scale_up
@@ -54,25 +57,24 @@ REFERENCE = "dense PyTorch fp32"
 
 def make_plans(results: ResultsStore, folder: str, data_dir: Path) -> None:
     """Makes the scaled-up plans of ``auto``, and scores MiniLM with the original ones."""
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model, tokenizer = unfuse(load_model(folder)), load_tokenizer(folder)
     train = tokenize(load_task("sst2", data_dir).train, tokenizer)
-    calibration = calibrate(model, train, PruneConfig(sparsity=0.5), tokenizer)
-    architecture = get_architecture(model.config.model_type)
+    calibration = calibrate(model, CalibrationConfig(), train, tokenizer)
     data = tokenize(load_task("sst2", data_dir).validation, tokenizer)
 
     @cache
     def milliseconds() -> Cost:
-        return measure_costs(model, architecture, *SHAPES[0])
+        return measure_costs(model, *SHAPES[0])
 
     @cache
     def int8_milliseconds() -> Cost:
-        target = Place("onnx", "int8", random_inputs([model], *SHAPES[0]))
-        return scale_up_costs(fit_costs(model, architecture, calibration.curves, target))
+        target = DeploymentTarget("onnx", "int8", random_inputs([model], *SHAPES[0]))
+        return scale_up_costs(fit_costs(model, calibration.curves, target))
 
     makers: dict[str, Callable[[float], ModelPlan]] = {
-        "auto": lambda removed: plan_auto(model, architecture, calibration, PruneConfig(sparsity=removed)),
-        "timed": lambda removed: timed_plan(model, architecture, calibration, milliseconds(), removed),
-        "int8": lambda removed: timed_plan(model, architecture, calibration, int8_milliseconds(), removed),
+        "auto": lambda removed: plan_budget(model, AutoConfig(Sparsity(removed)), calibration),
+        "timed": lambda removed: timed_plan(model, calibration, milliseconds(), removed),
+        "int8": lambda removed: timed_plan(model, calibration, int8_milliseconds(), removed),
     }
     for removed in REMOVED:
         for name, make in makers.items():
@@ -80,7 +82,7 @@ def make_plans(results: ResultsStore, folder: str, data_dir: Path) -> None:
             plan = cache(partial(make, removed))
             results.run(
                 f"quality/{name}-{removed:g}",
-                lambda p=plan: evaluate_plan(model, architecture, calibration, p(), data, tokenizer),
+                lambda p=plan: evaluate_plan(model, calibration, p(), data, tokenizer),
                 configuration,
                 seed=0,
             )
@@ -90,7 +92,7 @@ def make_plans(results: ResultsStore, folder: str, data_dir: Path) -> None:
 
 
 def scale_up_costs(costs: FittedMilliseconds) -> FittedMilliseconds:
-    """Costs of the same parts after all widths were doubled."""
+    """Returns the costs of the same parts after all widths were doubled."""
     return replace(
         costs,
         per_weight=SCALE**2 * costs.per_weight,
@@ -100,11 +102,9 @@ def scale_up_costs(costs: FittedMilliseconds) -> FittedMilliseconds:
     )
 
 
-def timed_plan(
-    model: PreTrainedModel, architecture: Architecture, calibration: Calibration, costs: Cost, removed: float
-) -> ModelPlan:
-    """The plan whose time budget removes this share of the weights; the budget is found by bisection."""
-    curves = calibration.curves
+def timed_plan(model: PreTrainedModel, calibration: Calibration, costs: Cost, removed: float) -> ModelPlan:
+    """Returns the plan whose time budget removes this share of the weights; the budget is found by bisection."""
+    encoder, curves = Encoder(model), calibration.curves
     low, high = 0.0, 1.0
     for _ in range(20):
         share = (low + high) / 2
@@ -113,34 +113,32 @@ def timed_plan(
         except OptionError:  # too small for any plan
             low = share
             continue
-        plan = make_allocated_plan(architecture.name, architecture.shapes(model), curves, choices)
+        plan = make_allocated_plan(encoder.architecture.name, encoder.shapes, curves, choices)
         low, high = (share, high) if plan.sparsity > removed else (low, share)
     return plan
 
 
 def evaluate_plan(
     model: PreTrainedModel,
-    architecture: Architecture,
     calibration: Calibration,
     plan: ModelPlan,
     data: Dataset,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
-    """Accuracy of MiniLM pruned by a plan, one-shot."""
+    """Returns the accuracy of MiniLM pruned by a plan, one-shot."""
     pruned = apply_plan(
         model,
-        architecture,
         plan,
         "sequential",
         batches=calibration.batches,
         curvature=calibration.curvature,
         token_weights=calibration.token_weights,
     )
-    return {"sparsity": plan.sparsity, "metrics": evaluate(pruned, data, tokenizer, get_task("sst2"))}
+    return {"sparsity": plan.sparsity, "metrics": evaluate(pruned, get_task("sst2"), data, tokenizer)}
 
 
 def prepare(name: str, runtime: str, precision: str, texts: Dataset) -> str:
-    """Argument of ``bench``: a folder for PyTorch, or an exported one."""
+    """Returns the argument of ``bench``: a folder for PyTorch, or an exported one."""
     folder = build(name)
     if runtime == "pytorch":
         return str(folder) if precision == "fp32" else f"{folder}@bf16"

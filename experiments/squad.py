@@ -17,8 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import (
     Calibration,
-    PruneConfig,
-    TrainingOptions,
+    CalibrationConfig,
+    Sparsity,
+    TrainingConfig,
     calibrate,
     evaluate,
     load_model,
@@ -28,14 +29,14 @@ from bertsurgeon import (
 )
 from bertsurgeon.benchmark import count_flops, measure_sizes
 from bertsurgeon.checkpoint import load_tokenizer
-from bertsurgeon.cli.sources import resolve_model
-from bertsurgeon.cli.train import load_for_finetuning
-from bertsurgeon.tasks import TaskData, load_task, shorten, tokenize
+from bertsurgeon.methods.registry import METHODS
+from bertsurgeon.tasks import TaskData, limit_rows, load_task, tokenize
+from bertsurgeon.workflows import resolve_model
+from bertsurgeon.workflows.training import load_for_finetuning
 from lib.common import make_parser, parse_arguments
 from lib.results_store import RUNS, ResultsStore
 
 SHARES = (0.5, 0.25)
-METHODS = ("auto", "pgb", "obert")
 
 
 def describe(
@@ -44,21 +45,21 @@ def describe(
     sizes = [measure_sizes(either).encoder_weights for either in (model, dense)]
     flops = [count_flops(either, 1, 128) for either in (model, dense)]
     return {
-        "metrics": evaluate(model, windows, tokenizer, data.task),
+        "metrics": evaluate(model, data.task, windows, tokenizer),
         "kept_share": sizes[0] / sizes[1],
         "flops_share": flops[0] / flops[1],
     }
 
 
 def finetuned(
-    data: TaskData, options: TrainingOptions, folder: Path, length: int
+    data: TaskData, options: TrainingConfig, folder: Path, length: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if not folder.is_dir():
         set_seed(options.seed)
         model, tokenizer = load_for_finetuning(resolve_model("minilm"), data)
-        windows = tokenize(data.train, tokenizer, length, data.task.kind)
+        windows = tokenize(data.train, tokenizer, length, data.task.type)
         with TemporaryDirectory() as work_dir:
-            train(model, windows, tokenizer, options, Path(work_dir), description="Fine-tuning")
+            train(model, options, windows, tokenizer, work_dir=Path(work_dir), description="Fine-tuning")
         save_model(model, folder, tokenizer)
     return load_model(folder), load_tokenizer(folder)
 
@@ -68,11 +69,19 @@ def recovered(
     teacher: PreTrainedModel,
     windows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    options: TrainingOptions,
+    options: TrainingConfig,
 ) -> PreTrainedModel:
     set_seed(options.seed)
     with TemporaryDirectory() as work_dir:
-        train(model, windows, tokenizer, options, Path(work_dir), teacher=teacher, description="Recovering")
+        train(
+            model,
+            options,
+            windows,
+            tokenizer,
+            teacher=teacher,
+            work_dir=Path(work_dir),
+            description="Recovering",
+        )
     return model
 
 
@@ -84,21 +93,21 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--questions", type=int, default=None, help="use only the first ones of either part")
-    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--methods", nargs="*", default=tuple(METHODS))
     parser.add_argument("--shares", nargs="*", type=float, default=SHARES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variant", help="prefix of the rows, for other data or options")
     arguments = parse_arguments(parser)
     results = ResultsStore("squad", arguments)
     data = load_task(arguments.task, arguments.data_dir)
-    data = shorten(data, arguments.questions, arguments.questions)
-    options = TrainingOptions(
+    data = limit_rows(data, arguments.questions, arguments.questions)
+    options = TrainingConfig(
         epochs=arguments.epochs, batch_size=16, learning_rate=arguments.learning_rate, bf16=True, seed=arguments.seed
     )
     folder = RUNS / "-".join(["squad", *([arguments.variant] if arguments.variant else []), str(arguments.seed)])
     dense, tokenizer = finetuned(data, options, folder, arguments.length)
     training, validation = (
-        tokenize(part, tokenizer, arguments.length, data.task.kind) for part in (data.train, data.validation)
+        tokenize(part, tokenizer, arguments.length, data.task.type) for part in (data.train, data.validation)
     )
     questions = [len(data.train), len(data.validation)]
     common = {"questions": questions, "length": arguments.length}
@@ -116,11 +125,11 @@ def main() -> None:
 
     @cache
     def calibration() -> Calibration:
-        return calibrate(dense, training, PruneConfig(sparsity=0.5, seed=arguments.seed), tokenizer)
+        return calibrate(dense, CalibrationConfig(seed=arguments.seed), training, tokenizer)
 
     def pruned(method: str, share: float) -> PreTrainedModel:
-        config = PruneConfig(sparsity=1 - share, method=method, seed=arguments.seed)  # type: ignore[arg-type]
-        return prune(dense, calibration() if method == "auto" else training, config, tokenizer)[0]
+        config = METHODS[method].config(Sparsity(1 - share), seed=arguments.seed)
+        return prune(dense, config, calibration() if method == "auto" else training, tokenizer)[0]
 
     def pruned_and_recovered(method: str, share: float) -> PreTrainedModel:
         return recovered(pruned(method, share), dense, training, tokenizer, recovery)

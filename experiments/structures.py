@@ -17,16 +17,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon.allocation import Weights, allocate, full_cost, make_allocated_plan, measure_curves
-from bertsurgeon.allocation.groups import group_error
-from bertsurgeon.architectures import Architecture, get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Statistics, collect_statistics, make_batches
-from bertsurgeon.compensation import apply_plan, matrix_roots
+from bertsurgeon.compensation import apply_plan, sqrt_metric
 from bertsurgeon.compensation.solve import reduce_rank
 from bertsurgeon.errors import OptionError
-from bertsurgeon.grouping import find_groups
+from bertsurgeon.methods.auto.costs import Weights
+from bertsurgeon.methods.auto.curves import measure_curves
+from bertsurgeon.methods.auto.groups import group_error
+from bertsurgeon.methods.auto.removal import greedy_removal
+from bertsurgeon.methods.auto.search import allocate, full_cost, make_allocated_plan
+from bertsurgeon.methods.pgb.permutation import Grouping, find_groups
 from bertsurgeon.plan import ROLES, SUB_LAYERS, Dense, Dropped, Grouped, LayerPlan, ModelPlan, Role, SubLayerName
-from bertsurgeon.removal import greedy_removal
 from lib.common import make_task_parser, parse_arguments
 from lib.factorizations import fewer_dimensions, relative_error, shared_factor, shuffled_blocks
 from lib.models import Probe
@@ -39,12 +41,12 @@ SIZE = 768
 
 
 def slug(name: str) -> str:
-    """A name without spaces and punctuation."""
+    """Returns a name without spaces and punctuation."""
     return re.sub(r"\W+", "-", name).strip("-")
 
 
 def single_matrix(weight: Tensor, covariance: Tensor, share: float) -> dict[str, float]:
-    """Error of each structure on one matrix, as a share of the output's variance."""
+    """Returns the error of each structure on one matrix, as a share of the output's variance."""
     out, inside = weight.shape
     plain = torch.ones(out, dtype=torch.float64)
     whole = float((weight @ covariance * weight).sum())
@@ -59,15 +61,16 @@ def single_matrix(weight: Tensor, covariance: Tensor, share: float) -> dict[str,
         ),
     }
     groups = round(1 / share)
-    for name in ("sort", "assign"):
-        parts = find_groups(energy, groups, name, 6, np.random.default_rng(0))  # type: ignore[arg-type]
+    names: tuple[Grouping, ...] = ("sort", "assign")
+    for name in names:
+        parts = find_groups(energy, groups, name, 6, np.random.default_rng(0))
         structure = Grouped(*(tuple(tuple(map(int, group)) for group in part) for part in parts))
         errors[f"groups ({name})"] = group_error(weight, plain, covariance, structure, DAMPING) / whole
     return errors
 
 
 def synthetic_matrices(trained: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Matrices of BERT-base's width: random, with planted groups, and with trained spectra in random directions."""
+    """Makes matrices of BERT-base's width: random, with planted groups, and with trained spectra."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -77,7 +80,7 @@ def synthetic_matrices(trained: dict[str, tuple[Tensor, Tensor]]) -> dict[str, t
         return torch.linalg.qr(normal(SIZE, SIZE)).Q
 
     def stretched(values: Tensor) -> Tensor:
-        """The same curve of values, interpolated to the size of the matrix."""
+        """Returns the same curve of values, interpolated to the size of the matrix."""
         positions = np.linspace(0, 1, SIZE)
         return torch.from_numpy(np.interp(positions, np.linspace(0, 1, len(values)), values.numpy()))
 
@@ -95,7 +98,7 @@ def synthetic_matrices(trained: dict[str, tuple[Tensor, Tensor]]) -> dict[str, t
         basis = rotation()
         inputs = basis * values @ basis.T
         made[f"random, inputs as of {name}"] = normal(SIZE, SIZE), inputs
-        spectrum = stretched(torch.linalg.svdvals(weight @ matrix_roots(covariance, 1e-6)[0]))
+        spectrum = stretched(torch.linalg.svdvals(weight @ sqrt_metric(covariance, 1e-6)[0]))
         safe = values.clamp_min(1e-3 * float(values.mean()))  # bounds the weights in directions with almost no variance
         inverse = basis / safe.sqrt() @ basis.T
         made[f"spectra of {name}"] = (rotation() * spectrum @ rotation()) @ inverse, inputs
@@ -107,46 +110,44 @@ class CalibratedProbe(Probe):
 
     def __init__(self, folder: str, task: str, data_dir: Any, seed: int) -> None:
         super().__init__(folder, task, data_dir, seed)
-        self.architecture: Architecture = get_architecture(self.model.config.model_type)
+        self.encoder = Encoder(self.model)
         batches = make_batches(self.train.remove_columns("labels"), self.tokenizer, None, 32, seed)
         self.statistics: Statistics = collect_statistics(
-            self.model, self.architecture, batches, gradients=False, curvature=True, moments=True, seed=seed
+            self.model, batches, gradients=False, curvature=True, moments=True, seed=seed
         )
-        self.curves = measure_curves(self.model, self.architecture, self.statistics, DAMPING, chunk=1)
+        self.curves = measure_curves(self.model, self.statistics, DAMPING, chunk=1)
 
     def weight(self, layer: int, role: Role) -> Tensor:
-        """One dense matrix, fp64."""
-        parameter: Tensor = self.architecture.matrix(self.model, layer, role).weight  # type: ignore[assignment]
-        return parameter.detach().double()
+        """Returns one dense matrix, fp64."""
+        return self.encoder.weight(layer, role).double()
 
     def metric(self, layer: int, role: Role) -> Tensor:
-        """Sensitivity of the loss to errors of the matrix' output."""
+        """Returns the sensitivity of the loss to errors of the matrix's output."""
         return self.statistics.curvature[layer, role]
 
     def searched(self, layer: int, sub_layer: SubLayerName, share: float, **allowed: bool) -> PreTrainedModel:
-        """The model with one sub-layer pruned as ``auto`` does at this share."""
+        """Returns the model with one sub-layer pruned as ``auto`` does at this share."""
         [curve] = [curve for curve in self.curves if (curve.layer, curve.sub_layer) == (layer, sub_layer)]
         choices = allocate([curve], Weights(), share * full_cost([curve], Weights()), **allowed)
-        shapes = self.architecture.shapes(self.model)
-        layer_plan = make_allocated_plan(self.architecture.name, shapes, [curve], choices).layers[layer]
+        plan = make_allocated_plan(self.encoder.architecture.name, self.encoder.shapes, [curve], choices)
+        layer_plan = plan.layers[layer]
         structures = {role: layer_plan.matrices[role].structure for role in SUB_LAYERS[curve.sub_layer]}
         return self.compensated(layer, structures, layer_plan.units)
 
     def dropped(self, layer: int, sub_layer: SubLayerName) -> PreTrainedModel:
-        """The model without one sub-layer."""
+        """Returns the model without one sub-layer."""
         return self.compensated(layer, dict.fromkeys(SUB_LAYERS[sub_layer], Dropped()), None)
 
     def compensated(self, layer: int, structures: dict[Role, Any], units: Any) -> PreTrainedModel:
-        """The model with these structures in one layer, and everything else dense."""
+        """Returns the model with these structures in one layer, and everything else dense."""
         layers = []
-        for index, shape in enumerate(self.architecture.shapes(self.model)):
+        for index, shape in enumerate(self.encoder.shapes):
             dense: dict[Role, Any] = dict.fromkeys(ROLES, Dense())
             chosen = index == layer
             layers.append(LayerPlan.build(shape, dense | structures if chosen else dense, units if chosen else None))
         return apply_plan(
             self.model,
-            self.architecture,
-            ModelPlan(self.architecture.name, tuple(layers)),
+            ModelPlan(self.encoder.architecture.name, tuple(layers)),
             "independent",
             moments=self.statistics.moments,
             damping=DAMPING,
@@ -156,10 +157,10 @@ class CalibratedProbe(Probe):
     def replaced(
         self, layer: int, weights: dict[Role, Tensor], biases: dict[Role, Tensor] | None = None
     ) -> PreTrainedModel:
-        """The model with these weights; biases that are not given keep the mean of each matrix' output."""
+        """Returns the model with these weights; biases that are not given keep the mean of each matrix's output."""
         model = deepcopy(self.model)
         for role, new in weights.items():
-            matrix: Any = self.architecture.matrix(model, layer, role)
+            matrix = Encoder(model).linear(layer, role)
             mean = self.statistics.moments[layer, role].mean
             bias = (biases or {}).get(role, matrix.bias.detach().double() + (self.weight(layer, role) - new) @ mean)
             with torch.no_grad():
@@ -192,10 +193,10 @@ def attention_candidates(probe: CalibratedProbe, layer: int, share: float) -> di
         return probe.replaced(layer, reduced(dict.fromkeys(everything, int(total / 8 / size))))
 
     def shared() -> PreTrainedModel:
-        """One bottleneck for query, key and value; the output has the rank that the remaining weights allow."""
+        """Gives query, key and value one bottleneck; the output has the rank that the remaining weights allow."""
         errors = shared_factor([weights[r] for r in first], inputs, [metrics[r] for r in first], 1)[1]
         [curve] = [curve for curve in probe.curves if (curve.layer, curve.sub_layer) == (layer, "attention")]
-        tail = curve.options[-1].tails["attention_output"]
+        tail = curve.candidates[-1].rank_errors["attention_output"]
         ranks = range(8, int(total / 4 / size), 8)
         output_ranks = {rank: min(int((total - 4 * size * rank) / 2 / size), size // 2) for rank in ranks}
         rank = min(ranks, key=lambda rank: float(errors[rank] + tail[output_ranks[rank]]))
@@ -205,13 +206,13 @@ def attention_candidates(probe: CalibratedProbe, layer: int, share: float) -> di
         )
 
     def dimensions() -> PreTrainedModel:
-        matrix: Any = probe.architecture.matrix(probe.model, layer, "query")
+        matrix = probe.encoder.linear(layer, "query")
         mean = moments[layer, "query"].mean
-        width = probe.architecture.head_width(probe.model.config)
+        width = probe.encoder.head_width
         new, bias, *_ = fewer_dimensions(
             weights, matrix.bias.detach().double(), mean, inputs, contexts, metrics, width, int(total / 2 / size)
         )
-        return probe.replaced(layer, new, {"query": bias})  # type: ignore[arg-type]
+        return probe.replaced(layer, new, {"query": bias})
 
     def blocks() -> PreTrainedModel:
         rank = int(total / 8 / size / 4) * 4
@@ -220,7 +221,7 @@ def attention_candidates(probe: CalibratedProbe, layer: int, share: float) -> di
         )
 
     def constant_scores() -> PreTrainedModel:
-        """No query and key, so attention is uniform; the saved weights go to value and output."""
+        """Removes query and key, so that attention is uniform; the saved weights go to value and output."""
         zeros: dict[Role, Tensor] = {role: torch.zeros_like(weights[role]) for role in ("query", "key")}
         rank = int(total / 4 / size)
         rest = {} if 2 * rank >= size else reduced({"value": rank, "attention_output": rank})
@@ -248,12 +249,12 @@ def feed_forward_candidates(
     roles: tuple[Role, Role] = ("intermediate", "output")
 
     def blocks() -> PreTrainedModel:
-        new = {}
+        new: dict[Role, Tensor] = {}
         for role in roles:
             weight, inputs = probe.weight(layer, role), probe.statistics.moments[layer, role].covariance
             rank = int(share * weight.numel() / sum(weight.shape) / 4) * 4
             new[role] = shuffled_blocks(weight, inputs, probe.metric(layer, role), rank, 4)
-        return probe.replaced(layer, new)  # type: ignore[arg-type]
+        return probe.replaced(layer, new)
 
     def search(**allowed: bool) -> Callable[[], PreTrainedModel]:
         return lambda: probe.searched(layer, "feed_forward", share, **allowed)
@@ -268,7 +269,7 @@ def feed_forward_candidates(
 
 
 def replace(probe: CalibratedProbe, layer: int, sub_layer: SubLayerName, make: Callable[[], PreTrainedModel]) -> float:
-    """Divergence with one candidate, or with the sub-layer dropped where the share is too small for any structure."""
+    """Returns the divergence with one candidate; it drops the sub-layer if no structure fits the share."""
     try:
         return probe.divergence(make())
     except OptionError:
@@ -279,7 +280,7 @@ def main() -> None:
     arguments = parse_arguments(make_task_parser(__doc__))
     results = ResultsStore("structures", arguments)
     probe = CalibratedProbe(arguments.model, arguments.task, arguments.data_dir, arguments.seed)
-    layers = range(len(probe.architecture.layers(probe.model)))
+    layers = range(len(probe.encoder.layers))
     candidates: dict[SubLayerName, Any] = {
         "attention": attention_candidates,
         "feed_forward": feed_forward_candidates,

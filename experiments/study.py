@@ -20,8 +20,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, set_seed
 
-from bertsurgeon import TrainingOptions, train
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon import TrainingConfig, train
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import count_flops, measure_sizes
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.compensation import apply_plan
@@ -35,7 +35,7 @@ TASKS = ("sst2", "cola", "mrpc", "rte", "stsb")
 STEPS = 200
 """Steps of recovery with 32 texts each, the same for every method and task: one minute to several."""
 LEARNING_RATE = 5e-5
-"""Of recovery; the names of rows with another one end in it."""
+"""Learning rate of recovery; the names of rows with another one end in it."""
 
 
 def describe(dense: StudyModel, model: PreTrainedModel, seconds: float) -> dict[str, Any]:
@@ -53,25 +53,25 @@ def one_shot(dense: StudyModel, method: str, share: float) -> dict[str, Any]:
     return describe(dense, model, time.perf_counter() - start)
 
 
-def recover(dense: StudyModel, method: str, share: float, options: TrainingOptions, work_dir: Path) -> dict[str, Any]:
+def recover(dense: StudyModel, method: str, share: float, options: TrainingConfig, work_dir: Path) -> dict[str, Any]:
     model = METHODS[method](dense, share)
     count = min(len(dense.train), STEPS * options.batch_size + 1000)
     texts = dense.train.shuffle(seed=dense.seed).select(range(count))
-    train(model, texts, dense.tokenizer, options, work_dir, teacher=dense.model, resume=True)
+    train(model, options, texts, dense.tokenizer, teacher=dense.model, work_dir=work_dir, resume=True)
     shutil.rmtree(work_dir)
     return describe(dense, model, 0.0)
 
 
-def floor(dense: StudyModel, options: TrainingOptions, work_dir: Path) -> dict[str, Any]:
+def floor(dense: StudyModel, options: TrainingConfig, work_dir: Path) -> dict[str, Any]:
     """Scores a model without any layer; pooler and classifier are trained on the embeddings."""
-    architecture = get_architecture(dense.model.config.model_type)
-    empty = LayerPlan.build(architecture.shapes(dense.model)[0], dict.fromkeys(ROLES, Dropped()))
-    plan = ModelPlan(architecture.name, tuple(empty for _ in architecture.shapes(dense.model)))
-    model = apply_plan(dense.model, architecture, plan, "none")
+    encoder = Encoder(dense.model)
+    empty = LayerPlan.build(encoder.shapes[0], dict.fromkeys(ROLES, Dropped()))
+    plan = ModelPlan(encoder.architecture.name, (empty,) * len(encoder.layers))
+    model = apply_plan(dense.model, plan, "none")
     attach_plan(model, plan)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("embeddings" not in name)
-    train(model, dense.train, dense.tokenizer, options, work_dir, resume=True)
+    train(model, options, dense.train, dense.tokenizer, work_dir=work_dir, resume=True)
     return {"metrics": dense.score(model), "kept_share": 0.0}
 
 
@@ -102,7 +102,7 @@ def main() -> None:
                 if not arguments.again:
                     results.run(f"{prefix}/{name}", partial(one_shot, dense, method, share), configuration, seed=seed)
                 if arguments.recover or arguments.again:
-                    options = TrainingOptions(
+                    options = TrainingConfig(
                         max_steps=STEPS, learning_rate=rate, keep_best=True, bf16=True, seed=dense.seed
                     )
                     name = f"{name}-{recovered}"
@@ -112,7 +112,7 @@ def main() -> None:
                         configuration | {"training": asdict(options)},
                         seed=seed,
                     )
-            options = TrainingOptions(epochs=3, learning_rate=1e-3, seed=dense.seed)
+            options = TrainingConfig(epochs=3, learning_rate=1e-3, seed=dense.seed)
             configuration = {"task": task, "training": asdict(options)}
             run_floor = partial(floor, dense, options, work_dir / "floor")
             results.run(f"{prefix}/floor", run_floor, configuration, seed=seed)

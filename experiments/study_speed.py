@@ -13,13 +13,13 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from bertsurgeon import ExportConfig, export
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import compare_latency, open_entry
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.compensation import apply_plan
-from bertsurgeon.importance import score_matrices
-from bertsurgeon.pruning import make_plan
-from bertsurgeon.pruning.auto import plan_auto
+from bertsurgeon.methods.auto.method import plan_budget
+from bertsurgeon.methods.pgb.importance import Importance, score_matrices
+from bertsurgeon.methods.pgb.method import make_plan
 from lib.common import make_parser, parse_arguments
 from lib.models import StudyModel, load_study_model
 from lib.results_store import RUNS, ResultsStore
@@ -35,22 +35,21 @@ BATCH, LENGTH = 8, 128
 
 
 def build(dense: StudyModel, method: str, share: float) -> PreTrainedModel:
-    """A model with the row's plan, without compensation."""
+    """Returns a model with the row's plan, without compensation."""
     if method == "first-layers":
         return first_layers(dense, share)
     if method == "torch-pruning":
         return torch_pruning(dense, share)
-    architecture = get_architecture(dense.model.config.model_type)
     if method in AUTO:
         config = dense.config(share, **AUTO[method])
-        plan = plan_auto(dense.model, architecture, dense.calibration, config)
+        plan = plan_budget(dense.model, config, dense.calibration)
     else:
-        importance = "magnitude" if method == "magnitude" else "fisher"
+        importance: Importance = "magnitude" if method == "magnitude" else "fisher"
         scores = dense.with_statistics.scores
         if importance == "magnitude":
-            scores = score_matrices(dense.model, architecture, dense.with_statistics.statistics, "magnitude", 0.0)
-        plan = make_plan(architecture, scores, dense.config(share, method="pgb", importance=importance))
-    model = apply_plan(dense.model, architecture, plan, "none")
+            scores = score_matrices(dense.model, dense.with_statistics.statistics, "magnitude", 0.0)
+        plan = make_plan(Encoder(dense.model).architecture, dense.pgb_config(share, importance=importance), scores)
+    model = apply_plan(dense.model, plan, "none")
     attach_plan(model, plan)
     return model
 

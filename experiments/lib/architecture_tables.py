@@ -28,7 +28,7 @@ HEADS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 
 
 def find_class(name: str, head: str) -> Any:
-    """The Auto class, or None where the architecture has no such head."""
+    """Returns the Auto class, or None where the architecture has no such head."""
     auto = getattr(transformers, HEADS[head][0])
     if head == "language model" and not ARCHITECTURES[name].decoder:
         return None
@@ -38,7 +38,7 @@ def find_class(name: str, head: str) -> Any:
 
 
 def architectures() -> str:
-    """Architecture × kind of head: whether pruned models have the same outputs after reloading and export."""
+    """Tabulates which pruned models have the same outputs after reloading and export, by architecture and head."""
     rows = []
     for name in ARCHITECTURES:
         cells = []
@@ -51,7 +51,7 @@ def architectures() -> str:
 
 
 def names() -> str:
-    """Parameter names of each family's matrices."""
+    """Tabulates parameter names of each family's matrices."""
     families: dict[tuple[str, ...], list[str]] = {}
     for architecture in ARCHITECTURES.values():
         paths = tuple(architecture.matrices.get(role, "") for role in ALL_ROLES)

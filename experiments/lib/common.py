@@ -14,17 +14,16 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 
-from bertsurgeon import progress
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon import PruneReport, progress
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import compare_latency
 from bertsurgeon.checkpoint import save_model
 from bertsurgeon.cli.app import silence_libraries
-from bertsurgeon.pruning import PruneReport
 
 LENGTH = 128
 """Tokens per text of the random batches."""
 HEAD_WIDTH = 64
-"""Of the BERT models with random weights."""
+"""Channels per head of the BERT models with random weights."""
 BERT_SIZES = {"base": (12, 768), "large": (24, 1024)}
 """Layers and width."""
 ZSTD_LEVEL = 3
@@ -32,7 +31,7 @@ ZSTD_LEVEL = 3
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Parser with the option that every experiment has."""
+    """Makes the parser with the option that every experiment has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--rerun", metavar="PATTERN", help="measure rows again whose names match, such as 'sst2/*'; others are kept"
@@ -41,7 +40,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def make_task_parser(description: str | None) -> argparse.ArgumentParser:
-    """Parser of experiments on one fine-tuned model."""
+    """Makes the parser of experiments on one fine-tuned model."""
     parser = make_parser(description)
     parser.add_argument("--model", required=True, help="folder of the fine-tuned dense model")
     parser.add_argument("--task", default="sst2")
@@ -61,12 +60,12 @@ def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def summarize_report(report: PruneReport) -> dict[str, Any]:
-    """A report without what the row has elsewhere: configuration and number of samples."""
+    """Returns a report without what the row has elsewhere: configuration and number of samples."""
     return {name: value for name, value in report.to_dict().items() if name not in ("config", "samples")}
 
 
 def speedups(dense: Any, model: Any, shapes: Iterable[tuple[int, int]]) -> dict[str, float]:
-    """Speedups over the dense model by shape (``8x128``: texts and tokens); runs of the two are interleaved."""
+    """Times both models in turns; returns speedups over the dense one by shape (``8x128``: texts and tokens)."""
     ratios = {}
     for batch_size, length in shapes:
         latency = compare_latency({"dense": dense, "this": model}, batch_size, length, runs=20)
@@ -81,12 +80,12 @@ def run_in_subprocess(function: Callable[..., dict[str, Any]], *arguments: Any) 
 
 
 def peak_memory_gib() -> float:
-    """Peak memory of this process so far, in GiB."""
+    """Returns the peak memory of this process so far, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def random_bert(layers: int, width: int) -> PreTrainedModel:
-    """A BERT classifier with random weights, in evaluation mode."""
+    """Returns a BERT classifier with random weights, in evaluation mode."""
     sizes = {"num_hidden_layers": layers, "num_attention_heads": width // HEAD_WIDTH, "intermediate_size": 4 * width}
     config = BertConfig(hidden_size=width, num_labels=2, **sizes)
     model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config).eval()
@@ -94,7 +93,7 @@ def random_bert(layers: int, width: int) -> PreTrainedModel:
 
 
 def random_batches(samples: int) -> list[dict[str, Tensor]]:
-    """Batches of 16 random texts with two classes."""
+    """Returns batches of 16 random texts with two classes."""
     ids = torch.randint(1000, 30000, (samples, LENGTH))
     labels = torch.randint(0, 2, (samples,))
     return [
@@ -104,13 +103,11 @@ def random_batches(samples: int) -> list[dict[str, Tensor]]:
 
 
 def measure_file(model: PreTrainedModel) -> dict[str, Any]:
-    """Bytes of a model's file, raw and compressed, in total and for the encoder's matrices and the embeddings."""
+    """Returns the bytes of a model's file, raw and compressed, in total, of encoder matrices and of embeddings."""
     codec = pyarrow.Codec("zstd", compression_level=ZSTD_LEVEL)
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
     matrices = tuple(
-        f"{architecture.matrix_name(model, layer, role)}."
-        for layer in range(len(architecture.layers(model)))
-        for role in architecture.matrices
+        f"{encoder.matrix_name(layer, role)}." for layer in range(len(encoder.layers)) for role in encoder.roles
     )
 
     def sizes(content: bytes) -> dict[str, int]:

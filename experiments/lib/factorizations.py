@@ -7,29 +7,30 @@ of the dense shapes, so that the structure's effect on a model is measured witho
 import torch
 from torch import Tensor
 
-from bertsurgeon.compensation import matrix_roots, times
+from bertsurgeon.compensation import apply_metric, sqrt_metric
+from bertsurgeon.plan import Role
 
 LBFGS_STEPS = 150
 
 
 def relative_error(weight: Tensor, new: Tensor, covariance: Tensor, metric: Tensor) -> float:
-    """tr(M Δ C Δᵀ) / tr(M W C Wᵀ)."""
-    root = matrix_roots(metric)[0]
-    lost, whole = times(root, weight - new), times(root, weight)
+    """Returns tr(M Δ C Δᵀ) / tr(M W C Wᵀ)."""
+    root = sqrt_metric(metric)[0]
+    lost, whole = apply_metric(root, weight - new), apply_metric(root, weight)
     return float((lost @ covariance * lost).sum() / (whole @ covariance * whole).sum())
 
 
 def shared_factor(
     weights: list[Tensor], covariance: Tensor, metrics: list[Tensor], rank: int
 ) -> tuple[list[Tensor], Tensor]:
-    """One bottleneck for matrices with the same input: the reduced-rank regression of the stacked matrices.
+    """Gives matrices with the same input one bottleneck: the reduced-rank regression of the stacked matrices.
 
     Returns:
         The weights at this rank, and the error of every rank, shape (full rank + 1,).
     """
-    factor = matrix_roots(covariance, 1e-6)[0]
-    roots = [matrix_roots(metric) for metric in metrics]
-    stacked = torch.cat([times(root, weight) @ factor for weight, (root, _) in zip(weights, roots, strict=True)])
+    factor = sqrt_metric(covariance, 1e-6)[0]
+    roots = [sqrt_metric(metric) for metric in metrics]
+    stacked = torch.cat([apply_metric(root, weight) @ factor for weight, (root, _) in zip(weights, roots, strict=True)])
     values, vectors = torch.linalg.eigh(stacked.T @ stacked)
     top = vectors[:, len(vectors) - rank :]
     inverse = torch.linalg.inv(factor)
@@ -39,16 +40,16 @@ def shared_factor(
 
 
 def fewer_dimensions(
-    weights: dict[str, Tensor],
+    weights: dict[Role, Tensor],
     query_bias: Tensor,
     mean: Tensor,
     inputs: Tensor,
     contexts: Tensor,
-    metrics: dict[str, Tensor],
+    metrics: dict[Role, Tensor],
     width: int,
     kept: int,
-) -> tuple[dict[str, Tensor], Tensor, list[int], list[int]]:
-    """Heads of fewer dimensions: per head the products W_QᵀW_K and W_O W_V at lower rank, no second matrix needed.
+) -> tuple[dict[Role, Tensor], Tensor, list[int], list[int]]:
+    """Reduces the dimensions of heads: per head the products W_QᵀW_K and W_O W_V get a lower rank.
 
     Products are truncated in the data's metric. The weight of a query's error is the sensitivity of the loss to it,
     divided by the variance of the keys, which is the sensitivity to the attention scores. Then the output matrix is
@@ -67,9 +68,9 @@ def fewer_dimensions(
     Returns:
         New weights, new bias of the query, kept dimensions per head of queries and keys, and of values.
     """
-    factor = matrix_roots(inputs, 1e-6)[0]
+    factor = sqrt_metric(inputs, 1e-6)[0]
     inverse = torch.linalg.inv(factor)
-    root = matrix_roots(metrics["attention_output"])[0]
+    root = sqrt_metric(metrics["attention_output"])[0]
     heads = len(query_bias) // width
     scores, outputs = [], []
     for head in range(heads):
@@ -80,8 +81,8 @@ def fewer_dimensions(
         U, S, Vh = torch.linalg.svd(query_qr.R @ key_qr.R.T)
         sensitivity = float(metrics["query"][rows, rows].trace() / key.square().sum())
         scores.append((S.square() * sensitivity, query_qr.Q @ U * S.sqrt(), key_qr.Q @ Vh.T * S.sqrt()))
-        block = matrix_roots(contexts[rows, rows], 1e-6)[0]
-        reads = times(root, weights["attention_output"][:, rows]) @ block
+        block = sqrt_metric(contexts[rows, rows], 1e-6)[0]
+        reads = apply_metric(root, weights["attention_output"][:, rows]) @ block
         _, values, directions = torch.linalg.svd(reads, full_matrices=False)
         outputs.append((values.square(), directions @ torch.linalg.inv(block)))
     all_values = torch.cat([part[0] for part in (*scores, *outputs)])
@@ -111,7 +112,7 @@ def fewer_dimensions(
 
 
 def shuffled_blocks(weight: Tensor, covariance: Tensor, metric: Tensor, rank: int, blocks: int) -> Tensor:
-    """Two block-diagonal factors with a fixed shuffle between them (Monarch, Dao et al., 2022, arXiv 2204.00595).
+    """Fits two block-diagonal factors with a fixed shuffle between them (Monarch, Dao et al., 2022, arXiv 2204.00595).
 
     Every one of ``blocks`` x ``blocks`` parts of the matrix gets rank ``rank // blocks``: as many weights as a low rank
     of ``rank``, but ``blocks`` times the rank. Started from truncated parts, then fitted by L-BFGS.
@@ -123,7 +124,7 @@ def shuffled_blocks(weight: Tensor, covariance: Tensor, metric: Tensor, rank: in
         rank: Rank of the low-rank matrix with as many weights, a multiple of ``blocks``.
         blocks: 1 for a low rank.
     """
-    root, factor = matrix_roots(metric)[0], matrix_roots(covariance, 1e-6)[0]
+    root, factor = sqrt_metric(metric)[0], sqrt_metric(covariance, 1e-6)[0]
     out, inside = weight.shape
     inner = rank // blocks
     parts = weight.reshape(blocks, out // blocks, blocks, inside // blocks).transpose(1, 2)
@@ -135,13 +136,13 @@ def shuffled_blocks(weight: Tensor, covariance: Tensor, metric: Tensor, rank: in
     def whole() -> Tensor:
         return (left @ right).transpose(1, 2).reshape(out, inside)
 
-    target = times(root, weight) @ factor
+    target = apply_metric(root, weight) @ factor
     scale = target.square().sum()
     optimizer = torch.optim.LBFGS([left, right], max_iter=LBFGS_STEPS, history_size=10, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = (times(root, whole() - weight) @ factor).square().sum() / scale
+        loss = (apply_metric(root, whole() - weight) @ factor).square().sum() / scale
         loss.backward()
         return loss
 

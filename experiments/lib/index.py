@@ -61,6 +61,12 @@ EXPERIMENTS = {
             SST2,
             "docs/results.md#pgb-and-its-peers",
         ),
+        Experiment(
+            "baseline",
+            "Did the rebuild of the package change plans or metrics?",
+            COLA,
+            "experiments/README.md#plans-and-metrics-by-version",
+        ),
     ),
     "Parts and options of a method": (
         Experiment(
@@ -203,12 +209,20 @@ EXPERIMENTS = {
             "docs/performance.md#norms-and-additions",
         ),
     ),
+    "The code": (
+        Experiment(
+            "mutation",
+            "Which share of small mistakes in the code do the fast tests miss?",
+            "--label after",
+            "docs/testing.md#mutants",
+        ),
+    ),
 }
 """By kind of question."""
 
 
 def index() -> str:
-    """One table per kind of question; minutes are the sum over the stored rows."""
+    """Makes one table per kind of question; minutes are the sum over the stored rows."""
     parts = []
     for title, experiments in EXPERIMENTS.items():
         rows = []
@@ -230,7 +244,7 @@ def index() -> str:
 
 
 def check_index() -> list[str]:
-    """Problems of the index: scripts or result files without an entry, and entries without a script, rows or answer."""
+    """Returns what is missing: entries of scripts and result files, and scripts, rows and answers of entries."""
     entries = {entry.script: entry for experiments in EXPERIMENTS.values() for entry in experiments}
     scripts = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"make_docs"}
     files = {path.stem for path in RESULTS.glob("*.jsonl")}
@@ -251,7 +265,7 @@ def check_index() -> list[str]:
 
 
 def _exists(link: str) -> bool:
-    """Whether a page exists and has the linked section."""
+    """Returns True if a page exists and has the linked section."""
     page, _, anchor = link.partition("#")
     path = ROOT / page
     if not path.is_file():
@@ -261,5 +275,5 @@ def _exists(link: str) -> bool:
 
 
 def _anchor(heading: str) -> str:
-    """The anchor that GitHub gives a heading."""
+    """Returns the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

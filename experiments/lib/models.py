@@ -10,14 +10,25 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from bertsurgeon import Calibration, PruneConfig, calibrate, evaluate, load_model, prune
-from bertsurgeon.architectures import Architecture, get_architecture
+from bertsurgeon import (
+    AutoConfig,
+    Calibration,
+    CalibrationConfig,
+    PgbConfig,
+    PruneConfig,
+    Sparsity,
+    calibrate,
+    evaluate,
+    load_model,
+    prune,
+)
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch, MatrixKey, Statistics, collect_statistics, make_batches
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
 from bertsurgeon.compensation import apply_plan
-from bertsurgeon.importance import score_matrices
+from bertsurgeon.methods.pgb.importance import score_matrices
+from bertsurgeon.methods.pgb.method import make_plan
 from bertsurgeon.prediction import predict
-from bertsurgeon.pruning import make_plan
 from bertsurgeon.tasks import TaskData, load_task, tokenize
 from lib.common import summarize_report
 from lib.results_store import RUNS
@@ -37,12 +48,12 @@ class TaskModel:
     validation: Dataset
 
     def score(self, model: PreTrainedModel) -> dict[str, float]:
-        """The task's metrics on the validation data."""
-        return evaluate(model, self.validation, self.tokenizer, self.data.task)
+        """Returns the task's metrics on the validation data."""
+        return evaluate(model, self.data.task, self.validation, self.tokenizer)
 
     def one_shot(self, config: PruneConfig) -> dict[str, Any]:
         """Prunes without recovery and scores the model."""
-        model, report = prune(self.model, self.train, config, self.tokenizer)
+        model, report = prune(self.model, config, self.train, self.tokenizer)
         return {"metrics": self.score(model), "samples": report.samples, "report": summarize_report(report)}
 
 
@@ -56,21 +67,19 @@ def load_task_model(folder: str, task: str, data_dir: Path | None) -> TaskModel:
 class StatisticsModel(TaskModel):
     """A dense model with the statistics that ``pgb`` needs, collected once for many prunings."""
 
-    architecture: Architecture
     batches: list[Batch]
     statistics: Statistics
     scores: dict[MatrixKey, Tensor]
     seed: int
 
-    def prune(self, config: PruneConfig) -> PreTrainedModel:
+    def prune(self, config: PgbConfig) -> PreTrainedModel:
         """Prunes with these statistics."""
         scores = self.scores
         if config.importance == "magnitude":
-            scores = score_matrices(self.model, self.architecture, self.statistics, "magnitude", 0.0)
-        plan = make_plan(self.architecture, scores, replace(config, seed=self.seed))
+            scores = score_matrices(self.model, self.statistics, "magnitude", 0.0)
+        plan = make_plan(Encoder(self.model).architecture, replace(config, seed=self.seed), scores)
         pruned = apply_plan(
             self.model,
-            self.architecture,
             plan,
             config.compensation,
             batches=self.batches,
@@ -85,12 +94,11 @@ def load_with_statistics(folder: str, task: str, data_dir: Path | None, samples:
     """Loads a dense model and its task, and collects gradients and moments in one pass."""
     set_seed(seed)
     model, tokenizer, data = load_model(folder), load_tokenizer(folder), load_task(task, data_dir, seed)
-    architecture = get_architecture(model.config.model_type)
     train, validation = (tokenize(part, tokenizer) for part in (data.train, data.validation))
     batches = make_batches(train, tokenizer, samples, 32, seed)
-    statistics = collect_statistics(model, architecture, batches, moments=True, seed=seed)
-    scores = score_matrices(model, architecture, statistics, "fisher", 0.0)
-    return StatisticsModel(model, tokenizer, data, train, validation, architecture, batches, statistics, scores, seed)
+    statistics = collect_statistics(model, batches, moments=True, seed=seed)
+    scores = score_matrices(model, statistics, "fisher", 0.0)
+    return StatisticsModel(model, tokenizer, data, train, validation, batches, statistics, scores, seed)
 
 
 @dataclass
@@ -104,17 +112,21 @@ class StudyModel(TaskModel):
     @cached_property
     def calibration(self) -> Calibration:
         """Calibration of ``auto``, without labels, for all structures."""
-        config = self.config(0.5, structures=("removal", "low_rank", "groups"))
-        return calibrate(self.model, self.train, config, self.tokenizer)
+        config = CalibrationConfig(seed=self.seed, structures=("removal", "low_rank", "groups"))
+        return calibrate(self.model, config, self.train, self.tokenizer)
 
     @cached_property
     def with_statistics(self) -> StatisticsModel:
         """The same model with the statistics of ``pgb``, with labels."""
         return load_with_statistics(str(self.folder), self.data.task.name, self.data_dir, 1024, self.seed)
 
-    def config(self, share: float, **options: Any) -> PruneConfig:
-        """Options that keep this share of the encoder."""
-        return PruneConfig(sparsity=1 - share, seed=self.seed, **options)
+    def config(self, share: float, **options: Any) -> AutoConfig:
+        """Returns options of ``auto`` that keep this share of the encoder's weights."""
+        return AutoConfig(Sparsity(1 - share), seed=self.seed, **options)
+
+    def pgb_config(self, share: float, **options: Any) -> PgbConfig:
+        """Returns options of ``pgb`` that keep this share of the encoder's weights."""
+        return PgbConfig(Sparsity(1 - share), seed=self.seed, **options)
 
 
 def load_study_model(task: str, seed: int, data_dir: Path) -> StudyModel:
@@ -140,17 +152,17 @@ class Probe:
         self._dense_log_probabilities = self._log_probabilities(self.model)
 
     def divergence(self, model: PreTrainedModel) -> float:
-        """KL(dense ‖ model) on the probe, mean over its texts."""
+        """Returns the KL(dense ‖ model) on the probe, mean over its texts."""
         log_probabilities = self._log_probabilities(model)
         return float(F.kl_div(log_probabilities, self._dense_log_probabilities, reduction="batchmean", log_target=True))
 
     def score(self, model: PreTrainedModel) -> dict[str, float]:
-        """The task's metrics on the validation data."""
-        return evaluate(model, self.validation, self.tokenizer, self.data.task)
+        """Returns the task's metrics on the validation data."""
+        return evaluate(model, self.data.task, self.validation, self.tokenizer)
 
     def one_shot(self, config: PruneConfig) -> dict[str, Any]:
         """Prunes without recovery, and measures quality and divergence."""
-        pruned, report = prune(self.model, self.train, config, self.tokenizer)
+        pruned, report = prune(self.model, config, self.train, self.tokenizer)
         return {
             "metrics": self.score(pruned),
             "divergence": self.divergence(pruned),

@@ -4,7 +4,7 @@ import re
 from itertools import product
 
 from lib.results_store import Row, read_result, read_rows
-from lib.tables import MISSING, first_metric, format_divergence, format_metric, table
+from lib.tables import MISSING, describe_kept, first_metric, format_divergence, format_metric, table
 
 UPDATES = {
     "magnitude": "magnitude, all matrices together",
@@ -25,7 +25,7 @@ STEPS = {
 
 
 def obert() -> str:
-    """Accuracy by sparsity, of every update and number of recomputations, against magnitude."""
+    """Tabulates accuracy by sparsity, of every update and number of recomputations, against magnitude."""
     sparsities = ("0.5", "0.7", "0.8", "0.9")
     metrics: dict[tuple[str, str, str], dict[str, float]] = {}
     for name, row in read_rows("obert", "sst2-0/unstructured-").items():
@@ -46,7 +46,7 @@ def obert() -> str:
 
 
 def obert_damping() -> str:
-    """Divergence and accuracy of every update at every damping; each selects weights by its own scores."""
+    """Tabulates divergence and accuracy of every update at every damping; each selects by its own scores."""
     sparsities = ("0.7", "0.8", "0.9")
 
     def cells(stem: str) -> list[str]:
@@ -60,7 +60,7 @@ def obert_damping() -> str:
 
 
 def grouped_zeros() -> str:
-    """Accuracy of single weights pruned inside a structure, against single weights alone."""
+    """Tabulates accuracy of single weights pruned inside a structure, against single weights alone."""
     kept = ("0.3", "0.2", "0.1")
     titles = {"none": "oBERT alone", "pgb": "oBERT inside PGB's blocks", "auto": "oBERT inside what `auto` leaves"}
     rows = []
@@ -69,8 +69,8 @@ def grouped_zeros() -> str:
         if any(results):
             start = read_result("grouped_zeros", f"sst2-0/{name}-start")
             rows.append([f"{title}{compensated}", *map(format_metric, (start, *results))])
-    header = ["SST-2, MiniLM, one-shot", "50% kept, structure alone"]
-    return table([*header, *(f"{float(share):.0%} kept" for share in kept)], rows)
+    header = ["SST-2, MiniLM, one-shot", f"{describe_kept(0.5)}, structure alone"]
+    return table([*header, *map(describe_kept, kept)], rows)
 
 
 def _gradual_order(row: Row) -> tuple[float, float, int]:
@@ -79,7 +79,7 @@ def _gradual_order(row: Row) -> tuple[float, float, int]:
 
 
 def gradual() -> str:
-    """Quality and bytes after each step; ratios are to the raw dense model."""
+    """Tabulates quality and bytes after each step; ratios are to the raw dense model."""
     rows = []
     for task, title in (("sst2", "SST-2"), ("mrpc", "MRPC")):
         dense = read_result("gradual", f"{task}-0-dense")
@@ -106,7 +106,7 @@ def gradual() -> str:
 
 
 def sizes() -> str:
-    """Size of the file and of the encoder after each step, raw and compressed; ratios are to the raw dense model."""
+    """Tabulates sizes of file and encoder after each step, raw and compressed; ratios are to the raw dense model."""
     parts = []
     for row in read_rows("sizes").values():
         result, rows = row["result"], []
@@ -126,7 +126,7 @@ def sizes() -> str:
 
 
 def fisher_engine() -> str:
-    """Time and memory of one pruning by the size of a Fisher block, extrapolated to 1024 gradients."""
+    """Tabulates time and memory of one pruning by the size of a Fisher block, extrapolated to 1024 gradients."""
     measured = [row["configuration"] | row["result"] for row in read_rows("fisher_engine").values()]
     rows = []
     for run in sorted(measured, key=lambda run: (run["encoder_weights"], run["block_size"], run["memory_gb"])):

@@ -1,32 +1,42 @@
-"""Tables of one-shot pruning and recovery: comparison, headline, ablation, choices, recovery and structures."""
+"""Tables of one-shot pruning and recovery: comparison, headline, ablation, choices, recovery, structures, mutation."""
 
 import numpy as np
 
 from lib.results_store import read_result, read_rows
 from lib.speed_tables import deployed_speed
 from lib.study_tables import STUDY_TASKS, relative, score
-from lib.tables import MISSING, format_divergence, format_metric, format_speedup, table
+from lib.tables import (
+    FLOPS_KEPT,
+    MISSING,
+    WEIGHTS_KEPT,
+    describe_kept,
+    format_divergence,
+    format_kept,
+    format_metric,
+    format_speedup,
+    table,
+)
 
 COMPARISON = {
     "dense": "dense",
-    "pgb-50": "**PGB 50 %**, one-shot",
-    "pgb-assign-50": "PGB 50 %, balanced assignment, one-shot",
-    "pgb-magnitude-50": "PGB 50 %, magnitude importance, one-shot",
-    "pgb-no-permutation-50": "PGB 50 %, no permutation, one-shot",
-    "torch-pruning-50": "half the heads and neurons (Torch-Pruning), one-shot",
-    "pgb-50-recovered": "**PGB 50 %**, 1 epoch of recovery",
-    "pgb-magnitude-50-recovered": "PGB 50 %, magnitude importance, 1 epoch of recovery",
-    "pgb-no-permutation-50-recovered": "PGB 50 %, no permutation, 1 epoch of recovery",
-    "torch-pruning-50-recovered": "half the heads and neurons (Torch-Pruning), 1 epoch of recovery",
-    "pgb-88": "**PGB 88 %**, one-shot",
-    "pgb-magnitude-88": "PGB 88 %, magnitude importance, one-shot",
-    "pgb-no-permutation-88": "PGB 88 %, no permutation, one-shot",
-    "pgb-88-recovered": "**PGB 88 %**, 3 epochs of recovery",
+    "pgb-50": "**PGB, 50 % removed**, one-shot",
+    "pgb-assign-50": "PGB, 50 % removed, balanced assignment, one-shot",
+    "pgb-magnitude-50": "PGB, 50 % removed, magnitude importance, one-shot",
+    "pgb-no-permutation-50": "PGB, 50 % removed, no permutation, one-shot",
+    "torch-pruning-50": "half the heads and neurons removed (Torch-Pruning), one-shot",
+    "pgb-50-recovered": "**PGB, 50 % removed**, 1 epoch of recovery",
+    "pgb-magnitude-50-recovered": "PGB, 50 % removed, magnitude importance, 1 epoch of recovery",
+    "pgb-no-permutation-50-recovered": "PGB, 50 % removed, no permutation, 1 epoch of recovery",
+    "torch-pruning-50-recovered": "half the heads and neurons removed (Torch-Pruning), 1 epoch of recovery",
+    "pgb-88": "**PGB, 88 % removed**, one-shot",
+    "pgb-magnitude-88": "PGB, 88 % removed, magnitude importance, one-shot",
+    "pgb-no-permutation-88": "PGB, 88 % removed, no permutation, one-shot",
+    "pgb-88-recovered": "**PGB, 88 % removed**, 3 epochs of recovery",
 }
 
 
 def comparison() -> str:
-    """PGB against its peers on SST-2; a recovered row has the speed of its one-shot start."""
+    """Tabulates PGB against its peers on SST-2; a recovered row has the speed of its one-shot start."""
     rows = []
     stored_rows = read_rows("compare", "sst2/")
     for name, title in COMPARISON.items():
@@ -39,13 +49,13 @@ def comparison() -> str:
                 [
                     title,
                     format_metric(result),
-                    f"{100 * result['kept_share']:.1f} %",
-                    f"{100 * result['flops_share']:.0f} %",
+                    format_kept(result["kept_share"], 1),
+                    format_kept(result["flops_share"]),
                     format_speedup(speed.get("pytorch_speedup_1x128")),
                     format_speedup(speed.get("pytorch_speedup_8x128")),
                 ]
             )
-    return table(["SST-2, MiniLM-L6", "accuracy", "encoder weights", "FLOPs", "PyTorch 1×128", "8×128"], rows)
+    return table(["SST-2, MiniLM-L6", "accuracy", WEIGHTS_KEPT, FLOPS_KEPT, "PyTorch 1×128", "8×128"], rows)
 
 
 HEADLINE = (
@@ -61,7 +71,7 @@ HEADLINE = (
 
 
 def headline() -> str:
-    """The table at the top of the README."""
+    """Makes the table at the top of the README."""
     dense_scores = {task: score(f"{task}/dense") for task in STUDY_TASKS}
     rows = []
     for experiment, name, title, study_row in HEADLINE:
@@ -74,19 +84,19 @@ def headline() -> str:
             rows.append(
                 [
                     title,
-                    f"{100 * result['kept_share']:.0f} %",
-                    f"{100 * result['flops_share']:.0f} %",
+                    format_kept(result["kept_share"]),
+                    format_kept(result["flops_share"]),
                     format_metric(result),
                     "100" if title == "dense" else mean,
                     *(MISSING if speed is None else f"{speed:.1f}x" for speed in speeds),
                 ]
             )
-    header = ["all-MiniLM-L6-v2", "encoder weights", "FLOPs", "SST-2 accuracy", "five tasks, % of dense"]
+    header = ["all-MiniLM-L6-v2", WEIGHTS_KEPT, FLOPS_KEPT, "SST-2 accuracy", "five tasks, % of dense"]
     return table([*header, "ONNX Runtime fp32, 8 × 128", "OpenVINO INT8, 8 × 128"], rows)
 
 
 def ablation() -> str:
-    """Permutation by compensation for both budgets, then the number of permutation steps and of groups."""
+    """Tabulates permutation by compensation for both budgets, then the numbers of permutation steps and groups."""
 
     def cell(name: str) -> str:
         return format_metric(read_result("ablation", f"sst2/{name}"))
@@ -122,13 +132,14 @@ CHOICES = {
 
 
 def choices() -> str:
-    """Divergence and metric with one option of ``auto`` changed at a time."""
+    """Tabulates divergence and metric with one option of ``auto`` changed at a time."""
     rows = []
+    shares = ("0.25", "0.12")
     for name, title in CHOICES.items():
-        results = [read_result("choices", f"cola/{name}-{share}") for share in ("0.25", "0.12")]
+        results = [read_result("choices", f"cola/{name}-{share}") for share in shares]
         if any(results):
             rows.append([title, *map(format_divergence, results)])
-    return table(["divergence (metric)", "CoLA, 25 % kept", "CoLA, 12 % kept"], rows)
+    return table(["divergence (metric)", *(f"CoLA, {describe_kept(share)}" for share in shares)], rows)
 
 
 RECOVERY = {
@@ -141,14 +152,14 @@ RECOVERY = {
 
 
 def recovery() -> str:
-    """Metric and divergence after every learning rate, with and without dropout and the teacher's hidden states."""
+    """Tabulates metric and divergence by learning rate, with and without dropout and the teacher's hidden states."""
     rows = []
     rates = ("1e-05", "2e-05", "5e-05", "0.0001")
     for share in ("0.5", "0.25", "0.12"):
         start = read_result("recovery", f"cola/start-{share}")
         if start is None:
             continue
-        title = f"CoLA, {float(share):.0%} kept"
+        title = f"CoLA, {describe_kept(share)}"
         rows.append([f"{title}, start", *(format_divergence(start) for _ in rates)])
         for settings, description in RECOVERY.items():
             results = [read_result("recovery", f"cola/rate-{rate}-{settings}-{share}") for rate in rates]
@@ -158,7 +169,7 @@ def recovery() -> str:
 
 
 def structures() -> str:
-    """Divergence with one sub-layer replaced, mean over the layers; then the error of each structure on matrices."""
+    """Tabulates the mean divergence with one sub-layer replaced, then the error of each structure on matrices."""
     parts = []
     shares = ("0.5", "0.25", "0.12")
     for sub_layer, title in (("attention", "one attention"), ("feed_forward", "one feed-forward part")):
@@ -173,7 +184,7 @@ def structures() -> str:
                 [name, *(f"{by_share[share]:.1f}" if share in by_share else MISSING for share in shares)]
                 for name, by_share in ordered
             ]
-            parts.append(table([f"{title} replaced, CoLA: 1000 · KL", "50 % kept", "25 %", "12 %"], rows))
+            parts.append(table([f"{title} replaced, CoLA: 1000 · KL", *map(describe_kept, shares)], rows))
     names = ["inputs removed", "low rank", "shuffled blocks", "groups (sort)", "groups (assign)"]
     rows = []
     for row in read_rows("structures", "matrices/").values():
@@ -181,8 +192,37 @@ def structures() -> str:
         best = min(lost.values())
         cells = [f"**{lost[n]:.3f}**" if lost[n] == best else f"{lost[n]:.3f}" for n in names]
         rows.append(
-            [f"{configuration['matrix']} ({configuration['size'][0]})", f"{configuration['share']:.0%}", *cells]
+            [f"{configuration['matrix']} ({configuration['size'][0]})", format_kept(configuration["share"]), *cells]
         )
     if rows:
-        parts.append(table(["share of the output's variance lost", "kept", *names], rows))
+        parts.append(table(["share of the output's variance lost", "weights kept (removed)", *names], rows))
     return "\n\n".join(parts)
+
+
+def mutation() -> str:
+    """Mutants that the tests do not notice, by package and state of the code."""
+    packages = {"methods/auto": "auto", "compensation": "compensation", "methods/obert": "obert"}
+    measurements = read_rows("mutation")
+    rows = []
+    for package, title in (*packages.items(), ("", "**all**")):
+        cells = []
+        for label in ("before", "after"):
+            row = measurements.get(label)
+            modules = {} if row is None else row["result"]["modules"]
+            chosen = [entry for module, entry in modules.items() if f"/{package}" in module]
+            survived, mutants = (sum(entry[key] for entry in chosen) for key in ("survived", "mutants"))
+            cells.append(f"{survived} of {mutants} ({survived / mutants:.0%})" if mutants else MISSING)
+        rows.append([title, *cells])
+    return table(["mutants that survive", "before", "after"], rows)
+
+
+def baseline() -> str:
+    """Tabulates the hash of the plan, the sparsity and the metric of every method, by version of the code."""
+    rows = []
+    for name, row in sorted(read_rows("baseline").items(), key=lambda item: item[0].split("/")[::-1]):
+        version, task, run = name.split("/")
+        result = row["result"]
+        plan = result.get("plan_sha256", MISSING)[:12]
+        sparsity = f"{result['sparsity']:.4%}" if "sparsity" in result else MISSING
+        rows.append([task, run, version, plan, sparsity, format_metric(result)])
+    return table(["task", "method and sparsity", "version", "plan", "removed", "metric"], rows)

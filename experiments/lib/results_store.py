@@ -108,28 +108,28 @@ class ResultsStore:
 
 
 def results_path(experiment: str) -> Path:
-    """File of an experiment's rows."""
+    """Returns the file of an experiment's rows."""
     return RESULTS / f"{experiment}.jsonl"
 
 
 def read_rows(experiment: str, prefix: str = "") -> dict[str, Row]:
-    """Rows of an experiment whose names start with ``prefix``, by name and sorted by it."""
+    """Returns the rows of an experiment whose names start with ``prefix``, by name and sorted by it."""
     return {name: row for name, row in load_rows(results_path(experiment)).items() if name.startswith(prefix)}
 
 
 def read_row(experiment: str, name: str) -> Row | None:
-    """One row, or None."""
+    """Returns one row, or None."""
     return load_rows(results_path(experiment)).get(name)
 
 
 def read_result(experiment: str, name: str) -> dict[str, Any] | None:
-    """The result of one row, or None."""
+    """Returns the result of one row, or None."""
     row = read_row(experiment, name)
     return None if row is None else row["result"]
 
 
 def load_rows(path: Path) -> dict[str, Row]:
-    """Rows of a file by name; none if there is no file."""
+    """Returns the rows of a file by name; none if there is no file."""
     if not path.is_file():
         return {}
     status = path.stat()
@@ -138,7 +138,7 @@ def load_rows(path: Path) -> dict[str, Row]:
 
 @lru_cache(maxsize=64)
 def _parse(path: Path, modified: int, size: int) -> dict[str, Row]:
-    """Parsed file; its time of modification and size are the key of the cache."""
+    """Returns the parsed file; its time of modification and size are the key of the cache."""
     rows: list[Row] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return {row["name"]: row for row in rows}
 
@@ -159,7 +159,7 @@ def write_row(path: Path, row: Row) -> None:
 
 
 def code_version() -> dict[str, Any]:
-    """The commit, and whether tracked files differ from it; the results themselves do not count."""
+    """Returns the commit, and whether tracked files differ from it; the results themselves do not count."""
     try:
         commit = _git("rev-parse", "HEAD")
         changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)experiments/results")
@@ -174,6 +174,6 @@ def _git(*arguments: str) -> str:
 
 
 def without_folder(argument: str) -> str:
-    """An argument without the folders of an absolute path, which name the machine or its owner."""
+    """Returns an argument without the folders of an absolute path, which name the machine or its owner."""
     option, equals, value = argument.rpartition("=")
     return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else argument

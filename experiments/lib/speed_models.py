@@ -8,11 +8,11 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertTokenizerFast, PreTrainedModel
 
 from bertsurgeon import save_model
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import attach_plan, load_tokenizer
-from bertsurgeon.cli.sources import resolve_model
 from bertsurgeon.compensation import apply_plan
-from bertsurgeon.plan import ROLES, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Units, unit_channels
+from bertsurgeon.plan import ROLES, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, SubLayerName, Units, unit_channels
+from bertsurgeon.workflows import resolve_model
 from lib.results_store import RUNS, read_result
 
 REMOVED = (0.5, 0.75, 0.88, 0.97)
@@ -33,7 +33,7 @@ SCALE = 2
 
 
 def scale_up(plan: ModelPlan) -> ModelPlan:
-    """Twice the width and depth: the same heads, each twice as wide; neurons in pairs; twice the ranks."""
+    """Doubles width and depth: the same heads, each twice as wide; neurons in pairs; twice the ranks."""
     layers = []
     for layer in plan.layers:
         shapes = {role: (SCALE * matrix.shape[0], SCALE * matrix.shape[1]) for role, matrix in layer.matrices.items()}
@@ -41,7 +41,7 @@ def scale_up(plan: ModelPlan) -> ModelPlan:
             role: LowRank(SCALE * matrix.structure.rank) if isinstance(matrix.structure, LowRank) else matrix.structure
             for role, matrix in layer.matrices.items()
         }
-        units = {}
+        units: dict[SubLayerName, Units] = {}
         for name, kept in layer.units.items():
             if name == "attention":
                 units[name] = Units(kept.groups, kept.total, SCALE * kept.width)
@@ -53,11 +53,11 @@ def scale_up(plan: ModelPlan) -> ModelPlan:
 
 
 def grouped_plan(model: PreTrainedModel, aligned: bool, groups: int = 2) -> ModelPlan:
-    """Every matrix in two groups: aligned with heads and neurons, or with random permutations like those of ``pgb``.
+    """Plans two groups for every matrix: aligned with heads and neurons, or permuted at random as in ``pgb``.
 
     Aligned groups read and write the residual stream in random chunks of ``CHUNK`` channels.
     """
-    architecture = get_architecture(model.config.model_type)
+    encoder = Encoder(model)
     generator = torch.Generator().manual_seed(0)
 
     def split(size: int, mixed: bool, chunk: int = 1) -> tuple[tuple[int, ...], ...]:
@@ -66,7 +66,7 @@ def grouped_plan(model: PreTrainedModel, aligned: bool, groups: int = 2) -> Mode
         return tuple(unit_channels(sorted(part.tolist()), chunk) for part in order.chunk(groups))
 
     layers = []
-    for shapes in architecture.shapes(model):
+    for shapes in encoder.shapes:
         hidden, wide = shapes["intermediate"][1], shapes["intermediate"][0]
         structures: dict[Any, Any] = {}
         if aligned:
@@ -79,18 +79,18 @@ def grouped_plan(model: PreTrainedModel, aligned: bool, groups: int = 2) -> Mode
         else:
             structures = {role: Grouped(split(shape[0], True), split(shape[1], True)) for role, shape in shapes.items()}
         layers.append(LayerPlan.build(shapes, structures))
-    return ModelPlan(architecture.name, tuple(layers))
+    return ModelPlan(encoder.architecture.name, tuple(layers))
 
 
 def keep_first_layers(plan: ModelPlan, count: int) -> ModelPlan:
-    """The plan of the first layers; the others are dropped."""
+    """Returns the plan of the first layers; the others are dropped."""
     shapes = {role: matrix.shape for role, matrix in plan.layers[0].matrices.items()}
     empty = LayerPlan.build(shapes, dict.fromkeys(ROLES, Dropped()))
     return ModelPlan(plan.architecture, (*plan.layers[:count], *(empty for _ in plan.layers[count:])))
 
 
 def read_plan(name: str) -> ModelPlan:
-    """A plan that ``speed.py --plans`` made."""
+    """Returns a plan that ``speed.py --plans`` made."""
     result = read_result("speed", f"plans/{name}")
     if result is None:
         raise FileNotFoundError(f"No plan {name}: run python experiments/speed.py --plans first.")
@@ -112,14 +112,14 @@ PLANS: dict[str, Callable[[PreTrainedModel], ModelPlan | None]] = {
 
 
 def build(name: str) -> Path:
-    """Folder of the random model with a plan."""
+    """Returns the folder of the random model with a plan."""
     folder = RUNS / "speed" / name
     if not folder.is_dir():
         torch.manual_seed(0)
         model = AutoModelForSequenceClassification.from_config(BertConfig(num_labels=2)).eval()
         plan = PLANS[name](model)
         if plan is not None:
-            model = apply_plan(model, get_architecture("bert"), plan, "none")
+            model = apply_plan(model, plan, "none")
             attach_plan(model, plan)
         tokenizer = load_tokenizer(resolve_model("minilm"))
         assert isinstance(tokenizer, BertTokenizerFast)

@@ -5,7 +5,7 @@ from typing import Any
 
 from lib.results_store import read_result, read_rows
 from lib.study_tables import METHODS, STUDY_TASKS
-from lib.tables import MISSING, format_metric, format_ratio, table
+from lib.tables import FLOPS_KEPT, MISSING, WEIGHTS_KEPT, format_kept, format_metric, format_ratio, table
 
 RUNTIMES = {
     "pytorch-fp32": "PyTorch fp32",
@@ -17,28 +17,28 @@ RUNTIMES = {
     "openvino-int8": "OpenVINO INT8",
 }
 PLANS = {
-    "auto-0.5": "`auto` 50 %",
-    "auto-0.75": "75 %",
-    "auto-0.88": "88 %",
-    "auto-0.97": "97 %",
-    "timed-0.5": "by time, 50 %",
-    "timed-0.75": "75 %",
-    "timed-0.88": "88 %",
-    "timed-0.97": "97 %",
-    "aligned-0.5": "aligned groups 50 %",
-    "pgb-0.5": "free groups 50 %",
-    "first-3-auto-0.5": "3 layers of `auto` 50 %",
+    "auto-0.5": "`auto`, 50 % removed",
+    "auto-0.75": "75 % removed",
+    "auto-0.88": "88 % removed",
+    "auto-0.97": "97 % removed",
+    "timed-0.5": "by time, 50 % removed",
+    "timed-0.75": "75 % removed",
+    "timed-0.88": "88 % removed",
+    "timed-0.97": "97 % removed",
+    "aligned-0.5": "aligned groups, 50 % removed",
+    "pgb-0.5": "free groups, 50 % removed",
+    "first-3-auto-0.5": "3 layers of `auto`, 50 % removed",
 }
 DEPLOYED = {"sst2": "SST-2, accuracy", "stsb": "STS-B, Spearman"}
 
 
 def by_plan(models: dict[str, Any]) -> dict[str, Any]:
-    """Measurements by plan; in INT8 the plans by time are those whose milliseconds were measured in INT8."""
+    """Returns the measurements by plan; in INT8 the plans by time are those measured in INT8."""
     return {name.replace("int8-", "timed-"): measurement for name, measurement in models.items()}
 
 
 def same_runtime(shape: str) -> str:
-    """Against the dense model in the same runtime and precision."""
+    """Tabulates speedups over the dense model in the same runtime and precision."""
     rows = []
     for name, title in RUNTIMES.items():
         result = read_result("speed", f"{name}-{shape}")
@@ -50,7 +50,7 @@ def same_runtime(shape: str) -> str:
 
 
 def to_reference() -> str:
-    """Against dense PyTorch fp32, 8 x 128 tokens."""
+    """Tabulates speedups over dense PyTorch fp32 at 8 x 128 tokens."""
     rows = []
     for name, title in RUNTIMES.items():
         result = read_result("speed", f"{name}-8x128")
@@ -61,7 +61,7 @@ def to_reference() -> str:
 
 
 def files() -> str:
-    """Size of each exported file."""
+    """Tabulates size of each exported file."""
     rows = []
     for name, title in RUNTIMES.items():
         result = read_result("speed", f"{name}-8x128")
@@ -72,14 +72,14 @@ def files() -> str:
 
 
 def speed() -> str:
-    """All of ``experiments/speed.py``."""
+    """Makes all tables of ``experiments/speed.py``."""
     return "\n\n".join(
         [*(same_runtime(shape) for shape in ("8x128", "1x128", "1x16")), to_reference(), files(), quality()]
     )
 
 
 def quality() -> str:
-    """Accuracy of MiniLM with the plans before they were scaled up."""
+    """Tabulates accuracy of MiniLM with the plans before they were scaled up."""
     removed = ("0.5", "0.75", "0.88", "0.97")
     rows = []
     for name, title in (
@@ -93,11 +93,15 @@ def quality() -> str:
 
 
 def grouped_layers() -> str:
-    """Ways to compute query, key and value of aligned groups in PyTorch, against the dense ones."""
+    """Tabulates ways to compute query, key and value of aligned groups in PyTorch, against the dense ones."""
     shapes = ("8x128", "1x128", "1x16")
     keys = [(groups, shape) for groups in (2, 4) for shape in shapes]
     results = {key: read_result("grouped_layers", "{}-{}".format(*key)) for key in keys}
-    times = {key: result["milliseconds"] for key, result in results.items() if result is not None}
+    times = {
+        key: {way.replace("neighbours", "neighbors"): ms for way, ms in result["milliseconds"].items()}  # older rows
+        for key, result in results.items()
+        if result is not None
+    }
     rows = [
         [way, *(format_ratio(times[key]["dense"] / times[key][way]) if key in times else MISSING for key in keys)]
         for way in next(iter(times.values()), {})
@@ -106,7 +110,7 @@ def grouped_layers() -> str:
 
 
 def study_costs() -> str:
-    """Size, speed at 8 x 128 tokens and pruning time of SST-2's model, for each row of the study.
+    """Tabulates size, speed at 8 x 128 tokens and pruning time of SST-2's model, for each row of the study.
 
     Seconds are the median over the tasks: the first row of a task collects the statistics for all others.
     """
@@ -121,27 +125,27 @@ def study_costs() -> str:
             by_task = [read_result("study", f"{task}/{method}-{share}") for task in STUDY_TASKS]
             rows.append(
                 [
-                    f"{float(share):.0%}",
+                    f"{100 * (1 - float(share)):.0f} %",
                     title,
-                    f"{100 * result['kept_share']:.1f} %",
-                    f"{100 * result['flops_share']:.1f} %",
+                    format_kept(result["kept_share"], 1),
+                    format_kept(result["flops_share"], 1),
                     *(MISSING if speed is None else format_ratio(speed["speedup"]) for speed in speeds),
                     f"{median(other['pruning_seconds'] for other in by_task if other is not None):.0f}",
                 ]
             )
-    header = ["asked for", "SST-2, MiniLM, one-shot", "encoder weights", "FLOPs", "PyTorch", "ONNX Runtime"]
+    header = ["asked to remove", "SST-2, MiniLM, one-shot", WEIGHTS_KEPT, FLOPS_KEPT, "PyTorch", "ONNX Runtime"]
     return table([*header, "seconds to prune"], rows)
 
 
 def deployed_speed(share: str, runtime: str, shape: str) -> float | None:
-    """Speedup over dense PyTorch fp32; None if it was not timed."""
+    """Returns the speedup over dense PyTorch fp32; None if it was not timed."""
     result = read_result("deployed", f"speed-sst2-{share}-{runtime}") or {}
     speedup: float | None = result.get("speedup", {}).get(shape)
     return speedup
 
 
 def deployed() -> str:
-    """Quality and speed of MiniLM where it is deployed."""
+    """Tabulates quality and speed of MiniLM where it is deployed."""
     rows = []
     for share in ("1", "0.5", "0.25", "0.12", "0.06"):
         for name, runtime in RUNTIMES.items():
@@ -153,16 +157,19 @@ def deployed() -> str:
                 dense, this = (deployed_speed(kept, name, shape) for kept in ("1", share))
                 speeds.append(MISSING if this is None else format_ratio(this))
                 speeds.append(MISSING if this is None or dense is None else format_ratio(this / dense))
-            rows.append([f"{float(share):.0%}", runtime, *metrics, size, *speeds])
+            rows.append([format_kept(float(share)), runtime, *metrics, size, *speeds])
     shapes = [f"{shape}{of}" for shape in ("8 × 128", "1 × 128") for of in ("", ", of dense there")]
-    return table(["kept", "runtime", *DEPLOYED.values(), "file, MB", *shapes], rows)
+    return table([WEIGHTS_KEPT, "runtime", *DEPLOYED.values(), "file, MB", *shapes], rows)
 
 
 def merged_products() -> str:
-    """Time saved by one product for query, key and value."""
+    """Tabulates time saved by one product for query, key and value."""
     rows = []
-    models = {"dense": "dense", "aligned-0.5": "aligned groups 50 %"}
-    models |= {f"timed-{removed}": f"`auto` {float(removed):.0%}, by time" for removed in ("0.5", "0.88", "0.97")}
+    models = {"dense": "dense", "aligned-0.5": "aligned groups, 50 % removed"}
+    models |= {
+        f"timed-{removed}": f"`auto` by time, {100 * float(removed):.0f} % removed"
+        for removed in ("0.5", "0.88", "0.97")
+    }
     for runtime, title in (("onnx", "ONNX Runtime"), ("openvino", "OpenVINO")):
         for model, name in models.items():
             result = read_result("merged_products", f"{runtime}-{model}")
@@ -174,7 +181,7 @@ def merged_products() -> str:
 
 
 def skip_norm() -> str:
-    """Additions and norms, fused and apart."""
+    """Tabulates additions and norms, fused and apart."""
     result = read_result("skip_norm", "8x128x768")
     times = {} if result is None else result["milliseconds"]
     titles = {"Add": "fused", "Sum": "apart"}
@@ -183,7 +190,7 @@ def skip_norm() -> str:
 
 
 def compound() -> str:
-    """Fewer layers, pruning and INT8 together."""
+    """Tabulates fewer layers, pruning and INT8 together."""
     rows = []
     for name, row in read_rows("compound").items():
         if name.startswith("speed-"):
@@ -194,13 +201,13 @@ def compound() -> str:
         steps = ["all layers" if layers == 6 else f"{layers} of 6 layers, trained"]
         if method:
             recovered = ", recovered" if configuration["recovery"] else ""
-            steps.append(f"`{method}` {configuration['share']:.0%}{recovered}")
-        cells = [" + ".join([*steps, "INT8"]), f"{100 * result['kept_share']:.0f} %"]
+            steps.append(f"`{method}`, {100 * (1 - configuration['share']):.0f} % removed{recovered}")
+        cells = [" + ".join([*steps, "INT8"]), format_kept(result["kept_share"])]
         cells += [f"{result[metrics]['accuracy']:.1f}" for metrics in ("metrics", "int8")]
         cells += [f"{result['file_bytes'] / 1e6:.0f}"]
         cells += [format_ratio(speeds[shape]) if shape in speeds else MISSING for shape in ("8x128", "1x128")]
         rows.append((-result["kept_share"], cells))
-    header = ["SST-2, MiniLM, OpenVINO INT8", "encoder weights", "before INT8", "accuracy", "file, MB", "8 × 128"]
+    header = ["SST-2, MiniLM, OpenVINO INT8", WEIGHTS_KEPT, "before INT8", "accuracy", "file, MB", "8 × 128"]
     return table([*header, "1 × 128"], [cells for _, cells in sorted(rows)])
 
 
@@ -215,7 +222,7 @@ PERFORMANCE = {
 
 
 def performance() -> str:
-    """Time and memory of pruning by step, then how they grow with layers, width and tokens."""
+    """Tabulates time and memory of pruning by step, then how they grow with layers, width and tokens."""
     rows = []
     for name, title in PERFORMANCE.items():
         result = read_result("performance", name)

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from bertsurgeon import LayerDropConfig, drop_layers, prune
-from bertsurgeon.architectures import get_architecture
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import make_batches
 from lib.models import StudyModel
 from lib.torch_pruning_peer import prune_with_torch_pruning
@@ -17,27 +17,25 @@ Method = Callable[[StudyModel, float], PreTrainedModel]
 
 
 def auto(**options: Any) -> Method:
-    """``auto`` with these options."""
-    return lambda dense, share: prune(dense.model, dense.calibration, dense.config(share, **options), dense.tokenizer)[
-        0
-    ]
+    """Returns the method ``auto`` with these options."""
+    return lambda dense, share: prune(dense.model, dense.config(share, **options), dense.calibration).model
 
 
 def pgb(**options: Any) -> Method:
-    """``pgb`` with these options."""
-    return lambda dense, share: dense.with_statistics.prune(dense.config(share, method="pgb", **options))
+    """Returns the method ``pgb`` with these options."""
+    return lambda dense, share: dense.with_statistics.prune(dense.pgb_config(share, **options))
 
 
 def first_layers(dense: StudyModel, share: float) -> PreTrainedModel:
-    """The first layers, as many as the share allows, at least one; the others are dropped without compensation."""
-    layers = get_architecture(dense.model.config.model_type).layers(dense.model)
+    """Keeps the first layers, as many as the share allows, at least one; there is no compensation."""
+    layers = Encoder(dense.model).layers
     return drop_layers(dense.model, LayerDropConfig(max(1, int(share * len(layers))), "first")).model
 
 
 def torch_pruning(dense: StudyModel, share: float) -> PreTrainedModel:
-    """Heads and neurons removed by Torch-Pruning."""
+    """Removes heads and neurons with Torch-Pruning."""
     batch = make_batches(dense.train, dense.tokenizer, 32, 32, dense.seed)[0]
-    return prune_with_torch_pruning(dense.model, dict(batch), share)  # type: ignore[return-value,arg-type]
+    return prune_with_torch_pruning(dense.model, dict(batch), share)  # type: ignore[arg-type]
 
 
 METHODS: dict[str, Method] = {

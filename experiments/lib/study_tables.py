@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lib.results_store import read_result
-from lib.tables import MISSING, first_metric, table
+from lib.tables import MISSING, describe_kept, first_metric, table
 
 METHODS = {
     "auto": "**auto**",
@@ -28,7 +28,7 @@ STUDY_TASKS = {"sst2-0": "SST-2", "cola-0": "CoLA", "mrpc-0": "MRPC", "rte-0": "
 
 
 def study() -> str:
-    """One table per share: the deciding metric of each task, and its mean relative to the dense model."""
+    """Makes one table per share: the deciding metric of each task, and its mean relative to the dense model."""
     tasks = {task: title for task, title in STUDY_TASKS.items() if read_result("study", f"{task}/dense")}
     parts = []
     for share, ending in product(("0.5", "0.25", "0.12", "0.06"), ENDINGS):
@@ -45,13 +45,13 @@ def study() -> str:
             if set(scores.values()) != {None}:
                 rows.append([title, *map(_format_score, scores.values()), *relative(scores, dense, floor)])
         if len(rows) > 2:
-            header = [f"{float(share):.0%} kept, {ENDINGS[ending]}", *tasks.values()]
+            header = [f"{describe_kept(share)}, {ENDINGS[ending]}", *tasks.values()]
             parts.append(table([*header, "of dense", "of dense above the floor"], rows))
     return "\n\n".join(parts)
 
 
 def relative(scores: dict[str, Any], dense: dict[str, Any], floor: dict[str, Any]) -> list[str]:
-    """Means over the tasks with standard errors: share of the dense score, and share of its part above the floor."""
+    """Averages over the tasks, with standard errors, the shares of the dense score and of its part above the floor."""
     if None in scores.values():
         return [MISSING, MISSING]
     of_dense = [value / dense[task] for task, value in scores.items()]
@@ -62,14 +62,14 @@ def relative(scores: dict[str, Any], dense: dict[str, Any], floor: dict[str, Any
 
 
 def with_error(shares: list[float]) -> str:
-    """Mean and its standard error, in percent."""
+    """Returns the mean and its standard error, in percent."""
     if len(shares) < 2:
         return MISSING
     return f"{100 * np.mean(shares):.1f} ± {100 * np.std(shares, ddof=1) / len(shares) ** 0.5:.1f} %"
 
 
 def score(name: str) -> Any:
-    """The deciding metric of a row of the study, or None."""
+    """Returns the deciding metric of a row of the study, or None."""
     return first_metric(read_result("study", name))
 
 
@@ -78,11 +78,11 @@ def _format_score(value: float | None) -> str:
 
 
 def seeds() -> str:
-    """Mean and standard deviation over the seeds; each seed has another dense model."""
+    """Tabulates mean and standard deviation over the seeds; each seed has another dense model."""
     tasks = {"cola": "CoLA", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
     names = {
         "dense": "dense",
-        **{f"auto-{share}": f"**auto**, {float(share):.0%}" for share in ("0.5", "0.25", "0.12")},
+        **{f"auto-{share}": f"**auto**, {describe_kept(share)}" for share in ("0.5", "0.25", "0.12")},
     }
     rows = []
     for name, title in names.items():

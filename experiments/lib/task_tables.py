@@ -4,23 +4,25 @@ from itertools import product
 from typing import Any
 
 from lib.results_store import Row, read_result, read_rows
-from lib.tables import MISSING, format_speedup, table
+from lib.tables import FLOPS_KEPT, MISSING, WEIGHTS_KEPT, format_kept, format_speedup, table
 
 
 def squad() -> str:
-    """F1 and exact match of every method at every share, one-shot and recovered."""
+    """Tabulates F1 and exact match of every method at every share, one-shot and recovered."""
     titles = {"auto": "**auto**, no labels", "pgb": "pgb", "obert": "obert, single weights"}
     stored_rows = read_rows("squad")
     if "dense" not in stored_rows:
         return "_No results yet: `python experiments/squad.py`._"
-    rows = [["dense", "100 %", "100 %", *_answer_scores(stored_rows["dense"]["result"]), MISSING, MISSING]]
+    rows = [
+        ["dense", format_kept(1), format_kept(1), *_answer_scores(stored_rows["dense"]["result"]), MISSING, MISSING]
+    ]
     for share, method in product(("0.5", "0.25"), titles):
         one_shot, recovered = (read_result("squad", f"{method}-{share}{ending}") for ending in ("", "-recovered"))
         if one_shot is not None:
-            kept = [f"{100 * one_shot[name]:.0f} %" for name in ("kept_share", "flops_share")]
+            kept = [format_kept(one_shot[name]) for name in ("kept_share", "flops_share")]
             rows.append([titles[method], *kept, *_answer_scores(one_shot), *_answer_scores(recovered)])
     train, validation = stored_rows["dense"]["configuration"]["questions"]
-    header = [f"SQuAD v1.1 format, {train} / {validation} questions, all-MiniLM-L6-v2", "encoder weights", "FLOPs"]
+    header = [f"SQuAD v1.1 format, {train} / {validation} questions, all-MiniLM-L6-v2", WEIGHTS_KEPT, FLOPS_KEPT]
     return table([*header, "F1, one-shot", "exact match", "F1, recovered", "exact match"], rows)
 
 
@@ -46,7 +48,7 @@ EMBEDDER = {
 
 
 def embedder() -> str:
-    """Quality and speed of the embedder at every share."""
+    """Tabulates quality and speed of the embedder at every share."""
     rows = []
     for name, (title, size, runtime, precision) in EMBEDDER.items():
         result, sized = read_result("embedder", name), read_result("embedder", size)
@@ -57,18 +59,18 @@ def embedder() -> str:
                 for ending in (runtime, precision)
                 for shape in ("1x128", "8x128")
             ]
-            kept = MISSING if sized is None else f"{100 * sized['kept_share']:.0f} %"
+            kept = MISSING if sized is None else format_kept(sized["kept_share"])
             cells = [f"{result['metrics'][metric]:.1f}" for metric in metrics]
             pytorch = [MISSING] * 2 if runtime == "int8" else [format_speedup(speed) for speed in speeds[:2]]
             rows.append([title, kept, *cells, *pytorch, *(format_speedup(speed) for speed in speeds[2:])])
     if not rows:
         return "_No results yet: `python experiments/embedder.py`._"
-    header = ["all-MiniLM-L6-v2, no labels", "encoder weights", "STS-B dev, Spearman", "test", "recall@10"]
+    header = ["all-MiniLM-L6-v2, no labels", WEIGHTS_KEPT, "STS-B dev, Spearman", "test", "recall@10"]
     return table([*header, "rank overlap", "PyTorch 1×128", "8×128", "ONNX Runtime 1×128", "8×128"], rows)
 
 
 def embedder_recovery() -> str:
-    """The embedder after recovery, by learning rate, use of the teacher's hidden states, and length."""
+    """Tabulates the recovered embedder by learning rate, use of the teacher's hidden states, and length."""
 
     def order(row: Row) -> tuple[bool, float, float]:
         options = row["configuration"]["training"]
@@ -82,12 +84,19 @@ def embedder_recovery() -> str:
         hidden = "yes" if options["hidden_weight"] else "no"
         cells = [f"{metrics[name]:.1f}" for name in ("stsb_dev", "recall_at_10", "cosine")]
         rows.append([length, f"{options['learning_rate']:g}", hidden, *cells, f"{row['seconds'] / 60:.0f}"])
-    header = ["auto 50 %, recovered for", "learning rate", "hidden states as well", "STS-B dev", "recall@10", "cosine"]
+    header = [
+        "auto, 50 % removed, recovered for",
+        "learning rate",
+        "hidden states as well",
+        "STS-B dev",
+        "recall@10",
+        "cosine",
+    ]
     return table([*header, "minutes, one core"], rows)
 
 
 def decoder() -> str:
-    """Perplexity of the pruned decoders."""
+    """Tabulates perplexity of the pruned decoders."""
     rows = []
     for model in sorted({name.split("/")[0] for name in read_rows("decoder")}):
         dense = read_result("decoder", f"{model}/dense")
@@ -109,6 +118,6 @@ def decoder() -> str:
 
 
 def _perplexities(result: dict[str, Any], held_out: str, training: str) -> list[str]:
-    """Perplexity on held-out and on training texts, before and after more training."""
+    """Returns the perplexity on held-out and on training texts, before and after more training."""
     names = (held_out, training, "recovered", "recovered_training")
     return [f"{result[name]:.1f}" if name in result else MISSING for name in names]

@@ -13,7 +13,6 @@ smaller layers, so it is for measuring and further training in the same process,
 from copy import deepcopy
 from typing import Any
 
-import torch_pruning as tp
 from torch import nn
 from transformers import BertForSequenceClassification
 
@@ -34,6 +33,8 @@ def prune_with_torch_pruning(
     Returns:
         A smaller copy, in evaluation mode.
     """
+    import torch_pruning as tp
+
     model = deepcopy(model).eval()
     attentions = [layer.attention.self for layer in model.base_model.encoder.layer]
     neurons = [layer.intermediate.dense for layer in model.base_model.encoder.layer]

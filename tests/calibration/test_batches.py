@@ -72,7 +72,18 @@ def test_pruning_with_texts(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         (Dataset.from_dict({"words": TEXTS}), "'text'; it has words"),
         (Dataset.from_dict({"pixel_values": [[1.0], [2.0]]}), "Pass images as batches"),
     ],
-    ids=str,
+    ids=[
+        "nothing",
+        "an empty iterator",
+        "one text",
+        "a mapping",
+        "an iterator of texts",
+        "numbers",
+        "no inputs",
+        "no tensors",
+        "other columns",
+        "images",
+    ],
 )
 def test_data_of_other_types(data: Any, words: str, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(DataError, match=words):

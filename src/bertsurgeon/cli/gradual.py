@@ -67,10 +67,10 @@ def gradual(
     --epochs, --sparsity, --first-sparsity and --pattern replace what the recipe sets.
     """
     chosen = load_recipe(recipe)
-    changes = {"sparsity": sparsity, "first_sparsity": first_sparsity, "pattern": pattern}
-    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
-    if given:
-        chosen = chosen.with_pruning(**given)
+    options = {"sparsity": sparsity, "first_sparsity": first_sparsity, "pattern": pattern}
+    changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if changes:
+        chosen = chosen.with_pruning(**changes)
     if epochs is not None:
         chosen = chosen.scaled(epochs)
     target = TrainingOutput(output, resume, overwrite)

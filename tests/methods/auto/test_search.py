@@ -110,24 +110,24 @@ def scale_errors(curve: SubLayerCurve, factor: float) -> SubLayerCurve:
     return replace(curve, dropped=factor * curve.dropped, candidates=candidates)
 
 
-@pytest.mark.parametrize("cost_factor", [1e-20, 1.0, 1e20])
-@pytest.mark.parametrize("error_factor", [1e-200, 1e-20, 1e-9, 1.0, 1e20])
+@pytest.mark.parametrize(
+    ("error_factor", "cost_factor"), [(1e-200, 1.0), (1e-20, 1e20), (1e-9, 1e-20), (1e20, 1.0), (1.0, 1e20)], ids=str
+)
 def test_units_of_errors_and_costs_do_not_matter(
     calibration: Calibration, error_factor: float, cost_factor: float
 ) -> None:
     curves, cost = calibration.curves, Flops(length=12)
     scaled_curves = [scale_errors(curve, error_factor) for curve in curves]
     scaled_cost = Scaled(cost, cost_factor)
-    for share in (0.25, 0.5):
-        budget = share * full_cost(curves, cost)
-        choices = allocate(curves, cost, budget)
-        scaled = allocate(scaled_curves, scaled_cost, cost_factor * budget)
-        for choice, other in zip(choices, scaled, strict=True):
-            assert (choice.candidate is None) == (other.candidate is None)
-            assert choice.candidate is None or choice.candidate.groups == other.candidate.groups  # type: ignore[union-attr]
-            assert choice.ranks == other.ranks
-            assert other.cost == pytest.approx(cost_factor * choice.cost)
-            assert other.error == pytest.approx(error_factor * choice.error, rel=1e-9, abs=0)
+    budget = 0.3 * full_cost(curves, cost)
+    choices = allocate(curves, cost, budget)
+    scaled = allocate(scaled_curves, scaled_cost, cost_factor * budget)
+    for choice, other in zip(choices, scaled, strict=True):
+        assert (choice.candidate is None) == (other.candidate is None)
+        assert choice.candidate is None or choice.candidate.groups == other.candidate.groups  # type: ignore[union-attr]
+        assert choice.ranks == other.ranks
+        assert other.cost == pytest.approx(cost_factor * choice.cost)
+        assert other.error == pytest.approx(error_factor * choice.error, rel=1e-9, abs=0)
 
 
 @pytest.mark.parametrize("budget", [budgets.Flops(0.5), Sparsity(0.75)], ids=str)
@@ -229,5 +229,7 @@ def test_low_ranks_are_multiples_of_the_step() -> None:
 def test_a_whole_budget_gives_the_dense_plan(calibration: Calibration, tiny_model: Factory) -> None:
     """Nothing is removed, reordered or refitted."""
     shapes = Encoder(tiny_model("bert")).shapes
-    choices = allocate(calibration.curves, Weights(), full_cost(calibration.curves, Weights()))
-    assert make_allocated_plan("bert", shapes, calibration.curves, choices) == dense_plan("bert", shapes)
+    dense = dense_plan("bert", shapes)
+    assert full_cost(calibration.curves, Weights()) == dense.size
+    choices = allocate(calibration.curves, Weights(), dense.size)
+    assert make_allocated_plan("bert", shapes, calibration.curves, choices) == dense

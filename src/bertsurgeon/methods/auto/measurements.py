@@ -79,7 +79,7 @@ class Calibration:
     def save(self, folder: Path, overwrite: bool = False) -> None:
         """Writes ``calibration.json`` and ``calibration.safetensors``; the folder is there completely or not at all.
 
-        Of several processes the first one writes; all have to call this.
+        Of several processes, the first one writes; all of them must call this.
 
         Raises:
             CheckpointError: If the folder exists or cannot be written.
@@ -87,41 +87,20 @@ class Calibration:
         tensors: dict[str, Tensor] = {}
         for number, batch in enumerate(self.batches):
             tensors |= {f"batches.{number}.{name}": value.contiguous() for name, value in batch.items()}
-        tensors |= {f"curvature.{layer}.{role}": m.float() for (layer, role), m in self.curvature.items()}
+        tensors |= {f"curvature.{layer}.{role}": moment.float() for (layer, role), moment in self.curvature.items()}
         for (layer, role), weights in self.token_weights.items():
-            tensors |= {f"token_weights.{layer}.{role}.{number}": part for number, part in enumerate(weights)}
-        curves = []
+            tensors |= {f"token_weights.{layer}.{role}.{number}": batch for number, batch in enumerate(weights)}
         for number, curve in enumerate(self.curves):
-            curves.append(
-                {
-                    "layer": curve.layer,
-                    "sub_layer": curve.sub_layer,
-                    "total": curve.total,
-                    "width": curve.width,
-                    "dropped": curve.dropped,
-                    "options": [
-                        {"units": format_channels(option.groups[0]), "error": option.error, "shapes": option.shapes}
-                        for option in curve.candidates
-                    ],
-                    "grouped": [
-                        {
-                            "units": [format_channels(group) for group in option.groups],
-                            "error": option.error,
-                            "structures": {role: s.to_dict() for role, s in option.structures.items()},
-                        }
-                        for option in curve.grouped
-                    ],
-                }
-            )
-            for place, option in enumerate(curve.candidates):
-                tensors |= {f"tails.{number}.{place}.{role}": tail for role, tail in option.rank_errors.items()}
+            for index, candidate in enumerate(curve.candidates):
+                errors = candidate.rank_errors
+                tensors |= {_rank_error_name(number, index, role): tensor for role, tensor in errors.items()}
         data = {
             "format_version": FORMAT_VERSION,
             "model": self.model,
             "settings": self.settings,
             "seconds": self.seconds,
             "batches": len(self.batches),
-            "curves": curves,
+            "curves": [_curve_to_dict(curve) for curve in self.curves],
         }
 
         def write() -> None:
@@ -157,34 +136,63 @@ class Calibration:
                     batches[int(number)][rest] = tensor
                 elif kind == "curvature":
                     curvature[int(number), rest] = tensor.double()  # type: ignore[index]  # roles are names
-            curves = [_read_curve(number, curve, tensors) for number, curve in enumerate(data["curves"])]
+            curves = [_curve_from_dict(number, curve, tensors) for number, curve in enumerate(data["curves"])]
             return cls(data["model"], batches, curvature, token_weights, curves, data["settings"], data["seconds"])
         except (OSError, SafetensorError, PlanError, KeyError, TypeError, ValueError, IndexError) as error:
             raise CheckpointError(f"{folder} is no complete calibration ({error}); calibrate again.") from error
 
 
-def _read_curve(number: int, data: dict[str, Any], tensors: dict[str, Tensor]) -> SubLayerCurve:
-    options = tuple(
+def _rank_error_name(curve: int, candidate: int, role: str) -> str:
+    """Name of a tensor in the file: errors of all ranks of one matrix of one candidate."""
+    return f"tails.{curve}.{candidate}.{role}"
+
+
+def _curve_to_dict(curve: SubLayerCurve) -> dict[str, Any]:
+    """Plain data of a curve; its rank errors are tensors, which are stored apart."""
+    return {
+        "layer": curve.layer,
+        "sub_layer": curve.sub_layer,
+        "total": curve.total,
+        "width": curve.width,
+        "dropped": curve.dropped,
+        "options": [
+            {"units": format_channels(one.groups[0]), "error": one.error, "shapes": one.shapes}
+            for one in curve.candidates
+        ],
+        "grouped": [
+            {
+                "units": [format_channels(group) for group in one.groups],
+                "error": one.error,
+                "structures": {role: structure.to_dict() for role, structure in one.structures.items()},
+            }
+            for one in curve.grouped
+        ],
+    }
+
+
+def _curve_from_dict(number: int, data: dict[str, Any], tensors: dict[str, Tensor]) -> SubLayerCurve:
+    """The curve that :func:`_curve_to_dict` wrote."""
+    candidates = tuple(
         Candidate(
-            (parse_channels(option["units"]),),
-            option["error"],
-            {role: (shape[0], shape[1]) for role, shape in option["shapes"].items()},
-            {role: tensors[f"tails.{number}.{place}.{role}"] for role in option["shapes"]},
+            (parse_channels(one["units"]),),
+            one["error"],
+            {role: (shape[0], shape[1]) for role, shape in one["shapes"].items()},
+            {role: tensors[_rank_error_name(number, index, role)] for role in one["shapes"]},
         )
-        for place, option in enumerate(data["options"])
+        for index, one in enumerate(data["options"])
     )
     grouped = tuple(
         Candidate(
-            tuple(parse_channels(group) for group in option["units"]),
-            option["error"],
+            tuple(parse_channels(group) for group in one["units"]),
+            one["error"],
             {},
             {},
-            {role: _grouped(structure) for role, structure in option["structures"].items()},
+            {role: _grouped(structure) for role, structure in one["structures"].items()},
         )
-        for option in data["grouped"]
+        for one in data["grouped"]
     )
     return SubLayerCurve(
-        data["layer"], data["sub_layer"], data["total"], data["width"], data["dropped"], options, grouped
+        data["layer"], data["sub_layer"], data["total"], data["width"], data["dropped"], candidates, grouped
     )
 
 
@@ -197,7 +205,7 @@ def _grouped(data: dict[str, Any]) -> Grouped:
 
 @torch.no_grad()
 def fingerprint(model: PreTrainedModel) -> str:
-    """A hash of all weights."""
+    """Returns a hash of all weights, as hexadecimal text."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
