@@ -55,14 +55,14 @@ def obert_damping() -> str:
     rows = [[MISSING, UPDATES["magnitude"], *cells("magnitude")]]
     for damping, update in product(("1e-07", "1e-06", "1e-05", "0.0001"), ("none", "obert", "greedy")):
         rows.append([f"{float(damping):g}", UPDATES[update], *cells(f"s512-{damping}-{update}")])
-    header = ["damping λ", "KL(dense ‖ pruned), in brackets accuracy"]
+    header = ["damping λ", "KL(dense ‖ pruned) (accuracy)"]
     return table([*header, *(f"{float(share):.0%} zeros" for share in sparsities)], rows)
 
 
 def grouped_zeros() -> str:
     """Tabulates accuracy of single weights pruned inside a structure, against single weights alone."""
     kept = ("0.3", "0.2", "0.1")
-    titles = {"none": "oBERT alone", "pgb": "oBERT inside PGB's blocks", "auto": "oBERT inside what `auto` leaves"}
+    titles = {"none": "oBERT alone", "pgb": "oBERT inside PGB's blocks", "auto": "oBERT inside the matrices that `auto` keeps"}
     rows = []
     for (ending, compensated), (name, title) in product((("", ""), ("-refitted", ", compensated")), titles.items()):
         results = [read_result("grouped_zeros", f"sst2-0/{name}-{share}{ending}") for share in kept]

@@ -57,7 +57,51 @@ _MODULES = {
 
 __version__ = version("bertsurgeon")
 
-__all__ = [name for names in _MODULES.values() for name in names]
+__all__ = [
+    "AutoConfig",
+    "BenchmarkConfig",
+    "BenchmarkReport",
+    "BertSurgeonError",
+    "Budget",
+    "Calibration",
+    "CalibrationConfig",
+    "ExportConfig",
+    "Flops",
+    "GroupedLinear",
+    "Groups",
+    "LayerDropConfig",
+    "LayerDropResult",
+    "LowRankLinear",
+    "ModelPlan",
+    "ObertConfig",
+    "PgbConfig",
+    "PruneConfig",
+    "PruneReport",
+    "PruneResult",
+    "Sparsity",
+    "Speedup",
+    "Threshold",
+    "TrainingConfig",
+    "TrimReport",
+    "TrimResult",
+    "bench",
+    "calibrate",
+    "drop_layers",
+    "evaluate",
+    "export",
+    "get_plan",
+    "is_sparse",
+    "load_model",
+    "open_exported",
+    "prepare_for_inference",
+    "prune",
+    "recover",
+    "save_model",
+    "to_dense",
+    "train",
+    "trim_vocabulary",
+    "undo_prepare_for_inference",
+]
 
 
 def __getattr__(name: str) -> Any:

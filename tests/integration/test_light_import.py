@@ -33,3 +33,7 @@ def test_public_names_exist_and_others_do_not() -> None:
         assert name in dir(bertsurgeon)
     with pytest.raises(AttributeError, match="no attribute 'magic'"):
         _ = bertsurgeon.magic
+
+
+def test_every_public_name_says_where_it_is_defined() -> None:
+    assert sorted(bertsurgeon.__all__) == sorted(name for names in bertsurgeon._MODULES.values() for name in names)

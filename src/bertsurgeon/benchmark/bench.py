@@ -36,13 +36,13 @@ class BenchmarkConfig:
     )
     length: int = option(128, "Tokens of each random text, used if there is no data.")
     max_length: int | None = option(
-        None, "Maximum tokens of each text of the data; None for the default of the task.", cli=False
+        None, "Maximum tokens of each text of the data. Default: that of the task.", cli=False
     )
     runs: int = option(20, "Timed forward passes per model and batch size.")
     seconds: float | None = option(
-        10.0, "Time limit per batch size, after at least three runs of each model; None for no limit."
+        10.0, "Time limit per batch size, after at least three runs of each model; in Python, None for no limit."
     )
-    threads: int | None = option(None, "Threads of runtimes other than PyTorch; None for all cores.")
+    threads: int | None = option(None, "Threads of each runtime. Default: all cores.")
     memory: bool = option(
         False,
         "Also measure peak memory, each model in a process of its own; only for models that are passed by name.",

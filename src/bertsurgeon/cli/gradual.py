@@ -6,7 +6,7 @@ import typer
 
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded_together
-from bertsurgeon.gradual import load_recipe
+from bertsurgeon.gradual import load_recipe, packaged_recipes
 from bertsurgeon.workflows.inputs import DataConfig
 from bertsurgeon.workflows.training import TrainingOutput, prune_gradually_and_save
 
@@ -24,7 +24,7 @@ def gradual(
         str,
         typer.Option(
             "--recipe",
-            help="downstream-10, downstream-30, upstream, sparse-transfer, or a YAML file.",
+            help=f"{', '.join(packaged_recipes())}, or a YAML file.",
             rich_help_panel=_RECIPE,
         ),
     ],

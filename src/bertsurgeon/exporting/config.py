@@ -35,14 +35,14 @@ class ExportConfig:
     quantization: Quantization | None = option(
         None,
         "Source of the activation ranges of int8: the model's own training, calibration on the data (static), or each "
-        "batch at run time (dynamic, onnx only); None for trained if the model was trained for int8, else static.",
+        "batch at run time (dynamic, onnx only). Default: trained if the model was trained for int8, else static.",
         choices=get_args(Quantization),
     )
     samples: int = option(256, "Texts on which static int8 is calibrated.")
     tolerance: float | None = option(
         None,
         "Maximum relative error of the outputs: the root mean square of the differences from PyTorch divided by the "
-        "outputs' standard deviation; None for "
+        "outputs' standard deviation. Default: "
         + ", ".join(f"{limit:g} in {precision}" for precision, limit in TOLERANCES.items())
         + ".",
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from auto_cases import Batches, Factory, calibrate_tiny
 from bertsurgeon import AutoConfig, Calibration, Flops, ObertConfig, PgbConfig, PruneConfig, Sparsity, calibrate, prune
@@ -50,6 +51,12 @@ def test_a_calibration_serves_many_budgets(tiny_model: Factory, tiny_batches: Ba
     for sparsity in (0.3, 0.8):
         direct, again = (prune(model, AutoConfig(Sparsity(sparsity)), data)[1].plan for data in (tiny_batches, loaded))
         assert direct == again
+    # calibrations of 0.1.0 hold token weights of keys and values, too; the input's own ones are used
+    expected = prune(model, config, loaded).model.state_dict()
+    for layer in range(3):
+        loaded.token_weights[layer, "key"] = [torch.rand_like(part) for part in loaded.token_weights[layer, "query"]]
+    again = prune(model, config, loaded).model.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in expected.items())
     other = tiny_model("bert", vocab_size=101)
     with pytest.raises(ModelError, match="another model"):
         prune(other, config, loaded)

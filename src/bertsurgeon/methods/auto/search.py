@@ -25,7 +25,7 @@ RANK_STEP = 8
 """Ranks are multiples of this, which suits vector units; smaller matrices take steps of one."""
 
 SPENT = 0.95
-"""Share of a budget below which the user is told what was spent."""
+"""Share of a budget below which a note reports what was spent."""
 
 _LOG2_PRICES = (-200.0, 200.0)
 """Logarithms of the prices between which the search begins, for errors and costs of the whole encoder near 1."""

@@ -80,7 +80,7 @@ def meet_speedup(
 
     Costs add up only roughly, so every plan is timed (its weights do not matter) and the share corrected. Where a share
     leaves nothing of the encoder, a larger one is tried. If no plan comes within ``TOLERANCE`` of the speedup, the
-    closest one is returned, and a note tells the speedup that it reaches.
+    closest one is returned, and a note reports the speedup that it reaches.
 
     Args:
         model: The dense model.
