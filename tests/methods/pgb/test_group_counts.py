@@ -22,16 +22,16 @@ from bertsurgeon import (
 )
 from bertsurgeon.calibration import MatrixKey
 from bertsurgeon.errors import OptionError
-from bertsurgeon.grouping.sizes import group_sizes
+from bertsurgeon.grouping import group_sizes
 from bertsurgeon.methods.pgb.group_counts import (
     DROPPED,
     GroupCounts,
+    counts_by_sparsity,
     counts_by_threshold,
     counts_uniform,
     fold_counts,
     kept_weights,
 )
-from bertsurgeon.methods.pgb.target_sparsity import counts_by_sparsity
 from bertsurgeon.plan import ROLES
 
 SHAPES = dict.fromkeys(ROLES, (48, 48)) | {"intermediate": (96, 48), "output": (48, 96)}

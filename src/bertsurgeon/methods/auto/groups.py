@@ -9,9 +9,7 @@ from torch import Tensor
 
 from bertsurgeon.compensation import apply_metric, ridge, solve_damped
 from bertsurgeon.errors import OptionError
-from bertsurgeon.grouping.assign import assign_rows, group_profits
-from bertsurgeon.grouping.sizes import group_sizes
-from bertsurgeon.grouping.sort import Partition, Scores, sort_groups
+from bertsurgeon.grouping import Partition, Scores, assign_rows, group_profits, group_sizes, sort_groups
 from bertsurgeon.methods.auto.candidates import Candidate
 from bertsurgeon.plan import Channels, Grouped, Role, unit_channels
 

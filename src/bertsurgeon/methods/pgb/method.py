@@ -16,10 +16,9 @@ from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.methods.base import Method, PruneReport, PruneResult, check_dense
 from bertsurgeon.methods.pgb.config import PgbConfig
-from bertsurgeon.methods.pgb.group_counts import GroupCounts, counts_by_threshold, counts_uniform
+from bertsurgeon.methods.pgb.group_counts import GroupCounts, counts_by_sparsity, counts_by_threshold, counts_uniform
 from bertsurgeon.methods.pgb.importance import score_matrices
 from bertsurgeon.methods.pgb.permutation import plan_groups
-from bertsurgeon.methods.pgb.target_sparsity import counts_by_sparsity
 from bertsurgeon.plan import ModelPlan
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.timings import Timings

@@ -7,9 +7,7 @@ from torch import Tensor
 
 from bertsurgeon import progress
 from bertsurgeon.calibration import MatrixKey
-from bertsurgeon.grouping.assign import assign_groups
-from bertsurgeon.grouping.sizes import group_sizes
-from bertsurgeon.grouping.sort import Partition, Scores, sort_groups
+from bertsurgeon.grouping import Partition, Scores, assign_groups, group_sizes, sort_groups
 from bertsurgeon.methods.pgb.group_counts import DROPPED, GroupCounts
 from bertsurgeon.plan import ALL_ROLES, Dense, Dropped, Grouped, LayerPlan, MatrixPlan, ModelPlan, Structure
 

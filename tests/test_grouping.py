@@ -6,9 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertsurgeon.grouping import assign_groups, kept_importance, sort_groups
-from bertsurgeon.grouping.sizes import group_sizes
-from bertsurgeon.grouping.sort import Partition, Scores
+from bertsurgeon.grouping import Partition, Scores, assign_groups, group_sizes, kept_importance, sort_groups
 from bertsurgeon.methods.pgb.group_counts import DROPPED, GroupCounts
 from bertsurgeon.methods.pgb.permutation import Grouping, find_groups, plan_groups
 from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped
