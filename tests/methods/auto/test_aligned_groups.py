@@ -13,8 +13,11 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from auto_cases import Batches, Factory, LogitsOf
 from bertsurgeon import AutoConfig, Calibration, Sparsity, calibrate, prune, to_dense
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.errors import OptionError
+from bertsurgeon.methods.auto.costs import Cost, Flops, Weights, plan_cost
 from bertsurgeon.methods.auto.groups import align_groups, group_error, kept_energy
+from bertsurgeon.methods.auto.search import allocate, full_cost, make_allocated_plan
 from bertsurgeon.plan import (
     Grouped,
 )
@@ -112,3 +115,17 @@ def test_groups_need_a_calibration_that_knows_them(tiny_model: Factory, tiny_bat
     made.save(tmp_path / "calibration")
     loaded = Calibration.load(tmp_path / "calibration")
     assert prune(model, with_groups, loaded)[1].plan == prune(model, with_groups, made)[1].plan
+
+
+@pytest.mark.parametrize("cost", [Weights(), Flops(length=12)])
+def test_a_grouped_plan_costs_what_its_choices_do(cost: Cost, tiny_model: Factory, tiny_batches: Batches) -> None:
+    model = tiny_model("bert")
+    curves = calibrate(model, AutoConfig(Sparsity(0.5), structures=("groups",)), tiny_batches).curves
+    budget = 0.7 * full_cost(curves, cost)
+    choices = allocate(curves, cost, budget, removal=False, low_rank=False)
+    assert any(choice.candidate is not None and choice.candidate.structures for choice in choices)
+    plan = make_allocated_plan("bert", Encoder(model).shapes, curves, choices)
+    assert plan_cost(plan, cost) == pytest.approx(sum(choice.cost for choice in choices))
+    assert plan_cost(plan, cost) <= budget
+    without = allocate(curves, cost, budget, removal=False, low_rank=False, groups=False)
+    assert not any(choice.candidate is not None and choice.candidate.structures for choice in without)

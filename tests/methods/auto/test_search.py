@@ -152,7 +152,7 @@ def test_a_regression_in_small_units_gets_the_same_plan(
 
 
 @pytest.mark.parametrize(
-    ("budget", "spent"), [(60.0, "53%"), (33.0, None), (31.0, None), (66.0, None)], ids=["60", "33", "31", "66"]
+    ("budget", "spent"), [(60.0, "53%"), (33.0, None), (31.0, None), (80.0, None)], ids=["60", "33", "31", "80"]
 )
 def test_a_budget_that_is_not_spent_is_reported(
     budget: float, spent: str | None, monkeypatch: pytest.MonkeyPatch

@@ -183,7 +183,11 @@ def test_passes_stay_within_the_memory() -> None:
         plan_passes(shapes, 16, torch.float32, 4000)  # type: ignore[arg-type]
 
 
-def test_double_precision_where_single_is_imprecise(tiny_model: Factory, tiny_batches: Batches) -> None:
+def test_double_precision_where_single_is_imprecise(
+    tiny_model: Factory, tiny_batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr("bertsurgeon.progress.note", notes.append)
     model, reference = tiny_model("bert"), tiny_model("bert")
     with torch.no_grad():
         for network in (model, reference):
@@ -193,7 +197,9 @@ def test_double_precision_where_single_is_imprecise(tiny_model: Factory, tiny_ba
     found = step(model, tiny_batches, 0.5, damping=1e-5)
     assert (found.precision, found.passes) == (64, 2)
     assert len(asked) == 1 + len(tiny_batches)  # single precision is given up after the first batch
+    assert ["fp64" in note for note in notes] == [True]
     assert step(reference, tiny_batches, 0.5, damping=1.0).precision == 32
+    assert len(notes) == 1
     assert all(torch.isfinite(value).all() for value in weights(model).values())
     with pytest.raises(ModelError, match="raise"):
         step(tiny_model("bert"), tiny_batches, 0.5, damping=1e-30)

@@ -167,3 +167,14 @@ def test_patterns_must_fit(tiny_model: Factory, tiny_batches: Batches) -> None:
         step(tiny_model("bert"), tiny_batches, 0.5, pattern=Pattern.parse("1x4"), block_size=18)
     with pytest.raises(OptionError, match="magnitude"):
         replace(OPTIONS, score="magnitude")
+
+
+def test_several_samples_may_share_a_gradient(tiny_model: Factory, tiny_batches: Batches) -> None:
+    """As if the mean gradient of a whole batch was that of one sample: fewer gradients, other weights."""
+    models = [tiny_model("bert", num_hidden_layers=1) for _ in range(2)]
+    alone, joined = (
+        step(model, tiny_batches, 0.5, batch_size=size, damping=1e-4)
+        for model, size in zip(models, (1, 6), strict=True)
+    )
+    assert (alone.gradients, joined.gradients) == (24, 4)
+    assert any(not torch.equal(first, weights(models[1])[key]) for key, first in weights(models[0]).items())
