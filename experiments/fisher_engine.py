@@ -18,7 +18,7 @@ from bertsurgeon.layers.masks import encoder_weights, masks_of
 from bertsurgeon.methods.obert import step as step_module
 from bertsurgeon.methods.obert.collect import collect_inverses
 from bertsurgeon.methods.obert.patterns import Pattern
-from bertsurgeon.methods.obert.step import StepOptions, prune_step
+from bertsurgeon.methods.obert.step import StepConfig, prune_step
 from lib.common import (
     BERT_SIZES,
     LENGTH,
@@ -51,7 +51,7 @@ def measure(block_size: int, gradients: int, memory_gb: float, layers: int, widt
     start = time.perf_counter()
     collect_inverses(model, batches, masks, [], summed_loss, block_size=block_size, damping=1e-7, batch_size=1)
     backward, peak_without = time.perf_counter() - start, peak_memory_gib()
-    options = StepOptions(Pattern.parse("unstructured"), block_size=block_size, memory=int(memory_gb * 1e9))
+    options = StepConfig(Pattern.parse("unstructured"), block_size=block_size, memory=int(memory_gb * 1e9))
     step_module.collect_inverses = collect  # to time it apart from the rest
     start = time.perf_counter()
     step = prune_step(model, batches, 0.5, options)

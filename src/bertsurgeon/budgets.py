@@ -110,21 +110,21 @@ class Speedup(Budget):
     def __post_init__(self) -> None:
         """Checks the ranges, and that runtime and precision go together."""
         if not 1 < self.factor < float("inf"):
-            raise OptionError(f"The speed-up must be greater than 1, not {self.factor:g}: 2 halves the latency.")
+            raise OptionError(f"The speedup must be greater than 1, not {self.factor:g}: 2 halves the latency.")
         if self.runtime not in get_args(SpeedupRuntime):
             raise OptionError(
-                f"The speed-up's runtime must be one of {', '.join(get_args(SpeedupRuntime))}, not {self.runtime!r}."
+                f"The speedup's runtime must be one of {', '.join(get_args(SpeedupRuntime))}, not {self.runtime!r}."
             )
         if self.precision not in get_args(Precision):
             raise OptionError(
-                f"The speed-up's precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}."
+                f"The speedup's precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}."
             )
         if self.runtime != "pytorch":
             ExportConfig(self.runtime, self.precision)  # refuses combinations that no runtime offers
         elif self.precision != "fp32":
-            raise OptionError("In PyTorch the speed-up is measured in fp32; other precisions need another runtime.")
+            raise OptionError("In PyTorch the speedup is measured in fp32; other precisions need another runtime.")
         if self.batch_size < 1 or self.length < 1:
-            raise OptionError("The speed-up is measured on at least 1 text of at least 1 token.")
+            raise OptionError("The speedup is measured on at least 1 text of at least 1 token.")
 
 
 @documented

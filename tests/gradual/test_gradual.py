@@ -211,7 +211,7 @@ def test_n_of_m(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Datas
 
 def test_a_training_that_ends_too_early(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
     assert RECIPE.pruning is not None
-    options = RECIPE.pruning.step_options(10**6, 0)
+    options = RECIPE.pruning.step_config(10**6, 0)
     callback = GradualPruning(load_model(folder / "dense"), dataset, tokenizer, {2: 0.4, 5: 0.8}, options, 8)
     arguments: Any = None
     callback.on_train_begin(arguments, TrainerState(max_steps=6), TrainerControl())

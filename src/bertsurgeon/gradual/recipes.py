@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 
 from bertsurgeon.errors import OptionError
 from bertsurgeon.methods.obert.patterns import Pattern
-from bertsurgeon.methods.obert.step import StepOptions, Update
+from bertsurgeon.methods.obert.step import StepConfig, Update
 from bertsurgeon.options import REQUIRED, documented, option
 
 Number = Annotated[float, Strict()]
@@ -107,14 +107,14 @@ class Pruning(_Section):
         x = (epoch - self.start) / (self.end - self.start) if self.end > self.start else 1.0
         return self.sparsity - (self.sparsity - self.first_sparsity) * (1 - x) ** 3
 
-    def step_options(self, memory: int, seed: int) -> StepOptions:
+    def step_config(self, memory: int, seed: int) -> StepConfig:
         """Makes the options of a single pruning.
 
         Args:
             memory: Memory for Fisher blocks, in bytes.
             seed: Fixes every random choice.
         """
-        return StepOptions(
+        return StepConfig(
             pattern=Pattern.parse(self.pattern),
             update=self.update,
             block_size=self.block_size,

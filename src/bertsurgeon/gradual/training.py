@@ -31,7 +31,7 @@ from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.gradual.recipes import Distillation, Recipe
 from bertsurgeon.layers.masks import Masks, masks_of, sparsity_of, unit_mask
 from bertsurgeon.methods.obert.patterns import Pattern
-from bertsurgeon.methods.obert.step import StepOptions, prune_step
+from bertsurgeon.methods.obert.step import StepConfig, prune_step
 from bertsurgeon.recovery import (
     MaskCallback,
     QuantizationAwareTraining,
@@ -85,7 +85,7 @@ class GradualPruning(MaskCallback):
         data: Dataset,
         tokenizer: PreTrainedTokenizerBase,
         targets: Mapping[int, float],
-        options: StepOptions,
+        options: StepConfig,
         gradients: int,
         *,
         seed: int = 0,
@@ -266,7 +266,7 @@ def train_gradually(
         if not is_sparse(model) and recipe.quantization is None:
             raise ModelError("The recipe keeps the zeros of a sparse model, but this model is dense; prune it first.")
     else:
-        options = pruning.step_options(int(memory_gb * 1e9), seed)
+        options = pruning.step_config(int(memory_gb * 1e9), seed)
         for mask in masking.masks.values():
             options.pattern.check(mask.shape[1], options.block_size)
         if not would_prune(masking.masks, pruning.sparsity, options.pattern):

@@ -16,7 +16,7 @@ from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.layers.masks import encoder_weights, masks_of
 from bertsurgeon.methods.obert.collect import collect_inverses, plan_passes
 from bertsurgeon.methods.obert.patterns import Pattern
-from bertsurgeon.methods.obert.step import Step, StepOptions, prune_step
+from bertsurgeon.methods.obert.step import Step, StepConfig, prune_step
 
 Batches = list[dict[str, Tensor]]
 
@@ -26,7 +26,7 @@ NAMES = ["bert", "distilbert", "roberta"]
 
 DOUBLE = torch.float64
 
-OPTIONS = StepOptions(Pattern("unstructured"), block_size=16)
+OPTIONS = StepConfig(Pattern("unstructured"), block_size=16)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -8,7 +8,7 @@ from bertsurgeon.errors import OptionError
 from bertsurgeon.methods.base import PruneConfig, check_positive, check_unused
 from bertsurgeon.methods.obert.patterns import Pattern
 from bertsurgeon.methods.obert.selection import Scope
-from bertsurgeon.methods.obert.step import Score, StepOptions, Update
+from bertsurgeon.methods.obert.step import Score, StepConfig, Update
 from bertsurgeon.options import documented, option
 
 MaskCompensation = Literal["sequential", "none"]
@@ -24,7 +24,7 @@ class ObertConfig(PruneConfig):
 
     Example:
         >>> from bertsurgeon import ObertConfig, Sparsity
-        >>> ObertConfig(Sparsity(0.9), pattern="block").step_options().pattern.name
+        >>> ObertConfig(Sparsity(0.9), pattern="block").step_config().pattern.name
         '1x4'
     """
 
@@ -73,20 +73,20 @@ class ObertConfig(PruneConfig):
         if not 0 < self.fisher_damping < float("inf") or not 0 < self.memory_gb < float("inf"):
             raise OptionError("fisher_damping and memory_gb must be greater than 0.")
         check_unused(self, ("fisher_block_size", "fisher_batch_size"), self.score == "magnitude", "the score magnitude")
-        pattern = self.step_options().pattern
+        pattern = self.step_config().pattern
         if pattern.sparsity is not None and self.budget.amount != pattern.sparsity:
             raise OptionError(
                 f"The pattern {pattern.name} removes a share of {pattern.sparsity:g}; the sparsity must be that, not "
                 f"{self.budget.amount:g}."
             )
 
-    def step_options(self) -> StepOptions:
+    def step_config(self) -> StepConfig:
         """Options of one pruning step.
 
         Raises:
             OptionError: If there is no such pattern, or the score allows no update.
         """
-        return StepOptions(
+        return StepConfig(
             pattern=Pattern.parse(self.pattern),
             scope=self.mask_scope,
             score=self.score,

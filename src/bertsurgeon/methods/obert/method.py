@@ -47,7 +47,7 @@ def prune_obert(
     batches, regression_batches = make_obert_batches(model, config, data, tokenizer)
     original = unfuse(model)
     check_gradients(original, config, batches, teacher)
-    options = config.step_options()
+    options = config.step_config()
     pruned = deepcopy(original)
     masks = masks_of(pruned)
     steps: list[Step] = []
@@ -101,7 +101,7 @@ def check_gradients(
     Raises:
         OptionError: If the update needs the gradient of a loss and there is none.
     """
-    options = config.step_options()
+    options = config.step_config()
     unlabeled = not all(map(has_labels, batches))
     if options.update == "woodtaylor" and unlabeled and pruning_loss(model, teacher) is summed_loss:
         raise OptionError("The update woodtaylor needs the gradient of a loss: give labels, or another teacher.")

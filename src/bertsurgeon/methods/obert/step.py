@@ -28,7 +28,7 @@ Update = Literal["obert", "greedy", "woodtaylor", "none"]
 
 
 @dataclass(frozen=True)
-class StepOptions:
+class StepConfig:
     """Options of one pruning step.
 
     Attributes:
@@ -87,7 +87,7 @@ def prune_step(
     model: PreTrainedModel,
     batches: Sequence[Batch],
     sparsity: float,
-    options: StepOptions,
+    options: StepConfig,
     masks: Masks | None = None,
     loss: Loss = summed_loss,
 ) -> Step:
@@ -145,7 +145,7 @@ class _Run:
         model: PreTrainedModel,
         batches: Sequence[Batch],
         sparsity: float,
-        options: StepOptions,
+        options: StepConfig,
         masks: Masks,
         loss: Loss,
         weights: dict[PartKey, Tensor],
