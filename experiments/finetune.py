@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, set_seed
 from bertsurgeon import TrainingConfig, evaluate, progress, save_model, train
 from bertsurgeon.tasks import TaskData, load_task, tokenize
 from bertsurgeon.workflows import resolve_model
-from bertsurgeon.workflows.training import load_for_finetuning
+from bertsurgeon.workflows.train_and_save import load_for_finetuning
 from lib.common import make_parser, parse_arguments
 from lib.results_store import RUNS, ResultsStore
 

@@ -32,7 +32,7 @@ from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.methods.registry import METHODS
 from bertsurgeon.tasks import TaskData, limit_rows, load_task, tokenize
 from bertsurgeon.workflows import resolve_model
-from bertsurgeon.workflows.training import load_for_finetuning
+from bertsurgeon.workflows.train_and_save import load_for_finetuning
 from lib.common import make_parser, parse_arguments
 from lib.results_store import RUNS, ResultsStore
 

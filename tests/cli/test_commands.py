@@ -327,7 +327,7 @@ def test_names_are_printed_as_they_are(
         (("bench",), "cli.bench.compare", "no output was written."),
         (
             ("finetune", "-o", "out"),
-            "workflows.training.train",
+            "workflows.train_and_save.train",
             "no output was written. Pass --resume to continue the training.",
         ),
         (("prune", "-o", "out", "--sparsity", "0.3"), "workflows.pipeline.prune", "no output was written."),

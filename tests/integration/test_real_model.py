@@ -12,7 +12,7 @@ from bertsurgeon import AutoConfig, PgbConfig, Sparsity, evaluate, load_model, p
 from bertsurgeon.recovery import TrainingConfig, train
 from bertsurgeon.tasks import TaskData, limit_rows, load_task, tokenize
 from bertsurgeon.workflows.inputs import resolve_model
-from bertsurgeon.workflows.training import load_for_finetuning
+from bertsurgeon.workflows.train_and_save import load_for_finetuning
 
 GLUE = Path(os.environ.get("GLUE_DIR", Path(__file__).parents[3] / "shared" / "data" / "glue"))
 

@@ -16,7 +16,7 @@ from bertsurgeon.methods.auto.config import AutoConfig
 from bertsurgeon.recovery import TrainingConfig
 from bertsurgeon.workflows.inputs import MINILM, DataConfig
 from bertsurgeon.workflows.pipeline import load_inputs, prune_to_budgets
-from bertsurgeon.workflows.training import TrainingOutput, finetune_and_save
+from bertsurgeon.workflows.train_and_save import TrainingOutput, finetune_and_save
 
 TASK = "docstrings"
 LENGTH = 64

@@ -8,7 +8,7 @@ from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded_together
 from bertsurgeon.gradual import load_recipe, packaged_recipes
 from bertsurgeon.workflows.inputs import DataConfig
-from bertsurgeon.workflows.training import TrainingOutput, prune_gradually_and_save
+from bertsurgeon.workflows.train_and_save import TrainingOutput, prune_gradually_and_save
 
 _RECIPE = "Recipe"
 

@@ -9,7 +9,7 @@ from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded_together
 from bertsurgeon.recovery import TrainingConfig
 from bertsurgeon.workflows.inputs import DataConfig
-from bertsurgeon.workflows.training import TrainingOutput, finetune_and_save, recover_and_save
+from bertsurgeon.workflows.train_and_save import TrainingOutput, finetune_and_save, recover_and_save
 
 TEACHER_ONLY = ("distillation_weight", "temperature", "hidden_weight", "keep_best", "dropout")
 """Training options that fine-tuning a dense model leaves at their defaults."""

@@ -1,5 +1,6 @@
 """Gradual pruning: oBERT's pruning steps, and quantization-aware training, at the epochs that a recipe names."""
 
+from bertsurgeon.gradual.gradual_pruning import GradualPruning, pruning_targets, rate_schedule, train_gradually
 from bertsurgeon.gradual.recipes import (
     Distillation,
     LearningRate,
@@ -10,7 +11,6 @@ from bertsurgeon.gradual.recipes import (
     load_recipe,
     packaged_recipes,
 )
-from bertsurgeon.gradual.training import GradualPruning, pruning_targets, rate_schedule, train_gradually
 
 __all__ = [
     "Distillation",

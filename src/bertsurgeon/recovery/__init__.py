@@ -10,7 +10,7 @@ from bertsurgeon.recovery.distillation import (
     outputs_loss,
     pruning_loss,
 )
-from bertsurgeon.recovery.quantization import QuantizationAwareTraining, check_quantizable
+from bertsurgeon.recovery.fake_quantization import QuantizationAwareTraining, check_quantizable
 from bertsurgeon.recovery.training import recover, train
 
 __all__ = [

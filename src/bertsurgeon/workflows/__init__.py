@@ -2,7 +2,7 @@
 
 from bertsurgeon.workflows.inputs import DataConfig, load_data, load_network, open_model, resolve_model
 from bertsurgeon.workflows.pipeline import Inputs, load_inputs, prune_to_budgets
-from bertsurgeon.workflows.training import finetune_and_save, prune_gradually_and_save, recover_and_save
+from bertsurgeon.workflows.train_and_save import finetune_and_save, prune_gradually_and_save, recover_and_save
 
 __all__ = [
     "DataConfig",
