@@ -1,4 +1,4 @@
-"""Plans and metrics of all methods, to compare versions of the code: MiniLM, one-shot, with the default options.
+"""Plans and metrics of all methods, to compare versions of the code: MiniLM, one-shot, on ``--samples`` texts.
 
     python experiments/baseline.py --model runs/cola-0 --task cola --data-dir ../shared/data/glue
     python experiments/baseline.py --model runs/minilm-sst2 --task sst2 --data-dir ../shared/data/glue
@@ -26,6 +26,8 @@ from lib.results_store import ResultsStore
 
 LABEL = "0.2"
 SPARSITIES = (0.5, 0.88)
+SAMPLES = 256
+"""Calibration texts, the same for all methods."""
 
 
 def hash_plan(model: PreTrainedModel, report: PruneReport) -> str:
@@ -57,6 +59,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--methods", nargs="*", default=tuple(METHODS), help="default: all; none: the dense model only")
     parser.add_argument("--sparsities", nargs="*", type=float, default=SPARSITIES)
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="calibration texts")
     parser.add_argument("--label", default=LABEL, help="version of the code, prefix of the rows")
     arguments = parse_arguments(parser)
     results = ResultsStore("baseline", arguments)
@@ -64,7 +67,7 @@ def main() -> None:
     prefix = f"{arguments.label}/{arguments.task}"
     results.run(f"{prefix}/dense", lambda: {"metrics": dense.score(dense.model)}, {"task": arguments.task}, seed=0)
     for sparsity, method in product(arguments.sparsities, arguments.methods):
-        config = METHODS[method].config(Sparsity(sparsity))
+        config = METHODS[method].config(Sparsity(sparsity), samples=arguments.samples)
         configuration = {"task": arguments.task, "pruning": config.to_dict()}
         results.run(f"{prefix}/{method}-{sparsity:g}", partial(measure, dense, config), configuration, seed=config.seed)
 
