@@ -62,7 +62,11 @@ def obert_damping() -> str:
 def grouped_zeros() -> str:
     """Tabulates accuracy of single weights pruned inside a structure, against single weights alone."""
     kept = ("0.3", "0.2", "0.1")
-    titles = {"none": "oBERT alone", "pgb": "oBERT inside PGB's blocks", "auto": "oBERT inside the matrices that `auto` keeps"}
+    titles = {
+        "none": "oBERT alone",
+        "pgb": "oBERT inside PGB's blocks",
+        "auto": "oBERT inside the matrices that `auto` keeps",
+    }
     rows = []
     for (ending, compensated), (name, title) in product((("", ""), ("-refitted", ", compensated")), titles.items()):
         results = [read_result("grouped_zeros", f"sst2-0/{name}-{share}{ending}") for share in kept]
