@@ -226,7 +226,7 @@ def test_bad_options_on_the_command_line(folder: Path, tmp_path: Path) -> None:
         ([], "--keep 6"),
         (["--keep", "1", "--layers", "0"], "one of them"),
         (["--layers", "first"], "--layers must be numbers"),
-        (["--keep", "2"], "1 to 1 can be kept"),
+        (["--keep", "2"], "at most 1"),
         (["--keep", "1", *files(folder)], "needs texts"),
         (["--keep", "1", "--strategy", "importance"], "needs texts"),
     ):

@@ -109,12 +109,15 @@ def drop_layers(
         raise ModelError("The model is already pruned to smaller matrices; drop layers first, then prune.")
     check_finite(model)
     total, keep = len(encoder.layers), config.keep
-    if (isinstance(keep, int) and config.strategy == "importance") != (data is not None):
-        raise OptionError("The strategy importance, and no other, needs texts; pass data together with it.")
+    measured = isinstance(keep, int) and config.strategy == "importance"
+    if measured and data is None:
+        raise OptionError("The strategy importance needs texts; pass data together with it.")
+    if data is not None and not measured:
+        raise OptionError("Only the strategy importance uses texts; omit the data, or choose that strategy.")
     if not isinstance(keep, int):
         kept = _check_layers(keep, total)
     elif not 1 <= keep < total:
-        raise OptionError(f"Of {total} layers, 1 to {total - 1} can be kept, not {keep}.")
+        raise OptionError(f"A model of {total} layers can keep at least 1 and at most {total - 1}, not {keep}.")
     elif data is None:
         kept = choose_layers(total, keep, config.strategy)
     else:

@@ -4,6 +4,7 @@ The bars are rich's. They are off unless the command line switches them on, and 
 output of ``--json`` stays clean.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
@@ -46,6 +47,18 @@ def note(message: str) -> None:
     """Prints one line if progress bars are shown."""
     if _enabled:
         console.print(message, highlight=False)
+
+
+def warn(message: str) -> None:
+    """Reports that a result differs from what was asked for.
+
+    Prints one line if progress bars are shown; otherwise logs a warning of the logger ``bertsurgeon``, which Python
+    prints to standard error unless the program configures it.
+    """
+    if _enabled:
+        note(message)
+    else:
+        logging.getLogger("bertsurgeon").warning(message)
 
 
 @contextmanager

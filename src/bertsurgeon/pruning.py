@@ -54,8 +54,8 @@ def prune(
     method = get_method(config)
     if teacher is not None and not method.accepts_teacher:
         raise OptionError(f"The method {method.name} uses no teacher; omit it, or recover from one afterwards.")
-    if isinstance(data, Calibration) and not method.accepts_calibration:
-        raise OptionError(f"A calibration serves the method auto only; give {method.name} the data itself.")
+    if isinstance(data, Calibration) and method.calibrate is None:
+        raise OptionError(f"The method {method.name} has no use for a calibration; pass the data itself.")
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # the caller's generators stay as they are
         torch.manual_seed(config.seed)

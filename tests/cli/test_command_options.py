@@ -128,7 +128,11 @@ def test_configurations_from_options(method: str, values: dict[str, Any], expect
         ("auto", {"sparsity": "0.5,0.50"}, "twice"),
         ("pgb", {"groups": "2.5"}, "--groups must be a number"),
         ("auto", {"sparsity": "0.5", "speedup_length": 64}, "--speedup-length has no effect without --speedup"),
-        ("auto", {"threshold": "1e-5"}, "budget of auto must be one of"),
+        (
+            "auto",
+            {"threshold": "1e-5"},
+            "--threshold is not a budget of the method auto, which takes --sparsity or --flops",
+        ),
         ("auto", {"sparsity": "0.5", "max_groups": 6}, "--max-groups is an option of the method pgb, not of auto"),
         ("auto", {"sparsity": "0.5", "compensation": "none"}, "of the methods pgb and obert, not of auto"),
     ],

@@ -6,6 +6,7 @@ options of ``prune`` are the union of those of all methods and budgets (:class:`
 
 import functools
 import inspect
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args,
 
 import typer
 
-from bertsurgeon.budgets import BUDGETS, Budget
+from bertsurgeon.budgets import BUDGETS, Budget, Sparsity
 from bertsurgeon.errors import OptionError
 from bertsurgeon.methods.base import Method, PruneConfig
 
@@ -108,8 +109,10 @@ def _parameter(
     """
     flag, help_text = each.metadata["flag"], prefix + each.metadata["help"]
     choices = [str(choice) for choice in each.metadata["choices"] or ()]
-    if not all(choice in help_text for choice in choices):
+    if not all(re.search(rf"\b{re.escape(choice)}\b( \(|,|:| or |\.|$)", help_text) for choice in choices):
         help_text += f" One of {', '.join(choices)}."
+    if isinstance(each.default, tuple):
+        help_text += " Separated by commas."
     default = inspect.Parameter.empty if required else _to_text(each.default)
     if unset:
         if each.default not in (None, MISSING) and not isinstance(each.default, bool):
@@ -178,14 +181,11 @@ class MethodOptions:
         self.methods = dict(methods)
         accepted = {budget for method in self.methods.values() for budget in method.config.budgets}
         self._budgets = [budget for budget in BUDGETS if budget in accepted]
-        self._options: dict[str, Field[Any]] = {}
-        self._owners: dict[str, list[str]] = {}
-        shared = {each.name: each for each in fields(PruneConfig)}
+        self._options: dict[str, dict[str, Field[Any]]] = {}  # by name, then by method
         for name, method in self.methods.items():
             for each in fields(method.config):
                 if each.metadata["cli"]:
-                    self._options.setdefault(each.name, shared.get(each.name, each))
-                    self._owners.setdefault(each.name, []).append(name)
+                    self._options.setdefault(each.name, {})[name] = each
 
     def parameters(self) -> list[inspect.Parameter]:
         """The parameters for typer; all default to None, so that :meth:`configs` sees which are given."""
@@ -198,13 +198,22 @@ class MethodOptions:
                 hint = hints[each.name]
                 if number == 0:
                     hint = str  # several amounts, as 0.5,0.75, make several models
+                if budget is Sparsity:
+                    prefix = "Several, separated by commas, make several models. "
                 parameters.append(_parameter(each, hint, BUDGET_PANEL, unset=True, prefix=prefix))
-        for name, each in self._options.items():
-            owners = self._owners[name]
-            shared = len(owners) == len(self.methods)
-            panel = "All methods" if shared else f"Method {' and '.join(owners)}"
-            hint = get_type_hints(self.methods[owners[0]].config)[name]
-            parameters.append(_parameter(each, hint, panel, unset=True))
+        shared = {each.name: each for each in fields(PruneConfig)}
+        for name, by_method in self._options.items():
+            in_all = len(by_method) == len(self.methods)
+            panel = "All methods" if in_all else f"Method {' and '.join(by_method)}"
+            hint = get_type_hints(self.methods[next(iter(by_method))].config)[name]
+            if in_all and name in shared:
+                parameters.append(_parameter(shared[name], hint, panel, unset=True))
+                continue
+            prefix = ""
+            first, *others = by_method.items()
+            if any(each.metadata["help"] != first[1].metadata["help"] for _, each in others):
+                prefix = " ".join(f"{owner}: {each.metadata['help']}" for owner, each in others) + f" {first[0]}: "
+            parameters.append(_parameter(first[1], hint, panel, unset=True, prefix=prefix))
         return parameters
 
     def configs(self, method: str, values: Mapping[str, Any], seed: int) -> list[PruneConfig]:
@@ -223,18 +232,21 @@ class MethodOptions:
             raise OptionError(f"method must be one of {', '.join(self.methods)}, not {method!r}.")
         config = self.methods[method].config
         options = {}
-        for name, each in self._options.items():
-            value = values.get(parameter_name(each.metadata["flag"]))
+        for name, owners in self._options.items():
+            flag = next(iter(owners.values())).metadata["flag"]
+            value = values.get(parameter_name(flag))
             if value is None:
                 continue
-            if method not in self._owners[name]:
-                word = "methods" if len(self._owners[name]) > 1 else "method"
-                raise OptionError(
-                    f"{each.metadata['flag']} is an option of the {word} {' and '.join(self._owners[name])}, not of "
-                    f"{method}."
-                )
-            options[name] = parse_value(each, value)
-        return [config(budget, seed=seed, **options) for budget in self._parse_budgets(values)]
+            if method not in owners:
+                word = "methods" if len(owners) > 1 else "method"
+                raise OptionError(f"{flag} is an option of the {word} {' and '.join(owners)}, not of {method}.")
+            options[name] = parse_value(owners[method], value)
+        budgets = self._parse_budgets(values)
+        flags = [fields(budget)[0].metadata["flag"] for budget in config.budgets]
+        if not isinstance(budgets[0], config.budgets):
+            flag = fields(budgets[0])[0].metadata["flag"]
+            raise OptionError(f"{flag} is not a budget of the method {method}, which takes {' or '.join(flags)}.")
+        return [config(budget, seed=seed, **options) for budget in budgets]
 
     def _parse_budgets(self, values: Mapping[str, Any]) -> list[Budget]:
         """The budgets that are given: all of one kind, at least one."""
@@ -292,6 +304,11 @@ def add_options(command: Callable[..., R], parameters: Iterable[inspect.Paramete
     signature = inspect.signature(command, eval_str=True)
     added = list(parameters)
     names = [parameter.name for parameter in added]
+    clashes = set(names) & set(signature.parameters)
+    if clashes:
+        raise TypeError(
+            f"{min(clashes)} is an option of the command already; give the field of the method another name."
+        )
     merged: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
         merged += added if parameter.name == into else [parameter]

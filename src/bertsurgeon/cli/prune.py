@@ -1,7 +1,7 @@
 """``bertsurgeon prune`` and ``bertsurgeon calibrate``."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +40,7 @@ def make_prune_command(methods: Mapping[str, Method]) -> Command:
         method: Annotated[str, typer.Option("--method", help=f"{summaries}.")] = next(iter(methods)),
         method_values: Any,
         calibration: Annotated[
-            Path | None, typer.Option("--calibration", help="Calibration for auto, from 'bertsurgeon calibrate'.")
+            Path | None, typer.Option("--calibration", help="Calibration from 'bertsurgeon calibrate', for auto.")
         ] = None,
         teacher: Annotated[
             str | None, typer.Option("--teacher", help="Model whose distillation gives the gradients of obert.")
@@ -59,11 +59,17 @@ def make_prune_command(methods: Mapping[str, Method]) -> Command:
         """Prunes a fine-tuned model in one shot, optionally recovers it, and compares it with the dense one."""
         configs = method_options.configs(method, method_values, seed)
         entry = methods[method]
-        if calibration is not None and not entry.accepts_calibration:
-            raise OptionError("--calibration serves the method auto only.")
+        if calibration is not None and entry.calibrate is None:
+            raise OptionError(f"--calibration has no effect with the method {method}; leave it out.")
         if teacher is not None and not entry.accepts_teacher:
-            raise OptionError("--teacher serves the method obert only; recovery's teacher is the dense model.")
+            raise OptionError(
+                f"--teacher has no effect with the method {method}; the teacher of the recovery is the dense model."
+            )
+        if not recover_epochs:
+            _check_no_recovery(training)
         folders = [output] if len(configs) == 1 else [output / _folder_name(config) for config in configs]
+        if len(set(folders)) < len(folders):
+            raise OptionError("Two of the budgets are too close to have folders of their own; leave one out.")
         recovery = None
         if recover_epochs:
             recovery = replace(training, epochs=recover_epochs, seed=seed)
@@ -91,7 +97,20 @@ def make_prune_command(methods: Mapping[str, Method]) -> Command:
 
 def _folder_name(config: PruneConfig) -> str:
     """The sub-folder of one of several models: ``sparsity-0.5``."""
-    return f"{config.budget.name}-{config.budget.amount:g}"
+    return f"{config.budget.name}-{config.budget.amount:.12g}"
+
+
+def _check_no_recovery(training: TrainingConfig) -> None:
+    """Refuses training options without a training.
+
+    Raises:
+        OptionError: If one of them is given.
+    """
+    for each in fields(training):
+        if getattr(training, each.name) != each.default:
+            raise OptionError(
+                f"{each.metadata['flag'].partition('/')[0]} has no effect without --recover-epochs; give that as well."
+            )
 
 
 def _show(pruned: list[PrunedModel], console: Console) -> None:

@@ -77,7 +77,7 @@ class PruneConfig:
     budgets: ClassVar[tuple[type[Budget], ...]]
 
     budget: Budget = option(REQUIRED, "What to remove, such as Sparsity(0.5).", cli=False)
-    samples: int | None = option(None, "Calibration texts. Default: enough tokens (auto), or 1024 (pgb, obert).")
+    samples: int | None = option(None, "Calibration texts. Default: as many as the method needs.")
     batch_size: int = option(32, "Calibration texts per batch.", cli=False)
     damping: float = option(
         1e-3, "Ridge λ of the compensation's regressions, relative to the mean variance of the inputs."
@@ -209,7 +209,8 @@ class Method:
         config: Class of its options.
         run: Prunes a model: ``run(model, config, data, tokenizer, teacher)``.
         accepts_teacher: True if gradients can be those of a distillation from another model.
-        accepts_calibration: True if ``data`` may be a :class:`bertsurgeon.Calibration`.
+        calibrate: Makes what several budgets can share, which ``run`` accepts as data: ``calibrate(model, config, data,
+            tokenizer)``; None if the method has no such step.
     """
 
     name: str
@@ -217,7 +218,7 @@ class Method:
     config: type[PruneConfig]
     run: "Callable[[PreTrainedModel, Any, Any, PreTrainedTokenizerBase | None, PreTrainedModel | None], PruneResult]"
     accepts_teacher: bool = False
-    accepts_calibration: bool = False
+    calibrate: "Callable[[PreTrainedModel, Any, Any, PreTrainedTokenizerBase | None], Any] | None" = None
 
 
 def check_dense(model: "PreTrainedModel") -> None:
@@ -227,7 +228,9 @@ def check_dense(model: "PreTrainedModel") -> None:
         ModelError: If it is not.
     """
     if get_plan(model) is not None:
-        raise ModelError("The model is pruned already; start from the dense one, or prune on with the method obert.")
+        raise ModelError(
+            "The model is pruned already; start from the dense one, or use the method obert, which prunes it further."
+        )
     if is_sparse(model):
         raise ModelError("The model is sparse already; only the method obert prunes it further.")
     check_matrices(model)

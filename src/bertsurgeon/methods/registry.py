@@ -22,5 +22,5 @@ def get_method(config: PruneConfig) -> Method:
     names = ", ".join(method.config.__name__ for method in METHODS.values())
     raise OptionError(
         f"prune takes the model, a configuration ({names}), the data and the tokenizer, in this order; a "
-        f"{type(config).__name__} is no configuration."
+        f"{type(config).__name__} is not a configuration."
     )

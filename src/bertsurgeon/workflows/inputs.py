@@ -176,7 +176,12 @@ def load_texts(data: DataConfig, seed: int) -> tuple[Dataset, Dataset]:
 
     Raises:
         DataError: If the file cannot be read, or holds a single text.
+        OptionError: If the options limit training data that is not there.
     """
+    if data.only_texts and data.max_train_samples is not None:
+        raise OptionError(
+            "--max-train-samples applies to labeled training data; shorten the file of --text-file instead."
+        )
     texts = read_all_texts(data)
     if len(texts) < 2:
         raise DataError(f"{data.text_file} holds a single text; at least two are needed.")
@@ -218,7 +223,7 @@ def load_data(data: DataConfig, seed: int) -> TaskData:
         DataError: If the data cannot be read.
     """
     if (data.task is None) == (data.train_file is None and data.validation_file is None):
-        raise OptionError("Name a task (--task) or your own files (--train-file and --validation-file), one of them.")
+        raise OptionError("Pass either a task (--task) or your own files (--train-file and --validation-file).")
     task_type = None if data.task_type is None else get_task_type(data.task_type)
     if data.task is not None:
         if task_type is not None and not isinstance(task_type, Embedding):  # a model may be loaded as an embedder

@@ -17,9 +17,9 @@ from bertsurgeon.benchmark import environment
 from bertsurgeon.checkpoint import load_tokenizer, save_model, write_report
 from bertsurgeon.errors import CheckpointError, first_line
 from bertsurgeon.evaluation import check_head, compare, evaluate
-from bertsurgeon.methods.auto.config import AutoConfig
-from bertsurgeon.methods.auto.measurements import Calibration, calibrate
+from bertsurgeon.methods.auto.measurements import Calibration
 from bertsurgeon.methods.base import PruneConfig, PruneReport
+from bertsurgeon.methods.registry import get_method
 from bertsurgeon.pruning import prune
 from bertsurgeon.recovery import TrainingConfig, recover
 from bertsurgeon.tasks import Task, align_to_model, task_type_for_texts, tokenize
@@ -127,13 +127,14 @@ def prune_to_budgets(
         trim: Remove the embeddings of tokens that the data never uses.
 
     Raises:
-        BertSurgeonError: If something of it is impossible, or cannot be written.
+        BertSurgeonError: If a step is impossible, or a folder cannot be written.
     """
     dense, tokenizer = inputs.model, inputs.tokenizer
     first = targets[0][0]
     data: Any = inputs.calibration
-    if isinstance(first, AutoConfig):
-        data = calibration or calibrate(dense, first, inputs.calibration, tokenizer)
+    method = get_method(first)
+    if method.calibrate is not None:
+        data = calibration or method.calibrate(dense, first, inputs.calibration, tokenizer)
     dense_metrics = None if inputs.task is None else _score(inputs, dense)
     models = []
     for config, folder in targets:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +164,8 @@ def recover_and_save(
     Raises:
         BertSurgeonError: If any of it is missing or broken, or does not fit together.
     """
+    if teacher is None:
+        _check_no_teacher(config)
     output = output.check(input_paths(name, None if teacher is None else resolve_model(teacher), data=data))
     set_seed(config.seed)
     check_same_vocabulary(name, teacher)
@@ -189,6 +191,18 @@ def recover_and_save(
         recover(model, config, job.training, tokenizer, teacher=teacher_model, work_dir=work_dir, resume=output.resume)
 
     return model, _fit_and_save(model, tokenizer, job, fit, {"training": asdict(config)}, output)
+
+
+def _check_no_teacher(config: TrainingConfig) -> None:
+    """Refuses options of a teacher if there is none.
+
+    Raises:
+        OptionError: If one of them is given.
+    """
+    for each in fields(config):
+        is_of_teacher = each.name in ("distillation_weight", "temperature", "hidden_weight")
+        if is_of_teacher and getattr(config, each.name) != each.default:
+            raise OptionError(f"{each.metadata['flag']} has no effect without --teacher; give that as well.")
 
 
 def prune_gradually_and_save(
@@ -305,7 +319,7 @@ def _masked_lm_job(
     """
     if (data.text_file is None) == data.only_texts:
         raise OptionError(
-            "Name the texts for masked language modeling: --text-file, or a --task for the texts of it, one of them."
+            "Name the texts for masked language modeling: either --text-file, or a --task whose texts are used."
         )
     model, tokenizer = load_model(name, AutoModelForMaskedLM), load_tokenizer(name)
     for checked in (model, teacher):

@@ -62,7 +62,7 @@ def test_a_calibration_serves_many_budgets(tiny_model: Factory, tiny_batches: Ba
         prune(other, config, loaded)
     with pytest.raises(OptionError, match="samples"):
         prune(model, AutoConfig(Sparsity(0.5), samples=3), loaded)
-    with pytest.raises(OptionError, match="auto only"):
+    with pytest.raises(OptionError, match="no use for a calibration"):
         prune(model, PgbConfig(Sparsity(0.5)), loaded)
 
 

@@ -159,7 +159,7 @@ def test_a_budget_that_is_not_spent_is_reported(
 ) -> None:
     """Half of the units cost 32, all of them 64."""
     notes: list[str] = []
-    monkeypatch.setattr(progress, "note", notes.append)
+    monkeypatch.setattr(progress, "warn", notes.append)
     if budget < 32:
         with pytest.raises(OptionError, match="leaves nothing"):
             allocate([make_curve(0.2)], Weights(), budget, low_rank=False)

@@ -50,7 +50,7 @@ def use_clock(monkeypatch: pytest.MonkeyPatch, rest: float, noise: Callable[[], 
 
     notes: list[str] = []
     monkeypatch.setattr(speedup, "time_batches", time)
-    monkeypatch.setattr(progress, "note", notes.append)
+    monkeypatch.setattr(progress, "warn", notes.append)
     return notes
 
 

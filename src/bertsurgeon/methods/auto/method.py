@@ -71,7 +71,7 @@ def plan_budget(model: PreTrainedModel, config: AutoConfig, calibration: Calibra
     encoder, curves = Encoder(model), calibration.curves
     shapes = encoder.shapes
 
-    def plan_share(share: float, cost: costs.Cost) -> ModelPlan:
+    def plan_share(share: float, cost: costs.Cost, is_final: bool = True) -> ModelPlan:
         choices = allocate(
             curves,
             cost,
@@ -79,6 +79,7 @@ def plan_budget(model: PreTrainedModel, config: AutoConfig, calibration: Calibra
             removal="removal" in config.structures,
             low_rank="low_rank" in config.structures,
             groups="groups" in config.structures,
+            note_rest=is_final,
         )
         return make_allocated_plan(encoder.architecture.name, shapes, curves, choices)
 
@@ -95,7 +96,7 @@ def plan_budget(model: PreTrainedModel, config: AutoConfig, calibration: Calibra
                     cost = measure_costs(model, batch_size, length)
                 case _:
                     cost = fit_costs(model, curves, target, config.seed)
-            return meet_speedup(model, factor, lambda share: plan_share(share, cost), target)
+            return meet_speedup(model, factor, lambda share: plan_share(share, cost, is_final=False), target)
     raise AssertionError("the configuration checks the budget")
 
 
@@ -104,5 +105,5 @@ AUTO = Method(
     "one search over removed heads and neurons, low rank and aligned groups, from unlabeled text",
     AutoConfig,
     prune_auto,
-    accepts_calibration=True,
+    calibrate=calibrate,
 )

@@ -25,7 +25,7 @@ RANK_STEP = 8
 """Ranks are multiples of this, which suits vector units; smaller matrices take steps of one."""
 
 SPENT = 0.95
-"""Share of a budget below which a note reports what was spent."""
+"""Share of a budget below which a warning reports what was spent."""
 
 _LOG2_PRICES = (-200.0, 200.0)
 """Logarithms of the prices between which the search begins, for errors and costs of the whole encoder near 1."""
@@ -74,10 +74,11 @@ def allocate(
     removal: bool = True,
     low_rank: bool = True,
     groups: bool = True,
+    note_rest: bool = True,
 ) -> list[Choice]:
     """Chooses what every sub-layer gets, so that the total cost is at most ``budget``.
 
-    A note is printed if less than the share ``SPENT`` of the budget is used.
+    A warning is given if less than the share ``SPENT`` of the budget is used.
 
     Args:
         curves: Curves of all sub-layers.
@@ -86,6 +87,7 @@ def allocate(
         removal: Allow units to be removed.
         low_rank: Allow matrices to be reduced in rank.
         groups: Allow units to be grouped, where the curves contain grouped candidates.
+        note_rest: Warn about a budget that is not used.
 
     Returns:
         One choice per curve, in the same order.
@@ -113,9 +115,10 @@ def allocate(
     if all(choice.candidate is None for choice in choices):
         raise OptionError("The budget leaves nothing of the encoder; remove less of it.")
     spent = sum(choice.cost for choice in choices)
-    if spent < SPENT * min(limit, math.ldexp(dense_cost, -log2_cost)):
-        progress.note(
-            f"The plan uses {spent / limit:.0%} of its budget: no candidate that fits into the rest lowers the error."
+    if note_rest and spent < SPENT * min(limit, math.ldexp(dense_cost, -log2_cost)):
+        progress.warn(
+            f"The plan uses {math.floor(100 * spent / limit)}% of its budget: no candidate that fits into the rest "
+            "lowers the error."
         )
     return [
         replace(choice, cost=math.ldexp(choice.cost, log2_cost), error=math.ldexp(choice.error, log2_error))

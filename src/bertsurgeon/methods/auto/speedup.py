@@ -124,5 +124,5 @@ def meet_speedup(
             if fastest < speedup
             else "the machine may be busy"
         )
-        progress.note(f"The plan reaches a speedup of {measured:.2f} where {speedup:g} was asked for: {cause}.")
+        progress.warn(f"The plan reaches a speedup of {measured:.2f} where {speedup:g} was asked for: {cause}.")
     return plan
