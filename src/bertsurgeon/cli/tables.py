@@ -54,7 +54,8 @@ def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
 def print_plan(plan: ModelPlan, console: Console) -> None:
     """Prints a plan: one line per layer, one column per matrix."""
     roles = list(plan.layers[0].matrices)
-    table = Table(title=f"{plan.architecture}: {_removed(plan.kept, plan.size)}")
+    table = Table()
+    _print_title(f"{plan.architecture}: {_removed(plan.kept, plan.size)}", console)
     table.add_column("layer", justify="right")
     counted: dict[SubLayerName, str] = {"attention": "heads", "feed_forward": "neurons"}
     shown = [name for name in counted if any(name in layer.units for layer in plan.layers)]
@@ -79,7 +80,8 @@ def print_sparsity(kept: list[dict[str, int]], plan: ModelPlan, block: int, cons
     """
     total = sum(sum(layer.values()) for layer in kept)
     unit = "single weights" if block == 1 else f"blocks of 1×{block}"
-    table = Table(title=f"{plan.architecture}, {unit}: {_removed(total, plan.size)}; kept:")
+    table = Table()
+    _print_title(f"{plan.architecture}, {unit}: {_removed(total, plan.size)}; share kept by matrix:", console)
     table.add_column("layer", justify="right")
     for role in plan.layers[0].matrices:
         table.add_column(role.replace("_", "\n"), justify="right")
@@ -87,6 +89,11 @@ def print_sparsity(kept: list[dict[str, int]], plan: ModelPlan, block: int, cons
         shares = [f"{100 * counts.get(role, 0) / matrix.size:.1f} %" for role, matrix in layer.matrices.items()]
         table.add_row(str(index), *shares)
     console.print(table)
+
+
+def _print_title(title: str, console: Console) -> None:
+    """Prints a line that no narrow table wraps."""
+    console.print(title, highlight=False, soft_wrap=True)
 
 
 def _removed(kept: int, total: int) -> str:

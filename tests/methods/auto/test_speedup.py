@@ -244,5 +244,5 @@ def test_impossible_places(options: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("factor", [1.0, 0.5, -2.0, float("inf"), float("nan")])
 def test_impossible_speedups(factor: float) -> None:
-    with pytest.raises(OptionError, match="speed-up"):
+    with pytest.raises(OptionError, match="speedup"):
         Speedup(factor)

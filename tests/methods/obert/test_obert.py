@@ -227,7 +227,7 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
         "--update", "greedy", "--recomputations", "2", "--fisher-damping", "1e-5", "--memory-gb", "0.002",
         "--recover-epochs", "1", *files(folder),
     )  # fmt: skip
-    assert "blocks of 1×4: 25.0 %" in result.stdout
+    assert "blocks of 1×4: 75.0 %" in result.stdout
     report = json.loads((out / "report.json").read_text())
     assert report["pruning"]["sparsity"] == 0.75
     assert report["pruning"]["sparse"]["passes"] > 2
