@@ -319,7 +319,7 @@ def test_the_texts_of_a_task(folder: Path, tmp_path: Path) -> None:
 def test_bad_options_on_the_command_line(folder: Path, tmp_path: Path) -> None:
     texts = ["--text-file", folder / "texts.txt"]
     for model, options, words in (
-        ("dense", [], "Name the texts to guess words of"),
+        ("dense", [], "Name the texts for masked language modeling"),
         ("dense", [*texts, *files(folder)], "either --text-file"),
         ("classifier", texts, "no trained task head"),
         ("dense", [*texts, "--teacher", folder / "classifier"], "no trained task head"),

@@ -219,7 +219,7 @@ def test_groups_that_runs_do_not_fit(tiny_model: Factory, tiny_batches: Batches)
     with pytest.raises(OptionError, match="runs of 4"):
         prune(pruned, config(pattern="1x4"), tiny_batches)
     for method in ("pgb", "auto"):
-        with pytest.raises(ModelError, match="prune on with the method obert"):
+        with pytest.raises(ModelError, match="use the method obert"):
             prune(pruned, METHODS[method].config(Sparsity(0.5)), tiny_batches)
 
 
