@@ -1,4 +1,7 @@
-"""Checkpoints that 0.1.0 wrote load with the same logits; ``data/checkpoints-0.1.0/make.py`` made them."""
+"""Checkpoints that 0.1.0 wrote load with the same logits, and ``--overwrite`` knows its folders, and only these.
+
+``data/checkpoints-0.1.0/make.py`` made the checkpoints.
+"""
 
 import json
 from collections.abc import Callable
@@ -11,7 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from bertsurgeon import get_plan, is_sparse, load_model
-from bertsurgeon.checkpoint import get_ranges
+from bertsurgeon.checkpoint import check_output, get_ranges
+from bertsurgeon.errors import CheckpointError
 
 RELEASED = Path(__file__).parents[1] / "data" / "checkpoints-0.1.0"
 NAMES = sorted(path.name for path in RELEASED.iterdir() if path.is_dir())
@@ -56,3 +60,96 @@ def test_files_are_written_as_they_were(name: str, tmp_path: Path) -> None:
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (RELEASED / name, tmp_path))
     for entry in ("quantization_config", "int8_input_ranges"):
         assert after.get(entry) == before.get(entry)
+
+
+# folders without a record
+
+MARKS: dict[str, dict[str, object]] = {
+    "report.json": {"task": "sst2", "pruning": {}, "recovery": None, "models": {}, "environment": {}},
+    "training_report.json": {"task": None, "training": {}, "metrics": {}},
+    "vocabulary_report.json": {"texts": 3, "kept": 2, "of": 4, "parameters": [9, 7]},
+    "layer_drop.json": {"layers": [0, 2], "of": 3, "encoder_weights": {}},
+    "calibration.json": {"format_version": 1, "settings": {}, "curves": []},
+    "bertsurgeon_export.json": {
+        "format_version": 1,
+        "runtime": "onnx",
+        "precision": "fp32",
+        "inputs": [],
+        "outputs": [],
+    },
+}
+MODEL = ("config.json", "model.safetensors", "modules.json", "1_Pooling/config.json", "tokenizer.json", "vocab.txt")
+BESIDE = {
+    "calibration.json": ("calibration.safetensors",),
+    "bertsurgeon_export.json": ("config.json", "model.onnx", "model.onnx.data", "openvino_model.bin", "vocab.txt"),
+}
+
+
+def fill(folder: Path, mark: str, content: object) -> Path:
+    """Writes the files of one kind of folder; the file ``mark`` is the one that tells who wrote it."""
+    for name in BESIDE.get(mark, MODEL):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    (folder / mark).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_folders_are_replaced(mark: str, tmp_path: Path) -> None:
+    fill(tmp_path / "out", mark, {**MARKS[mark], "more": 1})
+    if mark == "report.json":
+        (tmp_path / "out" / "2_Normalize").mkdir()
+    check_output(tmp_path / "out", overwrite=True)
+
+
+def test_folders_of_gradual_pruning_are_replaced(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "training_report.json", {"task": "sst2", "recipe": {}, "metrics": {}})
+    check_output(tmp_path / "out", overwrite=True)
+
+
+@pytest.mark.parametrize("content", [{"mine": 1}, [], "text", None], ids=str)
+@pytest.mark.parametrize("mark", MARKS)
+def test_own_files_with_our_names_are_not_replaced(mark: str, content: object, tmp_path: Path) -> None:
+    fill(tmp_path / "out", mark, content)
+    with pytest.raises(CheckpointError, match=f"holds {mark}, which bertsurgeon did not write"):
+        check_output(tmp_path / "out", overwrite=True)
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_every_key_is_needed(mark: str, tmp_path: Path) -> None:
+    for key in MARKS[mark]:
+        fill(tmp_path / "out", mark, {name: value for name, value in MARKS[mark].items() if name != key})
+        with pytest.raises(CheckpointError, match=f"holds {mark}"):
+            check_output(tmp_path / "out", overwrite=True)
+
+
+def test_own_files_beside_a_pruned_model_are_not_replaced(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "report.json", {"mine": 1})
+    (tmp_path / "out" / "config.json").write_bytes((RELEASED / NAMES[0] / "config.json").read_bytes())
+    with pytest.raises(CheckpointError, match=r"holds report\.json"):
+        check_output(tmp_path / "out", overwrite=True)
+
+
+def test_a_calibration_does_not_make_a_model_ours(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "calibration.json", MARKS["calibration.json"])
+    fill(tmp_path / "out", "config.json", {})
+    with pytest.raises(CheckpointError, match=r"holds calibration\.json"):
+        check_output(tmp_path / "out", overwrite=True)
+
+
+@pytest.mark.parametrize("method", ["bertsurgeon-like", "gptq", None, ["bertsurgeon"]], ids=str)
+def test_other_quantized_models_are_not_replaced(method: object, tmp_path: Path) -> None:
+    fill(tmp_path / "out", "config.json", {"quantization_config": {"quant_method": method}})
+    with pytest.raises(CheckpointError, match="which bertsurgeon did not write"):
+        check_output(tmp_path / "out", overwrite=True)
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_modules_are_folders(kind: str, tmp_path: Path) -> None:
+    fill(tmp_path / "out", "report.json", MARKS["report.json"])
+    if kind == "file":
+        (tmp_path / "out" / "1_Notes").write_text("precious")
+    else:
+        (tmp_path / "out" / "1_Notes").symlink_to(tmp_path)
+    with pytest.raises(CheckpointError, match="holds 1_Notes"):
+        check_output(tmp_path / "out", overwrite=True)

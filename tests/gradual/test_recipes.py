@@ -134,6 +134,31 @@ def test_bad_recipes(good: str, bad: str, words: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (GOOD, "{text}"),
+        ("epochs: 3", "epochs: {text}"),
+        ("[2, 2.5]", "{text}"),
+        ("epochs: 3", "epochs: 3\ndistillation: {text}"),
+    ],
+)
+def test_wrong_values_are_shortened(good: str, bad: str, tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(GOOD.replace(good, bad.format(text="word " * 1000)))
+    with pytest.raises(OptionError, match=r"not 'word word .*…\.") as error:
+        load_recipe(file)
+    assert str(error.value).count("word") <= 12
+
+
+def test_unknown_keys_are_shortened(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(f"{'word ' * 100}: 1\n")
+    with pytest.raises(OptionError, match=r"no key word word .*…;") as error:
+        load_recipe(file)
+    assert str(error.value).count("word") <= 12
+
+
 def test_rewinds_need_a_pruning(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("epochs: 3\nbatch_size: 16\nlearning_rate: {start: 1e-3, end: 1e-4, rewinds: pruning}\n")

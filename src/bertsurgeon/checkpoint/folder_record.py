@@ -1,6 +1,7 @@
 """The record of a folder that a command wrote: which files are ours, so that nothing else is ever deleted.
 
-``docs/format.md`` specifies the file. Version 0.1.0 wrote none; its folders are recognized by the names of their files.
+``docs/format.md`` specifies the file. Version 0.1.0 wrote none; its folders are recognized by the names of their files
+and by what only that version wrote into them.
 """
 
 import json
@@ -9,7 +10,7 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 RECORD = "bertsurgeon_folder.json"
 """Name of the file that lists the files of a folder."""
@@ -23,15 +24,30 @@ TRAINING_FILES = ("checkpoint-*/", "recipe.json")
 
 _HEAVY = r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|(pytorch|openvino)_model\.(bin|xml)"
 _RELEASED_FILES = re.compile(
-    rf"\d+_[A-Z]\w*|(\d+_[A-Z]\w*/)?(config\.json|{_HEAVY})|generation_config\.json|(pre)?processor_config\.json|"
+    rf"(\d+_[A-Z]\w*/)?(config\.json|{_HEAVY})|generation_config\.json|(pre)?processor_config\.json|"
     r"tokenizer(_config)?\.json|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja|vocab\.(txt|json)|"
     r"merges\.txt|bpe\.codes|(sentencepiece\.bpe|spm|spiece|tokenizer)\.model|modules\.json|"
     r"config_sentence_transformers\.json|sentence_bert_config\.json|(training_|vocabulary_)?report\.json|"
-    r"layer_drop\.json|bertsurgeon_export\.json|model\.onnx([._]data)?|calibration\.(json|safetensors)"
+    r"layer_drop\.json|bertsurgeon_export\.json|model\.onnx([._]data)?"
 )
 """Files that 0.1.0, which wrote no record, wrote itself or through other libraries."""
 
-_RELEASED_REPORTS = ("report.json", "training_report.json", "vocabulary_report.json", "layer_drop.json")
+_RELEASED_FOLDERS = re.compile(r"\d+_[A-Z]\w*")
+"""Empty folders of 0.1.0: modules of sentence-transformers without files."""
+
+_RELEASED_CALIBRATION = ["calibration.json", "calibration.safetensors"]
+
+_RELEASED_KEYS = {
+    "report.json": ({"task", "pruning", "recovery", "models", "environment"},),
+    "training_report.json": ({"task", "training", "metrics"}, {"task", "recipe", "metrics"}),
+    "vocabulary_report.json": ({"texts", "kept", "of", "parameters"},),
+    "layer_drop.json": ({"layers", "of", "encoder_weights"},),
+    "calibration.json": ({"format_version", "settings", "curves"},),
+    "bertsurgeon_export.json": ({"format_version", "runtime", "precision", "inputs", "outputs"},),
+}
+"""Keys of the files that only 0.1.0 wrote; for each file, one of these sets."""
+
+_METHODS = ("bertsurgeon", "bertsurgeon-sparse")
 
 
 def foreign_file(folder: Path, ignored: Path | None = None) -> str | None:
@@ -48,28 +64,48 @@ def foreign_file(folder: Path, ignored: Path | None = None) -> str | None:
     if record is not None:
         return unlisted_file(folder, record[1], ignored)
     files = list_files(folder, ignored)
+    if files == _RELEASED_CALIBRATION:
+        return None if _has_released_keys(folder, files[0]) else files[0]
     for file in files:
-        if not _RELEASED_FILES.fullmatch(file):
+        if not _is_released(folder, file):
             return file
-    return None if _is_released(folder, files) else files[0]
+    if not files or any(file in _RELEASED_KEYS for file in files) or _has_our_entry(folder):
+        return None
+    return files[0]
 
 
 def _reraise(error: OSError) -> None:
     raise error
 
 
-def _is_released(folder: Path, files: Sequence[str]) -> bool:
-    """Returns whether a folder without a record holds something that only 0.1.0 (or our quantizer) writes."""
-    if not files or {"calibration.json", "calibration.safetensors"} <= set(files) or "bertsurgeon_export.json" in files:
-        return True
-    if "config.json" not in files:
+def _is_released(folder: Path, file: str) -> bool:
+    """Returns whether 0.1.0 may have written a file of a model or an export; a report must have our keys."""
+    if _RELEASED_FOLDERS.fullmatch(file):
+        return (folder / file).is_dir() and not (folder / file).is_symlink()
+    if not _RELEASED_FILES.fullmatch(file):
         return False
+    return file not in _RELEASED_KEYS or _has_released_keys(folder, file)
+
+
+def _has_released_keys(folder: Path, name: str) -> bool:
+    """Returns whether a file has the keys that 0.1.0 wrote."""
+    content = _read_json(folder / name)
+    return isinstance(content, dict) and any(keys <= content.keys() for keys in _RELEASED_KEYS[name])
+
+
+def _has_our_entry(folder: Path) -> bool:
+    """Returns whether the ``config.json`` of a folder is that of a pruned or sparse model."""
+    content = _read_json(folder / "config.json")
+    entry = content.get("quantization_config") if isinstance(content, dict) else None
+    return isinstance(entry, dict) and entry.get("quant_method") in _METHODS
+
+
+def _read_json(file: Path) -> Any:
+    """Returns the content of a JSON file; None if it is missing or damaged."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        method = str(config["quantization_config"]["quant_method"])
-    except (OSError, ValueError, KeyError, TypeError):
-        method = ""
-    return method.startswith("bertsurgeon") or any(name in files for name in _RELEASED_REPORTS)
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def unlisted_file(folder: Path, listed: Sequence[str], ignored: Path | None = None) -> str | None:

@@ -173,7 +173,10 @@ def _check_output(folder: Path, overwrite: bool, inputs: Sequence[Path], ignored
                 "another folder, or remove this one yourself."
             )
         if not overwrite:
-            raise CheckpointError(f"The output folder {folder} is not empty; choose another one or pass --overwrite.")
+            raise CheckpointError(
+                f"The output folder {folder} is not empty; choose another one or pass --overwrite (overwrite=True in "
+                "Python)."
+            )
     _check_writable(folder)
 
 

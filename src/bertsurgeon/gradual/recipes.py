@@ -31,6 +31,9 @@ Rewinds = Literal["none", "pruning"] | Number | tuple[Number, ...]
 PACKAGED = files("bertsurgeon.gradual") / "recipes"
 SUFFIX = ".yaml"
 
+SHOWN_LENGTH = 60
+"""Most characters of a wrong value that an error shows."""
+
 RENAMED_KEYS = {"hardness": "distillation_weight", "at_once": "micro_batch_size"}
 """Keys of version 0.1.0, and what they are called now."""
 
@@ -371,26 +374,32 @@ def load_recipe(name: str | Path) -> Recipe:
 def _explain(errors: Sequence[Mapping[str, Any]]) -> str:
     """Returns one sentence about the first of pydantic's errors; unknown keys, often misspelled ones, come first."""
     error = min(errors, key=lambda each: each["type"] != "unexpected_keyword_argument")
-    kind, location, value = error["type"], [str(part) for part in error["loc"]], error["input"]
+    kind, location = error["type"], [str(part) for part in error["loc"]]
+    shown = _shorten(repr(error["input"]))
     section, key = location[:-1], ".".join(location)
     if kind == "unexpected_keyword_argument":
         if location[-1] in RENAMED_KEYS:
             return f"The key {key} is now called {RENAMED_KEYS[location[-1]]}."
-        return f"There is no key {key}; allowed are {_allowed_keys(section)}."
+        return f"There is no key {_shorten(key)}; allowed are {_allowed_keys(section)}."
     if kind in ("missing", "missing_argument"):
         return f"The key {key} is missing."
     if kind == "dataclass_type":
         subject = f"The section {key}" if location else "It"
-        return f"{subject} must hold keys with values, of {_allowed_keys(location)}, not {value!r}."
+        return f"{subject} must hold keys with values, of {_allowed_keys(location)}, not {shown}."
     if location[:2] == ["learning_rate", "rewinds"]:
         return (
             "learning_rate.rewinds must be none, pruning, a number of epochs between rewinds, or a list of epochs, not "
-            f"{value!r}."
+            f"{shown}."
         )
     expected = {"float_type": "a number", "int_type": "a whole number", "string_type": "a string"}
     if kind == "literal_error":
         expected[kind] = f"one of {error['ctx']['expected']}"
-    return f"{key} must be {expected[kind]}, not {value!r}." if kind in expected else f"{key}: {error['msg']}."
+    return f"{key} must be {expected[kind]}, not {shown}." if kind in expected else f"{key}: {error['msg']}."
+
+
+def _shorten(text: str) -> str:
+    """Returns a text of at most ``SHOWN_LENGTH`` characters."""
+    return text if len(text) <= SHOWN_LENGTH else f"{text[: SHOWN_LENGTH - 1]}…"
 
 
 def _allowed_keys(section: Sequence[str]) -> str:

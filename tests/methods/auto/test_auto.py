@@ -76,6 +76,14 @@ def test_damaged_calibrations(tmp_path: Path, calibration: Calibration) -> None:
         Calibration.load(tmp_path / "c")
 
 
+def test_calibrations_at_paths_that_are_strings(tmp_path: Path, calibration: Calibration) -> None:
+    folder = str(tmp_path / "c")
+    with pytest.raises(CheckpointError, match=r"no folder .*/c; pass the output folder of 'bertsurgeon calibrate'"):
+        Calibration.load(folder)
+    calibration.save(folder)
+    assert Calibration.load(folder).model == calibration.model
+
+
 @pytest.mark.parametrize(
     ("config", "options", "unused"),
     [

@@ -76,7 +76,7 @@ class Calibration:
                     "or calibrate again."
                 )
 
-    def save(self, folder: Path, overwrite: bool = False) -> None:
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Writes ``calibration.json`` and ``calibration.safetensors``; the folder is there completely or not at all.
 
         Of several processes, the first one writes; all of them must call this.
@@ -84,6 +84,7 @@ class Calibration:
         Raises:
             CheckpointError: If the folder exists or cannot be written.
         """
+        folder = Path(folder)
         tensors: dict[str, Tensor] = {}
         for number, batch in enumerate(self.batches):
             tensors |= {f"batches.{number}.{name}": value.contiguous() for name, value in batch.items()}
@@ -111,12 +112,15 @@ class Calibration:
         distributed.run_on_main(write)
 
     @classmethod
-    def load(cls, folder: Path) -> "Calibration":
+    def load(cls, folder: str | Path) -> "Calibration":
         """Reads what :meth:`save` wrote.
 
         Raises:
             CheckpointError: If it is missing, damaged, or of a newer format.
         """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise CheckpointError(f"There is no folder {folder}; pass the output folder of 'bertsurgeon calibrate'.")
         try:
             data = json.loads((folder / _DATA).read_text(encoding="utf-8"))
             version = data["format_version"]
