@@ -55,6 +55,9 @@ _MODULES = {
 }
 """Where each public name is defined."""
 
+RENAMED = {"TrainingOptions": "TrainingConfig"}
+"""Names of version 0.1, and what replaced them."""
+
 __version__ = version("bertsurgeon")
 
 __all__ = [
@@ -111,6 +114,8 @@ def __getattr__(name: str) -> Any:
             value = getattr(import_module(f"bertsurgeon.{module}"), name)
             globals()[name] = value
             return value
+    if name in RENAMED:
+        raise AttributeError(f"bertsurgeon.{name} has been renamed; use bertsurgeon.{RENAMED[name]}.")
     raise AttributeError(f"module 'bertsurgeon' has no attribute {name!r}")
 
 

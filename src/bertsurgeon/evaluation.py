@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
-from bertsurgeon.errors import DataError, ModelError
-from bertsurgeon.prediction import Predictor, predict_outputs
+from bertsurgeon.errors import DataError, ModelError, OptionError
+from bertsurgeon.options import check_config, with_article
+from bertsurgeon.prediction import Predictor, evaluating, predict_outputs
 from bertsurgeon.tasks import (
     IGNORED,
     WORD_STARTS,
@@ -81,6 +83,7 @@ def evaluate(
     Raises:
         DataError: If the data is empty or has no labels.
         ModelError: If the model's head does not fit the task.
+        OptionError: If ``task`` is no task.
 
     Example:
         >>> from bertsurgeon import evaluate
@@ -91,12 +94,16 @@ def evaluate(
         >>> 0 <= evaluate(model, task, texts, tokenizer)["accuracy"] <= 100
         True
     """
+    if isinstance(named := cast(object, task), str):
+        raise OptionError(f"evaluate takes a Task, not its name; pass bertsurgeon.tasks.get_task({named!r}).")
+    check_config(task, Task, "evaluate")
     check_head(model, task)
     dataset = as_dataset(data, tokenizer, model, max_length, task_type=task.type)
     if len(dataset) == 0 or not task.type.is_labeled(dataset.column_names):
         raise DataError("Evaluation needs at least one labeled sequence; pass data with labels, or use compare.")
-    model.eval()
-    return task.score(predict_outputs(model, dataset, tokenizer, batch_size, "Evaluating"), dataset)
+    with evaluating(model):
+        outputs = predict_outputs(model, dataset, tokenizer, batch_size, "Evaluating")
+    return task.score(outputs, dataset)
 
 
 @torch.inference_mode()
@@ -132,19 +139,21 @@ def evaluate_masked_lm(
     dataset = as_dataset(data, tokenizer, model, max_length)
     if len(dataset) == 0:
         raise DataError("Evaluation needs at least one text.")
-    model.eval()
     names = [name for name in tokenizer.model_input_names if name in dataset.column_names]
     rows = sorted(dataset.select_columns(names), key=lambda row: len(row["input_ids"]))
     collate = mask_tokens(tokenizer, probability, seed)
     loss, correct, count = 0.0, 0, 0
-    for start in progress.track(range(0, len(rows), batch_size), "Evaluating"):
-        batch = collate(rows[start : start + batch_size])
-        labels = batch.pop("labels")
-        masked = labels != IGNORED
-        logits = model(**{name: value.to(model.device) for name, value in batch.items()}).logits[masked].float().cpu()
-        loss += float(F.cross_entropy(logits, labels[masked], reduction="sum"))
-        correct += int((logits.argmax(-1) == labels[masked]).sum())
-        count += len(logits)
+    with evaluating(model):
+        for start in progress.track(range(0, len(rows), batch_size), "Evaluating"):
+            batch = collate(rows[start : start + batch_size])
+            labels = batch.pop("labels")
+            masked = labels != IGNORED
+            logits = (
+                model(**{name: value.to(model.device) for name, value in batch.items()}).logits[masked].float().cpu()
+            )
+            loss += float(F.cross_entropy(logits, labels[masked], reduction="sum"))
+            correct += int((logits.argmax(-1) == labels[masked]).sum())
+            count += len(logits)
     return {"perplexity": math.exp(loss / count), "masked_accuracy": 100 * correct / count}
 
 
@@ -175,18 +184,26 @@ def compare(
     Raises:
         DataError: If the data is empty.
         ModelError: If the models predict different things.
+        OptionError: If one of the models is no model.
     """
+    for one in (reference, model):
+        if not callable(one) or not hasattr(one, "config"):
+            raise OptionError(
+                "compare takes the reference, the model, the data and the tokenizer, in this order; "
+                f"{with_article(type(one).__name__)} is not a model."
+            )
     head = head_of(reference)
     check_same_head(reference, model)
     dataset = as_dataset(data, tokenizer, reference, max_length)
     if len(dataset) == 0:
         raise DataError("A comparison needs at least one text.")
-    reference_outputs, outputs = (
-        [{name: value.unsqueeze(0) for name, value in row.items()} for row in rows]
-        for rows in (
-            predict_outputs(one.eval(), dataset, tokenizer, batch_size, "Comparing") for one in (reference, model)
+    with evaluating(reference), evaluating(model):
+        reference_outputs, outputs = (
+            [{name: value.unsqueeze(0) for name, value in row.items()} for row in rows]
+            for rows in (
+                predict_outputs(one, dataset, tokenizer, batch_size, "Comparing") for one in (reference, model)
+            )
         )
-    )
     columns = [name for name in SELECTING_COLUMNS if name in dataset.column_names]
     batches = [{name: torch.tensor([row[name]]) for name in columns} for row in dataset.select_columns(columns)]
     return head.comparison(reference_outputs, outputs, batches)

@@ -20,7 +20,7 @@ from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch, make_batches, token_mask
 from bertsurgeon.checkpoint import check_finite, clear_int8_ranges, get_plan
 from bertsurgeon.errors import ModelError, OptionError
-from bertsurgeon.options import REQUIRED, documented, option
+from bertsurgeon.options import REQUIRED, check_config, documented, option
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.tasks import Data, find_head, model_inputs
 
@@ -104,6 +104,7 @@ def drop_layers(
         >>> drop_layers(model, LayerDropConfig(keep=1)).layers
         [0]
     """
+    check_config(config, LayerDropConfig, "drop_layers")
     encoder = Encoder(model)
     if get_plan(model) is not None:
         raise ModelError("The model is already pruned to smaller matrices; drop layers first, then prune.")

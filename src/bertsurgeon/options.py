@@ -18,6 +18,8 @@ from inspect import cleandoc
 from textwrap import wrap
 from typing import Any, TypeVar
 
+from bertsurgeon.errors import OptionError
+
 C = TypeVar("C", bound=type)
 
 REQUIRED: Any = MISSING
@@ -69,3 +71,33 @@ def documented(cls: C) -> C:
         lines += wrap(text, LINE_LENGTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
     cls.__doc__ = "\n".join(lines) + "\n"
     return cls
+
+
+def check_config(
+    config: object, expected: type | tuple[type, ...], verb: str, *, optional: bool = False, model: str = "the model"
+) -> None:
+    """Checks that the second argument of a public function is its configuration.
+
+    Args:
+        config: What was passed.
+        expected: Class of the configuration, or several classes.
+        verb: Name of the function.
+        optional: True if None stands for the defaults.
+        model: The first argument, in words.
+
+    Raises:
+        OptionError: If it is something else, as in calls with another order of the arguments.
+    """
+    if isinstance(config, expected) or (optional and config is None):
+        return
+    classes = expected if isinstance(expected, tuple) else (expected,)
+    names = " or ".join(with_article(each.__name__) for each in classes)
+    raise OptionError(
+        f"{verb} takes {model}, {names}, the data and the tokenizer, in this order; "
+        f"{with_article(type(config).__name__)} is not {names}."
+    )
+
+
+def with_article(name: str) -> str:
+    """Returns a name after its indefinite article."""
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -107,15 +108,31 @@ def predict(
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module | Predictor) -> Iterator[None]:
     """Switches a model to evaluation mode for the duration of a ``with`` block.
 
     Args:
-        model: Model whose mode is restored afterwards.
+        model: Model whose mode is restored afterwards; exported ones have no other mode.
     """
-    training = model.training
+    training = isinstance(model, nn.Module) and model.training
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        if isinstance(model, nn.Module):
+            model.train(training)
+
+
+@contextmanager
+def forked_rng() -> Iterator[None]:
+    """Restores the random generators of Python, NumPy and PyTorch after a ``with`` block or a decorated function.
+
+    The block begins with the states of the caller's generators.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global one
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002

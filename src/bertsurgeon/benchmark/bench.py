@@ -13,7 +13,7 @@ from bertsurgeon.benchmark.latency import Latency, time_batches
 from bertsurgeon.benchmark.memory import measure_memory
 from bertsurgeon.calibration import Batch, make_batches
 from bertsurgeon.errors import DataError, OptionError
-from bertsurgeon.options import documented, option
+from bertsurgeon.options import check_config, documented, option
 from bertsurgeon.tasks import Data, as_dataset, model_inputs
 
 MAX_BATCHES = 16
@@ -147,6 +147,7 @@ def bench(
         >>> [round(row.encoder_weights / 16384, 1) for row in report.models.values()]
         [1.0, 0.5]
     """
+    check_config(config, BenchmarkConfig, "bench", optional=True, model="the models")
     if not models:
         raise OptionError("There is no model to measure; pass at least one.")
     config = config or BenchmarkConfig()

@@ -20,6 +20,7 @@ from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting.config import ExportConfig
 from bertsurgeon.exporting.verify import reference, require_agreement
 from bertsurgeon.exporting.write import ExportJob, trace_fastest, trace_model, write
+from bertsurgeon.options import check_config
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.runtime import MODEL_FILES, Manifest, RuntimeModel, open_session, require
 from bertsurgeon.tasks import Data, as_dataset, is_batches
@@ -79,6 +80,7 @@ def export(
         >>> logits.shape
         torch.Size([1, 2])
     """
+    check_config(config, ExportConfig, "export")
     output = Path(output)
     check_output(output, overwrite)
     config = _resolve_quantization(config, model)

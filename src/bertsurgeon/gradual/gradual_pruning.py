@@ -32,6 +32,8 @@ from bertsurgeon.gradual.recipes import Distillation, Recipe
 from bertsurgeon.layers.masks import Masks, masks_of, sparsity_of, unit_mask
 from bertsurgeon.methods.obert.patterns import Pattern
 from bertsurgeon.methods.obert.step import StepConfig, prune_step
+from bertsurgeon.options import check_config
+from bertsurgeon.prediction import forked_rng
 from bertsurgeon.recovery import (
     MaskCallback,
     QuantizationAwareTraining,
@@ -205,6 +207,7 @@ def quantization_steps(recipe: Recipe, steps_per_epoch: int) -> QuantizationStep
     return QuantizationSteps(start, total if freeze is None else max(start + 1, round(freeze * steps_per_epoch)))
 
 
+@forked_rng()
 def train_gradually(
     model: PreTrainedModel,
     recipe: Recipe,
@@ -244,6 +247,7 @@ def train_gradually(
             was started with another recipe.
         ModelError: If a recipe without pruning is given a dense model, or the heads of model and teacher differ.
     """
+    check_config(recipe, Recipe, "train_gradually")
     if teacher is not None:
         check_same_head(model, teacher)
     if not 0 < memory_gb < float("inf"):

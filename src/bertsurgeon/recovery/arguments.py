@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from bertsurgeon import distributed
 from bertsurgeon.errors import OptionError, first_line
+from bertsurgeon.options import with_article
 from bertsurgeon.recovery.config import TrainingConfig
 
 SET_BY_CONFIG = {
@@ -38,12 +39,23 @@ SET_BY_TRAIN = {
 """TrainingArguments that :func:`train` sets, and why they cannot be overridden."""
 
 
-def check_arguments(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Checks overrides of TrainingArguments, and returns them.
+def check_arguments(overrides: Mapping[str, Any] | TrainingArguments) -> Mapping[str, Any]:
+    """Checks overrides of TrainingArguments, and returns them by name.
+
+    Args:
+        overrides: Arguments by name, or an object, whose fields that differ from the defaults are the overrides.
 
     Raises:
-        OptionError: If transformers has no such argument, or an option or :func:`bertsurgeon.train` sets it.
+        OptionError: If transformers has no such argument, an option or :func:`bertsurgeon.train` sets it, or the
+            overrides are neither.
     """
+    if isinstance(overrides, TrainingArguments):
+        overrides = _changed_arguments(overrides)
+    if not isinstance(overrides, Mapping):
+        raise OptionError(
+            "The training arguments are a mapping or a transformers.TrainingArguments, not "
+            f"{with_article(type(overrides).__name__)}."
+        )
     allowed = {each.name for each in fields(TrainingArguments) if each.init}
     for name in overrides:
         if name in SET_BY_CONFIG:
@@ -55,6 +67,13 @@ def check_arguments(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
         if name not in allowed:
             raise OptionError(f"transformers.TrainingArguments has no argument {name}; see its documentation.")
     return overrides
+
+
+def _changed_arguments(arguments: TrainingArguments) -> dict[str, Any]:
+    """Returns the fields that differ from those of an object without arguments, which has replaced some defaults."""
+    default = type(arguments)()
+    values = {each.name: getattr(arguments, each.name) for each in fields(arguments) if each.init}
+    return {name: value for name, value in values.items() if value != getattr(default, name)}
 
 
 def make_arguments(

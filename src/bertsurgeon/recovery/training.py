@@ -20,13 +20,15 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainerState,
+    TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
 from bertsurgeon import distributed, progress
 from bertsurgeon.checkpoint import check_finite, clear_int8_ranges, get_plan, is_sparse
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
-from bertsurgeon.prediction import predict_outputs
+from bertsurgeon.options import check_config
+from bertsurgeon.prediction import forked_rng, predict_outputs
 from bertsurgeon.recovery.arguments import check_arguments, make_arguments, micro_batch_size
 from bertsurgeon.recovery.callbacks import DataOrderCallback, MaskCallback, ProgressCallback, dropout_disabled
 from bertsurgeon.recovery.config import TrainingConfig
@@ -47,6 +49,7 @@ MIN_SAMPLES_TO_HOLD_OUT = 20
 """Fewest samples of which a tenth can be held out."""
 
 
+@forked_rng()
 def recover(
     model: PreTrainedModel,
     config: TrainingConfig | None,
@@ -57,7 +60,7 @@ def recover(
     work_dir: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
-    arguments: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | TrainingArguments | None = None,
     description: str = "Recovering",
 ) -> PreTrainedModel:
     """Fine-tunes a pruned or sparse model in place; removed weights stay removed.
@@ -91,6 +94,7 @@ def recover(
         >>> pruned = prune(model, AutoConfig(Sparsity(0.5)), data, tokenizer).model
         >>> pruned = recover(pruned, TrainingConfig(max_steps=2), data, tokenizer, teacher=model)
     """
+    check_config(config, TrainingConfig, "recover", optional=True)
     if get_plan(model) is None and not is_sparse(model):
         raise ModelError("The model is dense; prune it first, or fine-tune it with 'bertsurgeon.train'.")
     config = config or TrainingConfig()
@@ -114,6 +118,7 @@ def recover(
     return model
 
 
+@forked_rng()
 def train(
     model: PreTrainedModel,
     config: TrainingConfig | None,
@@ -124,7 +129,7 @@ def train(
     work_dir: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
-    arguments: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | TrainingArguments | None = None,
     schedule: Callable[[int], float] | None = None,
     mlm_collator: TokenMasking | None = None,
     description: str = "Training",
@@ -143,7 +148,8 @@ def train(
         callbacks: Further callbacks for the Trainer. A :class:`MaskCallback` among them replaces the default one,
             which keeps the zeros of a sparse model.
         arguments: Overrides of :class:`transformers.TrainingArguments` for whatever :class:`TrainingConfig` does not
-            name, such as ``{"max_grad_norm": 0.5, "optim": "adafactor"}``.
+            name, such as ``{"max_grad_norm": 0.5, "optim": "adafactor"}``, or an object of that class, of
+            which the fields that differ from the defaults count.
         schedule: Returns the factor of the learning rate at a step; None for warm-up and linear decay to 0.
         mlm_collator: Masks tokens for masked language modeling, which then provide the labels.
         description: Label of the progress bar.
@@ -153,11 +159,12 @@ def train(
         CheckpointError: If the run in ``work_dir`` trained another model.
         ModelError: If the training diverged.
     """
+    check_config(config, TrainingConfig, "train", optional=True)
     if resume and work_dir is None:
         raise OptionError("Resuming needs the folder of the checkpoints; name it as work_dir.")
     config = config or TrainingConfig()
     data = as_dataset(data, tokenizer, model)
-    overrides = check_arguments(arguments or {})
+    overrides = check_arguments({} if arguments is None else arguments)
     micro_batch_size(config)  # refuses a number of processes that does not fit before the teacher runs
     if (
         mlm_collator is None

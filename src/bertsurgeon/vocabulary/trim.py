@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
 from bertsurgeon.embedder import Embedder
-from bertsurgeon.errors import DataError, ModelError
+from bertsurgeon.errors import DataError, ModelError, OptionError
+from bertsurgeon.options import with_article
 from bertsurgeon.vocabulary.pieces import Json, keep_pieces, needed_pieces, piece_ids, special_ids
 
 Text = str | Sequence[str]
@@ -76,6 +77,7 @@ def trim_vocabulary(model: PreTrainedModel, data: Sequence[Text], tokenizer: Pre
     Raises:
         ModelError: If the model has no token embeddings, or its tokenizer cannot be trimmed.
         DataError: If the corpus is empty, or is not a list of texts.
+        OptionError: If the tokenizer is passed in place of the corpus.
 
     Example:
         >>> from bertsurgeon import trim_vocabulary
@@ -87,6 +89,11 @@ def trim_vocabulary(model: PreTrainedModel, data: Sequence[Text], tokenizer: Pre
         >>> trimmed.tokenizer.tokenize("a warm day")
         ['a', 'warm', '[UNK]']
     """
+    if isinstance(data, PreTrainedTokenizerBase):
+        raise OptionError(
+            "trim_vocabulary takes the model, the texts and the tokenizer, in this order; "
+            f"{with_article(type(data).__name__)} is not a list of texts."
+        )
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise ModelError(

@@ -23,6 +23,7 @@ from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
 from bertsurgeon.methods.auto.config import CalibrationConfig
 from bertsurgeon.methods.auto.curves import measure_curves
 from bertsurgeon.methods.base import check_dense
+from bertsurgeon.options import check_config
 from bertsurgeon.plan import ALL_ROLES, Grouped, format_channels, parse_channels, structure_from_dict
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.tasks import LABELS, has_labels
@@ -234,7 +235,7 @@ def calibrate(
     Raises:
         ModelError: If the model is not supported, already pruned, or has broken weights.
         DataError: If the calibration data is empty or not tokenized.
-        OptionError: If the options ask for labels and the data has none.
+        OptionError: If the options ask for labels and the data has none, or ``config`` is something else.
 
     Example:
         >>> from bertsurgeon import AutoConfig, CalibrationConfig, Sparsity, calibrate, prune
@@ -245,6 +246,7 @@ def calibrate(
         >>> [f"{prune(model, AutoConfig(Sparsity(s)), calibration).report.sparsity:.1f}" for s in (0.5, 0.7)]
         ['0.5', '0.7']
     """
+    check_config(config, CalibrationConfig, "calibrate")
     check_dense(model)
     batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed, model=model)
     if config.use_labels and not all(map(has_labels, batches)):
