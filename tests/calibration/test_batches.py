@@ -139,7 +139,12 @@ def test_data_of_other_types(data: Any, words: str, tokenizer: PreTrainedTokeniz
 def test_labels_must_fit_the_head(problem: str, labels: torch.Tensor, words: str | None) -> None:
     model = BertForSequenceClassification(
         BertConfig(
-            hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=30, num_labels=3
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            intermediate_size=8,
+            vocab_size=30,
+            id2label={0: "a", 1: "b", 2: "c"},
         )
     ).eval()
     model.config.problem_type = problem

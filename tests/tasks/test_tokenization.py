@@ -141,7 +141,7 @@ def test_texts_datasets_and_batches_become_the_same(tokenizer: PreTrainedTokeniz
     assert unmasked["attention_mask"][2] == [1] * batch["input_ids"].shape[1]
     assert not is_batches(rows)
     for plain in (values, np.array(values), series, rows_of_text, None, 5):
-        assert not is_batches(plain)  # type: ignore[arg-type]
+        assert not is_batches(plain)
     assert as_dataset((each for each in [batch]), None).to_list() == rows.to_list()
     assert as_dataset(iter(raw.to_list()), tokenizer).to_list() == rows.to_list()
 
