@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bertsurgeon import AutoConfig, Flops, Groups, ObertConfig, PgbConfig, Sparsity, Speedup, Threshold
@@ -27,6 +28,16 @@ from bertsurgeon.errors import OptionError
         (Threshold, (-1e-9,), "at least 0"),
         (Threshold, (float("inf"),), "finite"),
         (Groups, (0,), "at least 1"),
+        (Sparsity, ("0.5",), "share must be a number, not '0.5'."),
+        (Sparsity, (None,), "share must be a number, not None."),
+        (Sparsity, (True,), "share must be a number, not True."),
+        (Speedup, ("2",), "factor must be a number, not '2'."),
+        (Speedup, (2, ["onnx"]), "runtime must be a string"),
+        (Threshold, ("1e-5",), "tau must be a number"),
+        (Groups, ("4",), "count must be a whole number, not '4'."),
+        (Groups, (2.5,), "count must be a whole number, not 2.5."),
+        (Groups, (True,), "count must be a whole number, not True."),
+        (Flops, (0.5, 1.5), "length must be a whole number, not 1.5."),
     ],
     ids=str,
 )
@@ -48,6 +59,12 @@ def test_impossible_budgets(budget: Any, arguments: tuple[Any, ...], words: str)
 def test_reports_name_kind_and_amount(budget: Budget, amount: float, as_dict: dict[str, Any]) -> None:
     assert budget.amount == amount
     assert budget.to_dict() == as_dict
+
+
+def test_numbers_of_numpy_become_those_of_python() -> None:
+    assert type(Groups(np.int64(4)).count) is int  # type: ignore[arg-type]
+    assert type(Sparsity(np.float32(0.5)).share) is float  # type: ignore[arg-type]
+    assert Speedup(2).factor == 2
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """How much pruning may leave of an encoder: a budget is a value, such as ``Sparsity(0.5)`` or ``Speedup(2)``."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, get_args
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting import ExportConfig
@@ -9,6 +10,53 @@ from bertsurgeon.options import REQUIRED, documented, option
 from bertsurgeon.runtime import Precision
 
 SpeedupRuntime = Literal["pytorch", "onnx", "openvino"]
+
+
+def check_types(config: Any) -> None:
+    """Checks the types of a configuration's values against its annotations.
+
+    Lists become tuples, and numbers of NumPy become Python's; fields of other classes are not checked.
+
+    Args:
+        config: Instance of a dataclass, which may be frozen.
+
+    Raises:
+        OptionError: If a value has another type.
+    """
+    hints = get_type_hints(type(config))
+    for each in fields(config):
+        value, hint = getattr(config, each.name), hints[each.name]
+        checked = _checked(each.name, value, hint)
+        if checked is not value:
+            object.__setattr__(config, each.name, checked)
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """Returns a value in the type of its annotation."""
+    optional = type(None) in get_args(hint)
+    if optional and value is None:
+        return None
+    kind = next(each for each in get_args(hint) if each is not type(None)) if optional else hint
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+            raise OptionError(f"{name} must be a tuple or list of strings, not {value!r}.")
+        if len(set(value)) < len(value):
+            raise OptionError(f"{name} must name each value once, not {value!r}.")
+        return tuple(value)
+    suffix = " or None" if optional else ""
+    if kind is bool and not isinstance(value, bool):
+        raise OptionError(f"{name} must be True or False{suffix}, not {value!r}.")
+    if (kind is str or get_origin(kind) is Literal) and not isinstance(value, str):
+        raise OptionError(f"{name} must be a string{suffix}, not {value!r}.")
+    if kind is int:
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise OptionError(f"{name} must be a whole number{suffix}, not {value!r}.")
+        return int(value)
+    if kind is float:
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise OptionError(f"{name} must be a number{suffix}, not {value!r}.")
+        return int(value) if isinstance(value, Integral) else float(value)
+    return value
 
 
 @dataclass(frozen=True)
@@ -55,7 +103,8 @@ class Sparsity(Budget):
     share: float = option(REQUIRED, "Share of the encoder's weights to remove, between 0 and 1.", flag="--sparsity")
 
     def __post_init__(self) -> None:
-        """Checks the range."""
+        """Checks the types and the range."""
+        check_types(self)
         _check_share("The sparsity", self.share)
 
 
@@ -75,7 +124,8 @@ class Flops(Budget):
     length: int = option(128, "Tokens per text for which operations are counted.", flag="--flops-length")
 
     def __post_init__(self) -> None:
-        """Checks the ranges."""
+        """Checks the types and the ranges."""
+        check_types(self)
         _check_share("The share of FLOPs", self.share)
         if self.length < 1:
             raise OptionError(f"Operations are counted for texts of at least 1 token, not {self.length}.")
@@ -108,7 +158,8 @@ class Speedup(Budget):
     length: int = option(128, "Tokens per text for the latency.", flag="--speedup-length")
 
     def __post_init__(self) -> None:
-        """Checks the ranges, and that runtime and precision go together."""
+        """Checks the types and the ranges, and that runtime and precision go together."""
+        check_types(self)
         if not 1 < self.factor < float("inf"):
             raise OptionError(f"The speedup must be greater than 1, not {self.factor:g}: 2 halves the latency.")
         if self.runtime not in get_args(SpeedupRuntime):
@@ -140,7 +191,8 @@ class Threshold(Budget):
     tau: float = option(REQUIRED, "Importance τ above which a weight counts, such as 1e-5.", flag="--threshold")
 
     def __post_init__(self) -> None:
-        """Checks the range."""
+        """Checks the types and the range."""
+        check_types(self)
         if not 0 <= self.tau < float("inf"):
             raise OptionError(f"The threshold must be a finite number of at least 0, not {self.tau}.")
 
@@ -158,7 +210,8 @@ class Groups(Budget):
     count: int = option(REQUIRED, "Number of groups of every matrix.", flag="--groups")
 
     def __post_init__(self) -> None:
-        """Checks the range."""
+        """Checks the types and the range."""
+        check_types(self)
         if self.count < 1:
             raise OptionError(f"The number of groups must be at least 1, not {self.count}.")
 

@@ -5,14 +5,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from bertsurgeon import PgbConfig, Sparsity, prune
-from bertsurgeon.calibration import make_batches
+from bertsurgeon import ObertConfig, PgbConfig, Sparsity, prune
+from bertsurgeon.calibration import make_batches, summed_loss
 from bertsurgeon.errors import DataError, OptionError
+from bertsurgeon.methods.obert.method import make_obert_batches
 from bertsurgeon.tasks import tokenize
 
 TEXTS = ["the film was lovely", "a dull plot", "it was cold and grim and old", "a fine day"]
@@ -35,7 +44,7 @@ def test_texts_datasets_and_batches_are_the_same(tokenizer: PreTrainedTokenizerB
     raw = Dataset.from_dict({"text": TEXTS})
     batches = make_batches(tokenize(raw, tokenizer), tokenizer, 3, 2, 0)
     assert [len(batch["input_ids"]) for batch in batches] == [2, 1]
-    for data in (TEXTS, tuple(TEXTS), raw):
+    for data in (TEXTS, tuple(TEXTS), raw, iter(TEXTS), np.array(TEXTS), pd.Series(TEXTS), raw.to_list()):
         assert_same(make_batches(data, tokenizer, 3, 2, 0), batches)
     assert_same(make_batches(batches, None, 3, 2, 0), batches)
     assert_same(make_batches(iter(batches), None, None, 2, 0), batches)
@@ -58,6 +67,25 @@ def test_pruning_with_texts(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+def test_texts_are_tokenized_once(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        return tokenize(*arguments, **options)
+
+    monkeypatch.setattr("bertsurgeon.tasks.tokenization.tokenize", counted)
+    config = ObertConfig(Sparsity(0.5))
+    gradients, regressions = make_obert_batches(model, config, iter(TEXTS), tokenizer)
+    assert len(calls) == 1
+    assert [sum(map(len, (b["input_ids"] for b in each))) for each in (gradients, regressions)] == [4, 4]
+    batches = make_obert_batches(model, config, iter(gradients), None)
+    assert batches[0] is batches[1]
+    assert_same(batches[0], gradients)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -65,7 +93,10 @@ def test_pruning_with_texts(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         (iter(()), "at least one"),
         ("a text", "list of texts"),
         ({"train": TEXTS}, "list of texts"),
-        (iter(TEXTS), "must be a list of texts, a dataset, or batches of tensors; it contains str"),
+        (None, "must be texts .* or batches of tensors, not None"),
+        (5, "must be texts .* or batches of tensors, not 5"),
+        (["a", None], "item 2 is None and no string"),
+        (Dataset.from_dict({"text": TEXTS}).to_iterable_dataset(), "pass a Dataset or a list"),
         ([3, 4], "it contains int"),
         ([{"labels": torch.zeros(2)}], r"batches with 'input_ids' or 'pixel_values'; its batches have labels"),
         ([{"text": TEXTS}], "have no tensors"),
@@ -77,7 +108,10 @@ def test_pruning_with_texts(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         "an empty iterator",
         "one text",
         "a mapping",
-        "an iterator of texts",
+        "None",
+        "a number",
+        "a missing text",
+        "an iterable dataset",
         "numbers",
         "no inputs",
         "no tensors",
@@ -88,6 +122,40 @@ def test_pruning_with_texts(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 def test_data_of_other_types(data: Any, words: str, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(DataError, match=words):
         make_batches(data, tokenizer, 4, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("problem", "labels", "words"),
+    [
+        ("multi_label_classification", torch.tensor([0, 1]), r"floating-point numbers of shape \(2, 3\)"),
+        ("multi_label_classification", torch.zeros(2, 2), r"floating-point numbers of shape \(2, 3\)"),
+        ("single_label_classification", torch.tensor([0, 3]), "whole numbers from 0 to 2, one per text"),
+        ("single_label_classification", torch.zeros(2, 3), "whole numbers from 0 to 2, one per text"),
+        ("multi_label_classification", torch.ones(2, 3), None),
+        ("single_label_classification", torch.tensor([-100, 2]), None),
+    ],
+    ids=str,
+)
+def test_labels_must_fit_the_head(problem: str, labels: torch.Tensor, words: str | None) -> None:
+    model = BertForSequenceClassification(
+        BertConfig(
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            intermediate_size=8,
+            vocab_size=30,
+            id2label={0: "a", 1: "b", 2: "c"},
+        )
+    ).eval()
+    model.config.problem_type = problem
+    ids = torch.ones(2, 4, dtype=torch.long)
+    batch = {"input_ids": ids, "attention_mask": ids, "labels": labels}
+    generator = torch.Generator()
+    if words is None:
+        assert summed_loss(model, batch, generator).isfinite()
+        return
+    with pytest.raises(DataError, match=words):
+        summed_loss(model, batch, generator)
 
 
 def test_missing_tokenizers_and_bad_numbers(tokenizer: PreTrainedTokenizerBase) -> None:

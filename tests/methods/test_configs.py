@@ -37,6 +37,13 @@ def test_the_budget_comes_first_and_the_rest_has_defaults(config: Any) -> None:
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"damping": -1e-3}, "damping must be at least 0"),
         ({"damping": float("nan")}, "damping must be at least 0"),
+        ({"samples": "a"}, "samples must be a whole number or None, not 'a'."),
+        ({"samples": 2.5}, "samples must be a whole number or None, not 2.5."),
+        ({"batch_size": None}, "batch_size must be a whole number, not None."),
+        ({"damping": "0.1"}, "damping must be a number, not '0.1'."),
+        ({"seed": True}, "seed must be a whole number, not True."),
+        ({"seed": -1}, "seed must lie between 0 and 4294967295, not -1."),
+        ({"seed": 2**32}, "seed must lie between 0 and 4294967295"),
     ],
     ids=str,
 )
@@ -58,6 +65,15 @@ def test_choices_are_checked(config: Any) -> None:
     [
         (AutoConfig, {"structures": ()}, "structures must be one of"),
         (AutoConfig, {"structures": ("removal", "magic")}, "structures must be one of"),
+        (AutoConfig, {"structures": "removal"}, "structures must be a tuple or list of strings, not 'removal'."),
+        (AutoConfig, {"structures": ("removal", "removal")}, "structures must name each value once"),
+        (AutoConfig, {"structures": [["removal"]]}, "structures must be a tuple or list of strings"),
+        (AutoConfig, {"metric": ["fisher"]}, "metric must be a string"),
+        (AutoConfig, {"use_labels": 1}, "use_labels must be True or False, not 1."),
+        (ObertConfig, {"pattern": None}, "pattern must be a string, not None."),
+        (ObertConfig, {"update": 1}, "update must be a string or None, not 1."),
+        (ObertConfig, {"score": "magnitude", "fisher_damping": 1e-6}, "fisher_damping has no effect"),
+        (ObertConfig, {"score": "magnitude", "memory_gb": 2}, "memory_gb has no effect"),
         (AutoConfig, {"token_weighting": 1.5}, "token_weighting must lie between 0 and 1"),
         (AutoConfig, {"group_chunk": 0}, "group_chunk must be at least 1"),
         (AutoConfig, {"metric": "plain", "use_labels": True}, "use_labels has no effect"),
@@ -77,6 +93,21 @@ def test_choices_are_checked(config: Any) -> None:
 def test_options_that_make_no_sense(config: Any, options: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         config(Sparsity(0.5), **options)
+
+
+def test_lists_become_tuples() -> None:
+    assert AutoConfig(Sparsity(0.5), structures=["removal"]).structures == ("removal",)  # type: ignore[arg-type]
+
+
+def test_the_base_class_is_no_configuration() -> None:
+    with pytest.raises(OptionError, match="PruneConfig is the base class; use AutoConfig, PgbConfig or ObertConfig"):
+        PruneConfig(Sparsity(0.5))
+
+
+@pytest.mark.parametrize("options", [{"samples": "a"}, {"seed": -1}, {"structures": "removal"}], ids=str)
+def test_options_of_a_calibration(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=f"{next(iter(options))} must"):
+        CalibrationConfig(**options)
 
 
 def test_a_calibration_needs_no_budget() -> None:

@@ -4,13 +4,16 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
+import pandas as pd
 import pytest
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerBase
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from bertsurgeon import load_model
+from bertsurgeon import load_model, progress
 from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.tasks import (
     Collator,
@@ -123,7 +126,9 @@ def test_texts_datasets_and_batches_become_the_same(tokenizer: PreTrainedTokeniz
     assert as_dataset(rows, None) is rows
     raw = Dataset.from_dict({"text": values, "label": [1, 0, 1]})
     assert as_dataset(raw, tokenizer).to_list() == rows.to_list()
-    for plain in (values, tuple(values), raw["text"]):
+    rows_of_text = [{"text": value} for value in values]
+    series = pd.Series(values, index=[7, 8, 9])
+    for plain in (values, tuple(values), raw["text"], iter(values), np.array(values), series, rows_of_text):
         assert as_dataset(plain, tokenizer).to_list() == rows.remove_columns("labels").to_list()
     for side in ("right", "left"):
         padder = copy.deepcopy(tokenizer)
@@ -135,7 +140,10 @@ def test_texts_datasets_and_batches_become_the_same(tokenizer: PreTrainedTokeniz
     unmasked = as_dataset([{"input_ids": batch["input_ids"]}], None)
     assert unmasked["attention_mask"][2] == [1] * batch["input_ids"].shape[1]
     assert not is_batches(rows)
-    assert not is_batches(values)
+    for plain in (values, np.array(values), series, rows_of_text, None, 5):
+        assert not is_batches(plain)
+    assert as_dataset((each for each in [batch]), None).to_list() == rows.to_list()
+    assert as_dataset(iter(raw.to_list()), tokenizer).to_list() == rows.to_list()
 
 
 def test_the_head_decides_how_texts_are_tokenized(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -157,13 +165,39 @@ def test_the_head_decides_how_texts_are_tokenized(folder: Path, tokenizer: PreTr
         (Dataset.from_dict({"text": []}), "is empty"),
         ({"train": ["a film"]}, "is a mapping"),
         ([1, 2], "it holds int"),
-        ([{"text": "a film"}], "it holds text"),
+        ([{"text": "a film"}, {"text": None}], "same columns with strings .*; row 2 is"),
+        ([{"text": ["a film"]}], "it holds text"),
+        (None, "must be texts .* not None"),
+        (5, "must be texts .* not 5"),
+        (iter([None, "a film"]), "it holds NoneType"),
+        (iter(["a film", 5]), "item 2 is 5 and no string"),
+        (["a film", None], "item 2 is None and no string"),
+        (np.array([1, 2]), "it holds int"),
+        (np.array("a film"), "not 'a film'"),
+        (pd.DataFrame({"text": ["a film"]}), "is a table"),
+        (texts("a film").to_iterable_dataset(), "pass a Dataset or a list"),
         (Dataset.from_dict({"sentence": ["a film"]}), "no column 'text'"),
     ],
 )
 def test_other_data_is_refused(data: Any, message: str, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(DataError, match=message):
         as_dataset(data, tokenizer)
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_bars_of_datasets_follow_those_of_the_library(
+    shown: bool, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_enabled", shown)
+    disabled = datasets.are_progress_bars_disabled()
+    datasets.enable_progress_bars()
+    try:
+        tokenize(texts("a film"), tokenizer)
+        assert not datasets.are_progress_bars_disabled()
+    finally:
+        if disabled:
+            datasets.disable_progress_bars()
+    assert ("Map" in capfd.readouterr().err) == shown
 
 
 def test_texts_need_a_tokenizer() -> None:

@@ -10,7 +10,19 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon.errors import DataError, OptionError
-from bertsurgeon.tasks import LABELS, WORD_STARTS, Collator, Data, as_dataset, is_batches
+from bertsurgeon.tasks import (
+    IGNORED,
+    LABELS,
+    WORD_STARTS,
+    Classification,
+    Collator,
+    Data,
+    MultiLabel,
+    as_dataset,
+    collect_data,
+    head_of,
+    is_batches,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,8 +71,9 @@ def make_batches(
         raise OptionError(
             f"Calibration needs at least one sample and a batch size of at least 1, not {samples} and {batch_size}."
         )
+    data = collect_data(data)
     batches = (
-        _limit_batches(data, samples)  # type: ignore[arg-type]  # not texts
+        _limit_batches(data, samples)
         if is_batches(data)
         else _pad_dataset(as_dataset(data, tokenizer, model), tokenizer, samples, batch_size, seed, collate)
     )
@@ -92,6 +105,36 @@ def token_mask(model: PreTrainedModel, batch: Batch) -> Tensor:
     height, width = size if isinstance(size, list | tuple) else (size, size)
     patches = (pixels.shape[-2] // height) * (pixels.shape[-1] // width)
     return torch.ones(len(pixels), patches + 1, dtype=torch.bool, device=pixels.device)
+
+
+def check_labels(model: PreTrainedModel, batch: Batch) -> None:
+    """Checks that the labels of a batch fit the head of a text classification model.
+
+    Other heads, and labels whose problem type transformers has yet to guess, are not checked.
+
+    Raises:
+        DataError: If they do not fit.
+    """
+    labels, head, count = batch.get("labels"), head_of(model), int(model.config.num_labels or 0)
+    if labels is None:
+        return
+    shape = (count_samples(batch), count)
+    if isinstance(head, MultiLabel):
+        fits = labels.is_floating_point() and tuple(labels.shape) == shape
+        needed = f"floating-point numbers of shape {shape}"
+    elif isinstance(head, Classification) and (model.config.problem_type or not labels.is_floating_point()):
+        whole = not labels.is_floating_point() and labels.numel() == shape[0]
+        fits = whole and bool((((labels >= 0) & (labels < count)) | (labels == IGNORED)).all())
+        needed = f"whole numbers from 0 to {count - 1}, one per text"
+    else:
+        return
+    if not fits:
+        kind = str(labels.dtype).removeprefix("torch.")
+        values = f" from {labels.min().item()} to {labels.max().item()}" if labels.numel() else ""
+        raise DataError(
+            f"The labels do not fit the model's head: {head.describe(count)} needs {needed}, and a batch has {kind} "
+            f"values{values} of shape {tuple(labels.shape)}."
+        )
 
 
 def _pad_dataset(

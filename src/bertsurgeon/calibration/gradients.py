@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import Encoder
-from bertsurgeon.calibration.batches import Batch
+from bertsurgeon.calibration.batches import Batch, check_labels
 from bertsurgeon.errors import ModelError
 from bertsurgeon.tasks import Distribution, default_distribution, has_labels, head_of, model_inputs
 
@@ -107,7 +107,11 @@ def summed_loss(model: PreTrainedModel, batch: Batch, generator: torch.Generator
         model: The model.
         batch: Padded batch on the device of the model.
         generator: Draws the signs of the surrogate.
+
+    Raises:
+        DataError: If there are labels that do not fit the model's head.
     """
+    check_labels(model, batch)
     outputs = model(**model_inputs(batch, labels=True))
     if has_labels(batch):
         loss: Tensor = outputs.loss * head_of(model).num_losses(batch)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 from bertsurgeon.architectures import Encoder
-from bertsurgeon.budgets import Budget
+from bertsurgeon.budgets import Budget, check_types
 from bertsurgeon.calibration import Batch, count_samples, token_mask
 from bertsurgeon.checkpoint import check_finite, get_plan, is_sparse
 from bertsurgeon.errors import ModelError, OptionError
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 Data: TypeAlias = "Iterable[str] | Dataset | Iterable[Mapping[str, Any]]"
 """Calibration data: texts, a tokenized dataset, or batches such as those of a ``DataLoader``."""
+
+
+MAX_SEED = 2**32 - 1
+"""Largest random seed that NumPy accepts."""
 
 
 def check_choices(config: Any) -> None:
@@ -64,6 +68,16 @@ def check_positive(config: Any, *names: str) -> None:
             raise OptionError(f"{name} must be at least 1, not {value}.")
 
 
+def check_seed(seed: int) -> None:
+    """Checks a random seed.
+
+    Raises:
+        OptionError: If NumPy does not accept it.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise OptionError(f"seed must lie between 0 and {MAX_SEED}, not {seed}.")
+
+
 @documented
 @dataclass(frozen=True)
 class PruneConfig:
@@ -86,11 +100,15 @@ class PruneConfig:
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        if type(self) is PruneConfig:
+            raise OptionError("PruneConfig is the base class; use AutoConfig, PgbConfig or ObertConfig.")
+        check_types(self)
         if not isinstance(self.budget, self.budgets):
             names = ", ".join(f"{budget.__name__}(…)" for budget in self.budgets)
             raise OptionError(f"The budget of {self.method} must be one of {names}, not {self.budget!r}.")
         check_choices(self)
         check_positive(self, "samples", "batch_size")
+        check_seed(self.seed)
         if not 0 <= self.damping < float("inf"):
             raise OptionError(f"The damping must be at least 0, not {self.damping:g}.")
 

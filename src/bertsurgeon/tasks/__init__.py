@@ -17,7 +17,7 @@ from bertsurgeon.tasks.data import TaskData, align_to_model, limit_rows, load_ta
 from bertsurgeon.tasks.distributions import CATEGORICAL, Distribution, default_distribution
 from bertsurgeon.tasks.files import read_texts
 from bertsurgeon.tasks.table import TASKS, Task, get_task
-from bertsurgeon.tasks.tokenization import Data, as_dataset, is_batches, max_input_length, tokenize
+from bertsurgeon.tasks.tokenization import Data, as_dataset, collect_data, is_batches, max_input_length, tokenize
 from bertsurgeon.tasks.types import (
     TASK_TYPES,
     Classification,
@@ -66,6 +66,7 @@ __all__ = [
     "align_to_model",
     "as_dataset",
     "check_same_head",
+    "collect_data",
     "default_distribution",
     "find_head",
     "get_task",

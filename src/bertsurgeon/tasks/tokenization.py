@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
-from bertsurgeon.errors import DataError, OptionError
+from bertsurgeon.errors import DataError, OptionError, first_line
 from bertsurgeon.tasks.types import CLASSIFICATION, TaskType, task_type_for_texts
 from bertsurgeon.tasks.types.base import TRUNCATED
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Data: TypeAlias = "Sequence[str] | Dataset | Iterable[Mapping[str, Any]]"
+Data: TypeAlias = "Iterable[str] | Dataset | Iterable[Mapping[str, Any]]"
 """What functions accept as data: texts, a tokenized or raw ``datasets.Dataset``, or a loader of padded batches."""
+
+FORMS = "texts (a list, an iterator, an array or a Series of strings), a datasets.Dataset, or batches of tensors"
 
 POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Model types whose first token has the position after the padding's id."""
@@ -60,14 +64,30 @@ def tokenize(
         raise OptionError(f"A maximum length of {length} tokens leaves no room for text; use at least 4.")
     accepted = _accepted_length(tokenizer)
     limit = min(length, accepted)
-    encoded: Dataset = dataset.map(
-        lambda rows, indices: task_type.encode(dict(rows), indices, tokenizer, limit),
-        batched=True,
-        with_indices=True,
-        remove_columns=dataset.column_names,
-    )
+    with _bars_of_datasets():
+        encoded: Dataset = dataset.map(
+            lambda rows, indices: task_type.encode(dict(rows), indices, tokenizer, limit),
+            batched=True,
+            with_indices=True,
+            remove_columns=dataset.column_names,
+        )
     _report_truncation(sum(encoded[TRUNCATED]), dataset, task_type, limit, accepted)
     return encoded.remove_columns(TRUNCATED)
+
+
+@contextmanager
+def _bars_of_datasets() -> Iterator[None]:
+    """Hides the progress bars of the library datasets while those of this library are off."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hide = not progress.is_shown() and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
 
 
 def _report_truncation(count: int, dataset: Dataset, task_type: TaskType, limit: int, accepted: int) -> None:
@@ -98,8 +118,8 @@ def as_dataset(
     Functions that use padded batches as they are check :func:`is_batches` first.
 
     Args:
-        data: Texts, a tokenized dataset (returned as it is), a raw dataset with the columns of the task type or with
-            ``text`` (and ``text_pair``), or padded batches of tensors, whose padding is removed.
+        data: Texts, a tokenized dataset (returned as it is), a raw dataset or list of rows with the columns of the
+            task type or with ``text`` (and ``text_pair``), or padded batches of tensors, whose padding is removed.
         tokenizer: Tokenizer of the model; needed for texts and raw datasets.
         model: Model whose head decides how texts are tokenized if no ``task_type`` is passed; None for classification.
         max_length: Maximum number of tokens per row, see :func:`tokenize`; no effect on tokenized data.
@@ -111,12 +131,7 @@ def as_dataset(
     """
     from datasets import Dataset
 
-    if isinstance(data, str):
-        raise DataError("The data is a single string; pass a list of texts.")
-    if isinstance(data, Mapping):
-        raise DataError(
-            "The data is a mapping; pass a dataset (one split of it), a list of texts or a list of batches."
-        )
+    data = collect_data(data)
     if isinstance(data, Dataset):
         if "input_ids" in data.column_names or "pixel_values" in data.column_names:
             return data
@@ -127,7 +142,7 @@ def as_dataset(
             raise DataError("The data is empty; at least one text is needed.")
         return Dataset.from_list(rows)
     else:
-        raw = Dataset.from_dict({"text": list(data)})
+        raw = Dataset.from_dict({"text": data})
     if len(raw) == 0:
         raise DataError("The data is empty; at least one text is needed.")
     if tokenizer is None:
@@ -138,15 +153,102 @@ def as_dataset(
 
 
 def is_batches(data: Data) -> bool:
-    """Returns whether data is a loader of padded batches: neither a dataset nor a sequence of texts.
+    """Returns whether data is a loader of padded batches: neither a dataset nor texts.
 
     Args:
-        data: Texts, a dataset, or batches.
+        data: Texts, a dataset, or batches. An iterator counts as batches, because looking at its first item would
+            consume it; :func:`collect_data` replaces iterators of texts by lists.
     """
+    from datasets import Dataset, IterableDataset
+
+    if not isinstance(data, Iterable) or isinstance(data, (Dataset, IterableDataset, Mapping, Set)):
+        return False
+    if _is_array(data) or _is_table(data):
+        return False
+    return not (isinstance(data, Sequence) and (len(data) == 0 or isinstance(data[0], str) or _is_row(data[0])))
+
+
+def collect_data(data: Any) -> Any:
+    """Returns data in one of three forms: a dataset, a list of texts, or an iterable of batches.
+
+    Strings of iterators, arrays, and Series are read into a list, and rows such as ``{"text": …}`` into a raw dataset.
+
+    Args:
+        data: Data in any form.
+
+    Raises:
+        DataError: If the data has no supported form.
+    """
+    from datasets import Dataset, IterableDataset
+
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, IterableDataset):
+        raise DataError("The data is an IterableDataset; pass a Dataset or a list, such as list(data.take(1024)).")
+    if isinstance(data, str):
+        raise DataError("The data is a single string; pass a list of texts.")
+    if isinstance(data, Mapping):
+        raise DataError(
+            "The data is a mapping; pass a dataset (one split of it), a list of texts or a list of batches."
+        )
+    if _is_table(data):
+        raise DataError("The data is a table; pass one of its columns, or datasets.Dataset.from_pandas of it.")
+    if not isinstance(data, Iterable) or isinstance(data, Tensor | bytes):
+        raise DataError(f"The data must be {FORMS}, not {data!r:.60}.")
+    if _is_array(data):
+        values: Any = data.tolist()  # type: ignore[attr-defined]  # checked by _is_array
+        if not isinstance(values, list):
+            raise DataError(f"The data must be {FORMS}, not {values!r:.60}.")
+        data = values
+    elif isinstance(data, Set):
+        data = list(data)
+    elif isinstance(data, Iterator):
+        start = list(islice(data, 1))
+        data = chain(start, data)
+        if not start or isinstance(start[0], str) or _is_row(start[0]):
+            data = list(data)
+    if is_batches(data):
+        return data
+    values = list(data)
+    if values and isinstance(values[0], Mapping):
+        return _rows_to_dataset(values)
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, str):
+            raise DataError(f"The data must be {FORMS}; item {number} is {value!r:.60} and no string.")
+    return values
+
+
+def _is_array(data: Any) -> bool:
+    """Returns whether data is an array of NumPy, a Series, or similar."""
+    return not isinstance(data, Tensor) and callable(getattr(data, "tolist", None))
+
+
+def _is_table(data: Any) -> bool:
+    """Returns whether data is a DataFrame, whose items are the names of its columns."""
+    return hasattr(data, "columns") and hasattr(data, "iloc")
+
+
+def _is_row(item: Any) -> bool:
+    """Returns whether an item is a row of raw data, which holds strings, and no batch."""
+    return isinstance(item, Mapping) and any(isinstance(value, str) for value in item.values())
+
+
+def _rows_to_dataset(rows: Sequence[Any]) -> Dataset:
+    """Makes a raw dataset of rows such as ``{"text": …}``."""
     from datasets import Dataset
 
-    is_texts = isinstance(data, Sequence) and (len(data) == 0 or isinstance(data[0], str))
-    return not isinstance(data, (Dataset, Mapping)) and not is_texts
+    names = {name for name, value in rows[0].items() if isinstance(value, str)}
+    for number, row in enumerate(rows, 1):
+        missing = not isinstance(row, Mapping) or any(not isinstance(row.get(name), str) for name in names)
+        if missing:
+            raise DataError(
+                f"All rows of the data must have the same columns with strings ({', '.join(sorted(names))}) as the "
+                f"first one; row {number} is {row!r:.60}."
+            )
+    try:
+        return Dataset.from_list([dict(row) for row in rows])
+    except (TypeError, ValueError) as error:  # pyarrow's errors derive from these
+        raise DataError(f"The rows of the data do not make a dataset: {first_line(error)}.") from error
 
 
 def _unpad(batch: Any) -> Iterator[dict[str, Any]]:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from bertsurgeon.budgets import Budget, Flops, Sparsity, Speedup
+from bertsurgeon.budgets import Budget, Flops, Sparsity, Speedup, check_types
 from bertsurgeon.compensation import Target
 from bertsurgeon.errors import OptionError
-from bertsurgeon.methods.base import PruneConfig, check_choices, check_positive, check_unused
+from bertsurgeon.methods.base import PruneConfig, check_choices, check_positive, check_seed, check_unused
 from bertsurgeon.options import documented, option
 
 Metric = Literal["fisher", "plain"]
@@ -52,8 +52,10 @@ class CalibrationConfig:
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        check_types(self)
         check_choices(self)
         check_positive(self, "samples", "batch_size", "group_chunk")
+        check_seed(self.seed)
         if not 0 <= self.damping < float("inf"):
             raise OptionError(f"The damping must be at least 0, not {self.damping:g}.")
         if not 0 <= self.token_weighting <= 1:

@@ -72,7 +72,12 @@ class ObertConfig(PruneConfig):
             raise OptionError(f"update must be one of {', '.join(get_args(Update))}, not {self.update!r}.")
         if not 0 < self.fisher_damping < float("inf") or not 0 < self.memory_gb < float("inf"):
             raise OptionError("fisher_damping and memory_gb must be greater than 0.")
-        check_unused(self, ("fisher_block_size", "fisher_batch_size"), self.score == "magnitude", "the score magnitude")
+        check_unused(
+            self,
+            ("fisher_block_size", "fisher_batch_size", "fisher_damping", "memory_gb"),
+            self.score == "magnitude",
+            "the score magnitude",
+        )
         pattern = self.step_config().pattern
         if pattern.sparsity is not None and self.budget.amount != pattern.sparsity:
             raise OptionError(

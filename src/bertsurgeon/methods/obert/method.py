@@ -25,7 +25,7 @@ from bertsurgeon.methods.obert.step import Step, prune_step
 from bertsurgeon.plan import dense_plan
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.recovery import pruning_loss
-from bertsurgeon.tasks import check_same_head, has_labels, is_batches
+from bertsurgeon.tasks import as_dataset, check_same_head, collect_data, has_labels, is_batches
 from bertsurgeon.timings import Timings
 
 DEFAULT_GRADIENTS = 1024
@@ -83,12 +83,16 @@ def make_obert_batches(
 ) -> tuple[list[Batch], list[Batch]]:
     """The batches for gradients, which are counted in texts, and for regressions, which are counted in tokens.
 
-    A batch holds whole gradients. Data that is batched already serves both.
+    A batch holds whole gradients. Data that is batched already serves both; other data is tokenized once.
     """
+    data = collect_data(data)
+    batched = is_batches(data)
+    if not batched:
+        data = as_dataset(data, tokenizer, model)
     joined = config.fisher_batch_size
     size = max(1, config.batch_size // joined) * joined
     batches = make_batches(data, tokenizer, requested_samples(config), size, config.seed, model=model)
-    if config.compensation == "none" or is_batches(data):
+    if config.compensation == "none" or batched:
         return batches, batches
     return batches, make_batches(data, tokenizer, None, config.batch_size, config.seed, model=model)
 
