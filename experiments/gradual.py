@@ -20,8 +20,8 @@ from transformers import PreTrainedModel, set_seed
 
 from bertsurgeon import ObertConfig, Sparsity, evaluate, load_model, prune, save_model
 from bertsurgeon.checkpoint import load_tokenizer
+from bertsurgeon.gradual import Recipe, load_recipe
 from bertsurgeon.gradual.gradual_pruning import train_gradually
-from bertsurgeon.gradual.recipes import Recipe, load_recipe
 from bertsurgeon.layers.masks import masks_of, sparsity_of
 from bertsurgeon.tasks import load_task, tokenize
 from lib.common import make_parser, measure_file, parse_arguments

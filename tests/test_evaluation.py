@@ -55,7 +55,7 @@ def test_long_texts_are_cut_where_they_are_told(
     folder: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes: list[str] = []
-    monkeypatch.setattr("bertsurgeon.progress.note", notes.append)
+    monkeypatch.setattr("bertsurgeon.progress.warn", notes.append)
     model = load_model(folder / "dense")
     compare(model, model, ["film " * 40, "film"], tokenizer, max_length=16)
     assert notes == [

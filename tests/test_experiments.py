@@ -35,7 +35,7 @@ def test_every_script_explains_its_options(
 
 
 def test_the_recipes_are_valid() -> None:
-    from bertsurgeon.gradual.recipes import load_recipe
+    from bertsurgeon.gradual import load_recipe
 
     recipes = sorted((EXPERIMENTS / "recipes").glob("*.yaml"))
     assert recipes

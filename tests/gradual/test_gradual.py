@@ -25,8 +25,8 @@ from architecture_cases import make_model
 from bertsurgeon import ObertConfig, Sparsity, is_sparse, load_model, prune, save_model
 from bertsurgeon.checkpoint import sparse_block
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
+from bertsurgeon.gradual import LearningRate, Pruning, Recipe, load_recipe
 from bertsurgeon.gradual.gradual_pruning import GradualPruning, pruning_targets, rate_schedule, train_gradually
-from bertsurgeon.gradual.recipes import LearningRate, Pruning, Recipe, load_recipe
 from bertsurgeon.layers.masks import masks_of, sparsity_of
 from bertsurgeon.recovery import MaskCallback, distilled_loss
 from cli_helpers import files, run, start, succeed, tokenized_texts

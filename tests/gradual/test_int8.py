@@ -18,13 +18,13 @@ from transformers import (
 from bertsurgeon import ObertConfig, Sparsity, TrainingConfig, is_sparse, load_model, prune, train
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import get_ranges
-from bertsurgeon.gradual.gradual_pruning import train_gradually
-from bertsurgeon.gradual.recipes import (
+from bertsurgeon.gradual import (
     LearningRate,
     Quantization,
     Recipe,
     load_recipe,
 )
+from bertsurgeon.gradual.gradual_pruning import train_gradually
 from bertsurgeon.layers.masks import masks_of, sparsity_of
 from bertsurgeon.prediction import predict
 from bertsurgeon.recovery import QuantizationAwareTraining, distillation_loss

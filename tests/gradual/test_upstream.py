@@ -18,8 +18,8 @@ from bertsurgeon import ObertConfig, Sparsity, load_model, prune, save_model
 from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, load_as_saved
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import evaluate_masked_lm
+from bertsurgeon.gradual import Distillation, LearningRate, MaskedLanguageModeling, Pruning, Recipe
 from bertsurgeon.gradual.gradual_pruning import train_gradually
-from bertsurgeon.gradual.recipes import Distillation, LearningRate, MaskedLanguageModeling, Pruning, Recipe
 from bertsurgeon.layers.masks import masks_of, sparsity_of
 from bertsurgeon.recovery import MaskCallback, distilled_loss
 from bertsurgeon.recovery.distillation import DistillationTrainer

@@ -54,7 +54,7 @@ WORDS = {
 
 ALLOWED = {
     "src/bertsurgeon/__init__.py": ("TrainingOptions",),  # names the new name in the error for the old one
-    "src/bertsurgeon/gradual/recipes.py": ("hardness", "at_once"),  # names the new keys in the error for old ones
+    "src/bertsurgeon/gradual/recipe_files.py": ("hardness", "at_once"),  # names the new keys in the error for old ones
     "experiments/recovery.py": ("hardness",),  # part of the names of recorded results
     "experiments/lib/pruning_tables.py": ("hardness",),
     "experiments/lib/speed_tables.py": ("neighbour",),  # keys of recorded results

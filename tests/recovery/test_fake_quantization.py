@@ -44,14 +44,14 @@ from bertsurgeon.exporting.onnx_graph import trace
 from bertsurgeon.exporting.onnx_tuning import merge_products
 from bertsurgeon.exporting.quantization import quantize_as_trained
 from bertsurgeon.exporting.verify import to_arrays
-from bertsurgeon.gradual.gradual_pruning import quantization_steps, train_gradually
-from bertsurgeon.gradual.recipes import (
+from bertsurgeon.gradual import (
     Distillation,
     LearningRate,
     Pruning,
     Quantization,
     Recipe,
 )
+from bertsurgeon.gradual.gradual_pruning import quantization_steps, train_gradually
 from bertsurgeon.layers import dequantize_rows, is_on_grid, quantize_rows, round_rows, row_scales
 from bertsurgeon.layers.masks import encoder_weights, masks_of, sparsity_of
 from bertsurgeon.recovery import MaskCallback, QuantizationAwareTraining

@@ -32,7 +32,7 @@ LONG = "the film was fine " * 50
 @pytest.fixture
 def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     messages: list[str] = []
-    monkeypatch.setattr("bertsurgeon.progress.note", messages.append)
+    monkeypatch.setattr("bertsurgeon.progress.warn", messages.append)
     return messages
 
 

@@ -110,7 +110,7 @@ def token_mask(model: PreTrainedModel, batch: Batch) -> Tensor:
 def check_labels(model: PreTrainedModel, batch: Batch) -> None:
     """Checks that the labels of a batch fit the head of a text classification model.
 
-    Other heads, and labels whose problem type transformers has yet to guess, are not checked.
+    Other heads, and labels whose problem type transformers infers from labels, are not checked.
 
     Raises:
         DataError: If they do not fit.

@@ -23,7 +23,7 @@ from bertsurgeon.exporting.write import ExportJob, trace_fastest, trace_model, w
 from bertsurgeon.options import check_config
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.runtime import MODEL_FILES, Manifest, RuntimeModel, open_session, require
-from bertsurgeon.tasks import Data, as_dataset, is_batches
+from bertsurgeon.tasks import Data, as_dataset, collect_data, is_batches
 from bertsurgeon.tasks.types.embedding import EMBEDDING
 
 OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output", EMBEDDING)
@@ -87,6 +87,7 @@ def export(
     require("onnxscript", "onnx")
     require("onnxruntime" if config.runtime == "onnx" else "openvino", config.runtime)
     text_tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+    data = collect_data(data)
     rows = data if is_batches(data) else as_dataset(data, text_tokenizer, model)
     calibration, checked = _split(
         make_batches(rows, text_tokenizer, CHECKED_TEXTS + config.samples, BATCH_SIZE, config.seed)

@@ -1,6 +1,7 @@
 """Gradual pruning: oBERT's pruning steps, and quantization-aware training, at the epochs that a recipe names."""
 
 from bertsurgeon.gradual.gradual_pruning import GradualPruning, pruning_targets, rate_schedule, train_gradually
+from bertsurgeon.gradual.recipe_files import load_recipe, packaged_recipes
 from bertsurgeon.gradual.recipes import (
     Distillation,
     LearningRate,
@@ -8,8 +9,6 @@ from bertsurgeon.gradual.recipes import (
     Pruning,
     Quantization,
     Recipe,
-    load_recipe,
-    packaged_recipes,
 )
 
 __all__ = [

@@ -4,15 +4,10 @@ The packaged recipes hold the numbers of the Optimal BERT Surgeon (Kurtic et al.
 Fisher blocks of 48 weights: the paper's 50 do not divide a row, so that blocks would extend over two rows.
 """
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from importlib.resources import files
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Strict
 
 from bertsurgeon.errors import OptionError
 from bertsurgeon.methods.obert.patterns import Pattern
@@ -27,15 +22,6 @@ Integer = Annotated[int, Strict()]
 
 Rewinds = Literal["none", "pruning"] | Number | tuple[Number, ...]
 """When the learning rate is reset: never, at each pruning, every so many epochs, or at these epochs."""
-
-PACKAGED = files("bertsurgeon.gradual") / "recipes"
-SUFFIX = ".yaml"
-
-SHOWN_LENGTH = 60
-"""Most characters of a wrong value that an error shows."""
-
-RENAMED_KEYS = {"hardness": "distillation_weight", "at_once": "micro_batch_size"}
-"""Keys of version 0.1.0, and what they are called now."""
 
 
 class _Section:
@@ -326,84 +312,3 @@ class Recipe(_Section):
             freeze = None if quantization.freeze is None else quantization.freeze * factor
             quantization = replace(quantization, start=quantization.start * factor, freeze=freeze)
         return replace(self, epochs=epochs, learning_rate=rate, pruning=pruning, quantization=quantization)
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-7 as a number, as YAML 1.2 does; in PyYAML's YAML 1.1 it is a string, as it has no point."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def packaged_recipes() -> list[str]:
-    """Returns the names of the recipes in the package."""
-    return sorted(file.name.removesuffix(SUFFIX) for file in PACKAGED.iterdir() if file.name.endswith(SUFFIX))
-
-
-def load_recipe(name: str | Path) -> Recipe:
-    """Reads a recipe.
-
-    Args:
-        name: Name of a packaged recipe, or path of a YAML file.
-
-    Raises:
-        OptionError: If there is no such recipe, or it is not valid; the message names the file and the key.
-    """
-    packaged = packaged_recipes()
-    file = PACKAGED / f"{name}{SUFFIX}" if str(name) in packaged else Path(name)
-    if not file.is_file():
-        raise OptionError(f"There is no recipe {name}; name a YAML file, or one of {', '.join(packaged)}.")
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
-        raise OptionError(f"{name} cannot be read as YAML: {problem}.") from error
-    try:
-        for key in content if isinstance(content, dict) else ():
-            if content[key] is None:  # pydantic would take an empty section for one that is left out
-                raise OptionError(f"The key {key} has no value; give it one, or remove it.")
-        return TypeAdapter(Recipe).validate_python(content)
-    except ValidationError as error:
-        raise OptionError(f"The recipe {name} is not valid: {_explain(error.errors())}") from error
-    except OptionError as error:
-        raise OptionError(f"The recipe {name} is not valid: {error}") from error
-
-
-def _explain(errors: Sequence[Mapping[str, Any]]) -> str:
-    """Returns one sentence about the first of pydantic's errors; unknown keys, often misspelled ones, come first."""
-    error = min(errors, key=lambda each: each["type"] != "unexpected_keyword_argument")
-    kind, location = error["type"], [str(part) for part in error["loc"]]
-    shown = _shorten(repr(error["input"]))
-    section, key = location[:-1], ".".join(location)
-    if kind == "unexpected_keyword_argument":
-        if location[-1] in RENAMED_KEYS:
-            return f"The key {key} is now called {RENAMED_KEYS[location[-1]]}."
-        return f"There is no key {_shorten(key)}; allowed are {_allowed_keys(section)}."
-    if kind in ("missing", "missing_argument"):
-        return f"The key {key} is missing."
-    if kind == "dataclass_type":
-        subject = f"The section {key}" if location else "It"
-        return f"{subject} must hold keys with values, of {_allowed_keys(location)}, not {shown}."
-    if location[:2] == ["learning_rate", "rewinds"]:
-        return (
-            "learning_rate.rewinds must be none, pruning, a number of epochs between rewinds, or a list of epochs, not "
-            f"{shown}."
-        )
-    expected = {"float_type": "a number", "int_type": "a whole number", "string_type": "a string"}
-    if kind == "literal_error":
-        expected[kind] = f"one of {error['ctx']['expected']}"
-    return f"{key} must be {expected[kind]}, not {shown}." if kind in expected else f"{key}: {error['msg']}."
-
-
-def _shorten(text: str) -> str:
-    """Returns a text of at most ``SHOWN_LENGTH`` characters."""
-    return text if len(text) <= SHOWN_LENGTH else f"{text[: SHOWN_LENGTH - 1]}…"
-
-
-def _allowed_keys(section: Sequence[str]) -> str:
-    """Returns the names of the keys of a section, of the whole recipe for an empty path."""
-    hint = get_type_hints(Recipe)[section[0]] if section else Recipe
-    kind = next(each for each in (hint, *get_args(hint)) if is_dataclass(each))  # a section may be X | None
-    return ", ".join(each.name for each in fields(kind))

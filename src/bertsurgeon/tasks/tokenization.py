@@ -35,7 +35,7 @@ def tokenize(
 ) -> Dataset:
     """Tokenizes a raw dataset; rows are truncated (passages of question answering: split into windows), not padded.
 
-    A note (:func:`bertsurgeon.progress.note`) reports how many texts were cut, if any.
+    A warning (:func:`bertsurgeon.progress.warn`) reports how many texts were cut, if any.
 
     Args:
         dataset: Rows with the columns of the task type, or with ``text`` (and ``text_pair``) alone.
@@ -100,7 +100,7 @@ def _report_truncation(count: int, dataset: Dataset, task_type: TaskType, limit:
         remedy = "; --max-length (max_length in Python) raises the limit"
     else:
         remedy = ", the most that the model accepts"
-    progress.note(
+    progress.warn(
         f"{count:,} of {len(dataset):,} {cut.unit} were longer than {cut.tokens} tokens and were cut there{remedy}."
     )
 

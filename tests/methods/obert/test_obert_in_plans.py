@@ -31,8 +31,8 @@ from bertsurgeon.calibration import make_batches, split_rows
 from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, count_kept
 from bertsurgeon.compensation import apply_plan, refit_masked
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
+from bertsurgeon.gradual import Distillation, LearningRate, Pruning, Recipe
 from bertsurgeon.gradual.gradual_pruning import train_gradually
-from bertsurgeon.gradual.recipes import Distillation, LearningRate, Pruning, Recipe
 from bertsurgeon.layers import GroupedLinear, dense_parts
 from bertsurgeon.layers.masks import encoder_weights, enforce_masks, masks_of, sparsity_of
 from bertsurgeon.methods.obert.collect import collect_inverses, plan_passes
