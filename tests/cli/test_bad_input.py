@@ -409,7 +409,7 @@ def test_resuming_nothing_replaces_nothing(work: Path) -> None:
     [
         (("--sparsity", "half"), ("--sparsity", "number")),
         (("--sparsity", "0.5,0.5"), ("twice",)),
-        (("--sparsity", "0.5", "--calibration", "nowhere"), ("nowhere", "calibrate again")),
+        (("--sparsity", "0.5", "--calibration", "nowhere"), ("nowhere", "bertsurgeon calibrate")),
         (("--sparsity", "0.5", "--method", "pgb", "--calibration", "nowhere"), ("--calibration has no effect", "pgb")),
         (("--sparsity", "0.5", "--structures", "magic"), ("structures",)),
         (("--sparsity", "0.5", "--text-file", "none.txt"), ("none.txt", "does not exist")),

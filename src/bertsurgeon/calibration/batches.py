@@ -115,9 +115,10 @@ def check_labels(model: PreTrainedModel, batch: Batch) -> None:
     Raises:
         DataError: If they do not fit.
     """
-    labels, head, count = batch.get("labels"), head_of(model), int(model.config.num_labels or 0)
+    labels = batch.get("labels")
     if labels is None:
         return
+    head, count = head_of(model), int(model.config.num_labels or 0)
     shape = (count_samples(batch), count)
     if isinstance(head, MultiLabel):
         fits = labels.is_floating_point() and tuple(labels.shape) == shape
