@@ -98,6 +98,23 @@ def check_config(
     )
 
 
+def check_not_given(config: Any, missing: str, names: Sequence[str] | None = None) -> None:
+    """Refuses options that have no effect without another one.
+
+    Args:
+        config: A configuration whose fields are declared with :func:`option`.
+        missing: Flag of the option that is missing.
+        names: The fields; None for all.
+
+    Raises:
+        OptionError: If one of them differs from its default.
+    """
+    for each in fields(config):
+        if (names is None or each.name in names) and getattr(config, each.name) != each.default:
+            flag = each.metadata["flag"].partition("/")[0]
+            raise OptionError(f"{flag} has no effect without {missing}; give that as well.")
+
+
 def with_article(name: str) -> str:
     """Returns a name after its indefinite article."""
     return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"

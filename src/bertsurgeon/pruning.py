@@ -11,6 +11,7 @@ from bertsurgeon.layers import without_fused_operations
 from bertsurgeon.methods.auto.measurements import Calibration
 from bertsurgeon.methods.base import PruneConfig, PruneResult
 from bertsurgeon.methods.registry import get_method
+from bertsurgeon.prediction import forked_rng
 
 
 def prune(
@@ -56,8 +57,7 @@ def prune(
         raise OptionError(f"The method {method.name} uses no teacher; omit it, or recover from one afterwards.")
     if isinstance(data, Calibration) and method.calibrate is None:
         raise OptionError(f"The method {method.name} has no use for a calibration; pass the data itself.")
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):  # the caller's generators stay as they are
+    with forked_rng():
         torch.manual_seed(config.seed)
         result = method.run(without_fused_operations(model), config, data, tokenizer, teacher)
     clear_int8_ranges(result.model)

@@ -1,7 +1,7 @@
 """``bertsurgeon prune`` and ``bertsurgeon calibrate``."""
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from bertsurgeon.methods.auto.measurements import Calibration
 from bertsurgeon.methods.auto.measurements import calibrate as calibrate_model
 from bertsurgeon.methods.base import Method, PruneConfig
 from bertsurgeon.methods.registry import METHODS
+from bertsurgeon.options import check_not_given
 from bertsurgeon.recovery import TrainingConfig
 from bertsurgeon.workflows.inputs import DataConfig, check_same_vocabulary, input_paths, resolve_model
 from bertsurgeon.workflows.pipeline import PrunedModel, load_inputs, prune_to_budgets
@@ -66,7 +67,7 @@ def make_prune_command(methods: Mapping[str, Method]) -> Command:
                 f"--teacher has no effect with the method {method}; the teacher of the recovery is the dense model."
             )
         if not recover_epochs:
-            _check_no_recovery(training)
+            check_not_given(training, "--recover-epochs")
         folders = [output] if len(configs) == 1 else [output / _folder_name(config) for config in configs]
         if len(set(folders)) < len(folders):
             raise OptionError("Two of the budgets are too close to have folders of their own; leave one out.")
@@ -98,19 +99,6 @@ def make_prune_command(methods: Mapping[str, Method]) -> Command:
 def _folder_name(config: PruneConfig) -> str:
     """The sub-folder of one of several models: ``sparsity-0.5``."""
     return f"{config.budget.name}-{config.budget.amount:.12g}"
-
-
-def _check_no_recovery(training: TrainingConfig) -> None:
-    """Refuses training options without a training.
-
-    Raises:
-        OptionError: If one of them is given.
-    """
-    for each in fields(training):
-        if getattr(training, each.name) != each.default:
-            raise OptionError(
-                f"{each.metadata['flag'].partition('/')[0]} has no effect without --recover-epochs; give that as well."
-            )
 
 
 def _show(pruned: list[PrunedModel], console: Console) -> None:

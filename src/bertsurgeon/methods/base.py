@@ -1,8 +1,8 @@
 """What all pruning methods have in common: the options, the result, and the entry in the table of methods."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.budgets import Budget, check_types
@@ -14,12 +14,7 @@ from bertsurgeon.plan import ModelPlan
 from bertsurgeon.timings import Timings
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Data: TypeAlias = "Iterable[str] | Dataset | Iterable[Mapping[str, Any]]"
-"""Calibration data: texts, a tokenized dataset, or batches such as those of a ``DataLoader``."""
-
 
 MAX_SEED = 2**32 - 1
 """Largest random seed that NumPy accepts."""

@@ -13,7 +13,14 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import distributed
-from bertsurgeon.benchmark import environment
+from bertsurgeon.benchmark import (
+    compare_latency,
+    count_flops,
+    environment,
+    fitting_length,
+    folder_size,
+    measure_sizes,
+)
 from bertsurgeon.checkpoint import load_tokenizer, save_model, write_report
 from bertsurgeon.errors import CheckpointError, first_line
 from bertsurgeon.evaluation import check_head, compare, evaluate
@@ -29,11 +36,11 @@ from bertsurgeon.workflows.inputs import DataConfig, load_data, load_network, lo
 if TYPE_CHECKING:
     from datasets import Dataset
 
-
-from bertsurgeon.benchmark import compare_latency, count_flops, fitting_length, folder_size, measure_sizes
-
 REPORT = "report.json"
 """File beside a pruned model with everything that was measured."""
+
+LENGTH = 128
+"""Tokens per text for FLOPs and latency, if the models accept that many."""
 
 
 @dataclass(frozen=True)
@@ -192,10 +199,6 @@ def _compare(
                 f"dense model's ({first_line(error)}); set TMPDIR to another folder."
             ) from error
         return summarize({"dense": dense, "pruned": pruned}, {"dense": Path(copy), "pruned": folder}, metrics)
-
-
-LENGTH = 128
-"""Tokens per text for FLOPs and latency, if the models accept that many."""
 
 
 def summarize(

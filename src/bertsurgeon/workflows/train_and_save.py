@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import check_head, compare, evaluate, evaluate_masked_lm
 from bertsurgeon.gradual import MaskedLanguageModeling, Recipe, train_gradually
 from bertsurgeon.layers.masks import masks_of, sparsity_of
+from bertsurgeon.options import check_not_given
 from bertsurgeon.recovery import TrainingConfig, recover, train
 from bertsurgeon.tasks import TaskData, align_to_model, recode_labels, task_type_for_texts, tokenize
 from bertsurgeon.workflows.inputs import (
@@ -165,7 +166,7 @@ def recover_and_save(
         BertSurgeonError: If any of it is missing or broken, or does not fit together.
     """
     if teacher is None:
-        _check_no_teacher(config)
+        check_not_given(config, "--teacher", ("distillation_weight", "temperature", "hidden_weight"))
     output = output.check(input_paths(name, None if teacher is None else resolve_model(teacher), data=data))
     set_seed(config.seed)
     check_same_vocabulary(name, teacher)
@@ -191,18 +192,6 @@ def recover_and_save(
         recover(model, config, job.training, tokenizer, teacher=teacher_model, work_dir=work_dir, resume=output.resume)
 
     return model, _fit_and_save(model, tokenizer, job, fit, {"training": asdict(config)}, output)
-
-
-def _check_no_teacher(config: TrainingConfig) -> None:
-    """Refuses options of a teacher if there is none.
-
-    Raises:
-        OptionError: If one of them is given.
-    """
-    for each in fields(config):
-        is_of_teacher = each.name in ("distillation_weight", "temperature", "hidden_weight")
-        if is_of_teacher and getattr(config, each.name) != each.default:
-            raise OptionError(f"{each.metadata['flag']} has no effect without --teacher; give that as well.")
 
 
 def prune_gradually_and_save(

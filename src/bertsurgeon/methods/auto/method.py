@@ -90,12 +90,11 @@ def plan_budget(model: PreTrainedModel, config: AutoConfig, calibration: Calibra
             return plan_share(1 - share, costs.Flops(length))
         case Speedup(factor, runtime, precision, batch_size, length):
             target = DeploymentTarget(runtime, precision, random_inputs([model], batch_size, length))
-            cost: costs.Cost
-            match runtime:
-                case "pytorch":
-                    cost = measure_costs(model, batch_size, length)
-                case _:
-                    cost = fit_costs(model, curves, target, config.seed)
+            cost: costs.Cost = (
+                measure_costs(model, batch_size, length)
+                if runtime == "pytorch"
+                else fit_costs(model, curves, target, config.seed)
+            )
             return meet_speedup(model, factor, lambda share: plan_share(share, cost, is_final=False), target)
     raise AssertionError("the configuration checks the budget")
 

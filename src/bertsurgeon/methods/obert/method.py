@@ -59,14 +59,14 @@ def prune_obert(
     if config.compensation == "sequential":
         with timings.step("compensation"), evaluating(original), evaluating(pruned):
             refit_masked(original, pruned, masks, regression_batches, config.damping)
-    attach_sparse(pruned, options.pattern.width)
+    width = options.pattern.width
+    attach_sparse(pruned, width)
     passes = sum(step.passes for step in steps)
     progress.note(
         f"{len(steps)} {'round' if len(steps) == 1 else 'rounds'}, {passes} {'pass' if passes == 1 else 'passes'} over "
         "the data."
     )
     precision = max(step.precision for step in steps)
-    width = options.pattern.width
     sparse = SparseReport(width, count_kept(pruned), sparsity_of(masks), steps[-1].gradients, passes, precision)
     encoder = Encoder(original)
     plan = get_plan(original) or dense_plan(encoder.architecture.name, encoder.shapes)
