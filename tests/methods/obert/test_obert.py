@@ -34,6 +34,7 @@ from bertsurgeon.methods.obert.method import round_targets
 from bertsurgeon.methods.obert.patterns import Pattern
 from bertsurgeon.recovery import TrainingConfig, distilled_loss
 from cli_helpers import files, run, succeed, tokenized_texts
+from obert_cases import assert_same, config
 
 NAMES = ["bert", "distilbert", "roberta"]
 
@@ -42,23 +43,6 @@ Batches = list[dict[str, Tensor]]
 Factory = Callable[..., PreTrainedModel]
 
 LogitsOf = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]
-
-
-def config(sparsity: float = 0.5, **options: Any) -> ObertConfig:
-    """The paper's own weights, without compensation."""
-    return ObertConfig(Sparsity(sparsity), **{"fisher_damping": 1e-4, "compensation": "none", **options})
-
-
-def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model)
-
-
-def assert_same(first: PreTrainedModel, second: PreTrainedModel) -> None:
-    states = [dict(model.named_parameters()) for model in (first, second)]
-    assert states[0].keys() == states[1].keys()
-    for name, value in states[0].items():
-        assert torch.equal(value, states[1][name]), name
-        assert value.dtype == states[1][name].dtype
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,7 +58,7 @@ def test_only_the_encoder_is_pruned(name: str, tiny_model: Factory, tiny_batches
     for key, value in pruned.named_parameters():
         assert torch.equal(value, dict(model.named_parameters())[key]) == (id(value) not in encoder)
     assert report.sparse is not None
-    assert report.sparsity == sparsity_of(masks(pruned)) == 0.5
+    assert report.sparsity == sparsity_of(masks_of(pruned)) == 0.5
     assert (report.sparse.gradients, report.sparse.passes) == (24, 3)
     assert list(report.seconds) == ["round 1", "round 2", "round 3"]
     assert report.to_dict()["encoder_weights"] == {"dense": report.plan.size, "kept": report.plan.size // 2}
@@ -87,7 +71,7 @@ def test_recomputations_land_on_the_target(
     pattern: str, rounds: int, tiny_model: Factory, tiny_batches: Batches
 ) -> None:
     pruned, report = prune(tiny_model("bert"), config(pattern=pattern, recomputations=rounds), tiny_batches)
-    assert sparsity_of(masks(pruned)) == 0.5
+    assert sparsity_of(masks_of(pruned)) == 0.5
     assert len(report.seconds) == (min(rounds, 2) if pattern == "2:4" else rounds)
 
 
@@ -100,8 +84,8 @@ def test_shares_of_the_rounds() -> None:
 def test_sparse_models_are_pruned_further(tiny_model: Factory, tiny_batches: Batches) -> None:
     first, _ = prune(tiny_model("bert"), config(pattern="block"), tiny_batches)
     second, _ = prune(first, config(pattern="block", sparsity=0.75, update="greedy"), tiny_batches)
-    assert sparsity_of(masks(second)) == 0.75
-    assert all(not (mask & ~masks(first)[key]).any() for key, mask in masks(second).items())
+    assert sparsity_of(masks_of(second)) == 0.75
+    assert all(not (mask & ~masks_of(first)[key]).any() for key, mask in masks_of(second).items())
     with pytest.raises(OptionError, match="already"):
         prune(second, config(sparsity=0.6), tiny_batches)
     with pytest.raises(ModelError, match="sparse already"):
@@ -118,7 +102,7 @@ def test_compensation_keeps_the_masks_and_comes_closer(
     plain, _ = prune(model, config(pattern=pattern), tiny_batches)
     refitted, report = prune(model, config(pattern=pattern, compensation="sequential"), tiny_batches)
     assert_same(model, before)
-    assert all(torch.equal(mask, masks(plain)[key]) for key, mask in masks(refitted).items())
+    assert all(torch.equal(mask, masks_of(plain)[key]) for key, mask in masks_of(refitted).items())
     assert report.sparsity == 0.5
     assert list(report.seconds) == ["round 1", "compensation"]
 
@@ -155,7 +139,7 @@ def test_a_teacher_gives_the_gradients(tiny_model: Factory, tiny_batches: Batche
     assert torch.allclose(distilled_loss(teacher)(model, batch, torch.Generator()), expected, rtol=1e-4)
     unlabelled = [{key: value for key, value in batch.items() if key != "labels"} for batch in tiny_batches]
     taught, _ = prune(model, config(update="woodtaylor", fisher_damping=1e-2), unlabelled, teacher=teacher)
-    assert sparsity_of(masks(taught)) == 0.5
+    assert sparsity_of(masks_of(taught)) == 0.5
     with pytest.raises(OptionError, match="woodtaylor"):
         prune(model, config(update="woodtaylor"), unlabelled)
     with pytest.raises(OptionError, match="teacher"):
@@ -193,11 +177,11 @@ def test_training_leaves_the_zeros(
 ) -> None:
     teacher = load_model(folder / "dense")
     pruned, _ = prune(teacher, config(pattern="1x4", samples=32, sparsity=0.7), dataset, tokenizer)
-    before = masks(pruned)
+    before = masks_of(pruned)
     weights = {name: value.clone() for name, value in pruned.named_parameters()}
     options = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3, keep_best=keep_best)
     train(pruned, options, dataset, tokenizer, work_dir=tmp_path / "work", teacher=teacher)
-    after = masks(pruned)
+    after = masks_of(pruned)
     assert all(torch.equal(mask, after[key]) for key, mask in before.items())
     assert any(not torch.equal(value, weights[name]) for name, value in pruned.named_parameters())
     save_model(pruned, tmp_path / "saved")
@@ -217,7 +201,7 @@ def test_training_is_resumed(
         resumed, options, dataset, tokenizer, work_dir=tmp_path, resume=True
     )  # there is nothing left to do but to read
     assert_same(resumed, trained)
-    assert all(torch.equal(mask, masks(pruned)[key]) for key, mask in masks(resumed).items())
+    assert all(torch.equal(mask, masks_of(pruned)[key]) for key, mask in masks_of(resumed).items())
 
 
 def test_the_command_line(folder: Path, tmp_path: Path) -> None:
@@ -240,7 +224,7 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     assert "accuracy" in succeed("evaluate", out, *files(folder)).stdout
     recovered = tmp_path / "recovered"
     succeed("recover", out, "-o", recovered, "--teacher", folder / "dense", "--epochs", "1", *files(folder))
-    before, after = masks(load_model(out)), masks(load_model(recovered))
+    before, after = masks_of(load_model(out)), masks_of(load_model(recovered))
     assert all(torch.equal(mask, after[key]) for key, mask in before.items())
     refused = run("finetune", out, "-o", tmp_path / "no", *files(folder))
     assert (refused.exit_code, refused.stdout) == (2, "")
@@ -266,7 +250,7 @@ def test_texts_and_a_teacher_on_the_command_line(folder: Path, tmp_path: Path) -
     succeed(*common, "-o", tmp_path / "surrogate")
     models = [load_model(tmp_path / name) for name in ("taught", "magnitude", "surrogate")]
     assert_same(models[0], models[2])
-    assert any(not torch.equal(mask, masks(models[1])[key]) for key, mask in masks(models[2]).items())
+    assert any(not torch.equal(mask, masks_of(models[1])[key]) for key, mask in masks_of(models[2]).items())
 
 
 def test_bad_options_on_the_command_line(folder: Path, tmp_path: Path) -> None:

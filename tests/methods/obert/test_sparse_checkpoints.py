@@ -20,8 +20,6 @@ from transformers import (
 )
 
 from bertsurgeon import (
-    ObertConfig,
-    Sparsity,
     get_plan,
     is_sparse,
     load_model,
@@ -32,8 +30,9 @@ from bertsurgeon import (
 from bertsurgeon.checkpoint import SPARSE_FORMAT_VERSION, attach_sparse
 from bertsurgeon.checkpoint.packed import pack, unpack
 from bertsurgeon.errors import BertSurgeonError, CheckpointError
-from bertsurgeon.layers.masks import encoder_weights, masks_of
+from bertsurgeon.layers.masks import encoder_weights
 from bertsurgeon.methods.obert.patterns import Pattern
+from obert_cases import assert_same, config
 
 NAMES = ["bert", "distilbert", "roberta"]
 
@@ -42,23 +41,6 @@ Batches = list[dict[str, Tensor]]
 Factory = Callable[..., PreTrainedModel]
 
 LogitsOf = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]
-
-
-def config(sparsity: float = 0.5, **options: Any) -> ObertConfig:
-    """The paper's own weights, without compensation."""
-    return ObertConfig(Sparsity(sparsity), **{"fisher_damping": 1e-4, "compensation": "none", **options})
-
-
-def masks(model: PreTrainedModel) -> dict[Any, Tensor]:
-    return masks_of(model)
-
-
-def assert_same(first: PreTrainedModel, second: PreTrainedModel) -> None:
-    states = [dict(model.named_parameters()) for model in (first, second)]
-    assert states[0].keys() == states[1].keys()
-    for name, value in states[0].items():
-        assert torch.equal(value, states[1][name]), name
-        assert value.dtype == states[1][name].dtype
 
 
 @pytest.mark.parametrize("block", [1, 4])
