@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bertsurgeon.benchmark.bench import bench
     from bertsurgeon.budgets import Budget, Flops, Groups, Sparsity, Speedup, Threshold
     from bertsurgeon.checkpoint import get_plan, is_sparse, load_model, save_model, to_dense
+    from bertsurgeon.compression import CompressConfig, CompressData
+    from bertsurgeon.compression.compress import CompressResult, compress
     from bertsurgeon.errors import BertSurgeonError
     from bertsurgeon.evaluation import evaluate
     from bertsurgeon.exporting import ExportConfig
@@ -37,6 +39,7 @@ _MODULES = {
     "benchmark": ("BenchmarkConfig", "BenchmarkReport", "bench"),
     "budgets": ("Budget", "Flops", "Groups", "Sparsity", "Speedup", "Threshold"),
     "checkpoint": ("get_plan", "is_sparse", "load_model", "save_model", "to_dense"),
+    "compression": ("CompressConfig", "CompressData", "CompressResult", "compress"),
     "errors": ("BertSurgeonError",),
     "evaluation": ("evaluate",),
     "exporting": ("ExportConfig", "export"),
@@ -68,6 +71,9 @@ __all__ = [
     "Budget",
     "Calibration",
     "CalibrationConfig",
+    "CompressConfig",
+    "CompressData",
+    "CompressResult",
     "ExportConfig",
     "Flops",
     "GroupedLinear",
@@ -89,6 +95,7 @@ __all__ = [
     "TrimResult",
     "bench",
     "calibrate",
+    "compress",
     "drop_layers",
     "evaluate",
     "export",

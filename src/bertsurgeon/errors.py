@@ -34,6 +34,10 @@ class ExportError(BertSurgeonError):
     """A model cannot be exported, or the outputs of the exported model differ."""
 
 
+class HubError(BertSurgeonError):
+    """The Hugging Face Hub refuses an upload, or cannot be reached."""
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of another library's error message, without its period, to be quoted in a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

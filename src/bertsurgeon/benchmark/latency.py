@@ -30,6 +30,7 @@ class Latency:
     Attributes:
         p50_ms: Median time of a batch, in milliseconds.
         p95_ms: 95th percentile, in milliseconds.
+        p99_ms: 99th percentile, in milliseconds.
         min_ms: Minimum, in milliseconds.
         max_ms: Maximum, in milliseconds.
         throughput: Texts per second at the median time.
@@ -40,6 +41,7 @@ class Latency:
 
     p50_ms: float
     p95_ms: float
+    p99_ms: float
     min_ms: float
     max_ms: float
     throughput: float
@@ -142,10 +144,11 @@ def _time(model: Runnable, inputs: dict[str, Tensor]) -> float:
 
 def _summarize(seconds: list[float], batch_size: int, length: int) -> Latency:
     milliseconds = 1000.0 * np.asarray(seconds)
-    p50, p95 = (float(value) for value in np.percentile(milliseconds, (50, 95)))
+    p50, p95, p99 = (float(value) for value in np.percentile(milliseconds, (50, 95, 99)))
     return Latency(
         p50_ms=p50,
         p95_ms=p95,
+        p99_ms=p99,
         min_ms=float(milliseconds.min()),
         max_ms=float(milliseconds.max()),
         throughput=1000.0 * batch_size / p50,

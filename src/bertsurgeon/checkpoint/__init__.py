@@ -20,6 +20,7 @@ from bertsurgeon.checkpoint.loading import load_as_saved, load_embedder, load_mo
 from bertsurgeon.checkpoint.output_folder import (
     check_output,
     check_work_folder,
+    holds_search,
     holds_training,
     new_folder,
     new_work_folder,
@@ -48,6 +49,7 @@ __all__ = [
     "detach_sparse",
     "get_plan",
     "get_ranges",
+    "holds_search",
     "holds_training",
     "hook_packed",
     "is_sparse",

@@ -17,7 +17,7 @@ RECORD = "bertsurgeon_folder.json"
 
 RECORD_VERSION = 1
 
-FolderKind = Literal["model", "calibration", "export", "training"]
+FolderKind = Literal["model", "calibration", "export", "training", "search"]
 
 TRAINING_FILES = ("checkpoint-*/", "recipe.json")
 """What a training keeps in its work folder; a name that ends in a slash is a folder with all that is in it."""

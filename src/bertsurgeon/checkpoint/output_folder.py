@@ -92,40 +92,48 @@ def new_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def new_work_folder(folder: Path) -> None:
-    """Makes an empty work folder for a training, with a record; an earlier one is removed.
+def new_work_folder(folder: Path, kind: FolderKind = "training", files: Sequence[str] = TRAINING_FILES) -> None:
+    """Makes an empty work folder with a record; an earlier one is removed.
+
+    Args:
+        folder: The work folder.
+        kind: What it holds: ``training`` or ``search``.
+        files: Names of what will be kept in it; names of folders end in a slash.
 
     Raises:
         CheckpointError: See :func:`check_work_folder`.
     """
-    check_work_folder(folder)
+    check_work_folder(folder, kind=kind)
     try:
         if folder.exists():
             _remove_recorded(folder)
         folder.mkdir(parents=True)
-        write_record(folder, "training", TRAINING_FILES)
+        write_record(folder, kind, files)
     except OSError as error:
         raise _not_writable(folder, error) from error
 
 
-def check_work_folder(folder: Path, keep: bool = False, inputs: Sequence[Path] = ()) -> None:
-    """Checks that the work folder of a training is absent, or may be removed, and can be written.
+def check_work_folder(
+    folder: Path, keep: bool = False, inputs: Sequence[Path] = (), kind: FolderKind = "training"
+) -> None:
+    """Checks that a work folder is absent, or may be removed, and can be written.
 
     Args:
-        folder: Where the Trainer keeps its checkpoints.
-        keep: The training is continued, and its folder not removed.
+        folder: Where a training keeps its checkpoints, or a search its candidates.
+        keep: The work is continued, and its folder not removed.
         inputs: See :func:`check_output`.
+        kind: What it holds: ``training`` or ``search``.
 
     Raises:
-        CheckpointError: If it holds something that no training of ours wrote, or cannot be written.
+        CheckpointError: If it holds something that no such work of ours wrote, or cannot be written.
     """
     _check_place(folder, inputs)
     if folder.is_dir() and not keep:
         record = read_record(folder)
         foreign = next(iter(sorted(list_files(folder))), None) if record is None else unlisted_file(folder, record[1])
-        if (record is not None and record[0] != "training") or foreign is not None:
+        if (record is not None and record[0] != kind) or foreign is not None:
             raise CheckpointError(
-                f"The work folder {folder} holds {foreign or RECORD}, which no training of bertsurgeon left there; "
+                f"The work folder {folder} holds {foreign or RECORD}, which no {kind} of bertsurgeon left there; "
                 "choose another output folder, or remove this one yourself."
             )
     _check_writable(folder)
@@ -133,10 +141,15 @@ def check_work_folder(folder: Path, keep: bool = False, inputs: Sequence[Path] =
 
 def holds_training(folder: Path) -> bool:
     """Returns whether a work folder holds an unfinished run: a record of ours, or the checkpoints of 0.1.0."""
+    return holds_search(folder, "training") or (
+        read_record(folder) is None and any(folder.glob("checkpoint-*/trainer_state.json"))
+    )
+
+
+def holds_search(folder: Path, kind: FolderKind = "search") -> bool:
+    """Returns whether a work folder has our record, that of a search unless another kind is named."""
     record = read_record(folder)
-    if record is not None:
-        return record[0] == "training"
-    return any(folder.glob("checkpoint-*/trainer_state.json"))
+    return record is not None and record[0] == kind
 
 
 def remove_work_folder(folder: Path, only_if_empty: bool = False) -> None:

@@ -43,7 +43,7 @@ def save_model(
             for name, content in getattr(model, COMPANIONS, {}).items():
                 (temporary / name).write_text(content, encoding="utf-8")
             for name, content in (reports or {}).items():
-                (temporary / name).write_text(_as_json(content), encoding="utf-8")
+                (temporary / name).write_text(as_json(content), encoding="utf-8")
 
     distributed.run_on_main(write)
 
@@ -61,7 +61,7 @@ def write_report(file: Path, content: dict[str, Any]) -> None:
     """
     new = file.with_name(f".{file.name}.new")
     try:
-        new.write_text(_as_json(content), encoding="utf-8")
+        new.write_text(as_json(content), encoding="utf-8")
         new.replace(file)
     except OSError as error:
         new.unlink(missing_ok=True)
@@ -77,5 +77,6 @@ def _tokenizer_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     return truncating
 
 
-def _as_json(content: dict[str, Any]) -> str:
+def as_json(content: dict[str, Any]) -> str:
+    """Returns plain data as JSON text, as files hold it."""
     return json.dumps(content, indent=1) + "\n"

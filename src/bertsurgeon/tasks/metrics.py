@@ -248,18 +248,34 @@ def neighbor_metrics(first: Tensor, second: Tensor) -> dict[str, float]:
         their order (average overlap: Webber et al., 2010, ACM TOIS 28(4), section 3.2). ``cosine``, for equal widths:
         100 times the mean cosine of both embeddings of a text.
     """
-    count = min(NEAREST, len(first) - 1)
-    metrics: dict[str, float] = {"rank_overlap": 100.0}
-    if count > 0:
-        nearest, other_nearest = (_nearest(embeddings, count) for embeddings in (first, second))
-        same = nearest[:, :, None] == other_nearest[:, None, :]
-        shares = [same[:, :depth, :depth].sum((1, 2)) / depth for depth in range(1, count + 1)]
-        metrics = {"recall_at_10": 100 * float(shares[-1].mean())} if len(first) > NEAREST + 1 else {}
-        metrics["rank_overlap"] = 100 * float(np.mean(shares))
+    shares = _overlap_shares(first, second)
+    metrics = {"recall_at_10": 100 * float(shares[-1].mean())} if len(first) > NEAREST + 1 else {}
+    metrics["rank_overlap"] = 100 * float(shares.mean())
     if first.shape == second.shape:
         cosines = (first * second).sum(-1) / (first.norm(dim=-1) * second.norm(dim=-1)).clamp_min(1e-12)
         metrics["cosine"] = 100 * float(cosines.mean())
     return metrics
+
+
+def rank_overlaps(first: Tensor, second: Tensor) -> NDArray[np.float64]:
+    """Returns the average overlap of the nearest neighbors of each text, between 0 and 1, shape (texts,).
+
+    Args:
+        first: Embeddings by the reference, shape (texts, width).
+        second: Embeddings by the other model, shape (texts, any width).
+    """
+    overlaps: NDArray[np.float64] = _overlap_shares(first, second).mean(0)
+    return overlaps
+
+
+def _overlap_shares(first: Tensor, second: Tensor) -> NDArray[np.float64]:
+    """Shares of common neighbors among the nearest one, two, … of each text, shape (neighbors, texts)."""
+    count = min(NEAREST, len(first) - 1)
+    if count < 1:
+        return np.ones((1, len(first)))
+    nearest, other_nearest = (_nearest(embeddings, count) for embeddings in (first, second))
+    same = nearest[:, :, None] == other_nearest[:, None, :]
+    return np.stack([same[:, :depth, :depth].sum((1, 2)) / depth for depth in range(1, count + 1)])
 
 
 def _nearest(embeddings: Tensor, count: int) -> NDArray[np.int64]:

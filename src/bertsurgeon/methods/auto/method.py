@@ -43,18 +43,36 @@ def prune_auto(
         with timings.step("allocation"):
             plan = distributed.run_on_main(lambda: plan_budget(dense, config, calibration))
         with timings.step("compensation"):
-            pruned = apply_plan(
-                dense,
-                plan,
-                "sequential",
-                batches=calibration.batches,
-                damping=config.damping,
-                curvature=calibration.curvature,
-                target=config.target,
-                token_weights=calibration.token_weights,
-            )
-    attach_plan(pruned, plan)
+            pruned = apply_calibrated_plan(dense, plan, config, calibration)
     return PruneResult(pruned, PruneReport.build(plan, config, dense, calibration.batches, timings))
+
+
+def apply_calibrated_plan(
+    model: PreTrainedModel, plan: ModelPlan, config: AutoConfig, calibration: Calibration
+) -> PreTrainedModel:
+    """Applies a plan to a dense model, and compensates in sequence.
+
+    Args:
+        model: The dense model, without fused matrices.
+        plan: What each matrix keeps.
+        config: The options.
+        calibration: The model's calibration.
+
+    Returns:
+        The pruned model, with the plan attached.
+    """
+    pruned = apply_plan(
+        model,
+        plan,
+        "sequential",
+        batches=calibration.batches,
+        damping=config.damping,
+        curvature=calibration.curvature,
+        target=config.target,
+        token_weights=calibration.token_weights,
+    )
+    attach_plan(pruned, plan)
+    return pruned
 
 
 def plan_budget(model: PreTrainedModel, config: AutoConfig, calibration: Calibration) -> ModelPlan:
@@ -68,20 +86,9 @@ def plan_budget(model: PreTrainedModel, config: AutoConfig, calibration: Calibra
     Raises:
         OptionError: If the budget leaves nothing.
     """
-    encoder, curves = Encoder(model), calibration.curves
-    shapes = encoder.shapes
 
     def plan_share(share: float, cost: costs.Cost, is_final: bool = True) -> ModelPlan:
-        choices = allocate(
-            curves,
-            cost,
-            share * full_cost(curves, cost),
-            removal="removal" in config.structures,
-            low_rank="low_rank" in config.structures,
-            groups="groups" in config.structures,
-            note_rest=is_final,
-        )
-        return make_allocated_plan(encoder.architecture.name, shapes, curves, choices)
+        return plan_for_share(model, config, calibration, cost, share, note_rest=is_final)[0]
 
     match config.budget:
         case Sparsity(share):
@@ -90,13 +97,65 @@ def plan_budget(model: PreTrainedModel, config: AutoConfig, calibration: Calibra
             return plan_share(1 - share, costs.Flops(length))
         case Speedup(factor, runtime, precision, batch_size, length):
             target = DeploymentTarget(runtime, precision, random_inputs([model], batch_size, length))
-            cost: costs.Cost = (
-                measure_costs(model, batch_size, length)
-                if runtime == "pytorch"
-                else fit_costs(model, curves, target, config.seed)
-            )
+            cost = measure_target_costs(model, calibration, target, config.seed)
             return meet_speedup(model, factor, lambda share: plan_share(share, cost, is_final=False), target)
     raise AssertionError("the configuration checks the budget")
+
+
+def measure_target_costs(
+    model: PreTrainedModel, calibration: Calibration, target: DeploymentTarget, seed: int
+) -> costs.Cost:
+    """Measures what the parts of an encoder cost in the runtime and precision where it will run.
+
+    Args:
+        model: The dense model, without fused matrices.
+        calibration: Curves of the model's sub-layers.
+        target: Runtime, precision and batch.
+        seed: Fixes the shapes of the encoders that are timed.
+    """
+    if target.runtime == "pytorch":
+        batch_size, length = target.batch["input_ids"].shape
+        return measure_costs(model, batch_size, length)
+    return fit_costs(model, calibration.curves, target, seed)
+
+
+def plan_for_share(
+    model: PreTrainedModel,
+    config: AutoConfig,
+    calibration: Calibration,
+    cost: costs.Cost,
+    share: float,
+    *,
+    note_rest: bool = True,
+) -> tuple[ModelPlan, float]:
+    """Finds the plan with the smallest predicted error whose encoder costs a share of the dense one.
+
+    Args:
+        model: The dense model, without fused matrices.
+        config: The options; the budget is not used.
+        calibration: Curves of the model's sub-layers.
+        cost: Unit of the cost.
+        share: Cost of the pruned encoder divided by that of the dense one.
+        note_rest: Warn if much of the budget is not used.
+
+    Returns:
+        The plan, and its predicted error in the unit of the curves.
+
+    Raises:
+        OptionError: If the share leaves nothing.
+    """
+    encoder, curves = Encoder(model), calibration.curves
+    choices = allocate(
+        curves,
+        cost,
+        share * full_cost(curves, cost),
+        removal="removal" in config.structures,
+        low_rank="low_rank" in config.structures,
+        groups="groups" in config.structures,
+        note_rest=note_rest,
+    )
+    plan = make_allocated_plan(encoder.architecture.name, encoder.shapes, curves, choices)
+    return plan, sum(choice.error for choice in choices)
 
 
 AUTO = Method(

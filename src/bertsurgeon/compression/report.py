@@ -1,0 +1,349 @@
+"""The report of a search as plain data: what is written as ``report.json`` (docs/report.md specifies it)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from bertsurgeon.benchmark import environment, fitting_length, measure_memory, random_inputs, time_batches
+from bertsurgeon.checkpoint import get_plan
+from bertsurgeon.compression.answers import compare_answers
+from bertsurgeon.compression.bounds import Quality
+from bertsurgeon.compression.candidates import (
+    CHECKPOINT,
+    EXPORT,
+    OUTPUTS,
+    Candidate,
+    CandidateMaker,
+    Spec,
+    latency_to_dict,
+)
+from bertsurgeon.compression.inputs import text_numbers
+from bertsurgeon.compression.search import SearchResult
+from bertsurgeon.compression.work_folder import load_outputs
+from bertsurgeon.plan import Dropped, LowRank, ModelPlan
+from bertsurgeon.prediction import Predictor, evaluating, predict_outputs
+from bertsurgeon.runtime import open_exported
+from bertsurgeon.tasks import head_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SCHEMA_VERSION = 1
+
+INVARIANCE_TEXTS = 128
+"""Texts that are run alone, in batches, with other threads and in PyTorch."""
+
+_SPEED_SECONDS = 8.0
+_INSTRUCTION_SETS = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "sve",
+)
+
+
+def describe_candidate(candidate: Candidate, dense: Candidate, dense_int8: Candidate | None) -> dict[str, Any]:
+    """Returns one entry of ``candidates``."""
+    entry = candidate.entry
+    failed = entry["error"] is not None
+    int8_time = None if dense_int8 is None or dense_int8.quality is None else dense_int8.relative_time
+    return {
+        "name": candidate.name,
+        "kind": "dense" if candidate.is_dense else "pruned",
+        "precision": candidate.spec.precision,
+        "removed": entry["removed"],
+        "recovered": candidate.spec.recovered,
+        "metrics": entry["metrics"],
+        "agreement": candidate.agreement,
+        "quality": None if candidate.quality is None else candidate.quality.to_dict(),
+        **{name: entry[name] for name in ("encoder_weights", "parameters", "flops", "file_bytes", "latency")},
+        "speedup": None if failed else 1 / candidate.relative_time,
+        "speedup_int8": None if failed or int8_time is None else int8_time / candidate.relative_time,
+        "seconds": candidate.seconds,
+        "error": entry["error"],
+    }
+
+
+def describe_plan(plan: ModelPlan | None) -> list[dict[str, Any]] | None:
+    """Returns ``plan``: what each layer kept; None for a dense model."""
+    if plan is None:
+        return None
+    layers = []
+    for index, layer in enumerate(plan.layers):
+        kept, units = {}, {}
+        for name, roles in layer.sub_layers.items():
+            matrices = [layer.matrices[role] for role in roles]
+            kept[name] = sum(matrix.kept for matrix in matrices) / sum(matrix.size for matrix in matrices)
+            each = layer.units.get(name)
+            total = matrices[0].shape[0] if each is None else each.total
+            remaining = 0 if layer.is_dropped(name) else total if each is None else each.kept
+            units[name] = None if each is None and name == "attention" and remaining else [remaining, total]
+        matrices_text = {role: _describe_structure(matrix.structure) for role, matrix in layer.matrices.items()}
+        layers.append(
+            {
+                "layer": index,
+                "heads": units.get("attention"),
+                "neurons": units.get("feed_forward"),
+                "matrices": matrices_text,
+                "kept": kept,
+            }
+        )
+    return layers
+
+
+def _describe_structure(structure: Any) -> str:
+    if isinstance(structure, Dropped):
+        return "–"
+    return f"rank {structure.rank}" if isinstance(structure, LowRank) else type(structure).__name__.lower()
+
+
+def measure_speed(maker: CandidateMaker, models: dict[str, Candidate]) -> list[dict[str, Any]]:
+    """Times models in turns at several shapes: one text, the batch of the search, and short texts.
+
+    Args:
+        maker: The maker of the candidates.
+        models: Candidates by the name in the report.
+    """
+    config = maker.config
+    short = fitting_length([maker.model], 16)
+    shapes = dict.fromkeys([(1, short), (1, maker.length), (8, maker.length), (config.batch_size, maker.length)])
+    rows = []
+    opened = {name: maker.open(candidate) for name, candidate in models.items()}
+    for batch_size, length in shapes:
+        batch = random_inputs([maker.model], batch_size, length)
+        latencies = time_batches(opened, [batch], 40, seconds=_SPEED_SECONDS)
+        for name, latency in latencies.items():
+            rows.append({"model": name, "batch_size": batch_size, "length": length, **latency_to_dict(latency)})
+    return rows
+
+
+def measure_invariance(maker: CandidateMaker, chosen: Candidate) -> dict[str, Any]:
+    """Compares the answers of the chosen model to texts alone, in padded batches, with one thread, and in PyTorch."""
+    rows = maker.inputs.search.select(range(min(INVARIANCE_TEXTS, len(maker.inputs.search))))
+    model = maker.open(chosen)
+
+    def run(one: Predictor, batch_size: int) -> list[dict[str, torch.Tensor]]:
+        with evaluating(one):
+            return predict_outputs(one, rows, maker.tokenizer, batch_size, "Comparing answers")
+
+    batched, alone = run(model, 16), run(model, 1)
+    in_pytorch = run(maker.open_pytorch(chosen), 16)
+    result: dict[str, Any] = {
+        "texts": len(rows),
+        "alone_vs_batch": _difference(maker, batched, alone, rows),
+        "exported_vs_pytorch": _difference(maker, batched, in_pytorch, rows),
+        "threads": None,
+    }
+    if maker.runtime != "pytorch":
+        single = run(open_exported(chosen.folder / EXPORT, threads=1), 16)
+        result["threads"] = _difference(maker, batched, single, rows)
+    return result
+
+
+def _difference(maker: CandidateMaker, first: Any, second: Any, rows: Dataset) -> dict[str, Any]:
+    from bertsurgeon.tasks.contributions import agreement_contributions
+
+    largest = max(
+        float((one[name] - two[name]).abs().max()) for one, two in zip(first, second, strict=True) for name in one
+    )
+    same = agreement_contributions(head_of(maker.model), first, second, rows)
+    flips = None
+    if same.is_binary:
+        flips = int((same.values[:, 0] == 0).sum())
+    elif same.values.shape[1] == 2 and np.equal(np.mod(same.values, 1), 0).all():
+        flips = int((same.values[:, 1] - same.values[:, 0]).sum())
+    return {"largest_difference": largest, "flips": flips}
+
+
+def confirm(maker: CandidateMaker, candidate: Candidate, confidence: float) -> tuple[Quality, dict[str, Any]]:
+    """Measures the chosen model on the texts that the search did not use.
+
+    Args:
+        maker: The maker of the candidates.
+        candidate: The chosen model.
+        confidence: Confidence of the limit.
+
+    Returns:
+        Its loss, and the entry ``confirmation`` of the report.
+    """
+    rows = maker.inputs.confirmation
+    assert rows is not None
+    dense = maker.outputs_of_dense(rows)
+    model = maker.open(candidate)
+    with evaluating(model):
+        outputs = predict_outputs(model, rows, maker.tokenizer, description="Confirming on other texts")
+    _, quality = maker.measure_loss(dense, outputs, rows, confidence)
+    metrics = {"dense": maker.metrics(dense, rows), "chosen": maker.metrics(outputs, rows)}
+    return quality, {**quality.to_dict(), "metrics": metrics}
+
+
+def build_report(
+    maker: CandidateMaker, result: SearchResult, confirmation: dict[str, Any] | None, provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """Measures what a search did not need, and returns the report.
+
+    Args:
+        maker: The maker of the candidates.
+        result: The search's outcome.
+        confirmation: What :func:`confirm` measured; None if all texts were searched on.
+        provenance: ``model`` (name, license), ``files`` and ``command``.
+    """
+    chosen, dense = result.chosen, result.candidates[0]
+    dense_int8 = next((one for one in result.candidates if one.spec == Spec("int8")), None)
+    compared = {"dense": dense}
+    if dense_int8 is not None and dense_int8.quality is not None and dense_int8 is not chosen:
+        compared["dense int8"] = dense_int8
+    if chosen is not dense:
+        compared["chosen"] = chosen
+    task = maker.inputs.task
+    rows = maker.inputs.search
+    outputs = load_outputs(chosen.folder / OUTPUTS)
+    answers = compare_answers(
+        head_of(maker.model), maker.model.config, maker.dense_outputs, outputs, rows, maker.tokenizer
+    )
+    pruned = [one for one in result.candidates if not one.is_dense and not one.spec.recovered and one.quality]
+    report: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "command": "compress",
+        "verdict": describe_verdict(maker, result, confirmation),
+        "bound": {name: getattr(maker.bound, name) for name in ("kind", "value", "confidence", "metric")},
+        "accept": maker.config.accept,
+        "objective": maker.config.objective,
+        "target": {
+            "runtime": maker.runtime,
+            "batch_size": maker.config.batch_size,
+            "length": maker.length,
+            "lengths": "own texts" if maker.config.own_lengths else "fixed",
+        },
+        "task": None
+        if task is None
+        else {"name": task.name, "type": task.type.name, "metrics": list(task.metrics), "labels": list(task.labels)},
+        "data": {
+            "calibration": _calibrated(maker, result),
+            "training": len(maker.inputs.training),
+            "search": len(np.unique(text_numbers(rows, task))),
+            "confirmation": 0 if confirmation is None else confirmation["texts"],
+            "files": provenance["files"],
+        },
+        "model": {
+            "name": provenance["name"],
+            "fingerprint": maker.inputs.fingerprint,
+            "architecture": type(maker.model).__name__,
+            "license": provenance["license"],
+        },
+        "reference": maker.dense_metrics,
+        "candidates": [describe_candidate(one, dense, dense_int8) for one in result.candidates],
+        "chosen": chosen.name,
+        "best_shown": None if result.best_shown is None else result.best_shown.name,
+        "stopped": result.stopped,
+        "confirmation": confirmation,
+        "answers": {"agreement": chosen.agreement, **answers},
+        "speed": measure_speed(maker, compared),
+        "plan": describe_plan(get_plan(maker.open_pytorch(chosen))),
+        "predicted": [
+            {"removed": one.entry["removed"], "predicted_error": one.entry["predicted_error"], "loss": one.quality.loss}
+            for one in pruned
+            if one.quality is not None
+        ]
+        or None,
+        "invariance": measure_invariance(maker, chosen),
+        "memory": [
+            {"model": name, "bytes": measure_memory(str(_folder(maker, one)), maker.config.batch_size, maker.length)}
+            for name, one in compared.items()
+        ],
+        "seconds": {**maker.step_seconds, "candidates": sum(one.seconds for one in result.candidates)},
+        "minutes": (sum(maker.step_seconds.values()) + sum(one.seconds for one in result.candidates)) / 60,
+        "environment": {**environment(), "instruction_sets": _instruction_sets()},
+        "provenance": {
+            "command": provenance["command"],
+            "seed": maker.config.seed,
+            "bertsurgeon": environment()["versions"]["bertsurgeon"],
+            "config": json.loads(json.dumps(provenance["config"], default=str)),
+        },
+    }
+    return report
+
+
+def _calibrated(maker: CandidateMaker, result: SearchResult) -> int:
+    """Returns the number of texts that the calibration used; 0 if nothing was pruned."""
+    if all(one.is_dense for one in result.candidates):
+        return 0
+    return sum(len(batch["attention_mask"]) for batch in maker.calibration.batches)
+
+
+def _folder(maker: CandidateMaker, candidate: Candidate) -> Path:
+    return candidate.folder / (CHECKPOINT if maker.runtime == "pytorch" else EXPORT)
+
+
+def describe_verdict(
+    maker: CandidateMaker, result: SearchResult, confirmation: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Returns ``verdict``: whether the chosen model is within the bound, and what pruning adds, in words.
+
+    Args:
+        maker: The maker of the candidates.
+        result: The search's outcome.
+        confirmation: The loss on texts that the search did not use; it decides if there is one.
+    """
+    bound, chosen = maker.bound, result.chosen
+    quality = chosen.quality
+    assert quality is not None
+    measured: dict[str, Any] = quality.to_dict() if confirmation is None else confirmation
+    unit = "points of agreement" if bound.kind == "min_agreement" else f"points of {bound.metric}"
+    on = f"{measured['texts']:,} texts" + (" that the search did not use" if confirmation is not None else "")
+    loss = f"It {'loses' if measured['loss'] > 0 else 'gains'} {abs(measured['loss']):.2f} {unit} on {on}"
+    sentences = [f"{_title(maker, chosen)}."]
+    if measured["verdict"] == "holds":
+        sentences.append(
+            f"{loss}; with {100 * bound.confidence:g} % confidence it loses at most {measured['limit']:.2f}, which is "
+            f"within the bound of {bound.value:g}."
+        )
+    elif measured["verdict"] == "not shown":
+        needed = measured["texts_needed"]
+        more = f"; about {needed:,} texts would show it" if needed else ""
+        sentences.append(
+            f"{loss}, within the bound of {bound.value:g}, but {measured['texts']:,} texts do not show it (the loss "
+            f"may be {measured['limit']:.2f}){more}."
+        )
+        shown = result.best_shown
+        if shown is not None and shown is not chosen:
+            sentences.append(f"The best model that is shown to hold the bound is {_title(maker, shown)}.")
+        elif shown is None:
+            sentences.append("No model is shown to hold the bound on so few texts.")
+    else:
+        sentences.append(f"{loss}, more than the bound of {bound.value:g}.")
+    dense_int8 = next((one for one in result.candidates if one.spec == Spec("int8") and one.quality), None)
+    if chosen.is_dense:
+        sentences.append("Pruning adds nothing within this bound.")
+    elif dense_int8 is not None:
+        ratio = dense_int8.relative_time / chosen.relative_time
+        sentences.append(f"Pruning makes it {ratio:.2f} times as fast as dense INT8 in this runtime.")
+    return {"status": measured["verdict"], "sentence": " ".join(sentences)}
+
+
+def _title(maker: CandidateMaker, candidate: Candidate) -> str:
+    """Names a model with its speed: "auto 52 % int8, 3.1 times as fast as dense in openvino"."""
+    name = "the dense model" if candidate.name == "dense" else candidate.name
+    speed = "" if candidate.name == "dense" else f", {1 / candidate.relative_time:.2f} times as fast as dense"
+    return f"{name}{speed} in {maker.runtime}"
+
+
+def _instruction_sets() -> list[str]:
+    """Returns the instruction sets that matter here, from ``/proc/cpuinfo``; empty where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = (line.partition(":")[2].split() for line in text.splitlines() if line.startswith(("flags", "Features")))
+    flags = set(next(lines, []))
+    return [name for name in _INSTRUCTION_SETS if name in flags]
