@@ -90,6 +90,7 @@ def plan_blocks(plan: Sequence[Mapping[str, Any]] | None) -> list[Block | None]:
         ("Layer", *(role.replace("_", " ") for role in roles)),
         [(str(row["layer"]), *((row.get("matrices") or {}).get(role, "") for role in roles)) for row in plan],
         "Structure of each matrix",
+        numbers=frozenset(),
     )
     kept_caption = "Share of the weights that each sub-layer keeps, with its heads and neurons."
     caption = "Structure of each matrix: its rank or number of groups, dense, or – if it is removed."
