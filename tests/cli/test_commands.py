@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import bertsurgeon
 from bertsurgeon import get_plan, progress
 from bertsurgeon.benchmark import measure_sizes
-from bertsurgeon.checkpoint import load_tokenizer
+from bertsurgeon.checkpoint import check_output, load_tokenizer
+from bertsurgeon.reporting import CARD
 from cli_helpers import files, run, succeed, write_data, write_model
 
 LAYERS, HIDDEN, INNER = 2, 32, 64
@@ -84,6 +86,24 @@ def test_prune_prints_json(place: Path, pruning: dict[str, Any]) -> None:
     assert pruned["flops"] < dense["flops"]
     assert {"accuracy", "f1", "latency_ms_1x128", "latency_ms_8x128"} <= dense.keys() == pruned.keys()
     assert json.loads((place / "pruned" / "report.json").read_text()) == pruning
+
+
+def test_models_have_cards_and_pages(place: Path, pruning: dict[str, Any], recovered: Path) -> None:
+    lines = {
+        "dense": "It is a stock model of transformers.",
+        "pruned": f"| Encoder weights | {ENCODER / 1000:.1f} k |",
+        "recovered": "made smaller with BertSurgeon's `recover`",
+    }
+    for name, line in lines.items():
+        card = ModelCard.load(place / name / CARD)
+        assert line in card.text
+        assert card.data.pipeline_tag == "text-classification"
+        assert card.data.get("base_model") is None  # a folder is no model of the hub
+        succeed("report", place / name)
+        check_output(place / name, overwrite=True)  # card and page are in the folder's record
+    results = ModelCard.load(place / "pruned" / CARD).data.eval_results
+    assert results is not None
+    assert results[0].metric_value == pytest.approx(pruning["models"]["pruned"]["accuracy"], abs=1e-4)
 
 
 def test_pruned_folder_loads_with_transformers(place: Path, pruning: dict[str, Any]) -> None:

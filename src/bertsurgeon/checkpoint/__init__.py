@@ -1,6 +1,7 @@
 """Checkpoints: plan and kept weights in stock files, registered with transformers."""
 
 from bertsurgeon.checkpoint.checks import check_finite, check_masked_lm
+from bertsurgeon.checkpoint.folder_record import add_recorded_file
 from bertsurgeon.checkpoint.hf_quantizer import (
     FORMAT_VERSION,
     SPARSE_FORMAT_VERSION,
@@ -38,6 +39,7 @@ __all__ = [
     "InputRanges",
     "Packing",
     "SparseConfig",
+    "add_recorded_file",
     "attach_plan",
     "attach_sparse",
     "check_finite",

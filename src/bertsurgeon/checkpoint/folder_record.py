@@ -144,6 +144,47 @@ def read_record(folder: Path) -> tuple[str, list[str]] | None:
     return (kind, files) if is_valid and version == RECORD_VERSION else None
 
 
+def add_recorded_file(folder: Path, name: str, text: str) -> None:
+    """Writes a text file into a folder of ours at once, and lists it in the folder's record.
+
+    A folder of 0.1.0, which has no record, is given one; a folder that none of our commands wrote stays without one.
+
+    Args:
+        folder: The folder.
+        name: Name of the file; it is replaced if it exists.
+        text: Its content.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    record = read_record(folder)
+    has_files = record is None and not (folder / RECORD).exists() and bool(list_files(folder))
+    if has_files and foreign_file(folder) is None:
+        record = (_released_kind(folder), list_files(folder))
+    if record is not None and name not in record[1]:  # first the record: a file that it lists may be absent
+        content = {"format_version": RECORD_VERSION, "kind": record[0], "files": sorted([*record[1], name])}
+        _replace(folder / RECORD, json.dumps(content, indent=1) + "\n")
+    _replace(folder / name, text)
+
+
+def _released_kind(folder: Path) -> FolderKind:
+    """Returns what a folder of 0.1.0 holds."""
+    if (folder / "bertsurgeon_export.json").exists():
+        return "export"
+    return "calibration" if (folder / _RELEASED_CALIBRATION[0]).exists() else "model"
+
+
+def _replace(file: Path, text: str) -> None:
+    """Writes a text file completely or not at all."""
+    new = file.with_name(f".{file.name}.new")
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(file)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
 def write_record(folder: Path, kind: FolderKind, files: Sequence[str]) -> None:
     """Writes the record of a folder.
 

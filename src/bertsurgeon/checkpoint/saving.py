@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import distributed
+from bertsurgeon.checkpoint.folder_record import add_recorded_file
 from bertsurgeon.checkpoint.output_folder import new_folder
 from bertsurgeon.embedder import COMPANIONS, Embedder
 from bertsurgeon.errors import CheckpointError
@@ -19,6 +20,8 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase | None = None,
     reports: dict[str, Any] | None = None,
     overwrite: bool = False,
+    *,
+    texts: dict[str, str] | None = None,
 ) -> None:
     """Saves a model with its tokenizer; the folder is complete or absent.
 
@@ -30,6 +33,7 @@ def save_model(
         tokenizer: Saved beside the model, if given.
         reports: Plain data to write as JSON, by file name.
         overwrite: Replace a folder that a command, or this function, wrote.
+        texts: Text files to write, such as a model card, by file name.
 
     Raises:
         CheckpointError: If the folder exists and may not be replaced, or cannot be written.
@@ -44,27 +48,25 @@ def save_model(
                 (temporary / name).write_text(content, encoding="utf-8")
             for name, content in (reports or {}).items():
                 (temporary / name).write_text(as_json(content), encoding="utf-8")
+            for name, text in (texts or {}).items():
+                (temporary / name).write_text(text, encoding="utf-8")
 
     distributed.run_on_main(write)
 
 
-def write_report(file: Path, content: dict[str, Any]) -> None:
-    """Writes plain data as JSON; an existing file is replaced at once.
+def write_report(file: Path, content: dict[str, Any] | str) -> None:
+    """Writes plain data as JSON, or a text; an existing file is replaced at once.
 
     Args:
-        file: Where to write. In a folder of ours it must be one that :func:`save_model` wrote, as others are not in the
-            folder's record.
-        content: The data.
+        file: Where to write. In a folder of ours it is added to the folder's record.
+        content: The data, or the text.
 
     Raises:
         CheckpointError: If it cannot be written.
     """
-    new = file.with_name(f".{file.name}.new")
     try:
-        new.write_text(as_json(content), encoding="utf-8")
-        new.replace(file)
+        add_recorded_file(file.parent, file.name, content if isinstance(content, str) else as_json(content))
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise CheckpointError(f"{file} cannot be written: {error.strerror}.") from error
 
 

@@ -1,6 +1,6 @@
 """The command line: ``bertsurgeon compress | finetune | prune | recover | evaluate | bench | export | …``."""
 
-from bertsurgeon.cli import bench, compress, demo, export, gradual, layers, measure, prune, train, vocabulary
+from bertsurgeon.cli import bench, compress, demo, export, gradual, layers, measure, prune, report, train, vocabulary
 from bertsurgeon.cli.app import app, main
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "main",
     "measure",
     "prune",
+    "report",
     "train",
     "vocabulary",
 ]

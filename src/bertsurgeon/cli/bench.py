@@ -38,9 +38,7 @@ def bench(
     with_memory: Annotated[
         bool, typer.Option("--memory/--no-memory", help="Peak memory, each model in a process of its own.")
     ] = True,
-    chart: Annotated[
-        Path | None, typer.Option("--chart", help="Also draw a bar chart (PNG, SVG or PDF; needs matplotlib).")
-    ] = None,
+    chart: Annotated[Path | None, typer.Option("--chart", help="Also draw a bar chart (PNG, SVG or PDF).")] = None,
     data: Annotated[DataConfig, opt.Panel("Data", without=("max_train_samples",))],
     seed: opt.Seed = 0,
     as_json: opt.Json = False,
@@ -107,7 +105,7 @@ def _check_chart(file: Path) -> None:
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError:
-        raise OptionError("--chart needs matplotlib; run: pip install 'bertsurgeon[chart]'.") from None
+        raise OptionError("--chart needs matplotlib; run: pip install matplotlib.") from None
     if file.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
         raise OptionError(f"The suffix of --chart sets the format (.png, .svg or .pdf), and {file} has none of them.")
     if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):

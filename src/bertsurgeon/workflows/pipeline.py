@@ -29,6 +29,7 @@ from bertsurgeon.methods.base import PruneConfig, PruneReport
 from bertsurgeon.methods.registry import get_method
 from bertsurgeon.pruning import prune
 from bertsurgeon.recovery import TrainingConfig, recover
+from bertsurgeon.reporting import CARD, model_card, model_source
 from bertsurgeon.tasks import Task, align_to_model, task_type_for_texts, tokenize
 from bertsurgeon.vocabulary import trim_vocabulary
 from bertsurgeon.workflows.inputs import DataConfig, load_data, load_network, load_texts, raw_texts
@@ -55,6 +56,7 @@ class Inputs:
         training: Tokenized texts for the recovery, labeled if there is a task.
         validation: Tokenized texts for the comparison, labeled if there is a task.
         raw: All of them before tokenization.
+        name: Folder or hub id of the model, for the model card.
     """
 
     model: PreTrainedModel
@@ -64,6 +66,7 @@ class Inputs:
     training: Dataset
     validation: Dataset
     raw: tuple[Dataset, ...]
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def load_inputs(name: str, data: DataConfig, seed: int) -> Inputs:
     texts = None if data.text_file is None else load_texts(data, seed)
     if texts is not None and data.only_texts:
         training, held_out = (encode(part) for part in texts)
-        return Inputs(model, tokenizer, None, training, training, held_out, texts)
+        return Inputs(model, tokenizer, None, training, training, held_out, texts, name)
     loaded = align_to_model(load_data(data, seed), model)
     check_head(model, loaded.task)
     training, validation = (
@@ -109,7 +112,7 @@ def load_inputs(name: str, data: DataConfig, seed: int) -> Inputs:
     )
     calibration = training if texts is None else encode(texts[0])
     raw = (loaded.train, loaded.validation, *(texts or ()))
-    return Inputs(model, tokenizer, loaded.task, calibration, training, validation, raw)
+    return Inputs(model, tokenizer, loaded.task, calibration, training, validation, raw, name)
 
 
 def prune_to_budgets(
@@ -154,6 +157,7 @@ def prune_to_budgets(
         if trim:
             pruned, saved_tokenizer, trim_report = trim_vocabulary(pruned, raw_texts(inputs.raw), tokenizer)
         result: dict[str, Any] = {
+            "command": "prune",
             "task": None if inputs.task is None else inputs.task.name,
             "pruning": report.to_dict(),
             "recovery": None if training is None else asdict(training),
@@ -161,11 +165,20 @@ def prune_to_budgets(
             "models": metrics,
             "environment": environment(),
         }
-        save_model(pruned, folder, saved_tokenizer, {REPORT: result}, overwrite=overwrite)
+        card = _card(result, inputs)
+        save_model(pruned, folder, saved_tokenizer, {REPORT: result}, overwrite=overwrite, texts={CARD: card})
         result["models"] = distributed.run_on_main(partial(_compare, dense, pruned, folder, metrics))
         distributed.run_on_main(partial(write_report, folder / REPORT, result))
+        distributed.run_on_main(partial(write_report, folder / CARD, _card(result, inputs)))
         models.append(PrunedModel(folder, result, report))
     return models
+
+
+def _card(result: dict[str, Any], inputs: Inputs) -> str:
+    """Returns the model card of a pruned model."""
+    base_model, license_name = model_source(inputs.name) if inputs.name else (None, None)
+    architecture = type(inputs.model).__name__
+    return str(model_card(result, base_model=base_model, license=license_name, architecture=architecture))
 
 
 def _score(inputs: Inputs, model: PreTrainedModel) -> dict[str, float]:

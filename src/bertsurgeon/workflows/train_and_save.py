@@ -31,6 +31,7 @@ from bertsurgeon.gradual import MaskedLanguageModeling, Recipe, train_gradually
 from bertsurgeon.layers.masks import masks_of, sparsity_of
 from bertsurgeon.options import check_not_given
 from bertsurgeon.recovery import TrainingConfig, recover, train
+from bertsurgeon.reporting import CARD, model_card, model_source
 from bertsurgeon.tasks import TaskData, align_to_model, recode_labels, task_type_for_texts, tokenize
 from bertsurgeon.workflows.inputs import (
     DataConfig,
@@ -144,7 +145,8 @@ def finetune_and_save(
             model, config, job.training, tokenizer, work_dir=work_dir, resume=output.resume, description="Fine-tuning"
         )
 
-    return model, _fit_and_save(model, tokenizer, job, fit, {"training": asdict(config)}, output)
+    settings = {"command": "finetune", "training": asdict(config)}
+    return model, _fit_and_save(model, tokenizer, job, fit, settings, output, folder)
 
 
 def recover_and_save(
@@ -191,7 +193,8 @@ def recover_and_save(
     def fit(work_dir: Path) -> None:
         recover(model, config, job.training, tokenizer, teacher=teacher_model, work_dir=work_dir, resume=output.resume)
 
-    return model, _fit_and_save(model, tokenizer, job, fit, {"training": asdict(config)}, output)
+    settings = {"command": "recover", "training": asdict(config)}
+    return model, _fit_and_save(model, tokenizer, job, fit, settings, output, name)
 
 
 def prune_gradually_and_save(
@@ -254,7 +257,8 @@ def prune_gradually_and_save(
             description="Pruning" if recipe.pruning else "Training",
         )
 
-    metrics = _fit_and_save(model, tokenizer, job, fit, {"recipe": asdict(recipe)}, output)
+    settings = {"command": "gradual", "recipe": asdict(recipe)}
+    metrics = _fit_and_save(model, tokenizer, job, fit, settings, output, folder)
     return model, {"sparsity": sparsity_of(masks_of(model)), "recipe": asdict(recipe), "metrics": metrics}
 
 
@@ -358,8 +362,19 @@ def _fit_and_save(
     fit: Callable[[Path], None],
     settings: dict[str, Any],
     output: TrainingOutput,
+    source: str,
 ) -> dict[str, float]:
-    """Trains a model by ``fit``, which is passed the folder for checkpoints; scores it, and saves it with a report."""
+    """Trains a model by ``fit``, which is passed the folder for checkpoints; scores it, and saves it with its report.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        job: What it is trained on, and how it is scored.
+        fit: Trains it.
+        settings: What the report holds beside task and metrics.
+        output: Where the model goes.
+        source: Folder or hub id of the model before training, for the model card.
+    """
     work_dir = output.work_dir
 
     def prepare() -> None:
@@ -375,7 +390,10 @@ def _fit_and_save(
         raise
     metrics = job.score(model)
     report = {"task": job.task, **settings, "metrics": metrics}
-    save_model(model, output.folder, tokenizer, {REPORT: report}, overwrite=output.overwrite)
+    base_model, license_name = model_source(source)
+    architecture = type(model).__name__
+    card = model_card(report, base_model=base_model, license=license_name, architecture=architecture)
+    save_model(model, output.folder, tokenizer, {REPORT: report}, overwrite=output.overwrite, texts={CARD: str(card)})
     distributed.run_on_main(lambda: remove_work_folder(work_dir))
     progress.note(f"Saved {output.folder}")
     return metrics
