@@ -25,8 +25,8 @@ HEADER = """# The command line
 All commands and options, as `bertsurgeon COMMAND --help` prints them; `python docs/generate_cli.py` writes this page.
 `bertsurgeon --version` prints the version. Every command accepts `--quiet` (`-q`): no progress and no notes, while
 errors, warnings and results remain. Where standard error is no terminal (a log file, CI), a step of more than
-5 seconds prints a plain line about every 30 seconds instead of a bar. Bad input ends with one sentence and exit code 2, an interrupt with
-130. Most options are fields of a class of the [Python API](api.md).
+5 seconds prints a plain line about every 30 seconds instead of a bar. Bad input ends with one sentence and exit code 2,
+an interrupt with 130. Most options are fields of a class of the [Python API](api.md).
 """
 
 
