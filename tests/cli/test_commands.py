@@ -96,7 +96,7 @@ def test_pruned_folder_loads_with_transformers(place: Path, pruning: dict[str, A
     assert measure_sizes(stock).encoder_weights == pruning["models"]["pruned"]["encoder_weights"]
 
 
-@pytest.mark.parametrize(("method", "word"), [("auto", "rank"), ("pgb", "G = 2")])
+@pytest.mark.parametrize(("method", "word"), [("auto", "rank"), ("pgb", "G=2")])
 def test_prune_prints_tables(method: str, word: str, place: Path, tmp_path: Path) -> None:
     options = ("--sparsity", "0.5", "--method", method, "--max-train-samples", "16", *files(place))
     text = succeed("prune", place / "dense", "-o", tmp_path / "out", *options).stdout
