@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from bertsurgeon import progress
+from bertsurgeon.workflows.pipeline import _note_time_left
 
 
 class Clock:
@@ -125,3 +126,12 @@ def test_a_note_is_printed_once(clock: Clock, lines: Callable[[], list[str]]) ->
 )
 def test_durations(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text
+
+
+def test_the_time_left_for_more_models(clock: Clock, lines: Callable[[], list[str]]) -> None:
+    for done in (1, 2, 3):
+        _note_time_left(60.0 * done, done, 3)
+    assert lines() == [
+        "1 of 3 models pruned, about 2 min left.",
+        "2 of 3 models pruned, about 1 min left.",
+    ]

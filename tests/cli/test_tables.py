@@ -9,6 +9,7 @@ from rich.console import Console
 
 from bertsurgeon.cli.bench import _show as show_bench
 from bertsurgeon.cli.tables import print_plan, print_sparsity, print_summary
+from bertsurgeon.cli.train import show_metrics
 from bertsurgeon.plan import (
     Dropped,
     Grouped,
@@ -114,3 +115,8 @@ def test_names_of_models_are_whole() -> None:
     short = render(lambda console: show_bench(bench_result(["a", "b"]), console))
     assert " texts/s  b\n" in short
     assert "1  a" not in short
+
+
+def test_a_recovery_prints_both_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    show_metrics({"before": {"accuracy": 71.5}, "metrics": {"accuracy": 90.25}}, as_json=False)
+    assert capsys.readouterr().out == "before: accuracy 71.50\nafter:  accuracy 90.25\n"

@@ -59,6 +59,22 @@ def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
+def print_metrics_before_recovery(metrics: dict[str, float] | None, console: Console) -> None:
+    """Prints a pruned model's metrics before its recovery, whose metrics afterwards are in the summary.
+
+    Args:
+        metrics: The metrics, in percent; None if there was no recovery.
+        console: Where to print.
+    """
+    if metrics is not None:
+        console.print(f"Pruned, before the recovery: {format_metrics(metrics)}", highlight=False)
+
+
+def format_metrics(metrics: dict[str, float]) -> str:
+    """Formats metrics in one line."""
+    return "  ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+
+
 def print_plan(plan: ModelPlan, console: Console) -> None:
     """Prints a plan: one line per layer, one column per matrix."""
     roles = list(plan.layers[0].matrices)

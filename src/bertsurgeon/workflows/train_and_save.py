@@ -144,12 +144,12 @@ def finetune_and_save(
             model, config, job.training, tokenizer, work_dir=work_dir, resume=output.resume, description="Fine-tuning"
         )
 
-    return model, _fit_and_save(model, tokenizer, job, fit, {"training": asdict(config)}, output)
+    return model, _fit_and_save(model, tokenizer, job, fit, {"training": asdict(config)}, output)["metrics"]
 
 
 def recover_and_save(
     name: str, config: TrainingConfig, data: DataConfig, output: TrainingOutput, teacher: str | None = None
-) -> tuple[PreTrainedModel, dict[str, float]]:
+) -> tuple[PreTrainedModel, dict[str, dict[str, float]]]:
     """Fine-tunes a pruned model again.
 
     Args:
@@ -160,7 +160,7 @@ def recover_and_save(
         teacher: Folder or hub id of the dense model, to distill from; None for none.
 
     Returns:
-        The model and its metrics, in percent.
+        The model; its metrics ``before`` the recovery, and its ``metrics`` after it, in percent.
 
     Raises:
         BertSurgeonError: If any of it is missing or broken, or does not fit together.
@@ -191,7 +191,7 @@ def recover_and_save(
     def fit(work_dir: Path) -> None:
         recover(model, config, job.training, tokenizer, teacher=teacher_model, work_dir=work_dir, resume=output.resume)
 
-    return model, _fit_and_save(model, tokenizer, job, fit, {"training": asdict(config)}, output)
+    return model, _fit_and_save(model, tokenizer, job, fit, {"training": asdict(config)}, output, score_before=True)
 
 
 def prune_gradually_and_save(
@@ -254,8 +254,8 @@ def prune_gradually_and_save(
             description="Pruning" if recipe.pruning else "Training",
         )
 
-    metrics = _fit_and_save(model, tokenizer, job, fit, {"recipe": asdict(recipe)}, output)
-    return model, {"sparsity": sparsity_of(masks_of(model)), "recipe": asdict(recipe), "metrics": metrics}
+    scores = _fit_and_save(model, tokenizer, job, fit, {"recipe": asdict(recipe)}, output)
+    return model, {"sparsity": sparsity_of(masks_of(model)), "recipe": asdict(recipe), **scores}
 
 
 def load_for_finetuning(
@@ -358,8 +358,32 @@ def _fit_and_save(
     fit: Callable[[Path], None],
     settings: dict[str, Any],
     output: TrainingOutput,
-) -> dict[str, float]:
-    """Trains a model by ``fit``, which is passed the folder for checkpoints; scores it, and saves it with a report."""
+    *,
+    score_before: bool = False,
+) -> dict[str, dict[str, float]]:
+    """Trains a model by ``fit``, which is passed the folder for checkpoints; scores it, and saves it with a report.
+
+    Returns:
+        The ``metrics`` and, with ``score_before``, those of the model as it came (``before``).
+    """
+    with progress.steps(3 if score_before else 2) as begin_step:
+        scores = {}
+        if score_before:
+            begin_step()
+            scores["before"] = job.score(model)
+        begin_step()
+        _fit(fit, output)
+        begin_step()
+        scores["metrics"] = job.score(model)
+    report = {"task": job.task, **settings, **scores}
+    save_model(model, output.folder, tokenizer, {REPORT: report}, overwrite=output.overwrite)
+    distributed.run_on_main(lambda: remove_work_folder(output.work_dir))
+    progress.note(f"Saved {output.folder}")
+    return scores
+
+
+def _fit(fit: Callable[[Path], None], output: TrainingOutput) -> None:
+    """Calls ``fit`` with the folder for checkpoints, which is new unless a training is resumed."""
     work_dir = output.work_dir
 
     def prepare() -> None:
@@ -373,9 +397,3 @@ def _fit_and_save(
         if distributed.is_main():
             remove_work_folder(work_dir, only_if_empty=True)
         raise
-    metrics = job.score(model)
-    report = {"task": job.task, **settings, "metrics": metrics}
-    save_model(model, output.folder, tokenizer, {REPORT: report}, overwrite=output.overwrite)
-    distributed.run_on_main(lambda: remove_work_folder(work_dir))
-    progress.note(f"Saved {output.folder}")
-    return metrics
