@@ -17,11 +17,16 @@ PAGE = Path(__file__).parent / "cli.md"
 DATA = "Data"
 """Panel of the options that most commands share; the page lists them once."""
 
+COMMON = {"--help", "--quiet"}
+"""Options of every command, which the page names once."""
+
 HEADER = """# The command line
 
 All commands and options, as `bertsurgeon COMMAND --help` prints them; `python docs/generate_cli.py` writes this page.
-Bad input ends with one sentence and exit code 2, an interrupt with 130. Most options are fields of a class of the
-[Python API](api.md).
+`bertsurgeon --version` prints the version. Every command accepts `--quiet` (`-q`): no progress and no notes, while
+errors, warnings and results remain. Where standard error is no terminal (a log file, CI), a step of more than
+5 seconds prints a plain line about every 30 seconds instead of a bar. Bad input ends with one sentence and exit code 2,
+an interrupt with 130. Most options are fields of a class of the [Python API](api.md).
 """
 
 
@@ -41,8 +46,8 @@ def commands() -> dict[str, Any]:
 
 
 def options_of(command: Any) -> list[Any]:
-    """Returns the options of a command without ``--help``."""
-    return [each for each in command.params if each.param_type_name == "option" and "--help" not in each.opts]
+    """Returns the options of a command without those that all have."""
+    return [each for each in command.params if each.param_type_name == "option" and not COMMON & set(each.opts)]
 
 
 def _section(name: str, command: Any, data: dict[str, Any]) -> str:

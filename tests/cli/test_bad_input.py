@@ -262,7 +262,8 @@ def test_impossible_sparsity(stock: Path, rejects: Callable[..., None], sparsity
 
 @pytest.mark.parametrize("options", [(), ("--sparsity", "0.5", "--groups", "2")])
 def test_budget_named_not_once(stock: Path, rejects: Callable[..., None], options: tuple[str, ...]) -> None:
-    rejects("prune", stock / "dense", *options, *files(stock), words=("exactly one", "sparsity", "groups"))
+    words = ("exactly one",) if options else ("such as --sparsity 0.5", "'bertsurgeon compress'")
+    rejects("prune", stock / "dense", *options, *files(stock), words=(*words, "sparsity", "groups"))
 
 
 @pytest.mark.parametrize("command", ["prune", "finetune", "recover"])

@@ -122,7 +122,7 @@ def test_configurations_from_options(method: str, values: dict[str, Any], expect
     ("method", "values", "words"),
     [
         ("magic", {"sparsity": "0.5"}, "method must be one of auto, pgb, obert, not 'magic'"),
-        ("auto", {}, "exactly one budget"),
+        ("auto", {}, "Name a budget, such as --sparsity 0.5.*--flops, --speedup.*'bertsurgeon compress'"),
         ("auto", {"sparsity": "0.5", "flops": "0.5"}, "exactly one budget"),
         ("auto", {"sparsity": "half"}, "--sparsity must be a number"),
         ("auto", {"sparsity": "0.5,0.50"}, "twice"),

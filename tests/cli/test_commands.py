@@ -4,7 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def recovered(place: Path, pruning: dict[str, Any]) -> Path:
 
 
 def test_finetune_learns(place: Path) -> None:
-    printed = json.loads(succeed("evaluate", place / "dense", *files(place), "--json").stdout)
+    validation = ("--validation-file", place / "validation.csv")  # the classes are those of the model
+    printed = json.loads(succeed("evaluate", place / "dense", *validation, "--json").stdout)
     assert printed["metrics"]["accuracy"] > 90
     report = json.loads((place / "dense" / "training_report.json").read_text())
     assert report["metrics"] == pytest.approx(printed["metrics"])
@@ -115,7 +117,7 @@ def test_pruned_folder_loads_with_transformers(place: Path, pruning: dict[str, A
     assert measure_sizes(stock).encoder_weights == pruning["models"]["pruned"]["encoder_weights"]
 
 
-@pytest.mark.parametrize(("method", "word"), [("auto", "rank"), ("pgb", "G = 2")])
+@pytest.mark.parametrize(("method", "word"), [("auto", "rank"), ("pgb", "G=2")])
 def test_prune_prints_tables(method: str, word: str, place: Path, tmp_path: Path) -> None:
     options = ("--sparsity", "0.5", "--method", method, "--max-train-samples", "16", *files(place))
     text = succeed("prune", place / "dense", "-o", tmp_path / "out", *options).stdout
@@ -123,10 +125,30 @@ def test_prune_prints_tables(method: str, word: str, place: Path, tmp_path: Path
         assert words in text
 
 
-def test_prune_recovers_in_one_command(place: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Steps that a procedure announces, and those that it begins."""
+    counts = {"announced": 0, "begun": 0}
+
+    @contextmanager
+    def count(total: int) -> Iterator[Callable[[], None]]:
+        counts["announced"] += total
+
+        def begin() -> None:
+            counts["begun"] += 1
+
+        yield begin
+
+    monkeypatch.setattr(progress, "steps", count)
+    return counts
+
+
+def test_prune_recovers_in_one_command(place: Path, tmp_path: Path, steps: dict[str, int]) -> None:
     options = ("--sparsity", "0.5", "--recover-epochs", "1", "--json", *files(place))
     printed = json.loads(succeed("prune", place / "dense", "-o", tmp_path / "out", *options).stdout)
     assert printed["recovery"]["epochs"] == 1
+    assert printed["before_recovery"].keys() == {"accuracy", "f1"}
+    assert steps == {"announced": 6, "begun": 6}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -135,6 +157,8 @@ def test_recover_keeps_the_plan(place: Path, pruning: dict[str, Any], recovered:
     assert bertsurgeon.get_plan(after) == bertsurgeon.get_plan(before)
     assert measure_sizes(after).encoder_weights == pruning["models"]["pruned"]["encoder_weights"]
     assert not (place / "recovered.training").exists()
+    report = json.loads((place / "recovered" / "training_report.json").read_text())
+    assert report["before"]["accuracy"] == pytest.approx(pruning["models"]["pruned"]["accuracy"])
 
 
 def test_evaluate_after_recovery(place: Path, recovered: Path) -> None:

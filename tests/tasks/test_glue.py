@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from bertsurgeon.errors import DataError
 from bertsurgeon.tasks import TASKS, load_task
@@ -107,21 +107,22 @@ def test_from_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     task = TASKS[name]
     asked: list[tuple[str, ...]] = []
 
-    def deliver(*names: str) -> DatasetDict:
-        asked.append(names)
+    def deliver(*names: str, split: str) -> Dataset:
+        asked.append((*names, split))
         row = {column: [f"{column} text"] for column in task.hub_columns} | {"label": [0], "idx": [7]}
-        return DatasetDict({split: Dataset.from_dict(row) for split in ("train", task.validation_split)})
+        return Dataset.from_dict(row)
 
     monkeypatch.setattr("datasets.load_dataset", deliver)
     found = load_task(name)
-    assert asked == [("glue", "mnli" if name == "mnli-mm" else name)]
+    hub_name = "mnli" if name == "mnli-mm" else name
+    assert asked == [("glue", hub_name, "train"), ("glue", hub_name, task.validation_split)]
     roles = ("text", "text_pair")[: len(task.hub_columns)]
     wanted = {role: f"{column} text" for role, column in zip(roles, task.hub_columns, strict=True)}
     assert found.validation.to_list() == [{**wanted, "label": 0}]
 
 
 def test_without_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: str) -> None:
+    def fail(*_: str, split: str) -> None:
         raise ConnectionError
 
     monkeypatch.setattr("datasets.load_dataset", fail)

@@ -340,8 +340,8 @@ def test_answers_that_are_numbers(tmp_path: Path) -> None:
 def test_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"id": "1", "title": "Films", **ROWS[0]}
 
-    def deliver(name: str) -> dict[str, Dataset]:
-        return {part: Dataset.from_list([{**row, "title": name}]) for part in ("train", "validation")}
+    def deliver(name: str, split: str) -> Dataset:
+        return Dataset.from_list([{**row, "title": f"{name} {split}"}])
 
     monkeypatch.setattr("datasets.load_dataset", deliver)
     assert load_task("squad").validation.to_list() == [ROWS[0]]

@@ -2,14 +2,16 @@
 
 import errno
 import functools
+import inspect
 import json
 import logging
 import signal
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
 
 import typer
 from rich.console import Console
@@ -20,17 +22,83 @@ from bertsurgeon.errors import BertSurgeonError, OptionError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C", bound=Callable[..., Any])
 
 Command: TypeAlias = Callable[..., None]
 
-app = typer.Typer(
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print no progress and no notes; errors, warnings and results remain.",
+        show_default=False,
+    ),
+]
+
+
+class _App(typer.Typer):
+    """An application whose commands accept ``--quiet`` after their name as well as before it."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[C], C]:
+        """Returns a decorator that registers a command, see typer."""
+        register = super().command(name, **options)
+
+        def decorate(command: C) -> C:
+            register(_accept_quiet(command))
+            return command
+
+        return decorate
+
+
+def _accept_quiet(command: Callable[..., None]) -> Command:
+    """Adds the option ``--quiet`` to a command."""
+
+    @functools.wraps(command)
+    def run(*args: Any, quiet: bool = False, **kwargs: Any) -> None:
+        _be_quiet(quiet)
+        command(*args, **kwargs)
+
+    signature = inspect.signature(command, eval_str=True)
+    option = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    parameters = [*signature.parameters.values(), option]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _be_quiet(quiet: bool) -> None:
+    if quiet:
+        progress.show(False)
+
+
+app = _App(
     name="bertsurgeon",
-    help="Makes fine-tuned BERT-family encoders smaller and faster, and hands back a model for from_pretrained.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"bertsurgeon {version('bertsurgeon')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    quiet: Quiet = False,
+    print_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Makes fine-tuned BERT-family encoders smaller and faster, and hands back a model for from_pretrained."""
+    _be_quiet(quiet)
+
+
 output = Console(markup=False, emoji=False)  # file names may look like markup
 
 BAD_INPUT = 2

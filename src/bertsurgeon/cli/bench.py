@@ -1,6 +1,7 @@
 """``bertsurgeon bench``."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,12 +10,14 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bertsurgeon.benchmark import BenchmarkConfig
 from bertsurgeon.benchmark import bench as compare
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
+from bertsurgeon.cli.tables import compact_table
 from bertsurgeon.errors import OptionError
 from bertsurgeon.workflows.inputs import DataConfig, check_same_vocabulary, load_data, load_texts, resolve_model
 
@@ -68,32 +71,46 @@ def _show(result: dict[str, Any], console: Console) -> None:
     sizes = result["batch_sizes"]
     what = "your texts" if result["drawn_from_data"] else f"texts of {result['length']} tokens"
     title = f"{what}, {result['environment']['threads']} threads: latency at batch {sizes[0]}, best of batches "
-    table = Table(title=title + ", ".join(map(str, sizes)))
-    table.add_column("model")
+    console.print(title + ", ".join(map(str, sizes)), highlight=False)
+    rows = list(result["models"].values())
+    labels = list(result["models"])
+    table = _table(labels, rows)
+    unlimited = console.options.update(width=10_000)
+    if console.measure(table, options=unlimited).maximum > console.width:  # numbers stand for the names in the table
+        for number, name in enumerate(labels, 1):
+            console.print(Text(f"{number}  {name}", overflow="fold"))
+        labels = [str(number) for number in range(1, len(rows) + 1)]
+        table = _table(labels, rows)
+    console.print(table)
+    most = max(row["texts_per_second"] for row in rows)
+    for label, row in zip(labels, rows, strict=True):
+        bar = "█" * max(1, round(BAR * row["texts_per_second"] / most))
+        console.print(f"{bar:<{BAR}} {row['texts_per_second']:8.0f} texts/s  {label}", highlight=False)
+
+
+def _table(labels: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
+    table = compact_table()
+    table.add_column("model", overflow="fold")
     table.add_column("runs in")
-    for column in ("faster", "p50", "p95", "more texts", "texts/s", "memory", "file"):
+    for column in ("faster", "p50\nms", "p95\nms", "more\ntexts", "texts/s", "memory\nMB", "file\nMB"):
         table.add_column(column, justify="right")
-    for name, row in result["models"].items():
+    for label, row in zip(labels, rows, strict=True):
         table.add_row(
-            name,
+            label,
             f"{row['runtime']} {row['precision']}",
             f"{row['speedup']:.2f}x",
-            f"{row['p50_ms']:.1f} ms",
-            f"{row['p95_ms']:.1f} ms",
+            f"{row['p50_ms']:.1f}",
+            f"{row['p95_ms']:.1f}",
             f"{row['throughput_ratio']:.2f}x",
             f"{row['texts_per_second']:.0f}",
             _megabytes(row["memory_bytes"]),
             _megabytes(row["file_bytes"]),
         )
-    console.print(table)
-    most = max(row["texts_per_second"] for row in result["models"].values())
-    for name, row in result["models"].items():
-        bar = "█" * max(1, round(BAR * row["texts_per_second"] / most))
-        console.print(f"{bar:<{BAR}} {row['texts_per_second']:8.0f} texts/s  {name}", highlight=False)
+    return table
 
 
 def _megabytes(count: int | None) -> str:
-    return "–" if count is None else f"{count / 1e6:.0f} MB"
+    return "–" if count is None else f"{count / 1e6:.0f}"
 
 
 def _check_chart(file: Path) -> None:

@@ -11,7 +11,7 @@ from bertsurgeon.budgets import Sparsity
 from bertsurgeon.checkpoint import check_output
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
-from bertsurgeon.cli.tables import print_plan, print_summary
+from bertsurgeon.cli.tables import print_metrics_before_recovery, print_plan, print_summary
 from bertsurgeon.methods.auto.config import AutoConfig
 from bertsurgeon.recovery import TrainingConfig
 from bertsurgeon.workflows.inputs import MINILM, DataConfig
@@ -47,6 +47,7 @@ def demo(
 
     def show(console: Console) -> None:
         print_plan(pruned.report.plan, console)
+        print_metrics_before_recovery(pruned.result["before_recovery"], console)
         print_summary(pruned.result["models"], console)
         console.print(
             "Load it in Python:\n"

@@ -6,6 +6,7 @@ import typer
 
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded_together
+from bertsurgeon.cli.tables import format_metrics
 from bertsurgeon.gradual import load_recipe, packaged_recipes
 from bertsurgeon.workflows.inputs import DataConfig
 from bertsurgeon.workflows.train_and_save import TrainingOutput, prune_gradually_and_save
@@ -77,7 +78,7 @@ def gradual(
     _, result = prune_gradually_and_save(
         model, chosen, data, target, teacher, memory_gb=memory_gb, bf16=bf16, seed=seed
     )
-    line = "  ".join(f"{name} {value:.2f}" for name, value in result["metrics"].items())
+    line = format_metrics(result["metrics"])
     emit(
         {"output": str(output), **result},
         as_json,

@@ -17,11 +17,11 @@ from bertsurgeon.errors import OptionError
 from bertsurgeon.evaluation import check_head, compare
 from bertsurgeon.evaluation import evaluate as evaluate_model
 from bertsurgeon.plan import dense_plan
-from bertsurgeon.tasks import align_to_model, task_type_for_texts, tokenize
+from bertsurgeon.tasks import task_type_for_texts, tokenize
 from bertsurgeon.workflows.inputs import (
     DataConfig,
     check_same_vocabulary,
-    load_data,
+    load_validation,
     open_model,
     read_all_texts,
     resolve_model,
@@ -47,6 +47,7 @@ def evaluate(
 ) -> None:
     """Scores a dense, pruned or exported model on a task's validation data, or against another model's outputs.
 
+    --validation-file is enough: the model has the codes of the classes. A --train-file is read for its classes only.
     Texts of --text-file should be ones that nothing was pruned or recovered with; all of them are compared.
     """
     if data.text_file is not None and (reference is None or not data.only_texts):
@@ -59,10 +60,10 @@ def evaluate(
     if data.text_file is not None:
         rows = tokenize(read_all_texts(data), tokenizer, data.max_length, task_type_for_texts(network))
     else:
-        loaded = align_to_model(load_data(data, seed), network)
-        check_head(network, loaded.task)
-        rows = tokenize(loaded.validation, tokenizer, data.max_length, loaded.task.type)
-        metrics, name = evaluate_model(network, loaded.task, rows, tokenizer), loaded.task.name
+        task, raw = load_validation(data, network, seed)
+        check_head(network, task)
+        rows = tokenize(raw, tokenizer, data.max_length, task.type)
+        metrics, name = evaluate_model(network, task, rows, tokenizer), task.name
     if reference is not None:
         metrics |= compare(open_model(reference, data), network, rows, tokenizer)
     show_metrics({"model": model, "task": name, "metrics": metrics}, as_json)

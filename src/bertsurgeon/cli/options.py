@@ -269,12 +269,15 @@ class MethodOptions:
             kind = get_type_hints(budget)[first.name]
             make: Callable[..., Budget] = budget
             chosen += [make(amount, **extras) for amount in _parse_amounts(first.metadata["flag"], amounts, kind)]
-        if kinds != 1:
-            flags = [fields(budget)[0].metadata["flag"] for budget in self._budgets]
+        flags = [fields(budget)[0].metadata["flag"] for budget in self._budgets]
+        if kinds == 0:
             raise OptionError(
-                f"Give exactly one budget ({', '.join(flags[:-1])} or {flags[-1]}): --sparsity 0.5, for instance, "
-                "removes half of the encoder's weights."
+                "Name a budget, such as --sparsity 0.5, which removes half of the encoder's weights "
+                f"({', '.join(flags[1:-1])} and {flags[-1]} are others); or let 'bertsurgeon compress' search for the "
+                "smallest model that holds your bound on the loss of quality."
             )
+        if kinds > 1:
+            raise OptionError(f"Give exactly one budget: {', '.join(flags[:-1])} or {flags[-1]}.")
         return chosen
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from bertsurgeon.checkpoint import check_output, load_model
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import Command, app, emit, guarded_together
-from bertsurgeon.cli.tables import print_plan, print_sparsity, print_summary
+from bertsurgeon.cli.tables import print_metrics_before_recovery, print_plan, print_sparsity, print_summary
 from bertsurgeon.errors import OptionError
 from bertsurgeon.methods.auto.config import CalibrationConfig
 from bertsurgeon.methods.auto.measurements import Calibration
@@ -108,6 +108,7 @@ def _show(pruned: list[PrunedModel], console: Console) -> None:
             print_plan(report.plan, console)
         else:
             print_sparsity(report.sparse.kept, report.plan, report.sparse.block, console)
+        print_metrics_before_recovery(model.result["before_recovery"], console)
         print_summary(model.result["models"], console)
         console.print(
             f"Saved {model.folder}: load it with from_pretrained after 'import bertsurgeon'.", highlight=False

@@ -1,11 +1,13 @@
-"""Tables that commands print."""
+"""Tables that commands print; they fit 80 columns."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bertsurgeon.plan import Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Structure, SubLayerName
+from bertsurgeon.plan import Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Role, Structure, SubLayerName
 
 _FORMATS: dict[str, tuple[str, float, str]] = {
     "encoder_weights": ("encoder weights", 1e6, "{:.2f} M"),
@@ -13,6 +15,12 @@ _FORMATS: dict[str, tuple[str, float, str]] = {
     "file_bytes": ("file size", 1e6, "{:.1f} MB"),
     "flops": ("FLOPs", 1e9, "{:.2f} G"),
 }
+
+_ROLES = {"intermediate": "inter-\nmediate"}
+"""Headers of matrices whose names are too wide for a column."""
+
+_COUNTED: dict[SubLayerName, str] = {"attention": "heads", "feed_forward": "neurons"}
+"""Units of each sub-layer."""
 
 
 def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
@@ -23,7 +31,7 @@ def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
         console: Where to print.
     """
     table = Table(title="Dense and pruned, PyTorch on this machine", title_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")  # names of metrics have no spaces
     names = list(rows)
     for name in names:
         table.add_column(name, justify="right")
@@ -51,22 +59,41 @@ def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
+def print_metrics_before_recovery(metrics: dict[str, float] | None, console: Console) -> None:
+    """Prints a pruned model's metrics before its recovery, whose metrics afterwards are in the summary.
+
+    Args:
+        metrics: The metrics, in percent; None if there was no recovery.
+        console: Where to print.
+    """
+    if metrics is not None:
+        console.print(f"Pruned, before the recovery: {format_metrics(metrics)}", highlight=False)
+
+
+def format_metrics(metrics: dict[str, float]) -> str:
+    """Formats metrics in one line."""
+    return "  ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+
+
 def print_plan(plan: ModelPlan, console: Console) -> None:
     """Prints a plan: one line per layer, one column per matrix."""
     roles = list(plan.layers[0].matrices)
-    table = Table()
-    _print_title(f"{plan.architecture}: {_removed(plan.kept, plan.size)}", console)
+    table = compact_table()
+    console.print(f"{plan.architecture}: {_removed(plan.kept, plan.size)}", highlight=False)
     table.add_column("layer", justify="right")
-    counted: dict[SubLayerName, str] = {"attention": "heads", "feed_forward": "neurons"}
-    shown = [name for name in counted if any(name in layer.units for layer in plan.layers)]
+    totals = {name: {layer.units[name].total for layer in plan.layers if name in layer.units} for name in _COUNTED}
+    shown = [name for name in _COUNTED if totals[name]]
     for name in shown:
-        table.add_column(counted[name], justify="right")
+        of_total = f"\nof {max(totals[name])}" if len(totals[name]) == 1 else ""
+        table.add_column(_COUNTED[name] + of_total, justify="right")
     for role in roles:
-        table.add_column(role.replace("_", "\n"), justify="center")
+        table.add_column(_header(role), justify="center")
     for index, layer in enumerate(plan.layers):
-        units = [_units(layer, name) for name in shown]
+        units = [_units(layer, name, with_total=len(totals[name]) > 1) for name in shown]
         table.add_row(str(index), *units, *(_describe(layer.matrices[role].structure) for role in roles))
     console.print(table)
+    if legend := _legend(plan, shown):
+        console.print(legend, highlight=False)
 
 
 def print_sparsity(kept: list[dict[str, int]], plan: ModelPlan, block: int, console: Console) -> None:
@@ -80,20 +107,25 @@ def print_sparsity(kept: list[dict[str, int]], plan: ModelPlan, block: int, cons
     """
     total = sum(sum(layer.values()) for layer in kept)
     unit = "single weights" if block == 1 else f"blocks of 1×{block}"
-    table = Table()
-    _print_title(f"{plan.architecture}, {unit}: {_removed(total, plan.size)}; share kept by matrix:", console)
+    table = compact_table()
+    console.print(f"{plan.architecture}, {unit}: {_removed(total, plan.size)}", highlight=False)
+    console.print("Percent kept of each matrix:")
     table.add_column("layer", justify="right")
     for role in plan.layers[0].matrices:
-        table.add_column(role.replace("_", "\n"), justify="right")
+        table.add_column(_header(role), justify="right")
     for index, (counts, layer) in enumerate(zip(kept, plan.layers, strict=True)):
-        shares = [f"{100 * counts.get(role, 0) / matrix.size:.1f} %" for role, matrix in layer.matrices.items()]
+        shares = [f"{100 * counts.get(role, 0) / matrix.size:.1f}" for role, matrix in layer.matrices.items()]
         table.add_row(str(index), *shares)
     console.print(table)
 
 
-def _print_title(title: str, console: Console) -> None:
-    """Prints a line that no narrow table wraps."""
-    console.print(title, highlight=False, soft_wrap=True)
+def compact_table() -> Table:
+    """Returns a table without vertical lines, whose words are never cut."""
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def _header(role: Role) -> str:
+    return _ROLES.get(role, role.replace("_", "\n"))
 
 
 def _removed(kept: int, total: int) -> str:
@@ -106,10 +138,27 @@ def _change(ratio: float) -> str:
     return f"{100 * (1 - ratio):.0f} % removed" if ratio <= 1 else f"{100 * (ratio - 1):.0f} % more"
 
 
-def _units(layer: LayerPlan, name: SubLayerName) -> str:
+def _units(layer: LayerPlan, name: SubLayerName, with_total: bool) -> str:
     if layer.is_dropped(name):
         return "–"
-    return f"{layer.units[name].kept} of {layer.units[name].total}" if name in layer.units else "all"
+    if name not in layer.units:
+        return "all"
+    units = layer.units[name]
+    return f"{units.kept}/{units.total}" if with_total else str(units.kept)
+
+
+def _legend(plan: ModelPlan, units: Sequence[SubLayerName]) -> str:
+    """Explains the short words of a plan's table; empty if it has none."""
+    structures = {type(matrix.structure) for layer in plan.layers for matrix in layer.matrices.values()}
+    words = {
+        LowRank: "r: rank of two factors",
+        Grouped: "G: number of groups",
+        Dropped: "–: removed",
+    }
+    parts = [words[kind] for kind in words if kind in structures]
+    if units:
+        parts.insert(0, f"{' and '.join(_COUNTED[name] for name in units)}: kept")
+    return "; ".join(parts)
 
 
 def _describe(structure: Structure) -> str:
@@ -119,6 +168,6 @@ def _describe(structure: Structure) -> str:
         case Dropped():
             return "–"
         case Grouped():
-            return f"G = {structure.groups}"
+            return f"G={structure.groups}"
         case LowRank():
-            return f"rank {structure.rank}"
+            return f"r={structure.rank}"

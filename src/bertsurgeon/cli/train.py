@@ -4,9 +4,11 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded_together
+from bertsurgeon.cli.tables import format_metrics
 from bertsurgeon.recovery import TrainingConfig
 from bertsurgeon.workflows.inputs import DataConfig
 from bertsurgeon.workflows.train_and_save import TrainingOutput, finetune_and_save, recover_and_save
@@ -55,11 +57,18 @@ def recover(
     """Fine-tunes a pruned model again, optionally distilled from its dense original."""
     rate = training.peak_learning_rate(with_teacher=teacher is not None)
     config = replace(training, seed=seed, learning_rate=rate)
-    _, metrics = recover_and_save(model, config, data, TrainingOutput(output, resume, overwrite), teacher)
-    show_metrics({"output": str(output), "metrics": metrics}, as_json)
+    _, scores = recover_and_save(model, config, data, TrainingOutput(output, resume, overwrite), teacher)
+    show_metrics({"output": str(output), **scores}, as_json)
 
 
 def show_metrics(result: dict[str, Any], as_json: bool) -> None:
-    """Prints metrics in one line, or the result as JSON."""
-    line = "  ".join(f"{name} {value:.2f}" for name, value in result["metrics"].items())
-    emit(result, as_json, lambda console: console.print(line, highlight=False))
+    """Prints metrics in one line, after those from before a training if there are any; or the result as JSON."""
+    lines = {"": result["metrics"]}
+    if "before" in result:
+        lines = {"before: ": result["before"], "after:  ": result["metrics"]}
+
+    def show(console: Console) -> None:
+        for label, metrics in lines.items():
+            console.print(label + format_metrics(metrics), highlight=False)
+
+    emit(result, as_json, show)

@@ -39,6 +39,7 @@ from bertsurgeon.tasks.types import (
     task_type_for_texts,
     task_type_of,
 )
+from bertsurgeon.tasks.validation import ValidationData, load_task_validation, load_user_validation
 
 __all__ = [
     "CATEGORICAL",
@@ -63,6 +64,7 @@ __all__ = [
     "TaskType",
     "TokenClassification",
     "TokenMasking",
+    "ValidationData",
     "align_to_model",
     "as_dataset",
     "check_same_head",
@@ -77,7 +79,9 @@ __all__ = [
     "label_names",
     "limit_rows",
     "load_task",
+    "load_task_validation",
     "load_user_task",
+    "load_user_validation",
     "mask_tokens",
     "max_input_length",
     "model_class_names",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig
 
+from bertsurgeon import progress
 from bertsurgeon.errors import DataError
 from bertsurgeon.tasks.docstrings import read_docstrings
 from bertsurgeon.tasks.files import is_squad, note_skipped_rows, read_lines, read_squad
@@ -64,17 +65,44 @@ def load_task(name: str, data_dir: Path | None = None, seed: int = 0) -> TaskDat
     """
     task = get_task(name)
     if task.name == "docstrings":
-        return TaskData(task, *read_docstrings(seed=seed))
+        data = TaskData(task, *read_docstrings(seed=seed))
+        note_rows("docstrings (training)", data.train, task.type, task.labels)
+        note_rows("docstrings (validation)", data.validation, task.type, task.labels)
+        return data
     if data_dir is not None:
         return TaskData(task, *read_task_files(task, data_dir))
-    return TaskData(task, *_load_from_hub(task))
+    return TaskData(task, *(load_from_hub(task, split) for split in ("train", task.validation_split)))
 
 
-def _load_from_hub(task: Task) -> tuple[Dataset, Dataset]:
+def note_rows(name: str, rows: Dataset, task_type: TaskType, labels: Sequence[str]) -> None:
+    """Prints, if progress is shown, how many rows were read, and the counts of their classes or their range.
+
+    Args:
+        name: What they were read from.
+        rows: The rows, with coded labels.
+        task_type: Type of the task.
+        labels: Names of the classes.
+    """
+    if progress.is_shown():
+        summary = task_type.summarize(rows, labels)
+        unit = task_type.rows_are if len(rows) != 1 else task_type.rows_are[:-1]
+        progress.note_once(f"Read {len(rows):,} {unit} of {name}: {summary}.")
+
+
+def load_from_hub(task: Task, split: str) -> Dataset:
+    """Loads one split of a task from the hub.
+
+    Args:
+        task: The task.
+        split: Name of the split.
+
+    Raises:
+        DataError: If it cannot be loaded.
+    """
     from datasets import load_dataset
 
     try:
-        splits: Any = load_dataset(*task.hub)
+        rows: Any = load_dataset(*task.hub, split=split)
     except Exception as error:  # without a network, the hub's client raises a dozen unrelated types
         raise DataError(
             f"Task {task.name!r} could not be loaded from the hub ({type(error).__name__}); "
@@ -83,11 +111,9 @@ def _load_from_hub(task: Task) -> tuple[Dataset, Dataset]:
     columns = task.type.columns
     texts = dict(zip(task.hub_columns, (columns["text"], columns["text_pair"]), strict=False))
     renamed = {hub_name: name for hub_name, name in texts.items() if hub_name != name}
-    train, validation = (
-        splits[split].rename_columns(renamed).select_columns([*texts.values(), columns["label"]])
-        for split in ("train", task.validation_split)
-    )
-    return train, validation
+    selected: Dataset = rows.rename_columns(renamed).select_columns([*texts.values(), columns["label"]])
+    note_rows(f"{task.name} ({split})", selected, task.type, task.labels)
+    return selected
 
 
 def load_user_task(
@@ -116,15 +142,18 @@ def load_user_task(
     """
     files = (train_file, validation_file)
     columns = {"text": text_column, "text_pair": text_pair_column, "label": label_column}
-    reader = task_type or _infer_task_type(files)
+    reader = task_type or infer_task_type(files)
     parts = [reader.read(path, columns) for path in files]
     if task_type is None and reader is CLASSIFICATION and any(map(is_real, chain(*(part["label"] for part in parts)))):
         reader = REGRESSION
     prepared = reader.prepare(parts)
+    for path, part in zip(files, prepared.parts, strict=True):
+        note_rows(path.name, part, prepared.type, prepared.labels)
     return TaskData(Task("custom", prepared.metrics, prepared.labels, type=prepared.type), *prepared.parts)
 
 
-def _infer_task_type(files: Sequence[Path]) -> TaskType:
+def infer_task_type(files: Sequence[Path]) -> TaskType:
+    """Returns the type of task of files: CoNLL by suffix, SQuAD by form, and otherwise a classification."""
     if any(path.suffix in CONLL_SUFFIXES for path in files):
         return TASK_TYPES["token-classification"]
     return TASK_TYPES["question-answering"] if any(map(is_squad, files)) else CLASSIFICATION
@@ -213,21 +242,49 @@ def read_task_files(task: Task, data_dir: Path) -> tuple[Dataset, Dataset]:
     Raises:
         DataError: If no known layout is there, or a file is empty or malformed.
     """
-    if not data_dir.is_dir():
-        raise DataError(f"The data folder {data_dir} does not exist; pass the folder that holds the task's files.")
-    for layout in task.layouts:
-        for folder in (data_dir / layout.folder, data_dir):
-            if (folder / layout.train).is_file() and (folder / layout.validation).is_file():
-                train, validation = (
-                    _read_tsv(task, layout, path) if layout.columns else read_squad(path)
-                    for path in (folder / layout.train, folder / layout.validation)
-                )
-                return train, validation
+    for folder, layout in _layouts_in(task, data_dir):
+        if (folder / layout.train).is_file() and (folder / layout.validation).is_file():
+            train, validation = (
+                _read_task_file(task, layout, folder / name) for name in (layout.train, layout.validation)
+            )
+            return train, validation
     expected = " or ".join(f"{layout.folder}/{layout.train}" for layout in task.layouts)
     raise DataError(
         f"There are no files of task {task.name!r} below {data_dir}; expected {expected} with its validation file, "
         "or leave --data-dir out to load the task from the hub."
     )
+
+
+def read_validation_file(task: Task, data_dir: Path) -> Dataset:
+    """Reads a task's validation part from a local file; the training file need not be there.
+
+    Args:
+        task: A task with local layouts.
+        data_dir: Folder with the task's folder (``SST-2``, ``CoLA``, …), or that folder itself.
+
+    Raises:
+        DataError: If no known layout is there, or the file is empty or malformed.
+    """
+    for folder, layout in _layouts_in(task, data_dir):
+        if (folder / layout.validation).is_file():
+            return _read_task_file(task, layout, folder / layout.validation)
+    expected = " or ".join(f"{layout.folder}/{layout.validation}" for layout in task.layouts)
+    raise DataError(
+        f"There is no validation file of task {task.name!r} below {data_dir}; expected {expected}, or leave --data-dir "
+        "out to load the task from the hub."
+    )
+
+
+def _layouts_in(task: Task, data_dir: Path) -> list[tuple[Path, Layout]]:
+    if not data_dir.is_dir():
+        raise DataError(f"The data folder {data_dir} does not exist; pass the folder that holds the task's files.")
+    return [(folder, layout) for layout in task.layouts for folder in (data_dir / layout.folder, data_dir)]
+
+
+def _read_task_file(task: Task, layout: Layout, path: Path) -> Dataset:
+    rows = _read_tsv(task, layout, path) if layout.columns else read_squad(path)
+    note_rows(path.name, rows, task.type, task.labels)
+    return rows
 
 
 def _read_tsv(task: Task, layout: Layout, path: Path) -> Dataset:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
+from bertsurgeon import progress
 from bertsurgeon.checkpoint import load_embedder, load_model, load_tokenizer
 from bertsurgeon.errors import DataError, ModelError, OptionError
 from bertsurgeon.options import documented, option
@@ -18,11 +19,17 @@ from bertsurgeon.tasks import (
     TASK_TYPES,
     Embedding,
     QuestionAnswering,
+    Task,
     TaskData,
+    TaskType,
+    ValidationData,
+    align_to_model,
     get_task_type,
     limit_rows,
     load_task,
+    load_task_validation,
     load_user_task,
+    load_user_validation,
     read_texts,
 )
 
@@ -196,7 +203,9 @@ def read_all_texts(data: DataConfig) -> Dataset:
         DataError: If the file cannot be read.
     """
     assert data.text_file is not None
-    return read_texts(data.text_file, data.text_column or "text", data.text_pair_column)
+    texts = read_texts(data.text_file, data.text_column or "text", data.text_pair_column)
+    progress.note_once(f"Read {len(texts):,} texts of {data.text_file.name}.")
+    return texts
 
 
 def raw_texts(parts: Iterable[Dataset]) -> list[str | list[str]]:
@@ -224,10 +233,8 @@ def load_data(data: DataConfig, seed: int) -> TaskData:
     """
     if (data.task is None) == (data.train_file is None and data.validation_file is None):
         raise OptionError("Pass either a task (--task) or your own files (--train-file and --validation-file).")
-    task_type = None if data.task_type is None else get_task_type(data.task_type)
+    task_type = _task_type_of(data)
     if data.task is not None:
-        if task_type is not None and not isinstance(task_type, Embedding):  # a model may be loaded as an embedder
-            raise OptionError("A task has a type of its own; --task-type is for your own files.")
         loaded = load_task(data.task, data.data_dir, seed)
     elif data.train_file is None or data.validation_file is None:
         raise OptionError("Give both --train-file and --validation-file.")
@@ -240,10 +247,54 @@ def load_data(data: DataConfig, seed: int) -> TaskData:
             data.label_column,
             task_type,
         )
-    return limit_rows(_with_question_options(loaded, data), train=data.max_train_samples)
+    if data.max_train_samples is not None and data.max_train_samples < len(loaded.train):
+        progress.note_once(f"Using the first {data.max_train_samples:,} of the {len(loaded.train):,} training rows.")
+    loaded = replace(loaded, task=_with_question_options(loaded.task, data))
+    return limit_rows(loaded, train=data.max_train_samples)
 
 
-def _with_question_options(loaded: TaskData, data: DataConfig) -> TaskData:
+def load_validation(data: DataConfig, model: Any, seed: int) -> ValidationData:
+    """Loads validation data for a model; training data need not be there, and is read only if it is named.
+
+    Args:
+        data: Where the data comes from.
+        model: Dense, pruned or exported model, whose classes have the codes.
+        seed: Seed of the sample of ``docstrings``.
+
+    Raises:
+        OptionError: If neither or both of a task and files are named.
+        DataError: If the data cannot be read, or the codes of its classes are unknown.
+    """
+    if data.train_file is not None:
+        loaded = align_to_model(load_data(data, seed), model)
+        return ValidationData(loaded.task, loaded.validation)
+    if (data.task is None) == (data.validation_file is None):
+        raise OptionError("Pass either a task (--task) or a file of your own (--validation-file).")
+    task_type = _task_type_of(data)
+    if data.task is not None:
+        task, rows = load_task_validation(data.task, model, data.data_dir, seed)
+    else:
+        assert data.validation_file is not None
+        task, rows = load_user_validation(
+            data.validation_file, model, data.text_column, data.text_pair_column, data.label_column, task_type
+        )
+    return ValidationData(_with_question_options(task, data), rows)
+
+
+def _task_type_of(data: DataConfig) -> TaskType | None:
+    """Returns the type of task that is named, or None.
+
+    Raises:
+        OptionError: If it is unknown, or is named beside a task.
+    """
+    task_type = None if data.task_type is None else get_task_type(data.task_type)
+    if data.task is not None and task_type is not None and not isinstance(task_type, Embedding):
+        # a model may be loaded as an embedder
+        raise OptionError("A task has a type of its own; --task-type is for your own files.")
+    return task_type
+
+
+def _with_question_options(task: Task, data: DataConfig) -> Task:
     """Applies the options that question answering alone has.
 
     Raises:
@@ -252,10 +303,10 @@ def _with_question_options(loaded: TaskData, data: DataConfig) -> TaskData:
     options = {"doc_stride": data.doc_stride, "null_threshold": data.null_threshold}
     changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if not changes:
-        return loaded
-    task_type = loaded.task.type
+        return task
+    task_type = task.type
     if not isinstance(task_type, QuestionAnswering):
         raise OptionError("--doc-stride and --null-threshold are for question answering only.")
     if "null_threshold" in changes and not task_type.unanswerable:
         raise OptionError("--null-threshold is for data with unanswerable questions; all of these have an answer.")
-    return replace(loaded, task=replace(loaded.task, type=replace(task_type, **changes)))
+    return replace(task, type=replace(task_type, **changes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from bertsurgeon import distributed
+from bertsurgeon import distributed, progress
 from bertsurgeon.benchmark import (
     compare_latency,
     count_flops,
@@ -139,18 +139,56 @@ def prune_to_budgets(
     Raises:
         BertSurgeonError: If a step is impossible, or a folder cannot be written.
     """
+    calibrates = calibration is None and get_method(targets[0][0]).calibrate is not None
+    shared_steps = int(calibrates) + int(inputs.task is not None)
+    with progress.steps(shared_steps + len(targets) * (2 if training is None else 4)) as begin_step:
+        return _prune_to_budgets(
+            inputs,
+            targets,
+            training,
+            begin_step,
+            overwrite=overwrite,
+            calibration=calibration,
+            teacher=teacher,
+            trim=trim,
+        )
+
+
+def _prune_to_budgets(
+    inputs: Inputs,
+    targets: Sequence[tuple[PruneConfig, Path]],
+    training: TrainingConfig | None,
+    begin_step: Callable[[], None],
+    *,
+    overwrite: bool,
+    calibration: Calibration | None,
+    teacher: PreTrainedModel | None,
+    trim: bool,
+) -> list[PrunedModel]:
+    """Does what :func:`prune_to_budgets` describes, and calls ``begin_step`` before each step that shows progress."""
     dense, tokenizer = inputs.model, inputs.tokenizer
     first = targets[0][0]
     data: Any = inputs.calibration
     method = get_method(first)
     if method.calibrate is not None:
+        if calibration is None:
+            begin_step()
         data = calibration or method.calibrate(dense, first, inputs.calibration, tokenizer)
+    if inputs.task is not None:
+        begin_step()
     dense_metrics = None if inputs.task is None else _score(inputs, dense)
-    models = []
+    models: list[PrunedModel] = []
+    start = progress.clock()
     for config, folder in targets:
+        begin_step()
         pruned, report = prune(dense, config, data, tokenizer, teacher=teacher)
+        before_recovery = None
         if training is not None:
+            begin_step()
+            before_recovery = _score(inputs, pruned)
+            begin_step()
             _recover(pruned, inputs, training)
+        begin_step()
         pruned_metrics = _score(inputs, pruned)
         metrics = {"dense": dense_metrics or dict.fromkeys(pruned_metrics, 100.0), "pruned": pruned_metrics}
         saved_tokenizer, trim_report = tokenizer, None
@@ -161,6 +199,7 @@ def prune_to_budgets(
             "task": None if inputs.task is None else inputs.task.name,
             "pruning": report.to_dict(),
             "recovery": None if training is None else asdict(training),
+            "before_recovery": before_recovery,
             "vocabulary": None if trim_report is None else trim_report.to_dict(),
             "models": metrics,
             "environment": environment(),
@@ -171,6 +210,7 @@ def prune_to_budgets(
         distributed.run_on_main(partial(write_report, folder / REPORT, result))
         distributed.run_on_main(partial(write_report, folder / CARD, _card(result, inputs)))
         models.append(PrunedModel(folder, result, report))
+        _note_time_left(progress.clock() - start, len(models), len(targets))
     return models
 
 
@@ -179,6 +219,13 @@ def _card(result: dict[str, Any], inputs: Inputs) -> str:
     base_model, license_name = model_source(inputs.name) if inputs.name else (None, None)
     architecture = type(inputs.model).__name__
     return str(model_card(result, base_model=base_model, license=license_name, architecture=architecture))
+
+
+def _note_time_left(seconds: float, done: int, total: int) -> None:
+    """Prints how long the remaining models will take, if any, from the time that the finished ones took."""
+    if done < total:
+        time_left = progress.duration(seconds / done * (total - done))
+        progress.note(f"{done} of {total} models pruned, about {time_left} left.")
 
 
 def _score(inputs: Inputs, model: PreTrainedModel) -> dict[str, float]:

@@ -146,12 +146,12 @@ def finetune_and_save(
         )
 
     settings = {"command": "finetune", "training": asdict(config)}
-    return model, _fit_and_save(model, tokenizer, job, fit, settings, output, folder)
+    return model, _fit_and_save(model, tokenizer, job, fit, settings, output, folder)["metrics"]
 
 
 def recover_and_save(
     name: str, config: TrainingConfig, data: DataConfig, output: TrainingOutput, teacher: str | None = None
-) -> tuple[PreTrainedModel, dict[str, float]]:
+) -> tuple[PreTrainedModel, dict[str, dict[str, float]]]:
     """Fine-tunes a pruned model again.
 
     Args:
@@ -162,7 +162,7 @@ def recover_and_save(
         teacher: Folder or hub id of the dense model, to distill from; None for none.
 
     Returns:
-        The model and its metrics, in percent.
+        The model; its metrics ``before`` the recovery, and its ``metrics`` after it, in percent.
 
     Raises:
         BertSurgeonError: If any of it is missing or broken, or does not fit together.
@@ -194,7 +194,7 @@ def recover_and_save(
         recover(model, config, job.training, tokenizer, teacher=teacher_model, work_dir=work_dir, resume=output.resume)
 
     settings = {"command": "recover", "training": asdict(config)}
-    return model, _fit_and_save(model, tokenizer, job, fit, settings, output, name)
+    return model, _fit_and_save(model, tokenizer, job, fit, settings, output, name, score_before=True)
 
 
 def prune_gradually_and_save(
@@ -258,8 +258,8 @@ def prune_gradually_and_save(
         )
 
     settings = {"command": "gradual", "recipe": asdict(recipe)}
-    metrics = _fit_and_save(model, tokenizer, job, fit, settings, output, folder)
-    return model, {"sparsity": sparsity_of(masks_of(model)), "recipe": asdict(recipe), "metrics": metrics}
+    scores = _fit_and_save(model, tokenizer, job, fit, settings, output, folder)
+    return model, {"sparsity": sparsity_of(masks_of(model)), "recipe": asdict(recipe), **scores}
 
 
 def load_for_finetuning(
@@ -363,7 +363,9 @@ def _fit_and_save(
     settings: dict[str, Any],
     output: TrainingOutput,
     source: str,
-) -> dict[str, float]:
+    *,
+    score_before: bool = False,
+) -> dict[str, dict[str, float]]:
     """Trains a model by ``fit``, which is passed the folder for checkpoints; scores it, and saves it with its report.
 
     Args:
@@ -374,7 +376,32 @@ def _fit_and_save(
         settings: What the report holds beside task and metrics.
         output: Where the model goes.
         source: Folder or hub id of the model before training, for the model card.
+        score_before: Whether to score the model before training as well.
+
+    Returns:
+        The ``metrics`` and, with ``score_before``, those of the model as it came (``before``).
     """
+    with progress.steps(3 if score_before else 2) as begin_step:
+        scores = {}
+        if score_before:
+            begin_step()
+            scores["before"] = job.score(model)
+        begin_step()
+        _fit(fit, output)
+        begin_step()
+        scores["metrics"] = job.score(model)
+    report = {"task": job.task, **settings, **scores}
+    base_model, license_name = model_source(source)
+    architecture = type(model).__name__
+    card = model_card(report, base_model=base_model, license=license_name, architecture=architecture)
+    save_model(model, output.folder, tokenizer, {REPORT: report}, overwrite=output.overwrite, texts={CARD: str(card)})
+    distributed.run_on_main(lambda: remove_work_folder(output.work_dir))
+    progress.note(f"Saved {output.folder}")
+    return scores
+
+
+def _fit(fit: Callable[[Path], None], output: TrainingOutput) -> None:
+    """Calls ``fit`` with the folder for checkpoints, which is new unless a training is resumed."""
     work_dir = output.work_dir
 
     def prepare() -> None:
@@ -388,12 +415,3 @@ def _fit_and_save(
         if distributed.is_main():
             remove_work_folder(work_dir, only_if_empty=True)
         raise
-    metrics = job.score(model)
-    report = {"task": job.task, **settings, "metrics": metrics}
-    base_model, license_name = model_source(source)
-    architecture = type(model).__name__
-    card = model_card(report, base_model=base_model, license=license_name, architecture=architecture)
-    save_model(model, output.folder, tokenizer, {REPORT: report}, overwrite=output.overwrite, texts={CARD: str(card)})
-    distributed.run_on_main(lambda: remove_work_folder(work_dir))
-    progress.note(f"Saved {output.folder}")
-    return metrics

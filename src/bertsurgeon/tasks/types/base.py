@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 TRUNCATED = "truncated"
 """Column that :meth:`TaskType.encode` adds: True in the first row made of a raw row whose text was cut."""
 
+MAX_SUMMARY = 60
+"""Characters of a list of classes with their counts, beyond which only the range of the counts is named."""
+
 
 @dataclass(frozen=True)
 class PreparedData:
@@ -77,6 +80,9 @@ class TaskType(Head):
     max_length: ClassVar[int] = 128
     """Default limit of tokens per row."""
 
+    rows_are: ClassVar[str] = "rows"
+    """What a row of a raw dataset is, in the plural."""
+
     learns_from_labels: ClassVar[bool] = True
     """Whether its models compute a loss from labels; otherwise training requires a teacher."""
 
@@ -128,15 +134,30 @@ class TaskType(Head):
             DataError: If the file is missing, cannot be read, or lacks a column.
         """
 
+    def class_names(self, parts: Sequence[Dataset]) -> set[str]:
+        """Returns the names of the classes in datasets that :meth:`read` returned; empty for types without classes."""
+        return set()
+
     @abstractmethod
-    def prepare(self, parts: Sequence[Dataset]) -> PreparedData:
+    def prepare(self, parts: Sequence[Dataset], labels: Sequence[str] = ()) -> PreparedData:
         """Codes the labels of the datasets that :meth:`read` returned for all files.
 
         Args:
             parts: One dataset per file.
+            labels: Names of the classes in the order of their codes, among them those of :meth:`class_names`; empty if
+                the parts decide. No effect on types without classes.
 
         Raises:
             DataError: If the labels do not make a task of this type.
+        """
+
+    @abstractmethod
+    def summarize(self, part: Dataset, labels: Sequence[str]) -> str:
+        """Returns what the labels of a dataset are, in a few words: the number of rows of each class, or a range.
+
+        Args:
+            part: Rows with labels as :meth:`prepare` codes them.
+            labels: Names of the classes.
         """
 
     def recode_labels(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
@@ -238,6 +259,24 @@ def find_truncated(
 def replace_column(part: Dataset, column: str, values: Sequence[Any]) -> Dataset:
     """Returns a dataset with other values in a column."""
     return part.remove_columns(column).add_column(column, values)
+
+
+def summarize_counts(counts: Mapping[str, int]) -> str:
+    """Returns the number of rows of each class, or the least and the most if there are many classes."""
+    each = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    if len(each) <= MAX_SUMMARY:
+        return each
+    return f"{len(counts)} classes, {min(counts.values()):,} to {max(counts.values()):,} rows each"
+
+
+def summarize_range(values: Sequence[float], unit: str) -> str:
+    """Returns the least and the largest of some numbers.
+
+    Args:
+        values: The numbers, at least one.
+        unit: What they are, in the plural.
+    """
+    return f"{unit} from {min(values):g} to {max(values):g}"
 
 
 def finite_float(value: Any) -> float:

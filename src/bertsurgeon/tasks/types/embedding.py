@@ -26,6 +26,7 @@ from bertsurgeon.tasks.types.base import (
     find_truncated,
     finite_float,
     replace_column,
+    summarize_range,
 )
 from bertsurgeon.tasks.types.heads import Outputs, Prediction
 
@@ -77,13 +78,17 @@ class Embedding(TaskType):
         pair = columns["text_pair"] or self.columns["text_pair"]
         return read_user_file(path, columns["text"] or "text", pair, columns["label"] or "label")
 
-    def prepare(self, parts: Sequence[Dataset]) -> PreparedData:
+    def prepare(self, parts: Sequence[Dataset], labels: Sequence[str] = ()) -> PreparedData:
         """Converts scores to floating-point numbers."""
         try:
             coded = [replace_column(part, "label", [finite_float(value) for value in part["label"]]) for part in parts]
         except (ValueError, TypeError) as error:
             raise DataError(f"The label column must hold the similarity of two texts as numbers ({error}).") from error
         return PreparedData(self, METRICS, (), coded)
+
+    def summarize(self, part: Dataset, labels: Sequence[str]) -> str:
+        """Returns the range of the scores."""
+        return summarize_range(part["label"], "scores")
 
     def encode(
         self, rows: dict[str, list[Any]], indices: list[int], tokenizer: PreTrainedTokenizerBase, limit: int

@@ -56,6 +56,7 @@ class QuestionAnswering(TaskType):
     outputs: ClassVar[dict[str, bool]] = {"start_logits": True, "end_logits": True}
     columns: ClassVar[dict[str, str]] = {"text": "question", "text_pair": "context", "label": "answers"}
     max_length: ClassVar[int] = 384
+    rows_are: ClassVar[str] = "questions"
 
     unanswerable: bool = False
     doc_stride: int = 128
@@ -109,7 +110,7 @@ class QuestionAnswering(TaskType):
         ]
         return Dataset.from_list(rows)
 
-    def prepare(self, parts: Sequence[Dataset]) -> PreparedData:
+    def prepare(self, parts: Sequence[Dataset], labels: Sequence[str] = ()) -> PreparedData:
         """Sets :attr:`unanswerable` if some questions have no answer.
 
         Raises:
@@ -120,6 +121,13 @@ class QuestionAnswering(TaskType):
         unanswerable = any(not answers["text"] for part in parts for answers in part["answers"])
         task_type = replace(self, unanswerable=unanswerable)
         return PreparedData(task_type, task_type.metrics, (), list(parts))
+
+    def summarize(self, part: Dataset, labels: Sequence[str]) -> str:
+        """Returns how many questions have an answer."""
+        answered = sum(bool(answers["text"]) for answers in part["answers"])
+        if answered == len(part):
+            return "all with an answer"
+        return f"{answered:,} with an answer, {len(part) - answered:,} without"
 
     def encode(
         self, rows: dict[str, list[Any]], indices: list[int], tokenizer: PreTrainedTokenizerBase, limit: int

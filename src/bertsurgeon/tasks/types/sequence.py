@@ -25,6 +25,8 @@ from bertsurgeon.tasks.types.base import (
     find_truncated,
     finite_float,
     replace_column,
+    summarize_counts,
+    summarize_range,
 )
 from bertsurgeon.tasks.types.heads import Outputs, Prediction
 
@@ -89,7 +91,11 @@ class Classification(_SequenceTask):
         """Returns a description for error messages."""
         return f"a classification into {outputs} classes"
 
-    def prepare(self, parts: Sequence[Dataset]) -> PreparedData:
+    def class_names(self, parts: Sequence[Dataset]) -> set[str]:
+        """Returns all classes."""
+        return {_class_name(value) for part in parts for value in part["label"]}
+
+    def prepare(self, parts: Sequence[Dataset], labels: Sequence[str] = ()) -> PreparedData:
         """Codes classes in the sorted order of their names in all files; integers 0…k-1 keep their values."""
         values = [value for part in parts for value in part["label"]]
         if any(isinstance(value, (list, dict)) for value in values):
@@ -98,10 +104,10 @@ class Classification(_SequenceTask):
             )
         if any(map(is_real, values)):
             raise DataError("The label column holds real numbers; use a regression (--task-type regression).")
-        names = _sort_names({_class_name(value) for value in values})
+        names = tuple(labels) or _sort_names(self.class_names(parts))
         if len(names) < 2:
             raise DataError("The label column holds a single class; a classification needs two.")
-        if len(names) > max(1000, len(values) // 2):
+        if not labels and len(names) > max(1000, len(values) // 2):
             raise DataError(
                 f"The label column holds {len(names)} classes; it does not look like labels. Name the right one with "
                 "--label-column."
@@ -111,6 +117,11 @@ class Classification(_SequenceTask):
             replace_column(part, "label", [codes[_class_name(value)] for value in part["label"]]) for part in parts
         ]
         return PreparedData(self, ("accuracy", "f1"), names, coded)
+
+    def summarize(self, part: Dataset, labels: Sequence[str]) -> str:
+        """Returns the number of rows of each class."""
+        counts = np.bincount(part["label"], minlength=len(labels)).tolist()
+        return summarize_counts(dict(zip(labels, counts, strict=True)))
 
     def recode_labels(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
         """Replaces class codes, see :meth:`TaskType.recode_labels`."""
@@ -142,13 +153,17 @@ class Regression(_SequenceTask):
         """Returns a description for error messages."""
         return "a regression with one output" if outputs == 1 else f"a regression with {outputs} outputs"
 
-    def prepare(self, parts: Sequence[Dataset]) -> PreparedData:
+    def prepare(self, parts: Sequence[Dataset], labels: Sequence[str] = ()) -> PreparedData:
         """Converts labels to floating-point numbers."""
         try:
             coded = [replace_column(part, "label", [finite_float(value) for value in part["label"]]) for part in parts]
         except (ValueError, TypeError) as error:
             raise DataError(f"The label column of a regression must hold numbers only ({error}).") from error
         return PreparedData(self, ("spearman", "pearson"), (), coded)
+
+    def summarize(self, part: Dataset, labels: Sequence[str]) -> str:
+        """Returns the range of the labels."""
+        return summarize_range(part["label"], "labels")
 
     def decode(self, logits: Array) -> Array:
         """Returns the numbers, shape (texts,)."""
@@ -188,9 +203,13 @@ class MultiLabel(_SequenceTask):
         rows = {role: frame[role].astype(str).tolist() for role in frame.columns}
         return Dataset.from_dict({**rows, "label": labels})
 
-    def prepare(self, parts: Sequence[Dataset]) -> PreparedData:
+    def class_names(self, parts: Sequence[Dataset]) -> set[str]:
+        """Returns all labels that a text has."""
+        return {str(name) for part in parts for value in part["label"] for name in value}
+
+    def prepare(self, parts: Sequence[Dataset], labels: Sequence[str] = ()) -> PreparedData:
         """Codes labels in the sorted order of their names in all files."""
-        names = _sort_names({str(name) for part in parts for value in part["label"] for name in value})
+        names = tuple(labels) or _sort_names(self.class_names(parts))
         if not names:
             raise DataError("No text has a label; a multi-label classification needs at least one.")
         coded = [
@@ -198,6 +217,13 @@ class MultiLabel(_SequenceTask):
             for part in parts
         ]
         return PreparedData(self, ("micro_f1", "macro_f1", "accuracy"), names, coded)
+
+    def summarize(self, part: Dataset, labels: Sequence[str]) -> str:
+        """Returns the number of rows with each label, and of those without any."""
+        flags = np.array(part["label"], dtype=np.int64)
+        counts = summarize_counts(dict(zip(labels, flags.sum(axis=0).tolist(), strict=True)))
+        unlabeled = int((flags.sum(axis=1) == 0).sum())
+        return f"{counts}; {unlabeled:,} without a label" if unlabeled else counts
 
     def recode_labels(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
         """Moves the 0s and 1s of each class, see :meth:`TaskType.recode_labels`."""

@@ -49,6 +49,7 @@ class TokenClassification(TaskType):
     class_endings: ClassVar[tuple[str, ...]] = ("ForTokenClassification",)
     outputs: ClassVar[dict[str, bool]] = {"logits": True}
     columns: ClassVar[dict[str, str]] = {"text": "tokens", "label": "tags"}
+    rows_are: ClassVar[str] = "sentences"
 
     def describe(self, outputs: int) -> str:
         """Returns a description for error messages."""
@@ -67,10 +68,18 @@ class TokenClassification(TaskType):
                 raise DataError(f"Row {number} of {path} has {len(tokens)} tokens and {len(tags)} tags.")
         return Dataset.from_dict(rows)
 
-    def prepare(self, parts: Sequence[Dataset]) -> PreparedData:
+    def class_names(self, parts: Sequence[Dataset]) -> set[str]:
+        """Returns all tags."""
+        return {tag for part in parts for tags in part["tags"] for tag in tags}
+
+    def prepare(self, parts: Sequence[Dataset], labels: Sequence[str] = ()) -> PreparedData:
         """Codes tags: ``O`` first, then entity tags sorted by type; tags without types (parts of speech) by name."""
-        names = {tag for part in parts for tags in part["tags"] for tag in tags}
-        labels = tuple(sorted(names, key=lambda tag: (tag != "O", tag[2:] if tag[:2] in PREFIXES else tag, tag)))
+        labels = tuple(labels) or tuple(
+            sorted(
+                self.class_names(parts),
+                key=lambda tag: (tag != "O", tag[2:] if tag[:2] in PREFIXES else tag, tag),
+            )
+        )
         if len(labels) < 2:
             raise DataError("The tags are all the same; a token classification needs two.")
         if len(labels) > 1000:
@@ -85,6 +94,11 @@ class TokenClassification(TaskType):
         entities = all(tag == "O" or tag[:2] in PREFIXES for tag in labels)
         metrics = ("f1", "precision", "recall", "accuracy") if entities else TAG_METRICS
         return PreparedData(self, metrics, labels, coded)
+
+    def summarize(self, part: Dataset, labels: Sequence[str]) -> str:
+        """Returns the number of words and of tags."""
+        words = sum(len(tags) for tags in part["tags"])
+        return f"{words:,} words, {len({tag for tags in part['tags'] for tag in tags})} different tags"
 
     def recode_labels(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
         """Replaces tag codes, see :meth:`TaskType.recode_labels`."""
