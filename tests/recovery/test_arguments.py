@@ -77,7 +77,7 @@ class Recorder(TrainerCallback):
         ({"learning_rate": 3e-4}, True, 3e-4),
     ],
 )
-def test_the_default_learning_rate_is_lower_with_a_teacher(
+def test_the_default_learning_rate(
     options: dict[str, float],
     with_teacher: bool,
     rate: float,

@@ -7,7 +7,7 @@ import typer
 
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded_together
-from bertsurgeon.recovery import TrainingConfig
+from bertsurgeon.recovery import LABEL_LEARNING_RATE, TrainingConfig
 from bertsurgeon.workflows.inputs import DataConfig
 from bertsurgeon.workflows.train_and_save import TrainingOutput, finetune_and_save, recover_and_save
 
@@ -30,7 +30,7 @@ def finetune(
     as_json: opt.Json = False,
 ) -> None:
     """Fine-tunes a dense model on a task: the model that is pruned afterwards."""
-    config = replace(training, seed=seed, learning_rate=training.peak_learning_rate(with_teacher=False))
+    config = replace(training, seed=seed, learning_rate=training.learning_rate or LABEL_LEARNING_RATE)
     _, metrics = finetune_and_save(model, config, data, TrainingOutput(output, resume, overwrite))
     show_metrics({"output": str(output), "metrics": metrics}, as_json)
 
@@ -53,8 +53,7 @@ def recover(
     as_json: opt.Json = False,
 ) -> None:
     """Fine-tunes a pruned model again, optionally distilled from its dense original."""
-    rate = training.peak_learning_rate(with_teacher=teacher is not None)
-    config = replace(training, seed=seed, learning_rate=rate)
+    config = replace(training, seed=seed)
     _, metrics = recover_and_save(model, config, data, TrainingOutput(output, resume, overwrite), teacher)
     show_metrics({"output": str(output), "metrics": metrics}, as_json)
 
