@@ -7,8 +7,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bertsurgeon import progress
 from bertsurgeon.evaluation import compare
 
-GOOD_START, DAMAGED_START = 95.0, 80.0
-"""Agreement with the teacher, in percent, from which the lowest and up to which the highest rate is used."""
+GOOD_START, DAMAGED_START = 97.0, 90.0
+"""Agreement with the teacher, in percent, from which the lowest and up to which the highest rate is used.
+
+On training texts, which both models know, it is higher than on others: with a quarter of a small encoder kept, 97 and
+92 %, with an eighth 94 and 87 %.
+"""
 
 GOOD_START_RATE, DAMAGED_START_RATE = 2e-5, 1e-4
 """Learning rates for these agreements."""
@@ -20,7 +24,7 @@ MEASURED_TEXTS = 512
 def recovery_rate(agreement: float) -> float:
     """Returns the learning rate for a start, falling log-linearly with the agreement, to two significant digits.
 
-    A high rate destroys more of a good start than training restores; a low one leaves a damaged start where it is.
+    A high rate destroys more of a good start than training restores; a low one restores too little of a damaged one.
 
     Args:
         agreement: Share of the teacher's predictions that the start shares, in percent.
