@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -51,30 +51,29 @@ class Score:
     Attributes:
         data: Tokenized texts.
         measure: Returns the metrics of a model on these texts, in percent, the primary one first.
+        metric: Name of the primary metric; embedders have one of their own, known once a model is scored.
         bf16: Multiply in bfloat16.
-        metric: Name of the primary metric, known once a model is scored.
     """
 
     data: Dataset
     measure: Callable[[PreTrainedModel], dict[str, float]]
+    metric: str
     bf16: bool = False
-    metric: str = field(default="", init=False)
 
     def __call__(self, model: PreTrainedModel) -> float:
         """Returns the score of a model; with several processes, all must call this, and all get the same number.
 
         Weights that are not finite have the lowest score: what they predict may be right by chance.
         """
-        # the Trainer casts the model from its first step on, so the start must be cast here to be compared with it
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16):
-            metrics = self.measure(model)
-        self.metric = next(iter(metrics))
         try:
             check_finite(model)
         except ModelError:
             return float("-inf")
-        score = float(metrics[self.metric])
-        return score if isfinite(score) else float("-inf")
+        # the Trainer casts the model from its first step on, so the start must be cast here to be compared with it
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16):
+            metrics = self.measure(model)
+        self.metric = next(iter(metrics))
+        return float(metrics[self.metric])  # a correlation may be no number (NaN), which is never the best
 
 
 def make_score(
@@ -105,7 +104,7 @@ def make_score(
         )
     if task is not None:
         data = as_dataset(validation, tokenizer, model, task_type=task.type)
-        return Score(data, lambda trained: evaluate(trained, task, data, tokenizer), bf16)
+        return Score(data, lambda trained: evaluate(trained, task, data, tokenizer), task.primary_metric, bf16)
     if teacher is None:
         raise OptionError(
             "keep_best ranks weights by a task's primary metric or by the agreement with the teacher; pass a task or a "
@@ -114,7 +113,7 @@ def make_score(
     data = as_dataset(validation, tokenizer, model)
     with torch.autocast(teacher.device.type, torch.bfloat16, enabled=bf16):
         comparison = Comparison(teacher, data, tokenizer)
-    return Score(data, comparison, bf16)
+    return Score(data, comparison, "agreement", bf16)
 
 
 class ScoringTrainer(Trainer):
@@ -197,8 +196,8 @@ class Start:
             )
         else:
             progress.note(
-                f"Kept the weights of step {step}, with a {name} of {best_score:.1f} on {texts} validation texts (the "
-                f"start: {start})."
+                f"Kept the weights of step {step}, whose {name} is {best_score:.1f} on {texts} validation texts; "
+                f"before training it was {start}."
             )
         start_score = self.value if isfinite(self.value) else None
         return SelectionReport(self._score.metric, texts, start_score, best_score, step)
