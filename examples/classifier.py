@@ -59,7 +59,10 @@ else:
     head = data.task.type.head_options(data.task.labels)
     model = AutoModelForSequenceClassification.from_pretrained(options.model, **head)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-training, validation = (tokenize(part, tokenizer, 64, data.task.type) for part in (data.train, data.validation))
+halves = data.validation.train_test_split(test_size=0.5, seed=0)  # one chooses weights, the other measures them
+training, selection, validation = (
+    tokenize(part, tokenizer, 64, data.task.type) for part in (data.train, halves["train"], halves["test"])
+)
 
 # %% [markdown]
 # ## Fine-tuning
@@ -86,13 +89,15 @@ for sparsity in options.sparsity:
 
 # %% [markdown]
 # ## Recovery
+# The best weights are kept, those before training included. The texts that choose them must be new to the dense model
+# and to the calibration; the metrics below are those of other texts.
 
 # %%
-recovery = TrainingConfig(epochs=1, learning_rate=5e-5, keep_best=True)
+recovery = TrainingConfig(epochs=1, keep_best=True)
 recovered_scores = {}
 for name, pruned in models.items():
     if name != "dense":
-        recover(pruned, recovery, training, tokenizer, teacher=model)
+        recover(pruned, recovery, training, tokenizer, teacher=model, validation=selection, task=data.task)
         recovered_scores[name] = evaluate(pruned, data.task, validation, tokenizer)
 
 # %% [markdown]

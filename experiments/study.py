@@ -55,7 +55,7 @@ def one_shot(dense: StudyModel, method: str, share: float) -> dict[str, Any]:
 
 def recover(dense: StudyModel, method: str, share: float, options: TrainingConfig, work_dir: Path) -> dict[str, Any]:
     model = METHODS[method](dense, share)
-    count = min(len(dense.train), STEPS * options.batch_size + 1000)
+    count = min(len(dense.train), STEPS * options.batch_size)
     texts = dense.train.shuffle(seed=dense.seed).select(range(count))
     train(model, options, texts, dense.tokenizer, teacher=dense.model, work_dir=work_dir, resume=True)
     shutil.rmtree(work_dir)
@@ -102,9 +102,7 @@ def main() -> None:
                 if not arguments.again:
                     results.run(f"{prefix}/{name}", partial(one_shot, dense, method, share), configuration, seed=seed)
                 if arguments.recover or arguments.again:
-                    options = TrainingConfig(
-                        max_steps=STEPS, learning_rate=rate, keep_best=True, bf16=True, seed=dense.seed
-                    )
+                    options = TrainingConfig(max_steps=STEPS, learning_rate=rate, bf16=True, seed=dense.seed)
                     name = f"{name}-{recovered}"
                     results.run(
                         f"{prefix}/{name}",

@@ -113,15 +113,19 @@ def compare(folder: Path) -> None:
         first, second = (predict(model, dataset, tokenizer, 24, "") for model in (pruned, single_model))
         assert (first - second).abs().max() <= 1e-4 * second.abs().max(), (config, first - second)
 
+    task = Task("custom", ("accuracy",), ("0", "1"), type=TASK_TYPES["classification"])
     student, _ = prune(dense, PgbConfig(Sparsity(0.5), samples=64, batch_size=8), dataset, tokenizer)
     save_model(student, folder / "pruned", tokenizer)
     with distributed.temporary_folder() as work_dir:
-        train(student, replace(TRAINING, keep_best=True, max_steps=2), dataset, tokenizer, work_dir=work_dir / "best")
+        config = replace(TRAINING, keep_best=True, max_steps=2)
+        report = train(student, config, dataset, tokenizer, validation=dataset, task=task, work_dir=work_dir / "best")
+        assert len(set(distributed.all_gather([report]))) == 1
+        best = distributed.all_gather([weights(student)])
+        assert torch.equal(best[0], best[1])
         student = load_model(folder / "pruned")
         train(student, TRAINING, dataset, tokenizer, work_dir=work_dir / "recovered", teacher=dense)
     both = distributed.all_gather([weights(student)])
     assert torch.equal(both[0], both[1])
-    task = Task("custom", ("accuracy",), ("0", "1"), type=TASK_TYPES["classification"])
     shared = evaluate(student, task, dataset, tokenizer, batch_size=5)
     with distributed.disabled():
         assert evaluate(student, task, dataset, tokenizer, batch_size=5) == shared

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bertsurgeon.methods.pgb.config import PgbConfig
     from bertsurgeon.plan import ModelPlan
     from bertsurgeon.pruning import prune
-    from bertsurgeon.recovery import TrainingConfig, recover, train
+    from bertsurgeon.recovery import TrainingConfig, TrainingReport, recover, train
     from bertsurgeon.runtime import open_exported
     from bertsurgeon.vocabulary import TrimReport, TrimResult, trim_vocabulary
 
@@ -52,7 +52,7 @@ _MODULES = {
     "methods.pgb.config": ("PgbConfig",),
     "plan": ("ModelPlan",),
     "pruning": ("prune",),
-    "recovery": ("TrainingConfig", "recover", "train"),
+    "recovery": ("TrainingConfig", "TrainingReport", "recover", "train"),
     "runtime": ("open_exported",),
     "vocabulary": ("TrimReport", "TrimResult", "trim_vocabulary"),
 }
@@ -91,6 +91,7 @@ __all__ = [
     "Speedup",
     "Threshold",
     "TrainingConfig",
+    "TrainingReport",
     "TrimReport",
     "TrimResult",
     "bench",

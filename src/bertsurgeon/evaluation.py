@@ -17,6 +17,7 @@ from bertsurgeon.tasks import (
     IGNORED,
     WORD_STARTS,
     Data,
+    Outputs,
     Task,
     as_dataset,
     check_same_head,
@@ -192,18 +193,56 @@ def compare(
                 "compare takes the reference, the model, the data and the tokenizer, in this order; "
                 f"{with_article(type(one).__name__)} is not a model."
             )
-    head = head_of(reference)
     check_same_head(reference, model)
-    dataset = as_dataset(data, tokenizer, reference, max_length)
-    if len(dataset) == 0:
-        raise DataError("A comparison needs at least one text.")
-    with evaluating(reference), evaluating(model):
-        reference_outputs, outputs = (
-            [{name: value.unsqueeze(0) for name, value in row.items()} for row in rows]
-            for rows in (
-                predict_outputs(one, dataset, tokenizer, batch_size, "Comparing") for one in (reference, model)
-            )
-        )
-    columns = [name for name in SELECTING_COLUMNS if name in dataset.column_names]
-    batches = [{name: torch.tensor([row[name]]) for name in columns} for row in dataset.select_columns(columns)]
-    return head.comparison(reference_outputs, outputs, batches)
+    return Comparison(reference, data, tokenizer, batch_size=batch_size, max_length=max_length)(model)
+
+
+class Comparison:
+    """Compares any number of models with a reference, which runs once; see :func:`compare`.
+
+    Args:
+        reference: Model to compare with.
+        data: Texts, raw or tokenized, or padded batches.
+        tokenizer: Tokenizer of all models.
+        batch_size: Sequences per batch.
+        max_length: Maximum number of tokens per raw text; None for the default of the reference's task type.
+
+    Raises:
+        DataError: If the data is empty.
+    """
+
+    def __init__(
+        self,
+        reference: Predictor,
+        data: Data,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 64,
+        max_length: int | None = None,
+    ) -> None:
+        self._reference = reference
+        self._head = head_of(reference)
+        self._data = as_dataset(data, tokenizer, reference, max_length)
+        if len(self._data) == 0:
+            raise DataError("A comparison needs at least one text.")
+        self._tokenizer = tokenizer
+        self._batch_size = batch_size
+        columns = [name for name in SELECTING_COLUMNS if name in self._data.column_names]
+        rows = self._data.select_columns(columns)
+        self._batches = [{name: torch.tensor([row[name]]) for name in columns} for row in rows]
+        self._reference_outputs = self._outputs(reference)
+
+    def __call__(self, model: Predictor) -> dict[str, float]:
+        """Returns the metrics of a model, as :func:`compare` does.
+
+        Raises:
+            ModelError: If it predicts something else than the reference.
+        """
+        check_same_head(self._reference, model)
+        return self._head.comparison(self._reference_outputs, self._outputs(model), self._batches)
+
+    def _outputs(self, model: Predictor) -> list[Outputs]:
+        """The outputs for every row, each as a batch of one."""
+        with evaluating(model):
+            rows = predict_outputs(model, self._data, self._tokenizer, self._batch_size, "Comparing")
+        return [{name: value.unsqueeze(0) for name, value in row.items()} for row in rows]

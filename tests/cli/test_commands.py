@@ -244,15 +244,40 @@ def test_raw_text_is_enough(epochs: str, place: Path, tmp_path: Path) -> None:
 
 
 def test_recovery_from_raw_text(place: Path, recovered: Path, tmp_path: Path) -> None:
-    lines = (place / "train.csv").read_text(encoding="utf-8").splitlines()[1:]
+    lines = 4 * (place / "train.csv").read_text(encoding="utf-8").splitlines()[1:]
     (tmp_path / "texts.txt").write_text("\n".join(line.split(",")[0] for line in lines), encoding="utf-8")
     options = ("--text-file", tmp_path / "texts.txt", "--epochs", "4", "--hidden-weight", "1", "--keep-best", "--json")
     arguments = ("recover", place / "pruned", "--teacher", place / "dense", "-o", tmp_path / "out", *options)
     assert json.loads(succeed(*arguments).stdout)["metrics"]["agreement"] > 60
     report = json.loads((tmp_path / "out" / "training_report.json").read_text())
     assert report["training"]["distillation_weight"] == 1
-    assert report["training"]["learning_rate"] == 2e-5
+    assert 2e-5 <= report["training"]["learning_rate"] <= 1e-4
+    assert report["selection"]["metric"] == "agreement"
+    assert (report["selection"]["texts"], report["selection"]["reported_texts"]) == (12, 13)
     assert run("recover", place / "pruned", "-o", tmp_path / "none", *options).exit_code == 2
+
+
+def test_half_of_the_validation_texts_chooses_the_best_weights(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metrics, the dense model's included, are those of the other half."""
+    options = ("--sparsity", "0.5", "--recover-epochs", "1", "--keep-best", "--max-train-samples", "32")
+    notes: list[str] = []
+    monkeypatch.setattr(progress, "note", notes.append)
+    succeed("prune", place / "dense", "-o", tmp_path / "out", *options, *files(place))
+    assert (
+        "The best weights are chosen by accuracy on 16 of 32 validation texts; the metrics are those of the other 16."
+    ) in notes
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["selection"]["texts"], report["selection"]["reported_texts"]) == (16, 16)
+    for model in ("dense", "pruned"):
+        assert report["models"][model]["accuracy"] % 6.25 == 0  # sixteenths
+    few = tmp_path / "few.csv"
+    few.write_text("".join((place / "validation.csv").read_text().splitlines(keepends=True)[:20]))
+    data = ("--train-file", place / "train.csv", "--validation-file", few)
+    refused = run("prune", place / "dense", "-o", tmp_path / "no", *options, *data)
+    assert refused.exit_code == 2
+    assert "at least 20 texts, not 19" in refused.stderr
 
 
 def test_what_is_pruned_is_kept_though_no_comparison_can_be_made(

@@ -24,6 +24,7 @@ from bertsurgeon.recovery import (
     recover,
     train,
 )
+from bertsurgeon.recovery.learning_rate import recovery_rate
 from cli_helpers import tokenized_texts
 
 
@@ -77,7 +78,7 @@ class Recorder(TrainerCallback):
         ({"learning_rate": 3e-4}, True, 3e-4),
     ],
 )
-def test_the_default_learning_rate_is_lower_with_a_teacher(
+def test_the_default_learning_rate(
     options: dict[str, float],
     with_teacher: bool,
     rate: float,
@@ -93,6 +94,26 @@ def test_the_default_learning_rate_is_lower_with_a_teacher(
     train(model, config, dataset, tokenizer, work_dir=tmp_path, teacher=teacher, callbacks=[recorder])
     assert recorder.arguments.learning_rate == rate
     assert recorder.steps == 1
+
+
+@pytest.mark.parametrize(
+    ("agreement", "rate"),
+    [(100.0, 2e-5), (97.0, 2e-5), (93.5, 4.5e-5), (90.0, 1e-4), (0.0, 1e-4), (-100.0, 1e-4), (float("nan"), 1e-4)],
+)
+def test_the_learning_rate_of_a_recovery_rises_with_the_damage(agreement: float, rate: float) -> None:
+    assert recovery_rate(agreement) == rate
+
+
+@pytest.mark.parametrize(("options", "rate"), [({}, 1e-4), ({"learning_rate": 3e-5}, 3e-5)])
+def test_the_agreement_with_the_teacher_sets_the_learning_rate(
+    options: dict[str, float], rate: float, folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset
+) -> None:
+    model, teacher = load_model(folder / "dense"), load_model(folder / "dense")
+    with torch.no_grad():
+        model.classifier.weight.neg_()
+        model.classifier.bias.neg_()
+    config = TrainingConfig(max_steps=1, **options)  # type: ignore[arg-type]
+    assert train(model, config, dataset, tokenizer, teacher=teacher).learning_rate == rate
 
 
 def test_training_arguments_are_passed_on(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:

@@ -24,6 +24,7 @@ from bertsurgeon.recovery import (
     recover,
     train,
 )
+from bertsurgeon.tasks import Task
 from cli_helpers import tokenized_texts
 
 
@@ -128,35 +129,6 @@ def test_hidden_states_come_closer_to_the_teachers(
     assert distances[1] < 0.8 * distances[0]
 
 
-@pytest.mark.parametrize(
-    ("rate", "steps"),
-    [(1e-3, -1), (3e-3, 5), (50.0, -1)],
-    ids=["training helps", "less than a quarter of an epoch helps", "training destroys"],
-)
-def test_the_best_weights_are_kept(
-    rate: float, steps: int, folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
-) -> None:
-    teacher = load_model(folder / "dense")
-    with torch.no_grad():
-        teacher.classifier.weight.mul_(20)
-    poor = PgbConfig(Sparsity(0.7), samples=32, compensation="none")
-    good = AutoConfig(Sparsity(0.3), samples=32)
-    pruned, _ = prune(teacher, good if rate == 50.0 else poor, dataset, tokenizer)
-    start = {name: value.clone() for name, value in pruned.state_dict().items()}
-    options = TrainingConfig(
-        epochs=6,
-        batch_size=16 if steps < 0 else 2,
-        max_steps=steps,
-        learning_rate=rate,
-        distillation_weight=1.0,
-        keep_best=True,
-    )
-    unlabeled = dataset.remove_columns("labels")
-    train(pruned, options, unlabeled, tokenizer, work_dir=tmp_path, teacher=teacher)
-    same = all(torch.equal(value, start[name]) for name, value in pruned.state_dict().items())
-    assert same == (rate == 50.0)
-
-
 def test_bfloat16_training_keeps_the_weights_in_float32(
     folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -191,9 +163,6 @@ def test_training_without_labels_needs_a_teacher(
                 work_dir=tmp_path,
                 teacher=teacher,
             )
-    few = dataset.select(range(10))
-    with pytest.raises(OptionError, match="at least 20 samples"):
-        train(model, TrainingConfig(keep_best=True), few, tokenizer, work_dir=tmp_path)
 
 
 def test_texts_and_batches_are_data(folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
@@ -224,7 +193,6 @@ def test_texts_and_batches_are_data(folder: Path, tokenizer: PreTrainedTokenizer
         ({"epochs": 2.0}, 60, 12),
         ({"epochs": 2.0, "max_steps": 2}, 20, 2),
         ({"epochs": 0.5, "max_steps": 9}, 30, 3),
-        ({"epochs": 0.5, "keep_best": True}, 6 + 30, 3),
     ],
     ids=str,
 )
@@ -261,7 +229,8 @@ def test_a_training_that_diverged_is_no_success(
     start = {name: value.clone() for name, value in model.state_dict().items()}
     options = TrainingConfig(batch_size=16, learning_rate=1e38, keep_best=keep_best, dropout=False)
     if keep_best:  # the start is the best that there is
-        train(model, options, dataset, tokenizer, work_dir=tmp_path)
+        task = Task("toy", ("accuracy",), ("0", "1"))
+        train(model, options, dataset, tokenizer, validation=dataset, task=task, work_dir=tmp_path)
         assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())
     else:
         with pytest.raises(ModelError, match=r"diverged .* lower learning rate"):

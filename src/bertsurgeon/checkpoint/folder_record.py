@@ -19,7 +19,7 @@ RECORD_VERSION = 1
 
 FolderKind = Literal["model", "calibration", "export", "training", "search"]
 
-TRAINING_FILES = ("checkpoint-*/", "recipe.json")
+TRAINING_FILES = ("checkpoint-*/", "start/", "recipe.json")
 """What a training keeps in its work folder; a name that ends in a slash is a folder with all that is in it."""
 
 _HEAVY = r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|(pytorch|openvino)_model\.(bin|xml)"

@@ -71,16 +71,13 @@ def make_prune_command(methods: Mapping[str, Method]) -> Command:
         folders = [output] if len(configs) == 1 else [output / _folder_name(config) for config in configs]
         if len(set(folders)) < len(folders):
             raise OptionError("Two of the budgets are too close to have folders of their own; leave one out.")
-        recovery = None
-        if recover_epochs:
-            recovery = replace(training, epochs=recover_epochs, seed=seed)
-            recovery = replace(recovery, learning_rate=recovery.peak_learning_rate(with_teacher=True))
+        recovery = replace(training, epochs=recover_epochs, seed=seed) if recover_epochs else None
         inputs_on_disk = input_paths(resolve_model(model), teacher, calibration, data=data)
         for folder in folders:
             check_output(folder, overwrite, inputs_on_disk)
         loaded = None if calibration is None else Calibration.load(calibration)
         check_same_vocabulary(model, teacher)
-        inputs = load_inputs(resolve_model(model), data, seed)
+        inputs = load_inputs(resolve_model(model), data, seed, recovery)
         pruned = prune_to_budgets(
             inputs,
             list(zip(configs, folders, strict=True)),

@@ -9,7 +9,7 @@ from rich.console import Console
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded_together
 from bertsurgeon.cli.tables import format_metrics
-from bertsurgeon.recovery import TrainingConfig
+from bertsurgeon.recovery import LABEL_LEARNING_RATE, TrainingConfig
 from bertsurgeon.workflows.inputs import DataConfig
 from bertsurgeon.workflows.train_and_save import TrainingOutput, finetune_and_save, recover_and_save
 
@@ -32,7 +32,7 @@ def finetune(
     as_json: opt.Json = False,
 ) -> None:
     """Fine-tunes a dense model on a task: the model that is pruned afterwards."""
-    config = replace(training, seed=seed, learning_rate=training.peak_learning_rate(with_teacher=False))
+    config = replace(training, seed=seed, learning_rate=training.learning_rate or LABEL_LEARNING_RATE)
     _, metrics = finetune_and_save(model, config, data, TrainingOutput(output, resume, overwrite))
     show_metrics({"output": str(output), "metrics": metrics}, as_json)
 
@@ -55,8 +55,7 @@ def recover(
     as_json: opt.Json = False,
 ) -> None:
     """Fine-tunes a pruned model again, optionally distilled from its dense original."""
-    rate = training.peak_learning_rate(with_teacher=teacher is not None)
-    config = replace(training, seed=seed, learning_rate=rate)
+    config = replace(training, seed=seed)
     _, scores = recover_and_save(model, config, data, TrainingOutput(output, resume, overwrite), teacher)
     show_metrics({"output": str(output), **scores}, as_json)
 

@@ -1,7 +1,7 @@
 """Recovery: fine-tuning of a pruned model, with the dense model as an optional teacher."""
 
 from bertsurgeon.recovery.callbacks import MaskCallback
-from bertsurgeon.recovery.config import TrainingConfig, total_steps
+from bertsurgeon.recovery.config import LABEL_LEARNING_RATE, TrainingConfig, total_steps
 from bertsurgeon.recovery.distillation import (
     DistillationTrainer,
     distillation_loss,
@@ -11,13 +11,17 @@ from bertsurgeon.recovery.distillation import (
     pruning_loss,
 )
 from bertsurgeon.recovery.fake_quantization import QuantizationAwareTraining, check_quantizable
-from bertsurgeon.recovery.training import recover, train
+from bertsurgeon.recovery.selection import SelectionReport
+from bertsurgeon.recovery.training import TrainingReport, recover, recover_with_report, train
 
 __all__ = [
+    "LABEL_LEARNING_RATE",
     "DistillationTrainer",
     "MaskCallback",
     "QuantizationAwareTraining",
+    "SelectionReport",
     "TrainingConfig",
+    "TrainingReport",
     "check_quantizable",
     "distillation_loss",
     "distilled_loss",
@@ -25,6 +29,7 @@ __all__ = [
     "outputs_loss",
     "pruning_loss",
     "recover",
+    "recover_with_report",
     "total_steps",
     "train",
 ]

@@ -12,6 +12,7 @@ from bertsurgeon import distributed
 from bertsurgeon.errors import OptionError, first_line
 from bertsurgeon.options import with_article
 from bertsurgeon.recovery.config import TrainingConfig
+from bertsurgeon.recovery.selection import SCORE
 
 SET_BY_CONFIG = {
     "num_train_epochs": "epochs",
@@ -26,6 +27,7 @@ SET_BY_CONFIG = {
     "data_seed": "seed",
     "load_best_model_at_end": "keep_best",
     "metric_for_best_model": "keep_best",
+    "greater_is_better": "keep_best",
     "eval_strategy": "keep_best",
 }
 """TrainingArguments that an option of :class:`TrainingConfig` sets."""
@@ -34,7 +36,7 @@ SET_BY_TRAIN = {
     "output_dir": "is the argument work_dir",
     "resume_from_checkpoint": "is the argument resume",
     "label_names": "follows from the columns of the data",
-    "prediction_loss_only": "follows from keep_best, which compares losses",
+    "prediction_loss_only": "has no effect, as keep_best evaluates by a metric of the task",
 }
 """TrainingArguments that :func:`train` sets, and why they cannot be overridden."""
 
@@ -82,7 +84,7 @@ def make_arguments(
     *,
     steps: int,
     interval: int,
-    with_teacher: bool,
+    learning_rate: float,
     label_names: Sequence[str],
     overrides: Mapping[str, Any],
 ) -> TrainingArguments:
@@ -93,7 +95,7 @@ def make_arguments(
         work_dir: Folder for checkpoints.
         steps: Steps of the whole training.
         interval: Steps between checkpoints, and between evaluations with ``keep_best``.
-        with_teacher: True if there is a teacher.
+        learning_rate: Peak learning rate.
         label_names: Columns that the Trainer passes on although they are no inputs of the model.
         overrides: What :func:`check_arguments` returned.
 
@@ -106,7 +108,7 @@ def make_arguments(
         "max_steps": steps,
         "per_device_train_batch_size": together,
         "gradient_accumulation_steps": config.batch_size // (together * distributed.world_size()),
-        "learning_rate": config.peak_learning_rate(with_teacher),
+        "learning_rate": learning_rate,
         "warmup_steps": config.warmup,
         "weight_decay": config.weight_decay,
         "bf16": config.bf16,
@@ -119,10 +121,9 @@ def make_arguments(
         "save_total_limit": 1,
         "eval_strategy": "steps" if config.keep_best else "no",
         "eval_steps": interval,
-        "per_device_eval_batch_size": 2 * config.batch_size,
-        "prediction_loss_only": True,
         "load_best_model_at_end": config.keep_best,
-        "metric_for_best_model": "eval_loss" if config.keep_best else None,
+        "metric_for_best_model": SCORE if config.keep_best else None,
+        "greater_is_better": True if config.keep_best else None,
         "report_to": "none",
         "label_names": list(label_names),
         "disable_tqdm": True,

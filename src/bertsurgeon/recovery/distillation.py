@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 
 from bertsurgeon.architectures import unfuse
 from bertsurgeon.calibration import summed_loss
+from bertsurgeon.recovery.selection import ScoringTrainer
 from bertsurgeon.tasks import Distribution, Head, Outputs, default_distribution, head_of, model_inputs
 
 TEACHER_PREFIX = "teacher_"
@@ -141,7 +142,7 @@ def same_weights(first: PreTrainedModel, second: PreTrainedModel) -> bool:
     )
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(ScoringTrainer):
     """A Trainer that minimizes (1 − w) · task loss + w · distillation loss + h · hidden-state loss.
 
     w is ``distillation_weight`` and h is ``hidden_weight``.
@@ -156,7 +157,7 @@ class DistillationTrainer(Trainer):
         hidden_weight: Weight of :func:`hidden_state_loss`.
         teacher: The dense model; needed if ``hidden_weight`` is not zero or the data lacks the teacher's outputs.
         compared: Indices of the hidden states that are compared.
-        **kwargs: As for :class:`transformers.Trainer`; ``label_names`` of the arguments must name those columns.
+        **kwargs: As for :class:`ScoringTrainer`; ``label_names`` of the arguments must name those columns.
     """
 
     def __init__(

@@ -1,9 +1,11 @@
 """Fine-tuning and recovery: one call of transformers' Trainer, with progress, checkpoints and resumption."""
 
+from __future__ import annotations
+
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +13,34 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
-from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from bertsurgeon import distributed, progress
+from bertsurgeon import distributed
 from bertsurgeon.checkpoint import check_finite, clear_int8_ranges, get_plan, is_sparse
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.options import check_config
 from bertsurgeon.prediction import forked_rng, predict_outputs
 from bertsurgeon.recovery.arguments import check_arguments, make_arguments, micro_batch_size
 from bertsurgeon.recovery.callbacks import DataOrderCallback, MaskCallback, ProgressCallback, dropout_disabled
-from bertsurgeon.recovery.config import TrainingConfig
+from bertsurgeon.recovery.config import LABEL_LEARNING_RATE, TrainingConfig
 from bertsurgeon.recovery.distillation import TEACHER_PREFIX, DistillationTrainer
+from bertsurgeon.recovery.learning_rate import GOOD_START_RATE, measure_recovery_rate
+from bertsurgeon.recovery.selection import ScoringTrainer, SelectionReport, Start, make_score
 from bertsurgeon.tasks import (
     LABELS,
     WORD_STARTS,
     Collator,
     Data,
+    Task,
     TokenMasking,
     as_dataset,
     check_same_head,
@@ -45,8 +48,18 @@ from bertsurgeon.tasks import (
     head_of,
 )
 
-MIN_SAMPLES_TO_HOLD_OUT = 20
-"""Fewest samples of which a tenth can be held out."""
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a training chose.
+
+    Attributes:
+        learning_rate: Peak learning rate.
+        selection: How the best weights were chosen; None without ``keep_best``.
+    """
+
+    learning_rate: float
+    selection: SelectionReport | None
 
 
 @forked_rng()
@@ -57,6 +70,8 @@ def recover(
     tokenizer: PreTrainedTokenizerBase,
     *,
     teacher: PreTrainedModel | None = None,
+    validation: Data | None = None,
+    task: Task | None = None,
     work_dir: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
@@ -71,6 +86,9 @@ def recover(
         data: Texts, a dataset, or batches; labels are optional if there is a teacher.
         tokenizer: Tokenizes texts and pads the batches.
         teacher: The dense model to distill from, or None.
+        validation: Texts by which ``keep_best`` chooses, which neither the teacher was trained on nor the calibration
+            has used; see :func:`train`.
+        task: Task of these texts, if they are labeled; without one, the agreement with the teacher chooses.
         work_dir: Folder for the Trainer's checkpoints; None for a temporary one.
         resume: Continue from the last checkpoint in ``work_dir``.
         callbacks: Further callbacks for the Trainer.
@@ -81,8 +99,9 @@ def recover(
         The model that was passed.
 
     Raises:
-        ModelError: If the model is dense, the heads of model and teacher differ, or the training diverged.
-        OptionError: If there are neither labels nor a teacher, or an option does not fit.
+        ModelError: If the model is dense, the heads of model, teacher and task differ, or the training diverged.
+        OptionError: If there are neither labels nor a teacher, ``keep_best`` has no validation texts, or an option does
+            not fit.
         CheckpointError: If the run in ``work_dir`` trained another model.
 
     Example:
@@ -94,6 +113,34 @@ def recover(
         >>> pruned = prune(model, AutoConfig(Sparsity(0.5)), data, tokenizer).model
         >>> pruned = recover(pruned, TrainingConfig(max_steps=2), data, tokenizer, teacher=model)
     """
+    recover_with_report(
+        model,
+        config,
+        data,
+        tokenizer,
+        teacher=teacher,
+        validation=validation,
+        task=task,
+        work_dir=work_dir,
+        resume=resume,
+        callbacks=callbacks,
+        arguments=arguments,
+        description=description,
+    )
+    return model
+
+
+def recover_with_report(
+    model: PreTrainedModel,
+    config: TrainingConfig | None,
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    teacher: PreTrainedModel | None = None,
+    description: str = "Recovering",
+    **options: Any,
+) -> TrainingReport:
+    """Recovers a model like :func:`recover`, whose arguments it takes, and returns what the training chose."""
     check_config(config, TrainingConfig, "recover", optional=True)
     if get_plan(model) is None and not is_sparse(model):
         raise ModelError("The model is dense; prune it first, or fine-tune it with 'bertsurgeon.train'.")
@@ -103,19 +150,7 @@ def recover(
         check_same_head(model, teacher)
         if not has_labels(data.column_names):
             config = replace(config, distillation_weight=1.0)
-    train(
-        model,
-        config,
-        data,
-        tokenizer,
-        teacher=teacher,
-        work_dir=work_dir,
-        resume=resume,
-        callbacks=callbacks,
-        arguments=arguments,
-        description=description,
-    )
-    return model
+    return train(model, config, data, tokenizer, teacher=teacher, description=description, **options)
 
 
 @forked_rng()
@@ -126,6 +161,8 @@ def train(
     tokenizer: PreTrainedTokenizerBase,
     *,
     teacher: PreTrainedModel | None = None,
+    validation: Data | None = None,
+    task: Task | None = None,
     work_dir: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
@@ -133,7 +170,7 @@ def train(
     schedule: Callable[[int], float] | None = None,
     mlm_collator: TokenMasking | None = None,
     description: str = "Training",
-) -> None:
+) -> TrainingReport:
     """Trains a model in place; the zeros of a sparse model are kept. Several processes share every step (DDP).
 
     Args:
@@ -142,6 +179,12 @@ def train(
         data: Texts, a dataset, or batches; labels are optional with a teacher and ``distillation_weight`` 1.
         tokenizer: Tokenizes texts and pads the batches.
         teacher: The dense model to distill from, or None.
+        validation: Texts by which ``keep_best`` chooses: a dataset, raw or tokenized, or for a comparison with the
+            teacher a list of texts or batches. Neither the teacher may have been trained on them nor the calibration
+            have used them: on such texts a one-shot pruned model looks better than it is, so training seems to harm it.
+            Nor are metrics on the same texts unbiased afterwards. Of equal scores, the later one wins.
+        task: Task of these texts, if they are labeled: its primary metric chooses. Without one, the agreement with the
+            teacher chooses.
         work_dir: Folder for the Trainer's checkpoints (four an epoch, of which the last one is kept), the same for all
             processes; None for a temporary one.
         resume: Continue from the last checkpoint in ``work_dir``; if there is none, start from the beginning.
@@ -154,8 +197,12 @@ def train(
         mlm_collator: Masks tokens for masked language modeling, which then provide the labels.
         description: Label of the progress bar.
 
+    Returns:
+        The learning rate, and with ``keep_best`` the scores by which the weights were chosen.
+
     Raises:
-        OptionError: If an option does not fit the data, the teacher or the number of processes.
+        OptionError: If an option does not fit the data, the teacher or the number of processes, or ``keep_best`` has
+            nothing to choose by.
         CheckpointError: If the run in ``work_dir`` trained another model.
         ModelError: If the training diverged.
     """
@@ -172,20 +219,21 @@ def train(
         and (teacher is None or config.distillation_weight < 1)
     ):
         raise OptionError("Unlabeled data requires a teacher and distillation_weight=1.0.")
-    if config.keep_best and len(data) < MIN_SAMPLES_TO_HOLD_OUT:
-        raise OptionError(f"keep_best requires at least {MIN_SAMPLES_TO_HOLD_OUT} samples, not {len(data)}.")
-    held_out_size = min(1000, len(data) // 10) if config.keep_best else 0
-    steps_per_epoch = -(-(len(data) - held_out_size) // config.batch_size)
+    if not config.keep_best and (validation is not None or task is not None):
+        raise OptionError("validation and task serve keep_best alone; set it in the TrainingConfig, or leave them out.")
+    score = make_score(validation, task, teacher, model, tokenizer, config.bf16) if config.keep_best else None
+    steps_per_epoch = -(-len(data) // config.batch_size)
     steps = config.steps(steps_per_epoch)
     if steps < steps_per_epoch:  # the teacher's outputs are needed only for the samples that are used
-        data = data.shuffle(seed=config.seed).select(range(held_out_size + steps * config.batch_size))
+        data = data.shuffle(seed=config.seed).select(range(steps * config.batch_size))
     distill = teacher is not None and config.uses_teacher
+    rate = config.learning_rate
+    if rate is None and teacher is not None and distill and mlm_collator is None:
+        rate = measure_recovery_rate(model, teacher, data, tokenizer, bf16=config.bf16, seed=config.seed)
+    elif rate is None:
+        rate = GOOD_START_RATE if distill else LABEL_LEARNING_RATE
     if teacher is not None and distill and mlm_collator is None:
         data = _add_teacher_outputs(data, teacher, tokenizer, config)
-    held_out = None
-    if held_out_size:
-        parts = data.train_test_split(test_size=held_out_size, seed=config.seed)
-        data, held_out = parts["train"], parts["test"]
     label_names = ["labels"] if mlm_collator else [name for name in data.column_names if _is_label(name, distill)]
     if is_sparse(model) and not any(isinstance(callback, MaskCallback) for callback in callbacks):
         callbacks = [MaskCallback(model), *callbacks]
@@ -195,7 +243,7 @@ def train(
             folder,
             steps=steps,
             interval=max(1, min(steps, steps_per_epoch) // 4),
-            with_teacher=teacher is not None,
+            learning_rate=rate,
             label_names=label_names,
             overrides=overrides,
         )
@@ -203,12 +251,12 @@ def train(
             "model": model,
             "args": training_arguments,
             "train_dataset": data,
-            "eval_dataset": held_out,
+            "score": score,
             "data_collator": mlm_collator or Collator(tokenizer),
             "processing_class": tokenizer,
             "callbacks": [DataOrderCallback(mlm_collator), *callbacks],
         }
-        trainer: Trainer
+        trainer: ScoringTrainer
         if teacher is not None and distill:
             trainer = DistillationTrainer(
                 distillation_weight=config.distillation_weight,
@@ -219,22 +267,23 @@ def train(
                 **common,
             )
         else:
-            trainer = Trainer(**common)
+            trainer = ScoringTrainer(**common)
             trainer.model_accepts_loss_kwargs = False  # encoders' losses are means; the Trainer must divide them itself
         clear_int8_ranges(model)
         if schedule is not None:
             trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), schedule)
         dropout = not distill if config.dropout is None else config.dropout
-        _run(trainer, model, folder, resume, dropout, description)
+        selection = _run(trainer, model, folder, resume, dropout, description)
     if config.bf16:
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         vars(model).pop("forward", None)  # restores the forward of the class, which does not compute in bfloat16
     model.eval()
+    return TrainingReport(rate, selection)
 
 
 def _run(
-    trainer: Trainer, model: PreTrainedModel, work_dir: Path, resume: bool, dropout: bool, description: str
-) -> None:
+    trainer: ScoringTrainer, model: PreTrainedModel, work_dir: Path, resume: bool, dropout: bool, description: str
+) -> SelectionReport | None:
     """Runs the Trainer, from the last checkpoint if ``resume``, and leaves the best weights in the model.
 
     Raises:
@@ -245,12 +294,11 @@ def _run(
     progress_callback = ProgressCallback(description)
     trainer.add_callback(progress_callback)
     checkpoint = distributed.run_on_main(lambda: _last_checkpoint(work_dir)) if resume else None
-    initial = None if trainer.eval_dataset is None else _InitialWeights(trainer, model)
+    start = None if trainer.score is None else Start(trainer, model, work_dir, resumed=checkpoint is not None)
     try:
         with nullcontext() if dropout else dropout_disabled(model):
             trainer.train(resume_from_checkpoint=checkpoint)
-        if initial is not None:
-            initial.restore_if_better(trainer, model)
+        selection = None if start is None else start.choose(model, trainer)
         _check_converged(model)
     except BaseException as error:
         if checkpoint is not None and "loading state_dict" in str(error):
@@ -260,6 +308,7 @@ def _run(
         raise
     finally:
         progress_callback.close()
+    return selection
 
 
 def _add_teacher_outputs(
@@ -280,20 +329,6 @@ def _add_teacher_outputs(
 def _is_label(column: str, distill: bool) -> bool:
     """Returns True if the Trainer must pass on a column that is no input of the model."""
     return column in LABELS or (distill and (column == WORD_STARTS or column.startswith(TEACHER_PREFIX)))
-
-
-class _InitialWeights:
-    """The weights before training, which are restored if training does not improve on them."""
-
-    def __init__(self, trainer: Trainer, model: PreTrainedModel) -> None:
-        self._state: dict[str, Tensor] = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self._loss = trainer.evaluate()["eval_loss"]
-
-    def restore_if_better(self, trainer: Trainer, model: PreTrainedModel) -> None:
-        best = trainer.state.best_metric
-        if best is None or self._loss <= best:
-            model.load_state_dict(self._state)
-            progress.note("No checkpoint improved the loss on the held-out texts; the initial weights are kept.")
 
 
 def _check_converged(model: PreTrainedModel) -> None:

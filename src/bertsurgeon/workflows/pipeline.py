@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +28,12 @@ from bertsurgeon.methods.auto.measurements import Calibration
 from bertsurgeon.methods.base import PruneConfig, PruneReport
 from bertsurgeon.methods.registry import get_method
 from bertsurgeon.pruning import prune
-from bertsurgeon.recovery import TrainingConfig, recover
+from bertsurgeon.recovery import TrainingConfig, recover_with_report
 from bertsurgeon.reporting import CARD, model_card, model_source
 from bertsurgeon.tasks import Task, align_to_model, task_type_for_texts, tokenize
 from bertsurgeon.vocabulary import trim_vocabulary
 from bertsurgeon.workflows.inputs import DataConfig, load_data, load_network, load_texts, raw_texts
+from bertsurgeon.workflows.jobs import SelectionTexts, selection_arguments, split_validation, training_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,6 +58,7 @@ class Inputs:
         validation: Tokenized texts for the comparison, labeled if there is a task.
         raw: All of them before tokenization.
         name: Folder or hub id of the model, for the model card.
+        selection: Texts that choose the best weights of the recovery; None if its last weights are kept.
     """
 
     model: PreTrainedModel
@@ -67,6 +69,7 @@ class Inputs:
     validation: Dataset
     raw: tuple[Dataset, ...]
     name: str = ""
+    selection: SelectionTexts | None = None
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,14 @@ class PrunedModel:
     report: PruneReport
 
 
-def load_inputs(name: str, data: DataConfig, seed: int) -> Inputs:
+def load_inputs(name: str, data: DataConfig, seed: int, training: TrainingConfig | None = None) -> Inputs:
     """Loads a dense model and its data.
 
     Args:
         name: Folder or hub id of the model.
         data: Where the data comes from.
         seed: Fixes which texts are held out.
+        training: Options of the recovery, for which ``keep_best`` sets texts aside; None for none.
 
     Raises:
         BertSurgeonError: If any of it is missing or broken, or head and task do not fit.
@@ -103,16 +107,20 @@ def load_inputs(name: str, data: DataConfig, seed: int) -> Inputs:
 
     texts = None if data.text_file is None else load_texts(data, seed)
     if texts is not None and data.only_texts:
-        training, held_out = (encode(part) for part in texts)
-        return Inputs(model, tokenizer, None, training, training, held_out, texts, name)
+        held_out, selection = split_validation(texts[1], encode, training)
+        encoded = encode(texts[0])
+        return Inputs(model, tokenizer, None, encoded, encoded, held_out, texts, name, selection)
     loaded = align_to_model(load_data(data, seed), model)
     check_head(model, loaded.task)
-    training, validation = (
-        tokenize(part, tokenizer, data.max_length, loaded.task.type) for part in (loaded.train, loaded.validation)
-    )
-    calibration = training if texts is None else encode(texts[0])
+
+    def encode_labeled(part: Dataset) -> Dataset:
+        return tokenize(part, tokenizer, data.max_length, loaded.task.type)
+
+    validation, selection = split_validation(loaded.validation, encode_labeled, training)
+    encoded = encode_labeled(loaded.train)
+    calibration = encoded if texts is None else encode(texts[0])
     raw = (loaded.train, loaded.validation, *(texts or ()))
-    return Inputs(model, tokenizer, loaded.task, calibration, training, validation, raw, name)
+    return Inputs(model, tokenizer, loaded.task, calibration, encoded, validation, raw, name, selection)
 
 
 def prune_to_budgets(
@@ -182,12 +190,12 @@ def _prune_to_budgets(
     for config, folder in targets:
         begin_step()
         pruned, report = prune(dense, config, data, tokenizer, teacher=teacher)
-        before_recovery = None
+        recovery, before_recovery = None, None
         if training is not None:
             begin_step()
             before_recovery = _score(inputs, pruned)
             begin_step()
-            _recover(pruned, inputs, training)
+            recovery = _recover(pruned, inputs, training)
         begin_step()
         pruned_metrics = _score(inputs, pruned)
         metrics = {"dense": dense_metrics or dict.fromkeys(pruned_metrics, 100.0), "pruned": pruned_metrics}
@@ -198,7 +206,8 @@ def _prune_to_budgets(
             "command": "prune",
             "task": None if inputs.task is None else inputs.task.name,
             "pruning": report.to_dict(),
-            "recovery": None if training is None else asdict(training),
+            "recovery": None if recovery is None else recovery["training"],
+            "selection": None if recovery is None else recovery.get("selection"),
             "before_recovery": before_recovery,
             "vocabulary": None if trim_report is None else trim_report.to_dict(),
             "models": metrics,
@@ -235,11 +244,19 @@ def _score(inputs: Inputs, model: PreTrainedModel) -> dict[str, float]:
     return compare(inputs.model, model, inputs.validation, inputs.tokenizer)
 
 
-def _recover(pruned: PreTrainedModel, inputs: Inputs, training: TrainingConfig) -> None:
-    """Recovers in a temporary folder, which cannot be resumed."""
+def _recover(pruned: PreTrainedModel, inputs: Inputs, training: TrainingConfig) -> dict[str, Any]:
+    """Recovers in a temporary folder, which cannot be resumed, and returns what belongs in the report."""
     if inputs.task is None or not inputs.task.type.learns_from_labels:
         training = replace(training, distillation_weight=1.0)  # there are no labels, only the teacher's outputs
-    recover(pruned, training, inputs.training, inputs.tokenizer, teacher=inputs.model)
+    report = recover_with_report(
+        pruned,
+        training,
+        inputs.training,
+        inputs.tokenizer,
+        teacher=inputs.model,
+        **selection_arguments(inputs.selection, inputs.task),
+    )
+    return training_settings(training, report, inputs.selection)
 
 
 def _compare(

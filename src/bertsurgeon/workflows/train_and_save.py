@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
@@ -26,13 +26,13 @@ from bertsurgeon.checkpoint import (
     save_model,
 )
 from bertsurgeon.errors import ModelError, OptionError
-from bertsurgeon.evaluation import check_head, compare, evaluate, evaluate_masked_lm
+from bertsurgeon.evaluation import check_head, evaluate_masked_lm
 from bertsurgeon.gradual import MaskedLanguageModeling, Recipe, train_gradually
 from bertsurgeon.layers.masks import masks_of, sparsity_of
 from bertsurgeon.options import check_not_given
-from bertsurgeon.recovery import TrainingConfig, recover, train
+from bertsurgeon.recovery import TrainingConfig, recover_with_report, train
 from bertsurgeon.reporting import CARD, model_card, model_source
-from bertsurgeon.tasks import TaskData, align_to_model, recode_labels, task_type_for_texts, tokenize
+from bertsurgeon.tasks import TaskData, align_to_model, recode_labels, tokenize
 from bertsurgeon.workflows.inputs import (
     DataConfig,
     check_same_vocabulary,
@@ -42,27 +42,16 @@ from bertsurgeon.workflows.inputs import (
     load_texts,
     resolve_model,
 )
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from bertsurgeon.workflows.jobs import (
+    TrainingJob,
+    labeled_job,
+    selection_arguments,
+    training_settings,
+    unlabeled_job,
+)
 
 REPORT = "training_report.json"
 """File beside a trained model with the options and the metrics."""
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """Data to train on, and how the trained model is scored.
-
-    Attributes:
-        task: Name of the task; None if there are no labels.
-        training: Tokenized training data.
-        score: Returns the metrics of a model.
-    """
-
-    task: str | None
-    training: Dataset
-    score: Callable[[PreTrainedModel], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -140,13 +129,13 @@ def finetune_and_save(
     model, tokenizer = load_for_finetuning(folder, loaded)
     job = labeled_job(loaded, tokenizer, data.max_length)
 
-    def fit(work_dir: Path) -> None:
+    def fit(work_dir: Path) -> dict[str, Any]:
         train(
             model, config, job.training, tokenizer, work_dir=work_dir, resume=output.resume, description="Fine-tuning"
         )
+        return {"training": asdict(config)}
 
-    settings = {"command": "finetune", "training": asdict(config)}
-    return model, _fit_and_save(model, tokenizer, job, fit, settings, output, folder)["metrics"]
+    return model, _fit_and_save(model, tokenizer, job, fit, "finetune", output, folder)["metrics"]
 
 
 def recover_and_save(
@@ -180,7 +169,8 @@ def recover_and_save(
         if not data.only_texts or teacher_model is None:
             raise OptionError("--text-file recovers without labels: name a --teacher with it, and no other data.")
         config = replace(config, distillation_weight=1.0)
-        job = unlabeled_job(load_texts(data, config.seed), tokenizer, data.max_length, teacher_model)
+        texts = load_texts(data, config.seed)
+        job = unlabeled_job(texts, tokenizer, data.max_length, teacher_model, config)
     else:
         loaded = align_to_model(load_data(data, config.seed), model)
         check_head(model, loaded.task)
@@ -188,13 +178,22 @@ def recover_and_save(
             check_head(teacher_model, loaded.task)
         if not loaded.task.type.learns_from_labels:
             config = replace(config, distillation_weight=1.0)
-        job = labeled_job(loaded, tokenizer, data.max_length)
+        job = labeled_job(loaded, tokenizer, data.max_length, config)
 
-    def fit(work_dir: Path) -> None:
-        recover(model, config, job.training, tokenizer, teacher=teacher_model, work_dir=work_dir, resume=output.resume)
+    def fit(work_dir: Path) -> dict[str, Any]:
+        report = recover_with_report(
+            model,
+            config,
+            job.training,
+            tokenizer,
+            teacher=teacher_model,
+            work_dir=work_dir,
+            resume=output.resume,
+            **selection_arguments(job.selection, job.task),
+        )
+        return training_settings(config, report, job.selection)
 
-    settings = {"command": "recover", "training": asdict(config)}
-    return model, _fit_and_save(model, tokenizer, job, fit, settings, output, name, score_before=True)
+    return model, _fit_and_save(model, tokenizer, job, fit, "recover", output, name, score_before=True)
 
 
 def prune_gradually_and_save(
@@ -242,7 +241,7 @@ def prune_gradually_and_save(
     if job.task is None and not recipe.masked_lm:  # there are no labels, only the teacher's outputs
         recipe = replace(recipe, distillation=replace(recipe.distillation, distillation_weight=1.0))
 
-    def fit(work_dir: Path) -> None:
+    def fit(work_dir: Path) -> dict[str, Any]:
         train_gradually(
             model,
             recipe,
@@ -256,9 +255,9 @@ def prune_gradually_and_save(
             seed=seed,
             description="Pruning" if recipe.pruning else "Training",
         )
+        return {"recipe": asdict(recipe)}
 
-    settings = {"command": "gradual", "recipe": asdict(recipe)}
-    scores = _fit_and_save(model, tokenizer, job, fit, settings, output, folder)
+    scores = _fit_and_save(model, tokenizer, job, fit, "gradual", output, folder)
     return model, {"sparsity": sparsity_of(masks_of(model)), "recipe": asdict(recipe), **scores}
 
 
@@ -285,21 +284,6 @@ def load_for_finetuning(
     if not sparse and (get_plan(model) is not None or is_sparse(model)):
         raise ModelError(f"{name} is pruned; use 'bertsurgeon recover' to train it.")
     return model, load_tokenizer(name)
-
-
-def labeled_job(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> TrainingJob:
-    """Makes a job of a task, scored by its metrics."""
-    task_type = data.task.type
-    training, validation = (tokenize(part, tokenizer, max_length, task_type) for part in (data.train, data.validation))
-    return TrainingJob(data.task.name, training, lambda model: evaluate(model, data.task, validation, tokenizer))
-
-
-def unlabeled_job(
-    texts: tuple[Dataset, Dataset], tokenizer: PreTrainedTokenizerBase, max_length: int | None, teacher: PreTrainedModel
-) -> TrainingJob:
-    """Makes a job of texts alone, scored by the agreement with the teacher on the held-out ones."""
-    training, held_out = (tokenize(part, tokenizer, max_length, task_type_for_texts(teacher)) for part in texts)
-    return TrainingJob(None, training, lambda model: compare(teacher, model, held_out, tokenizer))
 
 
 def _masked_lm_job(
@@ -359,21 +343,21 @@ def _fit_and_save(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     job: TrainingJob,
-    fit: Callable[[Path], None],
-    settings: dict[str, Any],
+    fit: Callable[[Path], dict[str, Any]],
+    command: str,
     output: TrainingOutput,
     source: str,
     *,
     score_before: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """Trains a model by ``fit``, which is passed the folder for checkpoints; scores it, and saves it with its report.
+    """Trains a model by ``fit``, scores it, and saves it with its report and card.
 
     Args:
         model: The model.
         tokenizer: Its tokenizer.
         job: What it is trained on, and how it is scored.
-        fit: Trains it.
-        settings: What the report holds beside task and metrics.
+        fit: Trains it in a folder for checkpoints, and returns what belongs in the report.
+        command: Name of the command, for the report.
         output: Where the model goes.
         source: Folder or hub id of the model before training, for the model card.
         score_before: Whether to score the model before training as well.
@@ -387,10 +371,10 @@ def _fit_and_save(
             begin_step()
             scores["before"] = job.score(model)
         begin_step()
-        _fit(fit, output)
+        settings = _fit(fit, output)
         begin_step()
         scores["metrics"] = job.score(model)
-    report = {"task": job.task, **settings, **scores}
+    report = {"command": command, "task": None if job.task is None else job.task.name, **settings, **scores}
     base_model, license_name = model_source(source)
     architecture = type(model).__name__
     card = model_card(report, base_model=base_model, license=license_name, architecture=architecture)
@@ -400,7 +384,7 @@ def _fit_and_save(
     return scores
 
 
-def _fit(fit: Callable[[Path], None], output: TrainingOutput) -> None:
+def _fit(fit: Callable[[Path], dict[str, Any]], output: TrainingOutput) -> dict[str, Any]:
     """Calls ``fit`` with the folder for checkpoints, which is new unless a training is resumed."""
     work_dir = output.work_dir
 
@@ -410,8 +394,9 @@ def _fit(fit: Callable[[Path], None], output: TrainingOutput) -> None:
 
     distributed.run_on_main(prepare)
     try:
-        fit(work_dir)
+        settings = fit(work_dir)
     except BaseException:
         if distributed.is_main():
             remove_work_folder(work_dir, only_if_empty=True)
         raise
+    return settings

@@ -180,7 +180,8 @@ def test_training_leaves_the_zeros(
     before = masks_of(pruned)
     weights = {name: value.clone() for name, value in pruned.named_parameters()}
     options = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3, keep_best=keep_best)
-    train(pruned, options, dataset, tokenizer, work_dir=tmp_path / "work", teacher=teacher)
+    selection = {"validation": dataset} if keep_best else {}
+    train(pruned, options, dataset, tokenizer, work_dir=tmp_path / "work", teacher=teacher, **selection)
     after = masks_of(pruned)
     assert all(torch.equal(mask, after[key]) for key, mask in before.items())
     assert any(not torch.equal(value, weights[name]) for name, value in pruned.named_parameters())
