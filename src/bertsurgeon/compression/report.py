@@ -25,8 +25,8 @@ from bertsurgeon.compression.candidates import (
 from bertsurgeon.compression.inputs import text_numbers
 from bertsurgeon.compression.search import SearchResult
 from bertsurgeon.compression.work_folder import load_outputs
-from bertsurgeon.plan import Dropped, LowRank, ModelPlan
 from bertsurgeon.prediction import Predictor, evaluating, predict_outputs
+from bertsurgeon.reporting import plan_rows
 from bertsurgeon.runtime import open_exported
 from bertsurgeon.tasks import head_of
 
@@ -72,39 +72,6 @@ def describe_candidate(candidate: Candidate, dense: Candidate, dense_int8: Candi
         "seconds": candidate.seconds,
         "error": entry["error"],
     }
-
-
-def describe_plan(plan: ModelPlan | None) -> list[dict[str, Any]] | None:
-    """Returns ``plan``: what each layer kept; None for a dense model."""
-    if plan is None:
-        return None
-    layers = []
-    for index, layer in enumerate(plan.layers):
-        kept, units = {}, {}
-        for name, roles in layer.sub_layers.items():
-            matrices = [layer.matrices[role] for role in roles]
-            kept[name] = sum(matrix.kept for matrix in matrices) / sum(matrix.size for matrix in matrices)
-            each = layer.units.get(name)
-            total = matrices[0].shape[0] if each is None else each.total
-            remaining = 0 if layer.is_dropped(name) else total if each is None else each.kept
-            units[name] = None if each is None and name == "attention" and remaining else [remaining, total]
-        matrices_text = {role: _describe_structure(matrix.structure) for role, matrix in layer.matrices.items()}
-        layers.append(
-            {
-                "layer": index,
-                "heads": units.get("attention"),
-                "neurons": units.get("feed_forward"),
-                "matrices": matrices_text,
-                "kept": kept,
-            }
-        )
-    return layers
-
-
-def _describe_structure(structure: Any) -> str:
-    if isinstance(structure, Dropped):
-        return "–"
-    return f"rank {structure.rank}" if isinstance(structure, LowRank) else type(structure).__name__.lower()
 
 
 def measure_speed(maker: CandidateMaker, models: dict[str, Candidate]) -> list[dict[str, Any]]:
@@ -211,6 +178,7 @@ def build_report(
     answers = compare_answers(
         head_of(maker.model), maker.model.config, maker.dense_outputs, outputs, rows, maker.tokenizer
     )
+    plan = get_plan(maker.open_pytorch(chosen))
     pruned = [one for one in result.candidates if not one.is_dense and not one.spec.recovered and one.quality]
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -249,7 +217,7 @@ def build_report(
         "confirmation": confirmation,
         "answers": {"agreement": chosen.agreement, **answers},
         "speed": measure_speed(maker, compared),
-        "plan": describe_plan(get_plan(maker.open_pytorch(chosen))),
+        "plan": None if plan is None else plan_rows(plan),
         "predicted": [
             {"removed": one.entry["removed"], "predicted_error": one.entry["predicted_error"], "loss": one.quality.loss}
             for one in pruned

@@ -62,6 +62,8 @@ class Search:
     tried: list[Candidate] = field(default_factory=list)
     stopped: str = "every planned model was tried"
     _in_order: bool = True
+    _restarted: bool = False
+    _one_shot_fails: float = 0.0  # largest share at which pruning alone exceeds the bound
 
     def run(self) -> SearchResult:
         """Tries candidates until none is left, or the time is over."""
@@ -77,6 +79,7 @@ class Search:
             if self.accepts(candidate) and candidate.relative_time < 1:
                 base = precision
                 break
+            self._restart()
         if config.precision != "auto":
             base = config.precision
         self._search_shares(base)
@@ -87,34 +90,28 @@ class Search:
     def _search_shares(self, precision: Precision) -> None:
         """Tries pruned models of a precision: from mild to severe, then between the last good and the first bad."""
         good, bad = 1.0, None
-        one_shot_fails = 0.0  # largest share at which pruning alone exceeds the bound
         for share in SHARES:
-            candidate = self._try_share(precision, share, one_shot_fails, ordered=True)
+            candidate = self._try_share(precision, share, ordered=True)
             if candidate is None:
                 return
-            if not candidate.spec.recovered and not self.accepts(candidate):
-                one_shot_fails = max(one_shot_fails, share)
             if not self.accepts(candidate):
                 bad = share
                 break
             good = share
         while bad is not None and good / bad > NARROWED:
             share = round(math.sqrt(good * bad), 3)
-            candidate = self._try_share(precision, share, one_shot_fails, ordered=False)
+            candidate = self._try_share(precision, share, ordered=False)
             if candidate is None:
                 return
             if self.accepts(candidate):
                 good = share
             else:
                 bad = share
-                one_shot_fails = max(one_shot_fails, share)
 
-    def _try_share(
-        self, precision: Precision, share: float, one_shot_fails: float, *, ordered: bool
-    ) -> Candidate | None:
+    def _try_share(self, precision: Precision, share: float, *, ordered: bool) -> Candidate | None:
         """Tries a share by pruning alone, and recovers it if that exceeds the bound; None if nothing more fits."""
         candidate: Candidate | None = None
-        if share > one_shot_fails:
+        if share > self._one_shot_fails:
             if not self._fits(self._pruning_seconds()):
                 return None
             try:
@@ -124,6 +121,7 @@ class Search:
                 return None
             if self.accepts(candidate):
                 return candidate
+            self._one_shot_fails = share
         if not self.maker.config.recover or (candidate is not None and candidate.quality is None):
             return candidate
         training = self._recovery()
@@ -141,13 +139,18 @@ class Search:
     def _try(self, spec: Spec, *, ordered: bool = True, training: TrainingConfig | None = None) -> Candidate:
         """Makes and measures a candidate, and reports it in one line."""
         bound = self.maker.bound
-        confidence = bound.confidence if ordered else 1 - (1 - bound.confidence) / 2
+        halved = not ordered or self._restarted
+        confidence = 1 - (1 - bound.confidence) / 2 if halved else bound.confidence
         candidate = self.maker.make(spec, confidence=confidence, training=training)
         if ordered and candidate.quality is not None:
             candidate, self._in_order = in_sequence(candidate, self._in_order)
         self.tried.append(candidate)
         progress.note(describe(candidate, self.maker.bound.metric))
         return candidate
+
+    def _restart(self) -> None:
+        """Begins another sequence in another precision, after one that failed at its first candidate."""
+        self._in_order, self._restarted = True, True
 
     # time
 
