@@ -148,7 +148,7 @@ def test_prune_recovers_in_one_command(place: Path, tmp_path: Path, steps: dict[
     printed = json.loads(succeed("prune", place / "dense", "-o", tmp_path / "out", *options).stdout)
     assert printed["recovery"]["epochs"] == 1
     assert printed["before_recovery"].keys() == {"accuracy", "f1"}
-    assert steps == {"announced": 6, "begun": 6}
+    assert steps == {"announced": 7, "begun": 7}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -128,6 +128,11 @@ NOTES: dict[str, tuple[str, str, str]] = {
         as_lines([{"text": "a", "label": f"class {row % 12}"} for row in range(27)]),
         "27 rows of data.jsonl: 12 classes, 2 to 3 rows each.",
     ),
+    "numbered classes": (
+        "classification",
+        as_lines([{"text": "a", "label": label} for label in (0, 1, 1)]),
+        "3 rows of data.jsonl: class 0: 1, class 1: 2.",
+    ),
     "regression": (
         "regression",
         as_lines([{"text": "a", "label": label} for label in (0.25, 5)]),

@@ -149,7 +149,7 @@ def prune_to_budgets(
     """
     calibrates = calibration is None and get_method(targets[0][0]).calibrate is not None
     shared_steps = int(calibrates) + int(inputs.task is not None)
-    with progress.steps(shared_steps + len(targets) * (2 if training is None else 4)) as begin_step:
+    with progress.steps(shared_steps + len(targets) * (3 if training is None else 5)) as begin_step:
         return _prune_to_budgets(
             inputs,
             targets,
@@ -215,6 +215,7 @@ def _prune_to_budgets(
         }
         card = _card(result, inputs)
         save_model(pruned, folder, saved_tokenizer, {REPORT: result}, overwrite=overwrite, texts={CARD: card})
+        begin_step()
         result["models"] = distributed.run_on_main(partial(_compare, dense, pruned, folder, metrics))
         distributed.run_on_main(partial(write_report, folder / REPORT, result))
         distributed.run_on_main(partial(write_report, folder / CARD, _card(result, inputs)))

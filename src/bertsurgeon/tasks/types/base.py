@@ -263,7 +263,7 @@ def replace_column(part: Dataset, column: str, values: Sequence[Any]) -> Dataset
 
 def summarize_counts(counts: Mapping[str, int]) -> str:
     """Returns the number of rows of each class, or the least and the most if there are many classes."""
-    each = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    each = ", ".join(f"{f'class {name}:' if name.isdigit() else name} {count:,}" for name, count in counts.items())
     if len(each) <= MAX_SUMMARY:
         return each
     return f"{len(counts)} classes, {min(counts.values()):,} to {max(counts.values()):,} rows each"
