@@ -51,8 +51,8 @@ class TrainingConfig:
     keep_best: bool = option(
         False,
         "Evaluate before training and four times an epoch, and keep the weights that are best on validation texts: by "
-        "the primary metric of the task, or without labels by the agreement with the teacher. Commands take half of the "
-        "validation data for it, and report the metrics of the other half.",
+        "the primary metric of the task, or without labels by the agreement with the teacher. Commands take half of "
+        "the validation data for it, and report the metrics of the other half.",
     )
     bf16: bool = option(
         False,
