@@ -50,9 +50,9 @@ class TrainingConfig:
     )
     keep_best: bool = option(
         False,
-        "Evaluate before training and four times an epoch, and keep the weights with the best primary metric of the "
-        "task, or without labels the best agreement with the teacher, on half of the validation data; the reported "
-        "metrics are those of the other half.",
+        "Evaluate before training and four times an epoch, and keep the weights that are best on validation texts: by "
+        "the primary metric of the task, or without labels by the agreement with the teacher. Commands take half of "
+        "the validation data for it, and report the metrics of the other half.",
     )
     bf16: bool = option(
         False,
