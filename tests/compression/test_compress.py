@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification
 from bertsurgeon import CompressConfig, CompressData, compress, get_plan
 from bertsurgeon.checkpoint.folder_record import foreign_file
 from bertsurgeon.compression import Provenance, candidates
+from bertsurgeon.compression import report as report_module
 from bertsurgeon.compression.inputs import set_aside
 from bertsurgeon.compression.work_folder import WorkFolder, load_outputs, save_outputs
 from bertsurgeon.errors import CheckpointError, DataError, ModelError, OptionError
@@ -25,8 +26,15 @@ def toy():
     return toy_classifier()
 
 
+@pytest.fixture(autouse=True)
+def no_process_for_memory(monkeypatch):
+    """Memory is measured in processes of their own, which import everything again."""
+    monkeypatch.setattr(report_module, "measure_memory", lambda *arguments: 1)
+
+
 @pytest.fixture(scope="module")
 def finished(toy, tmp_path_factory):
+    """A search whose memory is measured as users have it."""
     model, tokenizer, texts = toy
     output = tmp_path_factory.mktemp("compress") / "small"
     provenance = Provenance("toy", files=[{"name": "train.csv", "bytes": 1, "sha256": "0"}])
@@ -179,11 +187,10 @@ def test_bad_input_is_refused(toy, tmp_path):
         compress(model, LOOSE, list(texts["text"]), tokenizer, output=tmp_path / "o")
     with pytest.raises(OptionError, match="needs labels"):
         compress(model, LOOSE, CompressData(["a film"], ["a film"]), tokenizer, output=tmp_path / "o")
+    unlabeled, other = texts.remove_columns("label"), Task("other", metrics=("accuracy",), labels=("a", "b", "c"))
     with pytest.raises(DataError, match="no labels"):
-        unlabeled = texts.remove_columns("label")
         compress(model, LOOSE, CompressData(texts, unlabeled, TASK), tokenizer, output=tmp_path / "o")
     with pytest.raises(ModelError):
-        other = Task("other", metrics=("accuracy",), labels=("a", "b", "c"))
         compress(model, LOOSE, CompressData(texts, texts, other), tokenizer, output=tmp_path / "o")
     assert not (tmp_path / "o").exists()
 

@@ -57,7 +57,7 @@ def test_from_mild_to_severe_until_the_first_that_fails_then_between():
     assert len({spec.share for spec in between}) == len(between)
     assert result.chosen.spec.share == min(spec.share for spec in tried if spec.share and spec.share >= 0.35)
     # those in order at the full error rate, those between at half of it
-    confidences = {spec: confidence for spec, confidence in maker.asked}
+    confidences = dict(maker.asked)
     assert confidences[Spec("int8", SHARES[2])] == pytest.approx(0.95)
     assert {round(confidences[spec], 6) for spec in between} == {0.975}
 
