@@ -38,9 +38,7 @@ def bench(
     with_memory: Annotated[
         bool, typer.Option("--memory/--no-memory", help="Peak memory, each model in a process of its own.")
     ] = True,
-    chart: Annotated[
-        Path | None, typer.Option("--chart", help="Also draw a bar chart (PNG, SVG or PDF).")
-    ] = None,
+    chart: Annotated[Path | None, typer.Option("--chart", help="Also draw a bar chart (PNG, SVG or PDF).")] = None,
     data: Annotated[DataConfig, opt.Panel("Data", without=("max_train_samples",))],
     seed: opt.Seed = 0,
     as_json: opt.Json = False,
