@@ -99,6 +99,7 @@ def test_models_have_cards_and_pages(place: Path, pruning: dict[str, Any], recov
     for name, line in lines.items():
         card = ModelCard.load(place / name / CARD)
         assert line in card.text
+        assert card.text.startswith(("\n# raw, fine-tuned", "\n# dense, pruned", "\n# pruned, pruned and recovered"))
         assert card.data.pipeline_tag == "text-classification"
         assert card.data.get("base_model") is None  # a folder is no model of the hub
         succeed("report", place / name)

@@ -1,5 +1,6 @@
 """The report page: self-contained, escaped, with a text alternative for every figure, and the same bytes every time."""
 
+import ast
 import json
 import re
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import bertsurgeon.reporting
 from bertsurgeon.checkpoint import check_output, new_folder, save_model
 from bertsurgeon.errors import CheckpointError
 from bertsurgeon.reporting import REPORT_PAGE, plan_rows, render, write_report_page
@@ -115,7 +117,7 @@ def test_numbers_of_the_report_are_shown() -> None:
         "−0.34 points",
         "1.77× the speed and 74 % of the",
     ]
-    shown += ["not shown (needs ≈ 2,140 texts)", "16 changed", "98.2 %", "rank 96", "1.3 × 10⁻⁶", "0f0f0f", "17.4 MB"]
+    shown += ["not shown 872 2,140", "16 changed", "98.2 %", "rank 96", "1.3 × 10⁻⁶", "0f0f0f", "17.4 MB"]
     assert [each for each in shown if each not in texts] == []
 
 
@@ -141,6 +143,15 @@ def test_a_report_with_nothing_but_what_is_required() -> None:
     Page(render(without_figures() | {"chosen": None, "verdict": {"status": "fails", "sentence": "Nothing holds."}}))
 
 
+def test_texts_that_no_file_can_hold_are_replaced() -> None:
+    report = without_figures()
+    report["candidates"][0]["name"] = report["verdict"]["sentence"] = "a\x00b \ud800 中文 🙂"
+    report["provenance"]["config"] = {"huge": 10**400, "deep": [[{"a": [1.5, None, True]}]]}
+    text = render(report)
+    assert "a\N{REPLACEMENT CHARACTER}b \N{REPLACEMENT CHARACTER} 中文 🙂" in text
+    text.encode("utf-8")
+
+
 def test_dense_int8_as_the_result() -> None:
     assert "Pruning adds nothing to INT8 alone" in render(without_figures() | {"chosen": "dense int8"})
 
@@ -162,6 +173,8 @@ def test_numbers_that_are_not_finite_are_left_out() -> None:
         ({"candidates": []}, "not among its candidates"),
         ({"candidates": [{"name": "dense"}], "chosen": "dense"}, "candidates.0.kind is missing"),
         ({"answers": {"confusion": {"labels": ["a", "b"], "counts": [[1, 2]]}}}, "not square"),
+        ({"answers": {"confusion": {"labels": ["a"], "counts": [[-1]]}}}, "answers.confusion.counts.0.0"),
+        ({"plan": [{"layer": 0, "heads": [1]}]}, "plan.0.heads"),
         ({"speed": [{"model": "dense", "batch_size": "x", "length": 128}]}, "speed.0.batch_size"),
     ],
 )
@@ -254,6 +267,14 @@ def test_a_folder_of_the_first_version_stays_replaceable(tmp_path: Path) -> None
     check_output(tmp_path / "model", overwrite=True)
 
 
+def test_the_drawing_library_is_imported_when_it_is_used() -> None:
+    for file in Path(bertsurgeon.reporting.__file__).parent.glob("*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.partition(".")[0] in ("matplotlib", "jinja2")]
+
+
 def test_a_page_of_the_user_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(json.dumps(SMALL_REPORTS["report.json"]), encoding="utf-8")
     (tmp_path / REPORT_PAGE).write_text("mine", encoding="utf-8")
@@ -262,8 +283,12 @@ def test_a_page_of_the_user_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / REPORT_PAGE).read_text(encoding="utf-8") == "mine"
 
 
+EMPTY = '{"task": null, "pruning": {}, "models": {}}'
+DEEP = '{"task": null, "pruning": {}, "models": {"a": {}}, "x": ' + "[" * 3000 + "]" * 3000 + "}"
+
+
 @pytest.mark.parametrize(
-    "content", ['{"schema_version"', "[]", "{}", '{"layers": [0], "of": 2}', "\udcff", None, "[" * 9999]
+    "content", ['{"schema_version"', "[]", "{}", '{"layers": [0], "of": 2}', "\udcff", None, "[" * 9999, EMPTY, DEEP]
 )
 def test_anything_else_is_refused_in_one_sentence(content: str | None, tmp_path: Path) -> None:
     if content is not None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from bertsurgeon.reporting.formats import DASH, integer, is_number, significant
+from bertsurgeon.reporting.formats import DASH, integer, is_number
 
 
 @dataclass(frozen=True)
@@ -222,10 +222,12 @@ def figure(svg: str | None, caption: str, table: Table) -> Block | None:
     return table if table.rows else None
 
 
-def facts(values: Mapping[str, Any] | None, caption: str, *, folded: bool = False) -> Facts | None:
+def facts(
+    values: Mapping[str, Any] | None, caption: str, *, folded: bool = False, is_half: bool = False
+) -> Facts | None:
     """Returns options or other nested values as facts, one for each leaf; None if there are none."""
     items = [(name, text) for name, text in _leaves(values or {}) if text]
-    return Facts(items, caption, folded) if items else None
+    return Facts(items, caption, folded, is_half) if items else None
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -245,7 +247,7 @@ def _scalar(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if is_number(value):
-        return integer(value) if float(value).is_integer() else significant(value)
+        return integer(value) if float(value).is_integer() else f"{value:.4g}"
     return str(value)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from bertsurgeon.errors import CheckpointError
 from bertsurgeon.reporting import formats as fmt
@@ -103,7 +104,10 @@ def model_source(name: str | Path) -> ModelSource:
         card = _read_card(Path(name) / CARD)
         base = None if card is None else card.data.get("base_model")
         return ModelSource(base if _is_hub_id(base) else None, _license(card))
-    cached = try_to_load_from_cache(name, CARD) if _is_hub_id(name) else None
+    try:
+        cached = try_to_load_from_cache(name, CARD)
+    except HFValidationError:  # a name that the Hub does not accept
+        return ModelSource(None, None)
     card = _read_card(Path(cached)) if isinstance(cached, str) else None
     return ModelSource(name if _is_hub_id(name) else None, _license(card))
 
@@ -115,6 +119,7 @@ def model_card(
     license: str | None,
     language: str | list[str] | None = None,
     architecture: str | None = None,
+    name: str | None = None,
 ) -> ModelCard:
     """Writes a model card from a report of ``compress``, ``prune``, ``recover``, ``gradual`` or ``finetune``.
 
@@ -124,6 +129,7 @@ def model_card(
         license: License as the Hub names it, such as ``apache-2.0``; None if it is unknown.
         language: Language codes of the model's texts; None if they are unknown.
         architecture: Name of the model's class, for reports that do not hold it.
+        name: Name of the model that it was made from, for reports that do not hold it.
 
     Returns:
         The card; ``str(card)`` is the content of ``README.md``.
@@ -140,7 +146,7 @@ def model_card(
     task_type = (checked.get("task") or {}).get("type") if kind == "compress" else _task_type(facts.task)
     pipeline = _pipeline(task_type, architecture)
     is_embedder = architecture == "Embedder" or pipeline == "sentence-similarity"
-    name = _name(kind, checked, base)
+    title = _title(kind, checked, name or (base or "").rpartition("/")[2])
     data = ModelCardData(
         base_model=base,
         base_model_relation=None if base is None else "quantized" if facts.int8 else "finetune",
@@ -149,12 +155,12 @@ def model_card(
         license=license if license and _LICENSE.fullmatch(license) else None,
         pipeline_tag=pipeline,
         tags=_tags(facts),
-        model_name=name if facts.metrics else None,
+        model_name=title if facts.metrics else None,
         eval_results=_results(facts, pipeline) or None,
     )
     environment_of_run = checked.get("environment") or {}
     body = environment().get_template("card.md.jinja").render(
-        name=name,
+        name=title,
         facts=facts,
         base=base,
         task=_task_words(facts.task),
@@ -208,9 +214,9 @@ def _numbers(values: Mapping[str, Any] | None) -> dict[str, float]:
     return {key: value for key, value in (values or {}).items() if fmt.is_number(value)}
 
 
-def _name(kind: Kind, report: Mapping[str, Any], base: str | None) -> str:
+def _title(kind: Kind, report: Mapping[str, Any], name: str) -> str:
     """Returns the title of the card."""
-    name = (report.get("model") or {}).get("name") or (base or "").rpartition("/")[2]
+    name = (report.get("model") or {}).get("name") or name
     words = {"compress": "compressed", "prune": "pruned"}.get(kind, "trained")
     if kind == "training":
         words = {"finetune": "fine-tuned", "recover": "pruned and recovered", "gradual": "pruned gradually"}.get(

@@ -76,7 +76,7 @@ def _change_table(changes: Sequence[Change], caption: str) -> Table | None:
 
 
 def _environment(report: Report) -> list[Block | None]:
-    return [facts(report.get("environment"), "Environment")]
+    return [facts(report.get("environment"), "Measured on", is_half=True)]
 
 
 def _prune(report: Report, plan: Plan) -> Page:
@@ -104,10 +104,12 @@ def _prune(report: Report, plan: Plan) -> Page:
                 "options",
                 "Options",
                 [
-                    facts(pruning.get("config"), "Pruning"),
-                    facts(report.get("recovery"), "Recovery"),
-                    facts(report.get("vocabulary"), "Vocabulary"),
-                    facts({key: pruning.get(key) for key in ("samples", "tokens", "seconds")}, "Calibration"),
+                    facts(pruning.get("config"), "Pruning", is_half=True),
+                    facts(report.get("recovery"), "Recovery", is_half=True),
+                    facts(report.get("vocabulary"), "Vocabulary", is_half=True),
+                    facts(
+                        {key: pruning.get(key) for key in ("samples", "tokens", "seconds")}, "Calibration", is_half=True
+                    ),
                 ],
             ),
             Section("environment", "Environment", _environment(report)),

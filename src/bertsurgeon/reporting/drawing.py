@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -79,7 +80,8 @@ def canvas(height: float, columns: int = 1, **options: Any) -> Iterator[tuple["F
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_style()):
+    with matplotlib.rc_context(_style()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the reader's fonts count, not matplotlib's
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         yield figure, figure.subplots(1, columns, **options)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ _MARKS: dict[Kind, frozenset[str]] = {
     "calibration": frozenset({"settings", "curves"}),
 }
 """Keys by which the kind of a report is recognized."""
+
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+"""Control characters, and halves of characters that no file can hold."""
 
 
 def find_kind(report: Mapping[str, Any]) -> Kind | None:
@@ -60,7 +65,7 @@ def check_report(report: Any, source: str = "The report") -> tuple[Kind, dict[st
             f"{source} has the schema version {str(version)[:20]}, and this version of bertsurgeon reads "
             f"{SCHEMA_VERSION}; install the version that wrote it, or run the command again."
         )
-    report = _finite(report)
+    report = _clean(report)
     try:
         TypeAdapter(SHAPES[kind]).validate_python(report)
     except ValidationError as error:
@@ -70,6 +75,8 @@ def check_report(report: Any, source: str = "The report") -> tuple[Kind, dict[st
         raise CheckpointError(f"{source} is damaged: {where} {fault}; run the command again.") from error
     if kind == "compress":
         _check_names(report, source)
+    if kind == "prune" and not report["models"]:
+        raise CheckpointError(f"{source} is damaged: it holds no models; run the command again.")
     return kind, report
 
 
@@ -105,19 +112,21 @@ def read_report(folder: Path) -> tuple[Kind, dict[str, Any]]:
     if file is None:
         raise CheckpointError(f"{folder} holds no report of a bertsurgeon command; name a folder that one wrote.")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        kind, report = check_report(json.loads(file.read_text(encoding="utf-8")), str(file))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read: it is damaged, or not JSON; run the command again.") from error
-    kind, report = check_report(content, str(file))
     if kind not in _FILES[file.name]:
         raise CheckpointError(f"{file} holds another command's report; run the command again.")
     return kind, report
 
 
-def _finite(value: Any) -> Any:
-    """Replaces numbers that are not finite, which Python's JSON may hold, by None."""
+def _clean(value: Any) -> Any:
+    """Replaces what JSON may hold but a page cannot: numbers out of range by None, and control characters in texts."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {_clean(key): _clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_clean(item) for item in value]
+    if isinstance(value, str):
+        return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+    is_large = isinstance(value, int) and value.bit_length() > 1000  # no float
+    return None if is_large or (isinstance(value, float) and not math.isfinite(value)) else value

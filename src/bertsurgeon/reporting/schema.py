@@ -6,6 +6,7 @@ that are not listed are allowed, so that a later version may add some.
 
 from typing import Any, Literal, NotRequired
 
+from pydantic import NonNegativeInt
 from typing_extensions import TypedDict  # pydantic refuses the one of typing before Python 3.12
 
 SCHEMA_VERSION = 1
@@ -120,7 +121,7 @@ class _Class(TypedDict):
 
 class _Confusion(TypedDict):
     labels: list[str]
-    counts: list[list[int]]
+    counts: list[list[NonNegativeInt]]
 
 
 class _Scatter(TypedDict):
@@ -153,8 +154,8 @@ class _Speed(_Latency):
 
 class _Layer(TypedDict):
     layer: int
-    heads: NotRequired[list[int] | None]
-    neurons: NotRequired[list[int] | None]
+    heads: NotRequired[tuple[int, int] | None]
+    neurons: NotRequired[tuple[int, int] | None]
     matrices: NotRequired[dict[str, str] | None]
     kept: NotRequired[dict[str, float | None] | None]
 

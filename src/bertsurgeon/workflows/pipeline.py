@@ -227,8 +227,9 @@ def _prune_to_budgets(
 def _card(result: dict[str, Any], inputs: Inputs) -> str:
     """Returns the model card of a pruned model."""
     base_model, license_name = model_source(inputs.name) if inputs.name else (None, None)
-    architecture = type(inputs.model).__name__
-    return str(model_card(result, base_model=base_model, license=license_name, architecture=architecture))
+    architecture, name = type(inputs.model).__name__, Path(inputs.name).name
+    card = model_card(result, base_model=base_model, license=license_name, architecture=architecture, name=name)
+    return str(card)
 
 
 def _note_time_left(seconds: float, done: int, total: int) -> None:

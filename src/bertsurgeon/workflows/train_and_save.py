@@ -376,8 +376,8 @@ def _fit_and_save(
         scores["metrics"] = job.score(model)
     report = {"command": command, "task": None if job.task is None else job.task.name, **settings, **scores}
     base_model, license_name = model_source(source)
-    architecture = type(model).__name__
-    card = model_card(report, base_model=base_model, license=license_name, architecture=architecture)
+    architecture, name = type(model).__name__, Path(source).name
+    card = model_card(report, base_model=base_model, license=license_name, architecture=architecture, name=name)
     save_model(model, output.folder, tokenizer, {REPORT: report}, overwrite=output.overwrite, texts={CARD: str(card)})
     distributed.run_on_main(lambda: remove_work_folder(output.work_dir))
     progress.note(f"Saved {output.folder}")
