@@ -3,7 +3,6 @@
 import json
 from types import SimpleNamespace
 
-import httpx
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
@@ -120,7 +119,7 @@ class Api:
 
 
 def response(status):
-    return httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co"))
+    return SimpleNamespace(status_code=status, headers={}, request=None)
 
 
 def test_upload_to_ones_own_repository_and_as_a_pull_request(tmp_path):
