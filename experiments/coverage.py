@@ -1,10 +1,10 @@
-"""Does the bound hold where `compress` says so? Searches on one half of the validation texts, checked on the other.
+"""Does a bound hold on unseen texts where the verdict of `compress` is that it holds? Searches on halves of the data.
 
     python experiments/coverage.py --data-dir ../shared/data/glue --banking ../shared/data/banking77
 
-The search, its order and its limits are those of `compress` (`bertsurgeon.compression.search`); its candidates are pruned
-once per task and run in PyTorch, and each search sees the answers to half of the texts. A verdict "holds" is wrong if the
-loss on the other half exceeds the bound.
+The search, its order and its limits are those of `compress` (`bertsurgeon.compression.search`); its candidates are
+pruned once per task and run in PyTorch, and each search sees the answers to half of the texts. A verdict "holds" is
+wrong if the loss on the other half exceeds the bound.
 """
 
 from functools import cache
@@ -73,6 +73,7 @@ class HalfMaker:
         self.step_seconds: dict[str, float] = {}
 
     def make(self, spec: Spec, *, confidence: float | None = None, training: Any = None) -> Candidate:
+        """Returns a candidate, judged on the texts of this half."""
         sides = [part(self.answers.of(each), self.texts) for each in (None, spec.share)]
         quality = judge(sides[0], sides[1], self.bound, confidence or self.bound.confidence)
         entry = {

@@ -36,6 +36,20 @@ class Experiment:
 
 
 EXPERIMENTS = {
+    "Compression within a bound": (
+        Experiment(
+            "compress",
+            "What does `compress` find with its defaults, in two runtimes, and what does pruning add to INT8?",
+            "--data-dir $GLUE --banking $BANKING",
+            "docs/compress.md#what-it-finds",
+        ),
+        Experiment(
+            "coverage",
+            "How often does a bound hold on unseen texts where the verdict is that it holds?",
+            "--data-dir $GLUE --banking $BANKING",
+            "docs/compress.md#how-often-the-bound-holds",
+        ),
+    ),
     "Methods compared": (
         Experiment(
             "finetune",

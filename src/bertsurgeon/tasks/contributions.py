@@ -180,7 +180,7 @@ def _tags(metric: str, names: Sequence[str], outputs: Sequence[Outputs], dataset
     rows = []
     for codes, output in zip(dataset["labels"], outputs, strict=True):
         predicted = output["logits"].argmax(-1).tolist()
-        rows.append([(code, guess) for code, guess in zip(codes, predicted, strict=True) if code != IGNORED])
+        rows.append([(code, prediction) for code, prediction in zip(codes, predicted, strict=True) if code != IGNORED])
     if metric in ("f1", "precision", "recall"):
         from seqeval.metrics.sequence_labeling import get_entities
 
@@ -196,16 +196,18 @@ def _tags(metric: str, names: Sequence[str], outputs: Sequence[Outputs], dataset
         }
         return Contributions(values, formulas[metric])
     if metric == "accuracy":
-        values = np.asarray([[sum(code == guess for code, guess in row), len(row)] for row in rows], dtype=float)
+        values = np.asarray(
+            [[sum(code == prediction for code, prediction in row), len(row)] for row in rows], dtype=float
+        )
         return Contributions(values, lambda v: _ratio(v[..., 0].sum(-1), v[..., 1].sum(-1)))
     if metric == "macro_f1":
         classes = len(names)
         per_row = []
         for row in rows:
             gold = np.bincount([code for code, _ in row], minlength=classes)
-            guessed = np.bincount([guess for _, guess in row], minlength=classes)
-            hits = np.bincount([code for code, guess in row if code == guess], minlength=classes)
-            per_row.append(np.concatenate([hits, guessed, gold]))
+            predicted_counts = np.bincount([prediction for _, prediction in row], minlength=classes)
+            hits = np.bincount([code for code, prediction in row if code == prediction], minlength=classes)
+            per_row.append(np.concatenate([hits, predicted_counts, gold]))
         return Contributions(np.asarray(per_row, dtype=float), _macro_f1(all_classes=False))
     return None
 

@@ -27,7 +27,7 @@ def check_upload(repo_id: str, api: HfApi | None = None) -> str:
 
     Raises:
         OptionError: If the name is not valid.
-        HubError: If nobody is logged in, or the Hub cannot be reached.
+        HubError: If no one is logged in, or the Hub cannot be reached.
     """
     try:
         validate_repo_id(repo_id)
@@ -38,7 +38,7 @@ def check_upload(repo_id: str, api: HfApi | None = None) -> str:
     try:
         return str((api or HfApi()).whoami()["name"])
     except LocalTokenNotFoundError as error:
-        raise HubError("Nobody is logged in to the Hub; run: hf auth login.") from error
+        raise HubError("No one is logged in to the Hub; run: hf auth login.") from error
     except Exception as error:
         raise _hub_error("The Hub does not accept the login", error) from error
 

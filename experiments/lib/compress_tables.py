@@ -1,0 +1,75 @@
+"""Tables of `docs/compress.md`: what `compress` finds, and how often its bounds hold."""
+
+from typing import Any
+
+from lib.results_store import read_rows
+from lib.tables import table
+
+RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+
+
+def compress_found() -> str:
+    """One row per task and runtime: dense INT8 and the chosen model."""
+    rows = []
+    for row in read_rows("compress").values():
+        result = row["result"]
+        by_name = {one["name"]: one for one in result["candidates"]}
+        chosen, int8 = by_name[result["chosen"]], by_name.get("dense int8")
+        metric = result["bound"]["metric"]
+        rows.append(
+            [
+                row["configuration"]["task"],
+                RUNTIMES[row["configuration"]["runtime"]],
+                f"{metric} {result['reference'][metric]:.1f}",
+                _loss(int8),
+                _speed(int8),
+                chosen["name"],
+                _loss(chosen),
+                chosen["quality"]["verdict"],
+                _speed(chosen),
+                "–" if chosen["speedup_int8"] is None else f"{chosen['speedup_int8']:.2f}x",
+                f"{chosen['file_bytes'] / 1e6:.1f} of {by_name['dense']['file_bytes'] / 1e6:.1f} MB",
+                str(len(result["candidates"])),
+                f"{result['minutes']:.1f}",
+            ]
+        )
+    headings = [
+        "task", "runtime", "dense", "INT8 alone: loss (limit)", "speed", "chosen", "loss (limit)", "bound of 1",
+        "speed", "of INT8 alone", "file", "models tried", "minutes",
+    ]  # fmt: skip
+    return table(headings, rows)
+
+
+def _loss(candidate: dict[str, Any] | None) -> str:
+    if candidate is None or candidate["quality"] is None:
+        return "–"
+    return f"{candidate['quality']['loss']:+.2f} ({candidate['quality']['limit']:.2f})"
+
+
+def _speed(candidate: dict[str, Any] | None) -> str:
+    return "–" if candidate is None or candidate["speedup"] is None else f"{candidate['speedup']:.2f}x"
+
+
+def coverage() -> str:
+    """One row per bound: verdicts of all searches, and how many of them the unseen half contradicts."""
+    rows = []
+    by_bound: dict[float, list[dict[str, Any]]] = {}
+    tasks = set()
+    for row in read_rows("coverage").values():
+        tasks.add(row["configuration"]["task"])
+        by_bound.setdefault(row["configuration"]["bound"], []).extend(row["result"]["runs"])
+    for bound, runs in sorted(by_bound.items()):
+        for accept in ("measured", "shown"):
+            chosen = [run for run in runs if run["accept"] == accept and run["share"] is not None]
+            cells = [f"{bound:g}", accept, str(sum(run["accept"] == accept for run in runs))]
+            for verdict in ("holds", "not shown"):
+                some = [run for run in chosen if run["verdict"] == verdict]
+                exceeded = sum(run["unseen_loss"] > bound for run in some)
+                share = f" ({100 * exceeded / len(some):.0f} %)" if some else ""
+                cells += [str(len(some)), f"{exceeded}{share}"]
+            rows.append(cells)
+    headings = [
+        "bound, points", "--accept", f"searches, {len(tasks)} tasks", "pruned, holds", "exceeded on the unseen half",
+        "pruned, not shown", "exceeded on the unseen half",
+    ]  # fmt: skip
+    return table(headings, rows)
