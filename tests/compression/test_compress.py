@@ -1,6 +1,7 @@
 """``compress`` on a toy: the folder it writes, what a repeated search does again, and what it refuses."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from bertsurgeon.compression import report as report_module
 from bertsurgeon.compression.inputs import set_aside
 from bertsurgeon.compression.work_folder import WorkFolder, load_outputs, save_outputs
 from bertsurgeon.errors import CheckpointError, DataError, ModelError, OptionError
+from bertsurgeon.reporting import render
 from bertsurgeon.tasks import TASK_TYPES, Task
 from bertsurgeon.testing import toy_classifier
 
@@ -48,6 +50,8 @@ def test_the_folder_is_a_model_with_its_report_and_card(finished, toy):
     assert foreign_file(folder) is None  # --overwrite replaces it
     report = json.loads((folder / "report.json").read_text())
     assert report == json.loads(json.dumps(finished.report))
+    with warnings.catch_warnings(action="error"):  # such as a figure that cannot be laid out
+        assert render(report) == (folder / "report.html").read_text()
     loaded = AutoModelForSequenceClassification.from_pretrained(folder)
     assert get_plan(loaded) is not None
     chosen = next(one for one in report["candidates"] if one["name"] == report["chosen"])
@@ -216,3 +220,40 @@ def test_outputs_of_any_shape_are_kept(tmp_path):
     (tmp_path / "o.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError, match="damaged"):
         load_outputs(tmp_path / "o.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [
+        (candidates, "calibrate", 1),
+        (candidates, "measure_costs", 1),
+        (candidates, "predict_outputs", 3),
+        (candidates, "time_batches", 2),
+        (report_module, "measure_speed", 1),
+    ],
+)
+def test_a_search_that_is_interrupted_goes_on_where_it_was(toy, tmp_path, monkeypatch, module, name, call):
+    model, tokenizer, texts = toy
+    data, calls, original = CompressData(texts, texts, TASK), [], getattr(module, name)
+
+    def interrupted(*arguments, **options):
+        calls.append(name)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    calibrations = []
+    calibrate = candidates.calibrate
+    monkeypatch.setattr(candidates, "calibrate", lambda *a: calibrations.append(1) or calibrate(*a))
+    monkeypatch.setattr(module, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compress(model, LOOSE, data, tokenizer, output=tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+    work = WorkFolder.beside(tmp_path / "o").folder
+    kept = {path: path.stat().st_mtime_ns for path in work.glob("c*-*")}
+    report = compress(model, LOOSE, data, tokenizer, output=tmp_path / "o").report
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # nothing that was finished is made again
+    assert len(calibrations) <= 1
+    assert report["candidates"][0]["name"] == "dense"
+    assert len(report["candidates"]) == 3
+    assert not list(work.glob(".*"))

@@ -92,12 +92,6 @@ def draw_frontier(points: Sequence[Row], threshold: float | None, quality: str, 
             linewidth=1.2,
             alpha=0.6,
         )
-        if threshold is not None:
-            axes.axhline(threshold, color=TEXT, linewidth=0.9, linestyle=(0, (4, 3)))
-            axes.annotate(
-                "bound", (1, threshold), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-                ha="right", fontsize=9.2,
-            )  # fmt: skip
         # points far below the bound would squeeze all others, so they are drawn at the edge, with their value
         qualities = [point["quality"] for point in points]
         top, base = max(qualities), threshold if threshold is not None else min(qualities)
@@ -118,7 +112,14 @@ def draw_frontier(points: Sequence[Row], threshold: float | None, quality: str, 
         axes.set_xlabel(speed)
         axes.set_ylabel(quality)
         axes.margins(x=0.1)
-        axes.set_ylim(floor - 0.12 * max(top - floor, 0.1), top + 0.16 * max(top - floor, 0.1))
+        lowest = floor - 0.12 * max(top - floor, 0.1)
+        axes.set_ylim(lowest, top + 0.16 * max(top - floor, 0.1))
+        if threshold is not None and threshold >= lowest:  # a bound far below all models has no place in the figure
+            axes.axhline(threshold, color=TEXT, linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.annotate(
+                "bound", (1, threshold), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+                ha="right", fontsize=9.2,
+            )  # fmt: skip
         label_points(figure, axes, labels)
         return to_svg(figure, "frontier", label)
 
