@@ -37,12 +37,14 @@ class Provenance:
 
     Attributes:
         name: Name of the dense model: a hub id, or the name of its folder.
+        base_model: Id on the Hub of the model; None if it has none.
         license: License of the dense model; None if it is not known.
         files: Name, bytes and SHA-256 of the data files.
         command: The command line; None if there was none.
     """
 
     name: str = "model"
+    base_model: str | None = None
     license: str | None = None
     files: list[dict[str, Any]] = field(default_factory=list)
     command: str | None = None
@@ -193,9 +195,14 @@ def _write(
         report["files"] = [{"name": name, "bytes": (temporary / name).stat().st_size} for name in list_files(temporary)]
         (temporary / REPORT).write_text(as_json(report), encoding="utf-8")
         (temporary / REPORT_PAGE).write_text(render(report), encoding="utf-8")
-        name = report["model"]["name"]
-        architecture = report["model"]["architecture"]
-        card = model_card(report, base_model=name, license=report["model"]["license"], architecture=architecture)
+        about = report["model"]
+        card = model_card(
+            report,
+            base_model=about["base_model"],
+            license=about["license"],
+            architecture=about["architecture"],
+            name=about["name"],
+        )
         (temporary / CARD).write_text(str(card), encoding="utf-8")
 
 

@@ -24,7 +24,7 @@ from bertsurgeon.compression.candidates import (
 )
 from bertsurgeon.compression.inputs import text_numbers
 from bertsurgeon.compression.search import SearchResult
-from bertsurgeon.compression.work_folder import load_outputs
+from bertsurgeon.compression.work_folder import key_of, load_outputs
 from bertsurgeon.prediction import Predictor, evaluating, predict_outputs
 from bertsurgeon.reporting import plan_rows
 from bertsurgeon.runtime import open_exported
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SCHEMA_VERSION = 1
+
+RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
 INVARIANCE_TEXTS = 128
 """Texts that are run alone, in batches, with other threads and in PyTorch."""
@@ -74,6 +76,35 @@ def describe_candidate(candidate: Candidate, dense: Candidate, dense_int8: Candi
     }
 
 
+def with_final_speed(
+    rows: list[dict[str, Any]], speed: list[dict[str, Any]], names: dict[str, str], shape: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """Replaces latencies of the search, which are of different minutes, by those that were measured in turns.
+
+    Args:
+        rows: Entries of ``candidates``.
+        speed: Entries of ``speed``.
+        names: Name of the candidate by the name in ``speed``.
+        shape: Texts and tokens of the target.
+    """
+    timed = {names[one["model"]]: one for one in speed if (one["batch_size"], one["length"]) == shape}
+    dense, int8 = (timed.get(name) for name in ("dense", "dense int8"))
+    if dense is None:
+        return rows
+    result = []
+    for row in rows:
+        one = timed.get(row["name"])
+        if one is not None:
+            row = {
+                **row,
+                "latency": {name: one[name] for name in ("p50_ms", "p95_ms", "p99_ms", "throughput")},
+                "speedup": dense["p50_ms"] / one["p50_ms"],
+                "speedup_int8": row["speedup_int8"] if int8 is None else int8["p50_ms"] / one["p50_ms"],
+            }
+        result.append(row)
+    return result
+
+
 def measure_speed(maker: CandidateMaker, models: dict[str, Candidate]) -> list[dict[str, Any]]:
     """Times models in turns at several shapes: one text, the batch of the search, and short texts.
 
@@ -91,6 +122,13 @@ def measure_speed(maker: CandidateMaker, models: dict[str, Candidate]) -> list[d
         latencies = time_batches(opened, [batch], 40, seconds=_SPEED_SECONDS)
         for name, latency in latencies.items():
             rows.append({"model": name, "batch_size": batch_size, "length": length, **latency_to_dict(latency)})
+    return rows
+
+
+def kept_speed(maker: CandidateMaker, models: dict[str, Candidate]) -> list[dict[str, Any]]:
+    """Returns :func:`measure_speed`, measured once for the same models."""
+    key = key_of("speed", {name: one.folder.name for name, one in models.items()}, maker.length)
+    rows: list[dict[str, Any]] = maker.work.value(key, lambda: measure_speed(maker, models))
     return rows
 
 
@@ -180,10 +218,15 @@ def build_report(
     )
     plan = get_plan(maker.open_pytorch(chosen))
     pruned = [one for one in result.candidates if not one.is_dense and not one.spec.recovered and one.quality]
+    speed = kept_speed(maker, compared)
+    candidates = [describe_candidate(one, dense, dense_int8) for one in result.candidates]
+    if not maker.config.own_lengths:
+        names = {name: one.name for name, one in compared.items()}
+        candidates = with_final_speed(candidates, speed, names, (maker.config.batch_size, maker.length))
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "command": "compress",
-        "verdict": describe_verdict(maker, result, confirmation),
+        "verdict": describe_verdict(maker, result, confirmation, {one["name"]: one for one in candidates}),
         "bound": {name: getattr(maker.bound, name) for name in ("kind", "value", "confidence", "metric")},
         "accept": maker.config.accept,
         "objective": maker.config.objective,
@@ -205,25 +248,27 @@ def build_report(
         },
         "model": {
             "name": provenance["name"],
+            "base_model": provenance["base_model"],
             "fingerprint": maker.inputs.fingerprint,
             "architecture": type(maker.model).__name__,
             "license": provenance["license"],
         },
         "reference": maker.dense_metrics,
-        "candidates": [describe_candidate(one, dense, dense_int8) for one in result.candidates],
+        "candidates": candidates,
         "chosen": chosen.name,
         "best_shown": None if result.best_shown is None else result.best_shown.name,
         "stopped": result.stopped,
         "confirmation": confirmation,
         "answers": {"agreement": chosen.agreement, **answers},
-        "speed": measure_speed(maker, compared),
+        "speed": speed,
         "plan": None if plan is None else plan_rows(plan),
         "predicted": [
             {"removed": one.entry["removed"], "predicted_error": one.entry["predicted_error"], "loss": one.quality.loss}
             for one in pruned
             if one.quality is not None
         ]
-        or None,
+        if len(pruned) > 1
+        else None,
         "invariance": measure_invariance(maker, chosen),
         "memory": [
             {"model": name, "bytes": measure_memory(str(_folder(maker, one)), maker.config.batch_size, maker.length)}
@@ -254,7 +299,10 @@ def _folder(maker: CandidateMaker, candidate: Candidate) -> Path:
 
 
 def describe_verdict(
-    maker: CandidateMaker, result: SearchResult, confirmation: dict[str, Any] | None
+    maker: CandidateMaker,
+    result: SearchResult,
+    confirmation: dict[str, Any] | None,
+    rows: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """Returns ``verdict``: whether the chosen model is within the bound, and what pruning adds, in words.
 
@@ -262,6 +310,7 @@ def describe_verdict(
         maker: The maker of the candidates.
         result: The search's outcome.
         confirmation: The loss on texts that the search did not use; it decides if there is one.
+        rows: Entries of ``candidates`` by name.
     """
     bound, chosen = maker.bound, result.chosen
     quality = chosen.quality
@@ -270,7 +319,7 @@ def describe_verdict(
     unit = "points of agreement" if bound.kind == "min_agreement" else f"points of {bound.metric}"
     on = f"{measured['texts']:,} texts" + (" that the search did not use" if confirmation is not None else "")
     loss = f"It {'loses' if measured['loss'] > 0 else 'gains'} {abs(measured['loss']):.2f} {unit} on {on}"
-    sentences = [f"{_title(maker, chosen)}."]
+    sentences = [f"Chosen: {_title(maker, rows[chosen.name])}."]
     if measured["verdict"] == "holds":
         sentences.append(
             f"{loss}; with {100 * bound.confidence:g} % confidence it loses at most {measured['limit']:.2f}, which is "
@@ -285,25 +334,24 @@ def describe_verdict(
         )
         shown = result.best_shown
         if shown is not None and shown is not chosen:
-            sentences.append(f"The best model that is shown to hold the bound is {_title(maker, shown)}.")
+            sentences.append(f"The best model that is shown to hold the bound is {_title(maker, rows[shown.name])}.")
         elif shown is None:
             sentences.append("No model is shown to hold the bound on so few texts.")
     else:
         sentences.append(f"{loss}, more than the bound of {bound.value:g}.")
-    dense_int8 = next((one for one in result.candidates if one.spec == Spec("int8") and one.quality), None)
+    ratio = rows[chosen.name]["speedup_int8"]
     if chosen.is_dense:
         sentences.append("Pruning adds nothing within this bound.")
-    elif dense_int8 is not None:
-        ratio = dense_int8.relative_time / chosen.relative_time
+    elif ratio is not None:
         sentences.append(f"Pruning makes it {ratio:.2f} times as fast as dense INT8 in this runtime.")
     return {"status": measured["verdict"], "sentence": " ".join(sentences)}
 
 
-def _title(maker: CandidateMaker, candidate: Candidate) -> str:
-    """Names a model with its speed: "auto 52 % int8, 3.1 times as fast as dense in openvino"."""
-    name = "the dense model" if candidate.name == "dense" else candidate.name
-    speed = "" if candidate.name == "dense" else f", {1 / candidate.relative_time:.2f} times as fast as dense"
-    return f"{name}{speed} in {maker.runtime}"
+def _title(maker: CandidateMaker, row: dict[str, Any]) -> str:
+    """Names a model with its speed: "auto 52 % int8, 3.10 times as fast as dense in OpenVINO"."""
+    name = "the dense model" if row["name"] == "dense" else row["name"]
+    speed = "" if row["name"] == "dense" else f", {row['speedup']:.2f} times as fast as dense"
+    return f"{name}{speed} in {RUNTIMES[maker.runtime]}"
 
 
 def _instruction_sets() -> list[str]:

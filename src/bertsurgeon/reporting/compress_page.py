@@ -286,6 +286,7 @@ def _provenance(report: Report) -> list[Block | None]:
         ("Objective", report.get("objective")),
         ("Seed", None if provenance.get("seed") is None else str(provenance["seed"])),
         ("Duration", None if minutes is None else f"{fmt.number(minutes, 1)} minutes"),
+        ("The search ended because", report.get("stopped")),
     ]
     versions = dict(environment.get("versions") or {})
     if provenance.get("bertsurgeon"):

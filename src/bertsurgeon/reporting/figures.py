@@ -96,6 +96,8 @@ def draw_frontier(points: Sequence[Row], threshold: float | None, quality: str, 
         qualities = [point["quality"] for point in points]
         top, base = max(qualities), threshold if threshold is not None else min(qualities)
         floor = max(min(qualities), base - 2.0 * max(top - base, 0.25))
+        if threshold is not None and floor - threshold <= 3 * max(top - floor, 0.25):
+            floor = min(floor, threshold)
         labels = []
         for point in sorted(points, key=lambda one: list(_MODELS).index(one["role"]) if one["role"] in _MODELS else 9):
             color, marker = _MODELS.get(point["role"], (MUTED, "o"))
