@@ -3,8 +3,8 @@ r"""What `bertsurgeon compress` finds with its defaults: six tasks, two runtimes
     python experiments/compress.py --data-dir ../shared/data/glue --banking ../shared/data/banking77
     python experiments/compress.py --data-dir ../shared/data/glue --tasks cola sst2 --runtimes onnx
 
-Dense models lie in `runs/TASK-0` (SST-2: `runs/minilm-sst2`), made by `bertsurgeon finetune minilm --bf16`: SST-2 2 epochs,
-MRPC and STS-B 4, RTE 5, at 5e-5; CoLA 5 at 1e-4; Banking77 3 at 2e-4, as a user's own files:
+Dense models lie in `runs/TASK-0` (SST-2: `runs/minilm-sst2`), made by `bertsurgeon finetune minilm --bf16`: SST-2 2
+epochs, MRPC and STS-B 4, RTE 5, at 5e-5; CoLA 5 at 1e-4; Banking77 3 at 2e-4, as a user's own files:
 
     bertsurgeon finetune minilm --train-file train.csv --validation-file test.csv --label-column category \
         --epochs 3 --learning-rate 2e-4 --bf16 -o runs/banking77-0
