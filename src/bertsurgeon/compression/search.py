@@ -70,6 +70,10 @@ class Search:
         config = self.maker.config
         precisions = [p for p in PRECISIONS[self.maker.runtime] if config.precision in ("auto", p)]
         self._try(Spec("fp32"))
+        progress.note(
+            f"The search goes on for at most about {self.limit_seconds / 60:.0f} minutes (--time); if it is stopped, the "
+            "same command continues it."
+        )
         base: Precision = "fp32"
         # the cheapest precision first; others only if it exceeds the bound
         for precision in reversed(precisions):
