@@ -188,7 +188,7 @@ class CandidateMaker:
 
     def costs(self, precision: Precision) -> Costs:
         """Returns what the parts of the encoder cost in the target, measured once."""
-        key = key_of("costs", self._calibration_key, self._target(precision))
+        key = key_of("costs", self._calibration_key, self.config.objective, self._target(precision))
         data = self.work.value(
             key,
             lambda: measure_costs(
