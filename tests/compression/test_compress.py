@@ -1,6 +1,7 @@
 """``compress`` on a toy: the folder it writes, what a repeated search does again, and what it refuses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from bertsurgeon import CompressConfig, CompressData, compress, get_plan
 from bertsurgeon.checkpoint.folder_record import foreign_file
 from bertsurgeon.compression import Provenance, candidates
 from bertsurgeon.compression import report as report_module
-from bertsurgeon.compression.inputs import set_aside
+from bertsurgeon.compression.inputs import SearchInputs, set_aside
 from bertsurgeon.compression.work_folder import WorkFolder, load_outputs, save_outputs
 from bertsurgeon.errors import CheckpointError, DataError, ModelError, OptionError
 from bertsurgeon.tasks import TASK_TYPES, Task
@@ -88,6 +89,36 @@ def test_another_bound_uses_the_same_candidates(finished, toy, monkeypatch):
         one["name"] for one in finished.report["candidates"]
     ]
     assert result.report["bound"]["metric"] == "agreement"
+
+
+def test_another_objective_measures_its_own_costs(finished, toy, monkeypatch):
+    model, tokenizer, texts = toy
+    measure, objectives = candidates.measure_costs, []
+
+    def recorded(unfused, calibration, objective, *rest):
+        objectives.append(objective)
+        return measure(unfused, calibration, objective, *rest)
+
+    monkeypatch.setattr(candidates, "measure_costs", recorded)
+    smallest = replace(LOOSE, objective="size", max_candidates=2)
+    compress(model, smallest, CompressData(texts, texts, TASK), tokenizer, output=finished.folder, overwrite=True)
+    assert objectives == ["size"]
+
+
+def test_another_task_scores_the_same_answers(finished, toy, monkeypatch):
+    model, tokenizer, texts = toy
+    monkeypatch.setattr(candidates, "apply_calibrated_plan", lambda *args: pytest.fail("pruned again"))
+    other = replace(TASK, metrics=("f1",))
+    data = CompressData(texts, texts, other)
+    report = compress(model, LOOSE, data, tokenizer, output=finished.folder, overwrite=True).report
+    assert all(set(one["metrics"]) == {"f1"} for one in report["candidates"])
+
+
+def test_own_lengths_with_fewer_texts_than_a_batch(toy):
+    model, tokenizer, texts = toy
+    inputs = SearchInputs.prepare(model, CompressData(texts, texts, TASK), tokenizer, 0)
+    assert [len(batch["input_ids"]) for batch in inputs.batches(tokenizer, 100)] == [64]
+    assert [len(batch["input_ids"]) for batch in inputs.batches(tokenizer, 48)] == [48]
 
 
 def test_other_data_makes_other_candidates(finished, toy):

@@ -268,7 +268,6 @@ class CandidateMaker:
             "parameters": sizes.parameters,
             "flops": count_flops(network, 1, self.length),
             "error": None,
-            "metrics": {},
             **dict.fromkeys(("file_bytes", "latency", "relative_time", "kept_float")),
         }
         try:
@@ -279,7 +278,6 @@ class CandidateMaker:
         with evaluating(runnable):
             outputs = predict_outputs(runnable, self.inputs.search, self.tokenizer, description="Measuring its answers")
         save_outputs(folder / OUTPUTS, outputs)
-        entry["metrics"] = self.metrics(outputs, self.inputs.search)
         is_reference = spec == Spec("fp32")
         models = {"dense": runnable if is_reference else self._dense_runnable, "candidate": runnable}
         if is_reference:
@@ -344,8 +342,10 @@ class CandidateMaker:
         name = "dense" if spec.share is None else f"auto {100 * entry['removed']:.0f} %"
         name += f" {spec.precision}" * (spec != Spec("fp32")) + " recovered" * spec.recovered
         if entry["error"] is not None:
-            return Candidate(spec, name, folder, entry, None, None)
+            return Candidate(spec, name, folder, {**entry, "metrics": {}}, None, None)
         outputs = load_outputs(folder / OUTPUTS)
+        # computed, not kept: the same answers may be scored by another task
+        entry = {**entry, "metrics": self.metrics(outputs, self.inputs.search)}
         agreement, quality = self.measure_loss(self.dense_outputs, outputs, self.inputs.search, confidence)
         return Candidate(spec, name, folder, entry, agreement, quality)
 

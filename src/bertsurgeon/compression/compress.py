@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -152,7 +151,7 @@ def _confirmed(maker: CandidateMaker, result: SearchResult) -> tuple[SearchResul
     if maker.inputs.confirmation is None:
         return result, None
     confidence = maker.bound.confidence
-    order = [result.chosen, *(one for one in milder_first(result) if one is not result.chosen)]
+    order = [result.chosen, *result.next_best]
     entry: dict[str, Any] | None = None
     for candidate in order:
         quality, entry = confirm(maker, candidate, confidence)
@@ -161,19 +160,10 @@ def _confirmed(maker: CandidateMaker, result: SearchResult) -> tuple[SearchResul
         if quality.verdict != "fails":
             break
         progress.note(f"{candidate.name} exceeds the bound on the texts that the search did not use.")
+        if result.best_shown is candidate:
+            result.best_shown = None
         confidence = 1 - (1 - maker.bound.confidence) / 2
     return result, entry
-
-
-def milder_first(result: SearchResult) -> list[Candidate]:
-    """Returns the accepted candidates that lose speed against the chosen one, the fastest of them first."""
-    time: Callable[[Candidate], float] = lambda one: one.relative_time  # noqa: E731
-    slower = [
-        one
-        for one in result.candidates
-        if one.quality is not None and one.quality.verdict != "fails" and time(one) > time(result.chosen)
-    ]
-    return sorted(slower, key=time)
 
 
 def _write(

@@ -40,12 +40,14 @@ class SearchResult:
         chosen: The best one within the bound.
         best_shown: The best one that is shown to hold the bound; None if there is none.
         stopped: Why the search ended, in words.
+        next_best: The others within the bound that gain less than the chosen one, the best of them first.
     """
 
     candidates: list[Candidate]
     chosen: Candidate
     best_shown: Candidate | None
     stopped: str
+    next_best: list[Candidate] = field(default_factory=list)
 
 
 @dataclass
@@ -132,9 +134,12 @@ class Search:
     def _recovery(self) -> TrainingConfig | None:
         """Returns the options of a recovery that fits into the rest of the time; None if none does."""
         if len(self.tried) >= self.maker.config.max_candidates:
-            self.stopped = f"{len(self.tried)} models were tried"
+            self.stopped = f"{len(self.tried)} models were tried (--max-candidates)"
             return None
-        return plan_recovery(self.maker, self.seconds_left - self._pruning_seconds())
+        training = plan_recovery(self.maker, self.seconds_left - self._pruning_seconds())
+        if training is None:
+            self.stopped = f"no time is left for a recovery ({self.limit_seconds / 60:.0f} minutes, --time)"
+        return training
 
     def _try(self, spec: Spec, *, ordered: bool = True, training: TrainingConfig | None = None) -> Candidate:
         """Makes and measures a candidate, and reports it in one line."""
@@ -142,6 +147,8 @@ class Search:
         halved = not ordered or self._restarted
         confidence = 1 - (1 - bound.confidence) / 2 if halved else bound.confidence
         candidate = self.maker.make(spec, confidence=confidence, training=training)
+        if any(one.name == candidate.name for one in self.tried):  # reports tell candidates apart by their names
+            candidate = replace(candidate, name=f"{candidate.name}, share {spec.share}")
         if ordered and candidate.quality is not None:
             candidate, self._in_order = in_sequence(candidate, self._in_order)
         self.tried.append(candidate)
@@ -194,7 +201,8 @@ class Search:
         accepted = [candidate for candidate in self.tried if self.accepts(candidate)]
         shown = [one for one in accepted if one.quality is not None and one.quality.verdict == "holds"]
         chosen = self._best(accepted) or self.tried[0]
-        return SearchResult(self.tried, chosen, self._best(shown), self.stopped)
+        worse = [one for one in accepted if self._cost(one) > self._cost(chosen)]
+        return SearchResult(self.tried, chosen, self._best(shown), self.stopped, sorted(worse, key=self._cost))
 
     def _best(self, candidates: list[Candidate]) -> Candidate | None:
         """Returns the fastest, or smallest, of some candidates; a pruned one only if that is worth it."""
