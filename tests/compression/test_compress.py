@@ -1,6 +1,7 @@
 """``compress`` on a toy: the folder it writes, what a repeated search does again, and what it refuses."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -182,6 +183,16 @@ def test_two_searches_do_not_share_a_work_folder(finished, toy):
     model, tokenizer, texts = toy
     with WorkFolder.beside(finished.folder).open(), pytest.raises(CheckpointError, match="is running"):
         compress(model, LOOSE, CompressData(texts, texts, TASK), tokenizer, output=finished.folder, overwrite=True)
+
+
+def test_what_a_killed_search_had_begun_to_write_is_removed(tmp_path):
+    work = WorkFolder.beside(tmp_path / "o")
+    with work.open(), work.new_candidate("a") as folder:
+        unfinished = folder.with_name(folder.name + "x")  # what a killed process leaves
+        shutil.copytree(folder, unfinished)
+    assert unfinished.is_dir()
+    with work.open():
+        assert not unfinished.exists()
 
 
 def test_a_foreign_work_folder_is_refused(toy, tmp_path):

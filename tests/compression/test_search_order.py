@@ -159,6 +159,13 @@ def test_no_two_candidates_have_one_name():
     assert len(set(names)) == len(names)
 
 
+def test_the_smallest_precision_is_pruned_where_size_is_the_objective():
+    """INT8 may be slower than fp32 where the processor has no instructions for it; its file is smaller all the same."""
+    maker = Maker(lambda share: 0.1, objective="size", recover=False)
+    maker.make = _with_time(maker.make, Spec("int8"), 1.2)
+    assert {each.precision for each in specs(Search(maker).run()) if each.share} == {"int8"}
+
+
 def test_a_failed_export_is_no_candidate():
     maker = Maker(lambda share: 0.1, recover=False)
     make = maker.make

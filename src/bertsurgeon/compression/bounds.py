@@ -186,7 +186,8 @@ def _bootstrap_limit(
 
 def _limit_without_changes(loss: float, texts: int, confidence: float) -> float:
     """Returns the limit where no text changes the loss: the share of others that may, none of n texts being one."""
-    return loss + 100.0 * (1 - (1 - confidence) ** (1 / texts))
+    changed: float = 1 - (1 - confidence) ** (1 / texts)
+    return loss + 100.0 * changed
 
 
 def _is_constant(reference: Contributions, candidate: Contributions) -> bool:

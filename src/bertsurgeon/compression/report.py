@@ -269,12 +269,15 @@ def describe_verdict(
     measured: dict[str, Any] = quality.to_dict() if confirmation is None else confirmation
     unit = "points of agreement" if bound.kind == "min_agreement" else f"points of {bound.metric}"
     on = f"{measured['texts']:,} texts" + (" that the search did not use" if confirmation is not None else "")
-    loss = f"It {'loses' if measured['loss'] > 0 else 'gains'} {abs(measured['loss']):.2f} {unit} on {on}"
-    sentences = [f"{_title(maker, chosen)}."]
+    points = round(abs(measured["loss"]), 2)
+    change = f"{'loses' if measured['loss'] > 0 else 'gains'} {points:.2f} {unit}" if points else f"loses no {unit}"
+    loss = f"It {change} on {on}"
+    title = _title(maker, chosen)
+    sentences = [f"{title[:1].upper()}{title[1:]}."]
     if measured["verdict"] == "holds":
         sentences.append(
-            f"{loss}; with {100 * bound.confidence:g} % confidence it loses at most {measured['limit']:.2f}, which is "
-            f"within the bound of {bound.value:g}."
+            f"{loss}; with {100 * bound.confidence:g} % confidence it loses at most {max(0.0, measured['limit']):.2f}, "
+            f"which is within the bound of {bound.value:g}."
         )
     elif measured["verdict"] == "not shown":
         needed = measured["texts_needed"]

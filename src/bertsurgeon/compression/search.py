@@ -78,7 +78,7 @@ class Search:
             if precision == "fp32" or len(self.tried) >= config.max_candidates:
                 continue
             candidate = self._try(Spec(precision))
-            if self.accepts(candidate) and candidate.relative_time < 1:
+            if self.accepts(candidate) and self._cost(candidate) < self._cost(self.tried[0]):
                 base = precision
                 break
             self._restart()
@@ -244,6 +244,8 @@ def describe(candidate: Candidate, metric: str) -> str:
     if candidate.quality is None:
         return f"{candidate.name}: cannot be exported ({candidate.entry['error']})"
     quality = candidate.quality
-    change = f"{'loses' if quality.loss > 0 else 'gains'} {abs(quality.loss):.2f} points of {metric}"
+    points = round(abs(quality.loss), 2)
+    change = f"{'loses' if quality.loss > 0 else 'gains'} {points:.2f} points" if points else "loses no points"
     speed = 1 / candidate.relative_time
-    return f"{candidate.name}: {speed:.2f}x as fast as dense, {change} (limit {quality.limit:.2f}; {quality.verdict})."
+    verdict = f"limit {quality.limit:.2f}; {quality.verdict}"
+    return f"{candidate.name}: {speed:.2f}x as fast as dense, {change} of {metric} ({verdict})."

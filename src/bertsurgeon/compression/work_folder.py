@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -77,9 +78,15 @@ class WorkFolder:
                 f"Another compress is running in {self.folder}; wait for it, or choose another output folder."
             ) from None
         try:
+            self._remove_unfinished()
             yield
         finally:
             lock.release()
+
+    def _remove_unfinished(self) -> None:
+        """Removes candidates that a killed process had begun to write."""
+        for folder in self.folder.glob(".*.bertsurgeon-new-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def path(self, kind: str, key: str) -> Path:
         """Returns the folder of an entry: ``candidate-<key>``, ``calibration-<key>`` or ``training-<key>``."""
