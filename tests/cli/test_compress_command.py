@@ -38,6 +38,7 @@ def test_one_command_writes_a_deployed_folder(folder, tmp_path):
     written = "".join((output / name).read_text() for name in ("report.json", "report.html", "README.md"))
     assert str(folder) not in written
     assert str(tmp_path) not in written
+    assert "base_model: " not in (output / "README.md").read_text()  # a folder is no model on the Hub
     repeated = run(*arguments)
     assert repeated.exit_code == 2
     assert "--overwrite" in repeated.output

@@ -11,10 +11,10 @@ from transformers import AutoModelForSequenceClassification
 
 from bertsurgeon import CompressConfig, CompressData, compress, get_plan
 from bertsurgeon.checkpoint.folder_record import foreign_file
-from bertsurgeon.compression import Provenance, candidates
+from bertsurgeon.compression import Provenance, candidates, work_folder
 from bertsurgeon.compression import report as report_module
 from bertsurgeon.compression.inputs import SearchInputs, set_aside
-from bertsurgeon.compression.work_folder import WorkFolder, load_outputs, save_outputs
+from bertsurgeon.compression.work_folder import WorkFolder, load_outputs, save_outputs, setting_key
 from bertsurgeon.errors import CheckpointError, DataError, ModelError, OptionError
 from bertsurgeon.tasks import TASK_TYPES, Task
 from bertsurgeon.testing import toy_classifier
@@ -183,6 +183,26 @@ def test_two_searches_do_not_share_a_work_folder(finished, toy):
     model, tokenizer, texts = toy
     with WorkFolder.beside(finished.folder).open(), pytest.raises(CheckpointError, match="is running"):
         compress(model, LOOSE, CompressData(texts, texts, TASK), tokenizer, output=finished.folder, overwrite=True)
+
+
+def test_the_setting_of_a_candidate(monkeypatch):
+    model, _, _ = toy_classifier()
+    before = setting_key(model, "onnx")
+    model.config._name_or_path = "elsewhere"
+    assert setting_key(model, "onnx") == before
+    model.config.id2label = {0: "no", 1: "yes"}
+    named = setting_key(model, "onnx")
+    assert named != before
+    monkeypatch.setattr(work_folder, "version", lambda package: "99")
+    assert setting_key(model, "onnx") != named
+
+
+def test_damaged_json_is_one_sentence(tmp_path):
+    work = WorkFolder.beside(tmp_path / "o")
+    with work.open():
+        (work.folder / "values.json").write_text("[]")
+        with pytest.raises(CheckpointError, match="damaged"):
+            work.value("a", lambda: 1)
 
 
 def test_what_a_killed_search_had_begun_to_write_is_removed(tmp_path):

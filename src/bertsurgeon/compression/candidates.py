@@ -31,7 +31,7 @@ from bertsurgeon.compression.bounds import Bound, Quality, judge
 from bertsurgeon.compression.config import CompressConfig
 from bertsurgeon.compression.costs import Costs, measure_costs
 from bertsurgeon.compression.inputs import SearchInputs
-from bertsurgeon.compression.work_folder import ENTRY, WorkFolder, key_of, load_outputs, save_outputs
+from bertsurgeon.compression.work_folder import ENTRY, WorkFolder, key_of, load_outputs, save_outputs, setting_key
 from bertsurgeon.errors import CheckpointError, ExportError
 from bertsurgeon.exporting import ExportConfig, export
 from bertsurgeon.layers import prepare_for_inference
@@ -140,6 +140,7 @@ class CandidateMaker:
         self.length = fitting_length([model], config.length)
         self._calibrated = {"seed": config.seed, "version": VERSION, "calibration": inputs.calibration_digest}
         self._calibration_key = key_of(inputs.fingerprint, self._calibrated)
+        self._setting = setting_key(model, self.runtime)
         self.step_seconds: dict[str, float] = {}
 
     # the dense model
@@ -188,7 +189,7 @@ class CandidateMaker:
 
     def costs(self, precision: Precision) -> Costs:
         """Returns what the parts of the encoder cost in the target, measured once."""
-        key = key_of("costs", self._calibration_key, self.config.objective, self._target(precision))
+        key = key_of("costs", self._calibration_key, self.config.objective, self._target(precision), self._setting)
         data = self.work.value(
             key,
             lambda: measure_costs(
@@ -229,7 +230,7 @@ class CandidateMaker:
             training: Options of its recovery.
         """
         parts = [VERSION, self.inputs.fingerprint, self.inputs.search_digest, self.inputs.calibration_digest, spec]
-        parts += [self.runtime, self.config.seed, self._timing_key]
+        parts += [self.runtime, self.config.seed, self._timing_key, self._setting]
         if spec.share is not None:
             parts += [self.config.objective, key_of(self.costs(spec.precision).to_dict())]
         if spec.recovered:

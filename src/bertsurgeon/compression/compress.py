@@ -36,12 +36,14 @@ class Provenance:
 
     Attributes:
         name: Name of the dense model: a hub id, or the name of its folder.
+        base_model: Its id on the Hub, or that of the model it was made from; None if it has none.
         license: License of the dense model; None if it is not known.
         files: Name, bytes and SHA-256 of the data files.
         command: The command line; None if there was none.
     """
 
     name: str = "model"
+    base_model: str | None = None
     license: str | None = None
     files: list[dict[str, Any]] = field(default_factory=list)
     command: str | None = None
@@ -132,7 +134,7 @@ def compress(
         result = Search(maker).run()
         result, confirmation = _confirmed(maker, result)
         report = build_report(maker, result, confirmation, {**asdict(provenance), "config": asdict(config)})
-        _write(output, overwrite, inputs, maker, result.chosen, report)
+        _write(output, overwrite, inputs, maker, result.chosen, report, provenance.base_model)
     progress.note(
         f"The candidates are kept in {work.folder}, for another search; remove it when you no longer need it."
     )
@@ -173,6 +175,7 @@ def _write(
     maker: CandidateMaker,
     chosen: Candidate,
     report: dict[str, Any],
+    base_model: str | None,
 ) -> None:
     """Writes the output folder from the files of the chosen candidate, the report, its page and the card."""
     maker.check_files(chosen)
@@ -185,7 +188,8 @@ def _write(
         (temporary / REPORT_PAGE).write_text(render(report), encoding="utf-8")
         name = report["model"]["name"]
         architecture = report["model"]["architecture"]
-        card = model_card(report, base_model=name, license=report["model"]["license"], architecture=architecture)
+        source_license = report["model"]["license"]
+        card = model_card(report, base_model=base_model, license=source_license, architecture=architecture, name=name)
         (temporary / CARD).write_text(str(card), encoding="utf-8")
 
 

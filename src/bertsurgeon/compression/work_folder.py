@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,17 @@ from bertsurgeon.errors import CheckpointError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedModel
 
 FILES = ("calibration-*/", "candidate-*/", "training-*/", "values.json", "lock")
 """What a search keeps in its work folder; names that end in a slash are folders."""
 
 ENTRY = "entry.json"
 """File of a candidate with what was measured."""
+
+_CHANGED_BY_SAVING = ("_name_or_path", "architectures", "dtype", "transformers_version")
+
+_PACKAGES = {"pytorch": (), "onnx": ("onnxruntime",), "openvino": ("openvino",)}
 
 _VALUES, _LOCK = "values.json", "lock"
 
@@ -101,7 +107,7 @@ class WorkFolder:
         """
         file = self.folder / _VALUES
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = _read_object(file)
         except FileNotFoundError:
             values = {}
         except (OSError, ValueError) as error:
@@ -127,10 +133,28 @@ class WorkFolder:
         if not file.is_file():
             return None
         try:
-            entry: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return _read_object(file)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{file} is damaged; remove {file.parent} to measure this model again.") from error
-        return entry
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return content
+
+
+def setting_key(model: PreTrainedModel, runtime: str) -> str:
+    """Returns a hash of what checkpoints, exports and times depend on beside weights, data and options.
+
+    Args:
+        model: The dense model; its configuration counts, as names of classes do, but not its folder.
+        runtime: The runtime, whose version counts.
+    """
+    config = {name: value for name, value in model.config.to_dict().items() if name not in _CHANGED_BY_SAVING}
+    packages = ("torch", "transformers", *_PACKAGES[runtime])
+    return key_of(config, {name: version(name) for name in packages})
 
 
 def key_of(*parts: Any) -> str:

@@ -72,6 +72,7 @@ def compress_and_save(
     source = model_source(folder)
     provenance = Provenance(
         source.base_model or Path(name).name,
+        source.base_model,
         source.license,
         [_describe_file(path) for path in _files(data, test_file)],
         command,
