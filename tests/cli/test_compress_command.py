@@ -10,7 +10,7 @@ from bertsurgeon.cli.compress import command_line
 from bertsurgeon.compression import report as report_module
 from bertsurgeon.errors import HubError, OptionError
 from bertsurgeon.workflows import hub
-from cli_helpers import run
+from cli_helpers import run, write_data
 
 FAST = ["--to", "pytorch", "--length", "16", "--max-candidates", "2", "--no-recover"]
 
@@ -27,17 +27,19 @@ def files(folder):
 def test_one_command_writes_a_deployed_folder(folder, tmp_path):
     output = tmp_path / "deployed"
     arguments = ["compress", folder / "dense", *files(folder), *FAST, "--max-drop", 60, "-o", output]
-    result = run(*arguments, "--test-file", folder / "validation.csv")
+    write_data(folder / "test.csv", 24, seed=3)
+    result = run(*arguments, "--test-file", folder / "test.csv")
     assert result.exit_code == 0, result.output
     report = json.loads((output / "report.json").read_text())
     assert report["verdict"]["sentence"] in result.output
-    assert report["confirmation"]["texts"] == 32
-    assert {file["name"] for file in report["data"]["files"]} == {"train.csv", "validation.csv"}
+    assert report["confirmation"]["texts"] == 24
+    assert {file["name"] for file in report["data"]["files"]} == {"train.csv", "validation.csv", "test.csv"}
     assert all(len(file["sha256"]) == 64 for file in report["data"]["files"])
     # nothing that is written names a folder of the user
     written = "".join((output / name).read_text() for name in ("report.json", "report.html", "README.md"))
     assert str(folder) not in written
     assert str(tmp_path) not in written
+    assert "base_model: " not in (output / "README.md").read_text()  # a folder is no model on the Hub
     repeated = run(*arguments)
     assert repeated.exit_code == 2
     assert "--overwrite" in repeated.output
@@ -90,6 +92,9 @@ def test_bad_input_is_one_sentence(folder, tmp_path, arguments, message):
 def test_the_command_line_names_no_folder(monkeypatch):
     monkeypatch.setattr("sys.argv", ["x", "compress", "/home/jane/my model", "-o", "out"])
     assert command_line() == "bertsurgeon compress 'my model' -o out"
+    arguments = ["--train-file=/home/jane/a/train.csv", "-o/home/jane/out/", "data/b.csv", "~/c.csv", "--max-drop=0.5"]
+    monkeypatch.setattr("sys.argv", ["x", *arguments])
+    assert command_line() == "bertsurgeon --train-file=train.csv -oout/ data/b.csv c.csv --max-drop=0.5"
 
 
 class Api:
@@ -135,9 +140,9 @@ def test_upload_to_ones_own_repository_and_as_a_pull_request(tmp_path):
 def test_errors_of_the_hub_are_one_sentence(tmp_path):
     with pytest.raises(HubError, match="hf auth login"):
         hub.check_upload("jane/model", Api(LocalTokenNotFoundError("no token")))
-    with pytest.raises(HubError, match="may not write there"):
+    with pytest.raises(HubError, match=r"may not write there\. The folder itself is complete"):
         hub.push_folder(tmp_path, "club/new", api=Api())
-    with pytest.raises(HubError, match=r"does not accept the login: no route\. The folder"):
+    with pytest.raises(HubError, match=r"does not accept the login: no route\.$"):
         hub.check_upload("jane/model", Api(OSError("no route\nmore")))
     with pytest.raises(OptionError, match="USER/NAME"):
         hub.check_upload("a/b/c", Api())

@@ -105,3 +105,33 @@ def test_agreement_that_is_no_share_is_bootstrapped():
     quality = judge(None, scores(overlaps), Bound("min_agreement", 10.0, 0.95, "agreement"), 0.95)
     assert quality.loss == pytest.approx(100 * (1 - overlaps.mean()))
     assert quality.loss < quality.limit < quality.loss + 1
+
+
+def test_a_loss_that_no_resample_changes_has_the_limit_of_unchanged_answers():
+    """The order of all texts is the same although the numbers differ: the bootstrap has no interval for that."""
+    generator = np.random.default_rng(2)
+    labels = generator.normal(size=100)
+    predictions = labels + generator.normal(size=100)
+    dense, exported = (
+        Contributions(np.stack([labels, each], 1), spearman_of_ranks)
+        for each in (predictions, predictions * (1 + 1e-9))
+    )
+    quality = judge(dense, exported, Bound("max_drop", 1.0, 0.95, "spearman"), 0.95)
+    assert (quality.loss, quality.verdict) == (0.0, "not shown")
+    assert quality.limit == pytest.approx(100 * (1 - 0.05 ** (1 / 100)))
+
+
+def spearman_of_ranks(values):
+    ranks = stats.rankdata(values, axis=-2)
+    centered = ranks - ranks.mean(-2, keepdims=True)
+    return (centered[..., 0] * centered[..., 1]).sum(-1) / np.sqrt((centered**2).sum(-2).prod(-1))
+
+
+def test_few_changed_texts_leave_as_much_uncertainty_as_none():
+    """Most resamples hold none of one changed text, so that the bootstrap alone would see no uncertainty."""
+    dense = np.full(300, 0.5)
+    better = dense.copy()
+    better[0] = 1.0
+    unchanged, improved = (judge(scores(dense), scores(other), POINT, 0.95) for other in (dense, better))
+    assert improved.loss < 0
+    assert improved.limit == pytest.approx(unchanged.limit + improved.loss)

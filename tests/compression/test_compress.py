@@ -1,7 +1,9 @@
 """``compress`` on a toy: the folder it writes, what a repeated search does again, and what it refuses."""
 
 import json
+import shutil
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +12,10 @@ from transformers import AutoModelForSequenceClassification
 
 from bertsurgeon import CompressConfig, CompressData, compress, get_plan
 from bertsurgeon.checkpoint.folder_record import foreign_file
-from bertsurgeon.compression import Provenance, candidates
+from bertsurgeon.compression import Provenance, candidates, work_folder
 from bertsurgeon.compression import report as report_module
-from bertsurgeon.compression.inputs import set_aside
-from bertsurgeon.compression.work_folder import WorkFolder, load_outputs, save_outputs
+from bertsurgeon.compression.inputs import SearchInputs, set_aside
+from bertsurgeon.compression.work_folder import WorkFolder, load_outputs, save_outputs, setting_key
 from bertsurgeon.errors import CheckpointError, DataError, ModelError, OptionError
 from bertsurgeon.reporting import render
 from bertsurgeon.tasks import TASK_TYPES, Task
@@ -94,6 +96,36 @@ def test_another_bound_uses_the_same_candidates(finished, toy, monkeypatch):
     assert result.report["bound"]["metric"] == "agreement"
 
 
+def test_another_objective_measures_its_own_costs(finished, toy, monkeypatch):
+    model, tokenizer, texts = toy
+    measure, objectives = candidates.measure_costs, []
+
+    def recorded(unfused, calibration, objective, *rest):
+        objectives.append(objective)
+        return measure(unfused, calibration, objective, *rest)
+
+    monkeypatch.setattr(candidates, "measure_costs", recorded)
+    smallest = replace(LOOSE, objective="size", max_candidates=2)
+    compress(model, smallest, CompressData(texts, texts, TASK), tokenizer, output=finished.folder, overwrite=True)
+    assert objectives == ["size"]
+
+
+def test_another_task_scores_the_same_answers(finished, toy, monkeypatch):
+    model, tokenizer, texts = toy
+    monkeypatch.setattr(candidates, "apply_calibrated_plan", lambda *args: pytest.fail("pruned again"))
+    other = replace(TASK, metrics=("f1",))
+    data = CompressData(texts, texts, other)
+    report = compress(model, LOOSE, data, tokenizer, output=finished.folder, overwrite=True).report
+    assert all(set(one["metrics"]) == {"f1"} for one in report["candidates"])
+
+
+def test_own_lengths_with_fewer_texts_than_a_batch(toy):
+    model, tokenizer, texts = toy
+    inputs = SearchInputs.prepare(model, CompressData(texts, texts, TASK), tokenizer, 0)
+    assert [len(batch["input_ids"]) for batch in inputs.batches(tokenizer, 100)] == [64]
+    assert [len(batch["input_ids"]) for batch in inputs.batches(tokenizer, 48)] == [48]
+
+
 def test_other_data_makes_other_candidates(finished, toy):
     model, tokenizer, texts = toy
     work = WorkFolder.beside(finished.folder)
@@ -155,6 +187,36 @@ def test_two_searches_do_not_share_a_work_folder(finished, toy):
     model, tokenizer, texts = toy
     with WorkFolder.beside(finished.folder).open(), pytest.raises(CheckpointError, match="is running"):
         compress(model, LOOSE, CompressData(texts, texts, TASK), tokenizer, output=finished.folder, overwrite=True)
+
+
+def test_the_setting_of_a_candidate(monkeypatch):
+    model, _, _ = toy_classifier()
+    before = setting_key(model, "onnx")
+    model.config._name_or_path = "elsewhere"
+    assert setting_key(model, "onnx") == before
+    model.config.id2label = {0: "no", 1: "yes"}
+    named = setting_key(model, "onnx")
+    assert named != before
+    monkeypatch.setattr(work_folder, "version", lambda package: "99")
+    assert setting_key(model, "onnx") != named
+
+
+def test_damaged_json_is_one_sentence(tmp_path):
+    work = WorkFolder.beside(tmp_path / "o")
+    with work.open():
+        (work.folder / "values.json").write_text("[]")
+        with pytest.raises(CheckpointError, match="damaged"):
+            work.value("a", lambda: 1)
+
+
+def test_what_a_killed_search_had_begun_to_write_is_removed(tmp_path):
+    work = WorkFolder.beside(tmp_path / "o")
+    with work.open(), work.new_candidate("a") as folder:
+        unfinished = folder.with_name(folder.name + "x")  # what a killed process leaves
+        shutil.copytree(folder, unfinished)
+    assert unfinished.is_dir()
+    with work.open():
+        assert not unfinished.exists()
 
 
 def test_a_foreign_work_folder_is_refused(toy, tmp_path):
@@ -257,3 +319,9 @@ def test_a_search_that_is_interrupted_goes_on_where_it_was(toy, tmp_path, monkey
     assert report["candidates"][0]["name"] == "dense"
     assert len(report["candidates"]) == 3
     assert not list(work.glob(".*"))
+
+
+def test_test_texts_are_others_than_those_of_the_search(toy, tmp_path):
+    model, tokenizer, texts = toy
+    with pytest.raises(DataError, match="test data is the validation data"):
+        compress(model, LOOSE, CompressData(texts, texts, TASK, test=texts), tokenizer, output=tmp_path / "o")

@@ -1,5 +1,6 @@
 """The order of the search and its choice, on a stub that makes candidates with scripted losses."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,31 @@ def test_the_smallest_file_where_size_is_the_objective():
     maker = Maker(lambda share: 0.1, objective="size", recover=False)
     maker.make = _with_time(maker.make, Spec("int8", SHARES[3]), 2.0)
     assert Search(maker).run().chosen.spec == Spec("int8", SHARES[3])
+
+
+def test_what_is_confirmed_next_costs_more_by_the_objective_and_is_accepted():
+    maker = Maker(lambda share: 0.95 if share == SHARES[3] else 0.1, objective="size", recover=False)
+    maker.make = _with_time(maker.make, Spec("int8", SHARES[3]), 2.0)  # the smallest is the slowest
+    result = Search(maker).run()
+    assert [each.spec.share for each in result.next_best[:2]] == [SHARES[2], SHARES[1]]
+    shown = Search(Maker(lambda share: 0.95 if share == SHARES[0] else 0.1, accept="shown", recover=False)).run()
+    assert all(each.quality.verdict == "holds" for each in shown.next_best)
+
+
+def test_no_two_candidates_have_one_name():
+    """Shares that differ a little may remove the same weights; reports name candidates by what is removed."""
+    maker = Maker(lambda share: 0.1, recover=False)
+    make = maker.make
+    maker.make = lambda spec, **options: replace(make(spec, **options), name="auto 70 % int8")
+    names = [each.name for each in Search(maker).run().candidates]
+    assert len(set(names)) == len(names)
+
+
+def test_the_smallest_precision_is_pruned_where_size_is_the_objective():
+    """INT8 may be slower than fp32 where the processor has no instructions for it; its file is smaller all the same."""
+    maker = Maker(lambda share: 0.1, objective="size", recover=False)
+    maker.make = _with_time(maker.make, Spec("int8"), 1.2)
+    assert {each.precision for each in specs(Search(maker).run()) if each.share} == {"int8"}
 
 
 def test_a_failed_export_is_no_candidate():

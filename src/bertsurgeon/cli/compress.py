@@ -1,5 +1,6 @@
 """``bertsurgeon compress``."""
 
+import re
 import shlex
 import sys
 from dataclasses import replace
@@ -73,10 +74,13 @@ def compress(
     emit(report, as_json, lambda console: show_report(report, output, console))
 
 
+_FOLDERS = re.compile(r"^(--[\w-]+=|-o)?[/~](?:.*/)?(?=[^/])")
+"""The folders of an absolute path, also where it follows its option without a space."""
+
+
 def command_line() -> str:
     """Returns the command as it was typed, with files by name only: folders may name a person or a machine."""
-    arguments = [Path(part).name if part.startswith(("/", "~")) else part for part in sys.argv[1:]]
-    return shlex.join(["bertsurgeon", *arguments])
+    return shlex.join(["bertsurgeon", *(_FOLDERS.sub(r"\1", part) for part in sys.argv[1:])])
 
 
 def show_plan(plan: dict[str, Any], console: Console) -> None:

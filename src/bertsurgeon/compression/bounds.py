@@ -13,6 +13,7 @@ Each holds a single statement at the requested confidence. How a search makes se
 """
 
 import math
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -27,8 +28,13 @@ Verdict = Literal["holds", "not shown", "fails"]
 RESAMPLES = 2000
 """Bootstrap resamples; the Monte Carlo error of a limit is then about a thirtieth of the standard error."""
 
-MAX_ACCELERATED = 4000
+MAX_ACCELERATED = 2000
 """Texts above which the bootstrap is not accelerated: it takes a resample per text, and the skew is negligible."""
+
+FEW_CHANGES = 5
+"""Changed texts up to which the bootstrap is not trusted alone."""
+
+_NO_CHANGES = "exact binomial limit of texts that change the loss"
 
 _CELLS = 10_000_000
 """Numbers that a batch of resamples may take."""
@@ -154,26 +160,39 @@ def _bootstrap_limit(
     texts = len(candidate)
     loss = reference.metric - candidate.metric
     if texts < 2 or _is_constant(reference, candidate):
-        # no text was answered differently: a share of 1 - (1 - confidence)^(1/n) may be in others
-        return loss, loss + 100.0 * (1 - (1 - confidence) ** (1 / texts)), "exact binomial limit of changed answers"
+        return loss, _limit_without_changes(loss, texts, confidence), _NO_CHANGES
 
     def drop(indices: NDArray[np.int64], axis: int = -1) -> NDArray[np.float64]:
         return reference.of(indices) - candidate.of(indices)
 
     accelerated = texts <= MAX_ACCELERATED
     columns = reference.values.shape[1]
-    interval = stats.bootstrap(
-        (np.arange(texts),),
-        drop,
-        n_resamples=RESAMPLES,
-        batch=max(1, _CELLS // (texts * columns)),
-        vectorized=True,
-        confidence_level=confidence,
-        alternative="less",
-        method="BCa" if accelerated else "percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return loss, float(interval.high), f"bootstrap over texts ({'BCa' if accelerated else 'percentile'})"
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        interval = stats.bootstrap(
+            (np.arange(texts),),
+            drop,
+            n_resamples=RESAMPLES,
+            batch=max(1, _CELLS // (texts * columns)),
+            vectorized=True,
+            confidence_level=confidence,
+            alternative="less",
+            method="BCa" if accelerated else "percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    limit, lowest = float(interval.high), _limit_without_changes(loss, texts, confidence)
+    changed = int((reference.values != candidate.values).any(1).sum())
+    # nan: every resample has the same loss, as with the same order of all texts for Spearman. If few texts are changed,
+    # many resamples hold none of them, and the bootstrap's limit is too low.
+    if math.isnan(limit) or (changed <= FEW_CHANGES and limit < lowest):
+        return loss, lowest, _NO_CHANGES
+    return loss, limit, f"bootstrap over texts ({'BCa' if accelerated else 'percentile'})"
+
+
+def _limit_without_changes(loss: float, texts: int, confidence: float) -> float:
+    """Returns the limit where no text changes the loss: the share of others that may, none of n texts being one."""
+    changed: float = 1 - (1 - confidence) ** (1 / texts)
+    return loss + 100.0 * changed
 
 
 def _is_constant(reference: Contributions, candidate: Contributions) -> bool:

@@ -31,7 +31,7 @@ from bertsurgeon.compression.bounds import Bound, Quality, judge
 from bertsurgeon.compression.config import CompressConfig
 from bertsurgeon.compression.costs import Costs, measure_costs
 from bertsurgeon.compression.inputs import SearchInputs
-from bertsurgeon.compression.work_folder import ENTRY, WorkFolder, key_of, load_outputs, save_outputs
+from bertsurgeon.compression.work_folder import ENTRY, WorkFolder, key_of, load_outputs, save_outputs, setting_key
 from bertsurgeon.errors import CheckpointError, ExportError
 from bertsurgeon.exporting import ExportConfig, export
 from bertsurgeon.layers import prepare_for_inference
@@ -140,6 +140,7 @@ class CandidateMaker:
         self.length = fitting_length([model], config.length)
         self._calibrated = {"seed": config.seed, "version": VERSION, "calibration": inputs.calibration_digest}
         self._calibration_key = key_of(inputs.fingerprint, self._calibrated)
+        self._setting = setting_key(model, self.runtime)
         self.step_seconds: dict[str, float] = {}
 
     # the dense model
@@ -182,13 +183,16 @@ class CandidateMaker:
                 self.model, CalibrationConfig(seed=self.config.seed), self.inputs.calibration, self.tokenizer
             )
             made.save(folder)
-        calibration = Calibration.load(folder)
+        try:
+            calibration = Calibration.load(folder)
+        except CheckpointError as error:
+            raise CheckpointError(f"The calibration in {folder} is damaged; remove it to calibrate again.") from error
         self.step_seconds["calibration"] = sum(calibration.seconds.values())
         return calibration
 
     def costs(self, precision: Precision) -> Costs:
         """Returns what the parts of the encoder cost in the target, measured once."""
-        key = key_of("costs", self._calibration_key, self._target(precision))
+        key = key_of("costs", self._calibration_key, self.config.objective, self._target(precision), self._setting)
         data = self.work.value(
             key,
             lambda: measure_costs(
@@ -229,7 +233,7 @@ class CandidateMaker:
             training: Options of its recovery.
         """
         parts = [VERSION, self.inputs.fingerprint, self.inputs.search_digest, self.inputs.calibration_digest, spec]
-        parts += [self.runtime, self.config.seed, self._timing_key]
+        parts += [self.runtime, self.config.seed, self._timing_key, self._setting]
         if spec.share is not None:
             parts += [self.config.objective, key_of(self.costs(spec.precision).to_dict())]
         if spec.recovered:
@@ -268,7 +272,6 @@ class CandidateMaker:
             "parameters": sizes.parameters,
             "flops": count_flops(network, 1, self.length),
             "error": None,
-            "metrics": {},
             **dict.fromkeys(("file_bytes", "latency", "relative_time", "kept_float")),
         }
         try:
@@ -279,7 +282,6 @@ class CandidateMaker:
         with evaluating(runnable):
             outputs = predict_outputs(runnable, self.inputs.search, self.tokenizer, description="Measuring its answers")
         save_outputs(folder / OUTPUTS, outputs)
-        entry["metrics"] = self.metrics(outputs, self.inputs.search)
         is_reference = spec == Spec("fp32")
         models = {"dense": runnable if is_reference else self._dense_runnable, "candidate": runnable}
         if is_reference:
@@ -344,8 +346,10 @@ class CandidateMaker:
         name = "dense" if spec.share is None else f"auto {100 * entry['removed']:.0f} %"
         name += f" {spec.precision}" * (spec != Spec("fp32")) + " recovered" * spec.recovered
         if entry["error"] is not None:
-            return Candidate(spec, name, folder, entry, None, None)
+            return Candidate(spec, name, folder, {**entry, "metrics": {}}, None, None)
         outputs = load_outputs(folder / OUTPUTS)
+        # computed, not kept: the same answers may be scored by another task
+        entry = {**entry, "metrics": self.metrics(outputs, self.inputs.search)}
         agreement, quality = self.measure_loss(self.dense_outputs, outputs, self.inputs.search, confidence)
         return Candidate(spec, name, folder, entry, agreement, quality)
 

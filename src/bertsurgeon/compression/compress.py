@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,7 +36,7 @@ class Provenance:
 
     Attributes:
         name: Name of the dense model: a hub id, or the name of its folder.
-        base_model: Id on the Hub of the model; None if it has none.
+        base_model: Its id on the Hub, or that of the model it was made from; None if it has none.
         license: License of the dense model; None if it is not known.
         files: Name, bytes and SHA-256 of the data files.
         command: The command line; None if there was none.
@@ -154,28 +153,21 @@ def _confirmed(maker: CandidateMaker, result: SearchResult) -> tuple[SearchResul
     if maker.inputs.confirmation is None:
         return result, None
     confidence = maker.bound.confidence
-    order = [result.chosen, *(one for one in milder_first(result) if one is not result.chosen)]
+    accepted = ("holds",) if maker.config.accept == "shown" else ("holds", "not shown")
+    order = [result.chosen, *result.next_best]
     entry: dict[str, Any] | None = None
     for candidate in order:
         quality, entry = confirm(maker, candidate, confidence)
         entry["rejected"] = [one.name for one in order[: order.index(candidate)]]
         result.chosen = candidate
-        if quality.verdict != "fails":
+        if quality.verdict in accepted:
             break
-        progress.note(f"{candidate.name} exceeds the bound on the texts that the search did not use.")
+        missed = "exceeds the bound" if quality.verdict == "fails" else "is not shown to hold the bound"
+        progress.note(f"{candidate.name} {missed} on the texts that the search did not use.")
+        if result.best_shown is candidate:
+            result.best_shown = None
         confidence = 1 - (1 - maker.bound.confidence) / 2
     return result, entry
-
-
-def milder_first(result: SearchResult) -> list[Candidate]:
-    """Returns the accepted candidates that lose speed against the chosen one, the fastest of them first."""
-    time: Callable[[Candidate], float] = lambda one: one.relative_time  # noqa: E731
-    slower = [
-        one
-        for one in result.candidates
-        if one.quality is not None and one.quality.verdict != "fails" and time(one) > time(result.chosen)
-    ]
-    return sorted(slower, key=time)
 
 
 def _write(

@@ -89,6 +89,8 @@ class SearchInputs:
                 raise DataError(f"The {name} data has no labels; pass labeled data, or bound the agreement instead.")
         if confirmation is None:
             validation, confirmation = set_aside(validation, task, seed)
+        elif digest_of(confirmation) == digest_of(validation):
+            raise DataError("The test data is the validation data, on which the search decides; name other texts.")
         calibration = training if data.calibration is None else encode(data.calibration)
         return cls(task, calibration, training, validation, confirmation, fingerprint(model))
 
@@ -108,10 +110,17 @@ class SearchInputs:
         return digest_of(self.search)
 
     def batches(self, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Sequence[Mapping[str, Tensor]]:
-        """Returns batches of the validation texts, padded to their own lengths."""
-        batches = list(make_batches(self.search, tokenizer, TIMED_TEXTS, batch_size, 0))
+        """Returns batches of the validation texts, padded to their own lengths; smaller ones only if there are no full.
+
+        Args:
+            tokenizer: Pads the batches.
+            batch_size: Texts per batch.
+        """
+        count = max(TIMED_TEXTS, batch_size)
+        batches = list(make_batches(self.search, tokenizer, count, batch_size, 0))
         names = [name for name in tokenizer.model_input_names if name in batches[0]]
-        return [{name: batch[name] for name in names} for batch in batches if len(batch[names[0]]) == batch_size]
+        size = max(len(batch[names[0]]) for batch in batches)
+        return [{name: batch[name] for name in names} for batch in batches if len(batch[names[0]]) == size]
 
 
 def set_aside(validation: Dataset, task: Task | None, seed: int) -> tuple[Dataset, Dataset | None]:

@@ -318,12 +318,14 @@ def describe_verdict(
     measured: dict[str, Any] = quality.to_dict() if confirmation is None else confirmation
     unit = "points of agreement" if bound.kind == "min_agreement" else f"points of {bound.metric}"
     on = f"{measured['texts']:,} texts" + (" that the search did not use" if confirmation is not None else "")
-    loss = f"It {'loses' if measured['loss'] > 0 else 'gains'} {abs(measured['loss']):.2f} {unit} on {on}"
+    points = round(abs(measured["loss"]), 2)
+    change = f"{'loses' if measured['loss'] > 0 else 'gains'} {points:.2f} {unit}" if points else f"loses no {unit}"
+    loss = f"It {change} on {on}"
     sentences = [f"Chosen: {_title(maker, rows[chosen.name])}."]
     if measured["verdict"] == "holds":
         sentences.append(
-            f"{loss}; with {100 * bound.confidence:g} % confidence it loses at most {measured['limit']:.2f}, which is "
-            f"within the bound of {bound.value:g}."
+            f"{loss}; with {100 * bound.confidence:g} % confidence it loses at most {max(0.0, measured['limit']):.2f}, "
+            f"which is within the bound of {bound.value:g}."
         )
     elif measured["verdict"] == "not shown":
         needed = measured["texts_needed"]
@@ -339,19 +341,26 @@ def describe_verdict(
             sentences.append("No model is shown to hold the bound on so few texts.")
     else:
         sentences.append(f"{loss}, more than the bound of {bound.value:g}.")
-    ratio = rows[chosen.name]["speedup_int8"]
+    row, int8 = rows[chosen.name], rows.get("dense int8")
     if chosen.is_dense:
         sentences.append("Pruning adds nothing within this bound.")
-    elif ratio is not None:
-        sentences.append(f"Pruning makes it {ratio:.2f} times as fast as dense INT8 in this runtime.")
+    elif int8 is not None and maker.config.objective == "size" and int8["file_bytes"]:
+        sentences.append(
+            f"Its file has {100 * row['file_bytes'] / int8['file_bytes']:.0f} % of the size of dense INT8."
+        )
+    elif row["speedup_int8"] is not None:
+        sentences.append(f"Pruning makes it {row['speedup_int8']:.2f} times as fast as dense INT8 in this runtime.")
     return {"status": measured["verdict"], "sentence": " ".join(sentences)}
 
 
 def _title(maker: CandidateMaker, row: dict[str, Any]) -> str:
-    """Names a model with its speed: "auto 52 % int8, 3.10 times as fast as dense in OpenVINO"."""
-    name = "the dense model" if row["name"] == "dense" else row["name"]
-    speed = "" if row["name"] == "dense" else f", {row['speedup']:.2f} times as fast as dense"
-    return f"{name}{speed} in {RUNTIMES[maker.runtime]}"
+    """Names a model with its gain: "auto 52 % int8, 3.10 times as fast as dense in OpenVINO"."""
+    runtime = RUNTIMES[maker.runtime]
+    if row["name"] == "dense":
+        return f"the dense model in {runtime}"
+    if maker.config.objective == "size":
+        return f"{row['name']}, a file of {row['file_bytes'] / 1e6:.1f} MB for {runtime}"
+    return f"{row['name']}, {row['speedup']:.2f} times as fast as dense in {runtime}"
 
 
 def _instruction_sets() -> list[str]:

@@ -3,8 +3,9 @@
 The dense model is exported first, then its other precision, then pruned models along one calibration, from mild to
 severe, until the first that exceeds the bound. As each is tested only if all milder ones passed, no correction for the
 number of candidates is needed (fixed-sequence testing: Maurer, Hothorn and Lehmacher, 1995). What is tried outside of
-this order, to narrow what it has bracketed or after a recovery, is tested at half the error rate; the loss rises with
-the share that is removed, so an error of either kind needs one such test to fail.
+this order, to narrow what it has bracketed, after a recovery or in another precision, is tested at half the error rate
+each. The loss rises with the share that is removed, so that few of these tests can err; their sum is not bounded by the
+error rate, and ``experiments/coverage.py`` measures it.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ class SearchResult:
         chosen: The best one within the bound.
         best_shown: The best one that is shown to hold the bound; None if there is none.
         stopped: Why the search ended, in words.
+        next_best: The others within the bound that gain less than the chosen one, the best of them first.
     """
 
     candidates: list[Candidate]
     chosen: Candidate
     best_shown: Candidate | None
     stopped: str
+    next_best: list[Candidate] = field(default_factory=list)
 
 
 @dataclass
@@ -71,8 +74,8 @@ class Search:
         precisions = [p for p in PRECISIONS[self.maker.runtime] if config.precision in ("auto", p)]
         self._try(Spec("fp32"))
         progress.note(
-            f"The search goes on for at most about {self.limit_seconds / 60:.0f} minutes (--time); if it is stopped, the "
-            "same command continues it."
+            f"The search goes on for at most about {self.limit_seconds / 60:.0f} minutes (--time); if it is stopped, "
+            "the same command continues it."
         )
         base: Precision = "fp32"
         # the cheapest precision first; others only if it exceeds the bound
@@ -80,7 +83,7 @@ class Search:
             if precision == "fp32" or len(self.tried) >= config.max_candidates:
                 continue
             candidate = self._try(Spec(precision))
-            if self.accepts(candidate) and candidate.relative_time < 1:
+            if self.accepts(candidate) and self._cost(candidate) < self._cost(self.tried[0]):
                 base = precision
                 break
             self._restart()
@@ -136,9 +139,12 @@ class Search:
     def _recovery(self) -> TrainingConfig | None:
         """Returns the options of a recovery that fits into the rest of the time; None if none does."""
         if len(self.tried) >= self.maker.config.max_candidates:
-            self.stopped = f"{len(self.tried)} models were tried"
+            self.stopped = f"{len(self.tried)} models were tried (--max-candidates)"
             return None
-        return plan_recovery(self.maker, self.seconds_left - self._pruning_seconds())
+        training = plan_recovery(self.maker, self.seconds_left - self._pruning_seconds())
+        if training is None:
+            self.stopped = f"no time is left for a recovery ({self.limit_seconds / 60:.0f} minutes, --time)"
+        return training
 
     def _try(self, spec: Spec, *, ordered: bool = True, training: TrainingConfig | None = None) -> Candidate:
         """Makes and measures a candidate, and reports it in one line."""
@@ -146,6 +152,8 @@ class Search:
         halved = not ordered or self._restarted
         confidence = 1 - (1 - bound.confidence) / 2 if halved else bound.confidence
         candidate = self.maker.make(spec, confidence=confidence, training=training)
+        if any(one.name == candidate.name for one in self.tried):  # reports tell candidates apart by their names
+            candidate = replace(candidate, name=f"{candidate.name}, share {spec.share}")
         if ordered and candidate.quality is not None:
             candidate, self._in_order = in_sequence(candidate, self._in_order)
         self.tried.append(candidate)
@@ -198,7 +206,8 @@ class Search:
         accepted = [candidate for candidate in self.tried if self.accepts(candidate)]
         shown = [one for one in accepted if one.quality is not None and one.quality.verdict == "holds"]
         chosen = self._best(accepted) or self.tried[0]
-        return SearchResult(self.tried, chosen, self._best(shown), self.stopped)
+        worse = [one for one in accepted if self._cost(one) > self._cost(chosen)]
+        return SearchResult(self.tried, chosen, self._best(shown), self.stopped, sorted(worse, key=self._cost))
 
     def _best(self, candidates: list[Candidate]) -> Candidate | None:
         """Returns the fastest, or smallest, of some candidates; a pruned one only if that is worth it."""
@@ -240,6 +249,8 @@ def describe(candidate: Candidate, metric: str) -> str:
     if candidate.quality is None:
         return f"{candidate.name}: cannot be exported ({candidate.entry['error']})"
     quality = candidate.quality
-    change = f"{'loses' if quality.loss > 0 else 'gains'} {abs(quality.loss):.2f} points of {metric}"
+    points = round(abs(quality.loss), 2)
+    change = f"{'loses' if quality.loss > 0 else 'gains'} {points:.2f} points" if points else "loses no points"
     speed = 1 / candidate.relative_time
-    return f"{candidate.name}: {speed:.2f}x as fast as dense, {change} (limit {quality.limit:.2f}; {quality.verdict})."
+    verdict = f"limit {quality.limit:.2f}; {quality.verdict}"
+    return f"{candidate.name}: {speed:.2f}x as fast as dense, {change} of {metric} ({verdict})."

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +23,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bertsurgeon.benchmark import environment
 from bertsurgeon.checkpoint import check_work_folder, holds_search, new_folder, new_work_folder, write_report
 from bertsurgeon.errors import CheckpointError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedModel
 
 FILES = ("calibration-*/", "candidate-*/", "training-*/", "values.json", "lock")
 """What a search keeps in its work folder; names that end in a slash are folders."""
 
 ENTRY = "entry.json"
 """File of a candidate with what was measured."""
+
+_CHANGED_BY_SAVING = ("_name_or_path", "architectures", "dtype", "transformers_version")
+
+_PACKAGES = {"pytorch": (), "onnx": ("onnxruntime",), "openvino": ("openvino",)}
 
 _VALUES, _LOCK = "values.json", "lock"
 
@@ -77,9 +85,15 @@ class WorkFolder:
                 f"Another compress is running in {self.folder}; wait for it, or choose another output folder."
             ) from None
         try:
+            self._remove_unfinished()
             yield
         finally:
             lock.release()
+
+    def _remove_unfinished(self) -> None:
+        """Removes candidates that a killed process had begun to write."""
+        for folder in self.folder.glob(".*.bertsurgeon-new-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def path(self, kind: str, key: str) -> Path:
         """Returns the folder of an entry: ``candidate-<key>``, ``calibration-<key>`` or ``training-<key>``."""
@@ -94,7 +108,7 @@ class WorkFolder:
         """
         file = self.folder / _VALUES
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = _read_object(file)
         except FileNotFoundError:
             values = {}
         except (OSError, ValueError) as error:
@@ -120,10 +134,32 @@ class WorkFolder:
         if not file.is_file():
             return None
         try:
-            entry: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            entry = _read_object(file)
+            if not {"spec", "seconds", "error"} <= entry.keys():
+                raise ValueError("values are missing")
+            return entry
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{file} is damaged; remove {file.parent} to measure this model again.") from error
-        return entry
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return content
+
+
+def setting_key(model: PreTrainedModel, runtime: str) -> str:
+    """Returns a hash of what checkpoints, exports and times depend on beside weights, data and options.
+
+    Args:
+        model: The dense model; its configuration counts, as names of classes do, but not its folder.
+        runtime: The runtime, whose version counts.
+    """
+    config = {name: value for name, value in model.config.to_dict().items() if name not in _CHANGED_BY_SAVING}
+    packages = ("bertsurgeon", "torch", "transformers", *_PACKAGES[runtime])
+    machine = environment()
+    return key_of(config, {name: version(name) for name in packages}, machine["processor"], machine["threads"])
 
 
 def key_of(*parts: Any) -> str:

@@ -71,7 +71,7 @@ def compress_and_save(
     compressed = load_compress_data(model, tokenizer, data, config, test_file)
     source = model_source(folder)
     provenance = Provenance(
-        source.base_model or Path(name).name,
+        Path(folder).name if Path(folder).exists() else name,
         source.base_model,
         source.license,
         [_describe_file(path) for path in _files(data, test_file)],

@@ -73,7 +73,8 @@ def push_folder(folder: Path, repo_id: str, *, private: bool = False, api: HfApi
             ignore_patterns=[RECORD, "*.lock"],
         )
     except Exception as error:
-        raise _hub_error(f"The upload to {repo_id} failed", error) from error
+        failure = _hub_error(f"The upload to {repo_id} failed", error)
+        raise HubError(f"{failure} The folder itself is complete; upload it later with 'hf upload'.") from error
     return str(info.pr_url or info.commit_url)
 
 
@@ -98,4 +99,4 @@ def _hub_error(what: str, error: Exception) -> HubError:
     code = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
     causes = {401: "the token is not valid; run: hf auth login", 403: "the token may not write there"}
     cause = causes.get(code or 0) or first_line(error).rstrip(".") or type(error).__name__
-    return HubError(f"{what}: {cause}. The folder itself is complete; run the upload again later with 'hf upload'.")
+    return HubError(f"{what}: {cause}.")
