@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
-from bertsurgeon.compression import CompressConfig
+from bertsurgeon.cli.tables import compact_table
+from bertsurgeon.compression import RUNTIMES, CompressConfig
 from bertsurgeon.workflows.compress import compress_and_save
 from bertsurgeon.workflows.compress import dry_run as plan_only
 from bertsurgeon.workflows.hub import check_upload, push_folder
@@ -85,8 +85,9 @@ def command_line() -> str:
 
 def show_plan(plan: dict[str, Any], console: Console) -> None:
     """Prints the plan of a search."""
-    table = Table(title=f"Plan of the search, for {plan['runtime']}; predictions", title_justify="left")
-    table.add_column("model")
+    console.print(f"Plan of the search in {RUNTIMES[plan['runtime']]}, with predictions:", highlight=False)
+    table = compact_table()
+    table.add_column("model", no_wrap=True)
     for heading in ("encoder\nweights", "FLOPs", "speed", "memory", "minutes"):
         table.add_column(heading, justify="right")
     for row in plan["candidates"]:
@@ -111,9 +112,9 @@ def show_report(report: dict[str, Any], folder: Path, console: Console) -> None:
     """Prints the candidates and the verdict."""
     bound = report["bound"]
     metric = bound["metric"]
-    table = Table()
+    table = compact_table()
     table.add_column("")
-    table.add_column("model")
+    table.add_column("model", no_wrap=True)
     for heading in ("speed", "of INT8", "size", metric, "loss", "limit"):
         table.add_column(heading, justify="right")
     table.add_column("bound")
@@ -137,7 +138,7 @@ def show_report(report: dict[str, Any], folder: Path, console: Console) -> None:
         )
     target = report["target"]
     shape = "your texts" if target["lengths"] == "own texts" else f"{target['batch_size']} × {target['length']} tokens"
-    console.print(f"Measured in {target['runtime']}, {shape}; * is chosen:", highlight=False)
+    console.print(f"Measured in {RUNTIMES[target['runtime']]}, {shape}; * is chosen:", highlight=False)
     console.print(table)
     console.print(report["verdict"]["sentence"], highlight=False, soft_wrap=True)
     confirmation = report["confirmation"]

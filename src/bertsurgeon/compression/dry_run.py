@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -21,13 +22,16 @@ FIXED_SHARE = 0.06
 BYTES: dict[Precision, float] = {"fp32": 4, "bf16": 2, "int8": 1}
 """Bytes of an encoder weight; exports to ONNX Runtime and OpenVINO store embeddings in them as well."""
 
-CALIBRATION_PASSES = 25.0
-"""Time of a calibration divided by that of a forward pass over its texts in PyTorch, measured on MiniLM and MPNet."""
+CALIBRATION = 60.0, 12.0
+"""Time of a calibration: seconds of linear algebra for MiniLM, and forward passes over the texts in PyTorch."""
+
+COMPENSATION = 10.0, 8.0
+"""The same for pruning to one budget."""
+
+LATENCY_MODEL_SECONDS = 90.0
+"""Time of building and timing the encoders of the latency model, outside PyTorch."""
 
 CALIBRATION_TOKENS = 24_576
-
-COMPENSATION_PASSES = 12.0
-"""The same for pruning to one budget."""
 
 EXPORT_SECONDS = {"pytorch": 3.0, "onnx": 25.0, "openvino": 25.0}
 """Time of an export, of INT8 calibration, of running the texts and of timing, for MiniLM on two cores."""
@@ -60,8 +64,12 @@ def plan_search(model: PreTrainedModel, config: CompressConfig) -> dict[str, Any
     fixed = EXPORT_SECONDS[runtime] * scale
     precisions: list[Precision] = [p for p in PRECISIONS[runtime] if config.precision in ("auto", p)]
     pruned_precision: Precision = "int8" if "int8" in precisions else precisions[-1]
-    calibration = CALIBRATION_PASSES * CALIBRATION_TOKENS * per_token
-    compensation = COMPENSATION_PASSES * CALIBRATION_TOKENS * per_token
+    one_pass = CALIBRATION_TOKENS * per_token
+    calibration, compensation = (
+        seconds * math.sqrt(scale) + passes * one_pass for seconds, passes in (CALIBRATION, COMPENSATION)
+    )
+    if config.objective == "speed" and runtime != "pytorch":
+        calibration += LATENCY_MODEL_SECONDS * math.sqrt(scale)
     rows: list[dict[str, Any]] = []
 
     def add(name: str, precision: Precision, share: float, seconds: float) -> None:
