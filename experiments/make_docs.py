@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 
 from lib.architecture_tables import architectures, names
-from lib.compress_tables import compress_found, coverage
+from lib.compress_tables import compress_found, coverage, kill_compress
 from lib.index import check_index, index
 from lib.obert_tables import fisher_engine, gradual, grouped_zeros, obert, obert_damping, sizes
 from lib.pruning_tables import (
@@ -43,7 +43,7 @@ from lib.task_tables import decoder, embedder, embedder_recovery, squad
 SECTIONS: dict[str, tuple[Callable[[], str], ...]] = {
     "README.md": (headline,),
     "docs/adding-an-architecture.md": (architectures,),
-    "docs/compress.md": (compress_found, coverage),
+    "docs/compress.md": (coverage, compress_found, kill_compress),
     "docs/embeddings.md": (embedder, embedder_recovery),
     "docs/format.md": (names,),
     "docs/obert.md": (sizes, fisher_engine),

@@ -73,3 +73,20 @@ def coverage() -> str:
         "pruned, not shown", "exceeded on the unseen half",
     ]  # fmt: skip
     return table(headings, rows)
+
+
+def kill_compress() -> str:
+    """One row per round of kills."""
+    rows = []
+    for row in read_rows("kill_compress").values():
+        result = row["result"]
+        rows.append(
+            [
+                ", ".join(f"{moment:g}" for moment in result["moments"]),
+                "yes" if result["same"] else "**no**",
+                str(result["calibrations"]),
+                str(result["remade"]),
+                str(result["leftovers"]),
+            ]
+        )
+    return table(["killed after, seconds", "same result", "calibrations made", "entries made twice", "leftovers"], rows)

@@ -49,6 +49,12 @@ EXPERIMENTS = {
             "--data-dir $GLUE --banking $BANKING",
             "docs/compress.md#how-often-the-bound-holds",
         ),
+        Experiment(
+            "kill_compress",
+            "Is a killed `compress` continued to the same result, with nothing made twice?",
+            "",
+            "docs/compress.md#nothing-is-done-twice-nothing-is-lost",
+        ),
     ),
     "Methods compared": (
         Experiment(
