@@ -2,9 +2,9 @@
 
     python experiments/kill_compress.py
 
-A toy model, PyTorch, weights as the objective, so that nothing depends on measured times. Every round kills the command a
-number of times and then lets it finish; its report must be that of an uninterrupted search, and nothing that was finished
-may be made again.
+A toy model, PyTorch, weights as the objective, so that nothing depends on measured times. Every round kills the command
+a number of times and then lets it finish; its report must be that of an uninterrupted search, and nothing that was
+finished may be made again.
 """
 
 import json
