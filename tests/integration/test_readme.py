@@ -46,14 +46,13 @@ def run(arguments: list[str], folder: Path) -> str:
 
 def test_commands_then_code(folder: Path) -> None:
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("bertsurgeon ")]
-    assert len(commands) == 6  # two on the first screen, four step by step
+    assert len(commands) == 5  # two on the first screen, three step by step
     outputs = [run([sys.executable, "-m", *shlex.split(command)], folder) for command in commands]
     assert "is chosen" in outputs[0]
     assert {"README.md", "report.html", "openvino"} <= {path.name for path in (folder / "deployed").iterdir()}
     assert "faster" in outputs[1]
     assert "50 % removed" in outputs[2]
     assert "onnx int8" in outputs[4]
-    assert "accuracy" in outputs[5]
     loading, pruning = blocks("python")
     run([sys.executable, "-c", loading + "\nassert model.config.num_labels == 4"], folder)
     assert "50.0% of the encoder removed" in run([sys.executable, "-c", pruning], folder)

@@ -28,7 +28,7 @@ CALIBRATION = 60.0, 12.0
 COMPENSATION = 10.0, 8.0
 """The same for pruning to one budget."""
 
-LATENCY_MODEL_SECONDS = 90.0
+LATENCY_MODEL_SECONDS = 60.0
 """Time of building and timing the encoders of the latency model, outside PyTorch."""
 
 CALIBRATION_TOKENS = 24_576
