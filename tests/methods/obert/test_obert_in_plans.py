@@ -260,7 +260,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     succeed("prune", tmp_path / "dense", "--method", "pgb", "--groups", "2", *files(tmp_path), "-o", folder)
     shown = succeed("prune", folder, "--method", "obert", "--sparsity", "0.5", *files(tmp_path), "-o", out)
     assert "75.0 % of 16,384 encoder weights removed, 25.0 % kept" in shown.stdout
-    assert "G = 2" in succeed("inspect", out).stdout
+    assert "G=2" in succeed("inspect", out).stdout
     before = masks(load_model(out))
     for command in ("recover", "gradual"):
         options = ["--epochs", "1", "--teacher", tmp_path / "dense", *files(tmp_path)]

@@ -86,7 +86,7 @@ def fit_costs(
     curves: list[SubLayerCurve],
     target: DeploymentTarget,
     seed: int = 0,
-    probes: int = PROBES,
+    probes: int | None = None,
 ) -> FittedMilliseconds:
     """Times encoders with few layers of random shapes, and fits the costs of their parts.
 
@@ -95,7 +95,7 @@ def fit_costs(
         curves: Curves of all sub-layers; their candidates are the shapes that are drawn.
         target: Where the encoders are timed.
         seed: Fixes the shapes.
-        probes: Encoders that are timed.
+        probes: Encoders that are timed; None for ``PROBES``.
 
     Raises:
         ExportError: If the model cannot be exported to the runtime.
@@ -105,7 +105,7 @@ def fit_costs(
     shapes = encoder.shapes
     plans = [
         make_allocated_plan(encoder.architecture.name, shapes, curves, [_draw(curve, generator) for curve in curves])
-        for _ in range(probes)
+        for _ in range(probes or PROBES)
     ]
     model, target = _shrink_vocabulary(model, target)
     models = {

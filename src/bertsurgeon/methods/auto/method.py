@@ -12,7 +12,7 @@ from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.compensation import apply_plan
 from bertsurgeon.methods.auto import costs
 from bertsurgeon.methods.auto.config import AutoConfig
-from bertsurgeon.methods.auto.latency_model import PROBES, DeploymentTarget, fit_costs
+from bertsurgeon.methods.auto.latency_model import DeploymentTarget, fit_costs
 from bertsurgeon.methods.auto.measurements import Calibration, calibrate
 from bertsurgeon.methods.auto.search import allocate, full_cost, make_allocated_plan
 from bertsurgeon.methods.auto.speedup import measure_costs, meet_speedup
@@ -103,7 +103,7 @@ def plan_budget(model: PreTrainedModel, config: AutoConfig, calibration: Calibra
 
 
 def measure_target_costs(
-    model: PreTrainedModel, calibration: Calibration, target: DeploymentTarget, seed: int, probes: int = PROBES
+    model: PreTrainedModel, calibration: Calibration, target: DeploymentTarget, seed: int, probes: int | None = None
 ) -> costs.Cost:
     """Measures what the parts of an encoder cost in the runtime and precision where it will run.
 
@@ -112,7 +112,7 @@ def measure_target_costs(
         calibration: Curves of the model's sub-layers.
         target: Runtime, precision and batch.
         seed: Fixes the shapes of the encoders that are timed.
-        probes: Encoders that are timed in a runtime other than PyTorch.
+        probes: Encoders that are timed in a runtime other than PyTorch; None for the default.
     """
     if target.runtime == "pytorch":
         batch_size, length = target.batch["input_ids"].shape
