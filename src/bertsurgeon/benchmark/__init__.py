@@ -8,6 +8,7 @@ from bertsurgeon.benchmark.footprint import (
     environment,
     fitting_length,
     folder_size,
+    instruction_sets,
     measure_sizes,
     random_inputs,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "environment",
     "fitting_length",
     "folder_size",
+    "instruction_sets",
     "measure_memory",
     "measure_sizes",
     "open_entry",

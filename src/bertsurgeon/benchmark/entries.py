@@ -14,7 +14,7 @@ from bertsurgeon.benchmark.footprint import count_flops, fitting_length, folder_
 from bertsurgeon.checkpoint import get_plan, load_model
 from bertsurgeon.errors import OptionError
 from bertsurgeon.layers import prepare_for_inference
-from bertsurgeon.runtime import is_exported, open_exported
+from bertsurgeon.runtime import RUNTIME_NAMES, is_exported, open_exported
 
 MODES = ("bf16", "compile")
 """Suffixes of a folder's name that select how PyTorch runs the model."""
@@ -72,7 +72,7 @@ def open_entry(name: str, threads: int | None = None) -> BenchmarkEntry:
                 "models only."
             )
         exported = open_exported(path, threads)
-        runtime = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}[exported.manifest.runtime]
+        runtime = RUNTIME_NAMES[exported.manifest.runtime]
         return BenchmarkEntry(
             exported, runtime, exported.manifest.precision, size, exported.manifest.encoder_weights, None, name
         )

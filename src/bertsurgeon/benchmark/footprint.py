@@ -138,6 +138,19 @@ def random_inputs(models: list[Any], batch_size: int, length: int, seed: int = 0
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
+_INSTRUCTION_SETS = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "sve",
+)
+
+
 def environment() -> dict[str, Any]:
     """Describes the environment of a measurement; nothing in it identifies the machine or its owner.
 
@@ -146,7 +159,7 @@ def environment() -> dict[str, Any]:
     """
     return {
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": _read_cpuinfo("model name"),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "versions": {
@@ -156,14 +169,19 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _processor() -> str | None:
-    """Returns the processor's model name from ``/proc/cpuinfo``, or None if the system does not provide it."""
+def instruction_sets() -> list[str]:
+    """Returns the instruction sets of the processor that matter to encoders; none if the system does not name them."""
+    flags = (_read_cpuinfo("flags", "Features") or "").split()
+    return [name for name in _INSTRUCTION_SETS if name in flags]
+
+
+def _read_cpuinfo(*names: str) -> str | None:
+    """Returns the first field of ``/proc/cpuinfo`` with one of these names, or None if the system has none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, None)
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), None)
 
 
 def _version(package: str) -> str | None:

@@ -141,13 +141,17 @@ def check_work_folder(
 
 def holds_training(folder: Path) -> bool:
     """Returns whether a work folder holds an unfinished run: a record of ours, or the checkpoints of 0.1.0."""
-    return holds_search(folder, "training") or (
+    return _has_record(folder, "training") or (
         read_record(folder) is None and any(folder.glob("checkpoint-*/trainer_state.json"))
     )
 
 
-def holds_search(folder: Path, kind: FolderKind = "search") -> bool:
-    """Returns whether a work folder has our record, that of a search unless another kind is named."""
+def holds_search(folder: Path) -> bool:
+    """Returns whether a work folder is that of a search."""
+    return _has_record(folder, "search")
+
+
+def _has_record(folder: Path, kind: FolderKind) -> bool:
     record = read_record(folder)
     return record is not None and record[0] == kind
 

@@ -13,7 +13,8 @@ from rich.console import Console
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.tables import compact_table
-from bertsurgeon.compression import RUNTIMES, CompressConfig
+from bertsurgeon.compression import CompressConfig
+from bertsurgeon.runtime import RUNTIME_NAMES
 from bertsurgeon.workflows.compress import compress_and_save
 from bertsurgeon.workflows.compress import dry_run as plan_only
 from bertsurgeon.workflows.hub import check_upload, push_folder
@@ -85,7 +86,7 @@ def command_line() -> str:
 
 def show_plan(plan: dict[str, Any], console: Console) -> None:
     """Prints the plan of a search."""
-    console.print(f"Plan of the search in {RUNTIMES[plan['runtime']]}, with predictions:", highlight=False)
+    console.print(f"Plan of the search in {RUNTIME_NAMES[plan['runtime']]}, with predictions:", highlight=False)
     table = compact_table()
     table.add_column("model", no_wrap=True)
     for heading in ("encoder\nweights", "FLOPs", "speed", "memory", "minutes"):
@@ -138,7 +139,7 @@ def show_report(report: dict[str, Any], folder: Path, console: Console) -> None:
         )
     target = report["target"]
     shape = "your texts" if target["lengths"] == "own texts" else f"{target['batch_size']} × {target['length']} tokens"
-    console.print(f"Measured in {RUNTIMES[target['runtime']]}, {shape}; * is chosen:", highlight=False)
+    console.print(f"Measured in {RUNTIME_NAMES[target['runtime']]}, {shape}; * is chosen:", highlight=False)
     console.print(table)
     console.print(report["verdict"]["sentence"], highlight=False, soft_wrap=True)
     confirmation = report["confirmation"]

@@ -3,10 +3,8 @@
 from bertsurgeon.compression.bounds import Bound, Quality, judge
 from bertsurgeon.compression.compress import CompressResult, Provenance, compress
 from bertsurgeon.compression.config import CompressConfig, CompressData
-from bertsurgeon.compression.report import RUNTIMES
 
 __all__ = [
-    "RUNTIMES",
     "Bound",
     "CompressConfig",
     "CompressData",

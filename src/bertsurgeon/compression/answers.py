@@ -64,7 +64,7 @@ def compare_answers(
         texts = [(f"{one:.2f}", f"{two:.2f}") for one, two in zip(values, other_values, strict=True)]
         result["changed"] = _changed(np.argsort(-difference), difference, texts, rows, tokenizer, None)
     elif isinstance(head, TaskType):
-        difference = np.asarray([_distance(one, two) for one, two in zip(dense, chosen, strict=True)])
+        difference = np.asarray([largest_difference(one, two) for one, two in zip(dense, chosen, strict=True)])
         texts = [("", "")] * len(difference)
         result["changed"] = _changed(np.argsort(-difference), difference, texts, rows, tokenizer, None)
     return result
@@ -96,8 +96,8 @@ def _class_answer(logits: Tensor, names: list[str]) -> str:
     return f"{names[best]} ({float(probabilities[best]):.2f})"
 
 
-def _distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    """Largest difference of two outputs, after a softmax where they are logits of a token."""
+def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    """Returns the largest difference of any output to one text."""
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 

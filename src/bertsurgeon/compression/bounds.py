@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize
 
 from bertsurgeon.tasks.contributions import Contributions
 
@@ -120,6 +120,8 @@ def paired_score_limit(worse: int, better: int, texts: int, confidence: float) -
     Returns:
         Limit of the reference's share minus the candidate's, between −1 and 1.
     """
+    from scipy import stats
+
     z = float(stats.norm.ppf(confidence))
 
     def excess(difference: float) -> float:
@@ -148,6 +150,8 @@ def _agreement_limit(candidate: Contributions, confidence: float, seed: int) -> 
     if not candidate.is_binary:
         perfect = Contributions(candidate.values, lambda values: np.ones(values.shape[:-2]))
         return _bootstrap_limit(perfect, candidate, confidence, seed)
+    from scipy import stats
+
     equal = int(candidate.values[:, 0].sum())
     test = stats.binomtest(equal, len(candidate), alternative="greater")
     lowest = float(test.proportion_ci(confidence_level=confidence, method="exact").low)
@@ -157,6 +161,8 @@ def _agreement_limit(candidate: Contributions, confidence: float, seed: int) -> 
 def _bootstrap_limit(
     reference: Contributions, candidate: Contributions, confidence: float, seed: int
 ) -> tuple[float, float, str]:
+    from scipy import stats  # a third of a second, which other commands need not wait for
+
     texts = len(candidate)
     loss = reference.metric - candidate.metric
     if texts < 2 or _is_constant(reference, candidate):

@@ -57,6 +57,9 @@ VERSION = 1
 RUNS, SECONDS = 40, 15.0
 """Timed forward passes of a candidate, and the time limit of these and those of the dense model together."""
 
+LATENCY_FIELDS = ("p50_ms", "p95_ms", "p99_ms", "throughput")
+"""What reports hold of a latency."""
+
 CHECKPOINT, EXPORT, OUTPUTS = "checkpoint", "export", "outputs.safetensors"
 """Folders and files of a candidate in the work folder."""
 
@@ -138,8 +141,8 @@ class CandidateMaker:
         self.inputs, self.bound, self.work = inputs, bound, work
         self.runtime = config.target_runtime()
         self.length = fitting_length([model], config.length)
-        self._calibrated = {"seed": config.seed, "version": VERSION, "calibration": inputs.calibration_digest}
-        self._calibration_key = key_of(inputs.fingerprint, self._calibrated)
+        calibrated = {"seed": config.seed, "version": VERSION, "calibration": inputs.calibration_digest}
+        self._calibration_key = key_of(inputs.fingerprint, calibrated)
         self._setting = setting_key(model, self.runtime)
         self.step_seconds: dict[str, float] = {}
 
@@ -148,9 +151,15 @@ class CandidateMaker:
     @cached_property
     def dense_outputs(self) -> Outputs:
         """Outputs of the dense model in PyTorch on the texts of the search."""
-        return self.outputs_of_dense(self.inputs.search)
+        return self._outputs_of_dense(self.inputs.search)
 
-    def outputs_of_dense(self, rows: Dataset) -> Outputs:
+    @cached_property
+    def dense_confirmation(self) -> Outputs:
+        """Outputs of the dense model in PyTorch on the texts that the search does not use."""
+        assert self.inputs.confirmation is not None
+        return self._outputs_of_dense(self.inputs.confirmation)
+
+    def _outputs_of_dense(self, rows: Dataset) -> Outputs:
         """Returns outputs of the dense model in PyTorch."""
         with evaluating(self.model):
             return predict_outputs(self.model, rows, self.tokenizer, description="Running the dense model")
@@ -259,7 +268,9 @@ class CandidateMaker:
             network = self.model
         else:
             plan, predicted = self.plan(spec)
-            network = self._recovered(spec, key, training) if spec.recovered else self._pruned(plan)
+            network = self._pruned(plan)
+            if spec.recovered:
+                self._recover(network, key, training)
         save_model(network, folder / CHECKPOINT, self.tokenizer)
         sizes = measure_sizes(network)
         dense_weights = measure_sizes(self.model).encoder_weights
@@ -282,12 +293,12 @@ class CandidateMaker:
         with evaluating(runnable):
             outputs = predict_outputs(runnable, self.inputs.search, self.tokenizer, description="Measuring its answers")
         save_outputs(folder / OUTPUTS, outputs)
-        is_reference = spec == Spec("fp32")
-        models = {"dense": runnable if is_reference else self._dense_runnable, "candidate": runnable}
-        if is_reference:
-            del models["candidate"]
+        if spec == Spec("fp32"):
+            name, models = "dense", {"dense": runnable}
+        else:
+            name, models = "candidate", {"dense": self._dense_runnable, "candidate": runnable}
         latencies = time_batches(models, self.timed_batches, RUNS, seconds=SECONDS)
-        latency = latencies["dense" if is_reference else "candidate"]
+        latency = latencies[name]
         entry["latency"] = latency_to_dict(latency)
         entry["relative_time"] = latency.p50_ms / latencies["dense"].p50_ms
         return entry
@@ -311,9 +322,8 @@ class CandidateMaker:
         with evaluating(self._unfused):
             return apply_calibrated_plan(self._unfused, plan, self._auto_config, self.calibration)
 
-    def _recovered(self, spec: Spec, key: str, training: TrainingConfig | None) -> PreTrainedModel:
-        """Prunes and trains a model; a killed training is continued."""
-        pruned = self._pruned(self.plan(spec)[0])
+    def _recover(self, pruned: PreTrainedModel, key: str, training: TrainingConfig | None) -> None:
+        """Trains a pruned model in place; a killed training is continued."""
         work_dir = self.work.path("training", key)
         if not work_dir.is_dir():
             new_work_folder(work_dir)
@@ -327,7 +337,6 @@ class CandidateMaker:
             resume=True,
         )
         remove_work_folder(work_dir)
-        return pruned
 
     # measuring
 
@@ -397,4 +406,4 @@ class CandidateMaker:
 
 def latency_to_dict(latency: Latency) -> dict[str, float]:
     """Returns what reports say of a latency."""
-    return {name: getattr(latency, name) for name in ("p50_ms", "p95_ms", "p99_ms", "throughput")}
+    return {name: getattr(latency, name) for name in LATENCY_FIELDS}

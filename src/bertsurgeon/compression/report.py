@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
-from bertsurgeon.benchmark import environment, fitting_length, measure_memory, random_inputs, time_batches
+from bertsurgeon.benchmark import (
+    environment,
+    fitting_length,
+    instruction_sets,
+    measure_memory,
+    random_inputs,
+    time_batches,
+)
 from bertsurgeon.checkpoint import get_plan
-from bertsurgeon.compression.answers import compare_answers
+from bertsurgeon.compression.answers import compare_answers, largest_difference
 from bertsurgeon.compression.bounds import Quality
 from bertsurgeon.compression.candidates import (
     CHECKPOINT,
     EXPORT,
+    LATENCY_FIELDS,
     OUTPUTS,
     Candidate,
     CandidateMaker,
@@ -27,7 +36,7 @@ from bertsurgeon.compression.search import SearchResult
 from bertsurgeon.compression.work_folder import key_of, load_outputs
 from bertsurgeon.prediction import Predictor, evaluating, predict_outputs
 from bertsurgeon.reporting import plan_rows
-from bertsurgeon.runtime import open_exported
+from bertsurgeon.runtime import RUNTIME_NAMES, open_exported
 from bertsurgeon.tasks import head_of
 
 if TYPE_CHECKING:
@@ -35,23 +44,10 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
-
 INVARIANCE_TEXTS = 128
 """Texts that are run alone, in batches, with other threads and in PyTorch."""
 
 _SPEED_SECONDS = 8.0
-_INSTRUCTION_SETS = (
-    "avx2",
-    "avx512f",
-    "avx_vnni",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_int8",
-    "amx_bf16",
-    "asimd",
-    "sve",
-)
 
 
 def describe_candidate(candidate: Candidate, dense: Candidate, dense_int8: Candidate | None) -> dict[str, Any]:
@@ -97,7 +93,7 @@ def with_final_speed(
         if one is not None:
             row = {
                 **row,
-                "latency": {name: one[name] for name in ("p50_ms", "p95_ms", "p99_ms", "throughput")},
+                "latency": {name: one[name] for name in LATENCY_FIELDS},
                 "speedup": dense["p50_ms"] / one["p50_ms"],
                 "speedup_int8": row["speedup_int8"] if int8 is None else int8["p50_ms"] / one["p50_ms"],
             }
@@ -132,7 +128,7 @@ def kept_speed(maker: CandidateMaker, models: dict[str, Candidate]) -> list[dict
     return rows
 
 
-def measure_invariance(maker: CandidateMaker, chosen: Candidate) -> dict[str, Any]:
+def measure_invariance(maker: CandidateMaker, chosen: Candidate, in_pytorch: PreTrainedModel) -> dict[str, Any]:
     """Compares the answers of the chosen model to texts alone, in padded batches, with one thread, and in PyTorch."""
     rows = maker.inputs.search.select(range(min(INVARIANCE_TEXTS, len(maker.inputs.search))))
     model = maker.open(chosen)
@@ -142,11 +138,10 @@ def measure_invariance(maker: CandidateMaker, chosen: Candidate) -> dict[str, An
             return predict_outputs(one, rows, maker.tokenizer, batch_size, "Comparing answers")
 
     batched, alone = run(model, 16), run(model, 1)
-    in_pytorch = run(maker.open_pytorch(chosen), 16)
     result: dict[str, Any] = {
         "texts": len(rows),
         "alone_vs_batch": _difference(maker, batched, alone, rows),
-        "exported_vs_pytorch": _difference(maker, batched, in_pytorch, rows),
+        "exported_vs_pytorch": _difference(maker, batched, run(in_pytorch, 16), rows),
         "threads": None,
     }
     if maker.runtime != "pytorch":
@@ -158,9 +153,7 @@ def measure_invariance(maker: CandidateMaker, chosen: Candidate) -> dict[str, An
 def _difference(maker: CandidateMaker, first: Any, second: Any, rows: Dataset) -> dict[str, Any]:
     from bertsurgeon.tasks.contributions import agreement_contributions
 
-    largest = max(
-        float((one[name] - two[name]).abs().max()) for one, two in zip(first, second, strict=True) for name in one
-    )
+    largest = max(largest_difference(one, two) for one, two in zip(first, second, strict=True))
     same = agreement_contributions(head_of(maker.model), first, second, rows)
     flips = None
     if same.is_binary:
@@ -183,7 +176,7 @@ def confirm(maker: CandidateMaker, candidate: Candidate, confidence: float) -> t
     """
     rows = maker.inputs.confirmation
     assert rows is not None
-    dense = maker.outputs_of_dense(rows)
+    dense = maker.dense_confirmation
     model = maker.open(candidate)
     with evaluating(model):
         outputs = predict_outputs(model, rows, maker.tokenizer, description="Confirming on other texts")
@@ -216,13 +209,17 @@ def build_report(
     answers = compare_answers(
         head_of(maker.model), maker.model.config, maker.dense_outputs, outputs, rows, maker.tokenizer
     )
-    plan = get_plan(maker.open_pytorch(chosen))
+    in_pytorch = maker.open_pytorch(chosen)
+    plan = get_plan(in_pytorch)
     pruned = [one for one in result.candidates if not one.is_dense and not one.spec.recovered and one.quality]
     speed = kept_speed(maker, compared)
     candidates = [describe_candidate(one, dense, dense_int8) for one in result.candidates]
     if not maker.config.own_lengths:
         names = {name: one.name for name, one in compared.items()}
         candidates = with_final_speed(candidates, speed, names, (maker.config.batch_size, maker.length))
+    calibrated = _calibrated(maker, result)  # before the seconds of the steps, to which it adds its own
+    seconds = {**maker.step_seconds, "candidates": sum(one.seconds for one in result.candidates)}
+    machine = environment()
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "command": "compress",
@@ -240,7 +237,7 @@ def build_report(
         if task is None
         else {"name": task.name, "type": task.type.name, "metrics": list(task.metrics), "labels": list(task.labels)},
         "data": {
-            "calibration": _calibrated(maker, result),
+            "calibration": calibrated,
             "training": len(maker.inputs.training),
             "search": len(np.unique(text_numbers(rows, task))),
             "confirmation": 0 if confirmation is None else confirmation["texts"],
@@ -269,18 +266,18 @@ def build_report(
         ]
         if len(pruned) > 1
         else None,
-        "invariance": measure_invariance(maker, chosen),
+        "invariance": measure_invariance(maker, chosen, in_pytorch),
         "memory": [
             {"model": name, "bytes": measure_memory(str(_folder(maker, one)), maker.config.batch_size, maker.length)}
             for name, one in compared.items()
         ],
-        "seconds": {**maker.step_seconds, "candidates": sum(one.seconds for one in result.candidates)},
-        "minutes": (sum(maker.step_seconds.values()) + sum(one.seconds for one in result.candidates)) / 60,
-        "environment": {**environment(), "instruction_sets": _instruction_sets()},
+        "seconds": seconds,
+        "minutes": sum(seconds.values()) / 60,
+        "environment": {**machine, "instruction_sets": instruction_sets()},
         "provenance": {
             "command": provenance["command"],
             "seed": maker.config.seed,
-            "bertsurgeon": environment()["versions"]["bertsurgeon"],
+            "bertsurgeon": machine["versions"]["bertsurgeon"],
             "config": json.loads(json.dumps(provenance["config"], default=str)),
         },
     }
@@ -355,20 +352,9 @@ def describe_verdict(
 
 def _title(maker: CandidateMaker, row: dict[str, Any]) -> str:
     """Names a model with its gain: "auto 52 % int8, 3.10 times as fast as dense in OpenVINO"."""
-    runtime = RUNTIMES[maker.runtime]
+    runtime = RUNTIME_NAMES[maker.runtime]
     if row["name"] == "dense":
         return f"the dense model in {runtime}"
     if maker.config.objective == "size":
         return f"{row['name']}, a file of {row['file_bytes'] / 1e6:.1f} MB for {runtime}"
     return f"{row['name']}, {row['speedup']:.2f} times as fast as dense in {runtime}"
-
-
-def _instruction_sets() -> list[str]:
-    """Returns the instruction sets that matter here, from ``/proc/cpuinfo``; empty where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    lines = (line.partition(":")[2].split() for line in text.splitlines() if line.startswith(("flags", "Features")))
-    flags = set(next(lines, []))
-    return [name for name in _INSTRUCTION_SETS if name in flags]

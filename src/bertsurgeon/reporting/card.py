@@ -21,7 +21,8 @@ from bertsurgeon.reporting.command_pages import before_and_after, quantity
 from bertsurgeon.reporting.page import environment
 from bertsurgeon.reporting.reading import check_report
 from bertsurgeon.reporting.schema import Kind
-from bertsurgeon.reporting.verdict import RUNTIMES, bound_sentence, changes_of, chosen_of, int8_sentence
+from bertsurgeon.reporting.verdict import bound_sentence, changes_of, chosen_of, int8_sentence
+from bertsurgeon.runtime import RUNTIME_NAMES
 from bertsurgeon.tasks import TASKS
 
 CARD = "README.md"
@@ -165,7 +166,7 @@ def model_card(
         base=base,
         task=_task_words(facts.task),
         loader=_loader(architecture, is_embedder=is_embedder),
-        runtime=RUNTIMES.get(facts.runtime or "", ""),
+        runtime=RUNTIME_NAMES.get(facts.runtime or "", ""),
         max_length=_max_length(checked),
         is_pair=any(row.get("text_pair") for row in (checked.get("answers") or {}).get("changed") or []),
         output={"question-answering": "start_logits", "sentence-similarity": "sentence_embedding"}.get(

@@ -8,7 +8,7 @@ from bertsurgeon.reporting.blocks import Block, Change, Page, Section, Table, fa
 from bertsurgeon.reporting.compress_page import make_compress_page
 from bertsurgeon.reporting.schema import Kind
 from bertsurgeon.reporting.structure import plan_blocks
-from bertsurgeon.reporting.verdict import RUNTIMES
+from bertsurgeon.runtime import RUNTIME_NAMES
 
 Report = Mapping[str, Any]
 Plan = Sequence[Mapping[str, Any]]
@@ -190,7 +190,7 @@ def _export(report: Report, plan: Plan) -> Page:
     keys = ("inputs", "outputs", "quantization", "encoder_weights", "kept_float")
     return Page(
         kicker="Export report",
-        title=f"{RUNTIMES[report['runtime']]}, {precision}",
+        title=f"{RUNTIME_NAMES[report['runtime']]}, {precision}",
         sentence="The exported graph was compared with the PyTorch model on the same texts." if check else "",
         changes=[Change(name, "", value) for name, value in rows[:2] + rows[3:] if value != fmt.DASH],
         sections=[

@@ -22,7 +22,6 @@ from bertsurgeon.reporting.blocks import (
 from bertsurgeon.reporting.formats import DASH
 from bertsurgeon.reporting.structure import plan_blocks, predicted_block
 from bertsurgeon.reporting.verdict import (
-    RUNTIMES,
     STATUS,
     bound_sentence,
     capitalized,
@@ -36,6 +35,7 @@ from bertsurgeon.reporting.verdict import (
     quality_name,
     quality_of,
 )
+from bertsurgeon.runtime import RUNTIME_NAMES
 
 Report = Mapping[str, Any]
 
@@ -69,7 +69,7 @@ def make_compress_page(report: Report) -> Page:
 
 def _subtitle(report: Report) -> str:
     target, task, environment = (report.get(key) or {} for key in ("target", "task", "environment"))
-    parts = [task.get("name") and f"Task {task['name']}", RUNTIMES.get(target.get("runtime", ""), "")]
+    parts = [task.get("name") and f"Task {task['name']}", RUNTIME_NAMES.get(target.get("runtime", ""), "")]
     if target.get("batch_size"):
         length = "own texts" if target.get("lengths") == "own texts" else f"{target.get('length')} tokens"
         parts.append(f"batches of {target['batch_size']}, {length}")
@@ -224,7 +224,7 @@ def _speed(report: Report) -> list[Block | None]:
         ("Cores", fmt.integer(environment.get("cores"))),
         ("Threads", fmt.integer(environment.get("threads"))),
         ("Instruction sets", sets),
-        ("Runtime", RUNTIMES.get((report.get("target") or {}).get("runtime", ""), "")),
+        ("Runtime", RUNTIME_NAMES.get((report.get("target") or {}).get("runtime", ""), "")),
     ]
     caption = "Latency by batch and length: median, and the range to the 99th percentile."
     drawing = figures.draw_latencies(rows, caption)

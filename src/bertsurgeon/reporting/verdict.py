@@ -12,8 +12,6 @@ Report = Mapping[str, Any]
 STATUS = {"holds": ("Bound holds", "good"), "not shown": ("Not shown", "warn"), "fails": ("Bound fails", "bad")}
 """Words and tone of each verdict."""
 
-RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
-
 
 def chosen_of(report: Report) -> Mapping[str, Any]:
     """Returns the chosen candidate; an empty mapping if none was chosen."""

@@ -1,11 +1,12 @@
 """Exported models: their manifest, and the sessions that run them."""
 
-from bertsurgeon.runtime.manifest import MANIFEST, MODEL_FILES, Manifest, Precision, Runtime, is_exported
+from bertsurgeon.runtime.manifest import MANIFEST, MODEL_FILES, RUNTIME_NAMES, Manifest, Precision, Runtime, is_exported
 from bertsurgeon.runtime.sessions import RuntimeModel, Session, open_exported, open_session, require
 
 __all__ = [
     "MANIFEST",
     "MODEL_FILES",
+    "RUNTIME_NAMES",
     "Manifest",
     "Precision",
     "Runtime",

@@ -14,6 +14,9 @@ MANIFEST = "bertsurgeon_export.json"
 MODEL_FILES: dict[str, str] = {"onnx": "model.onnx", "openvino": "openvino_model.xml"}
 """File names by runtime; optimum uses the same, so its classes load the folder as well."""
 
+RUNTIME_NAMES: dict[str, str] = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+"""Names of the runtimes in texts for people; PyTorch runs what is not exported."""
+
 FORMAT_VERSION = 1
 
 
