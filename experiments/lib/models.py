@@ -33,6 +33,8 @@ from bertsurgeon.tasks import TaskData, load_task, tokenize
 from lib.common import summarize_report
 from lib.results_store import RUNS
 
+BASE_ENCODER = RUNS / "all-mpnet-base-v2"
+"""The folder that ``experiments/base_encoder.py`` builds."""
 PROBE_SIZE = 512
 """Training texts that are used for neither calibration nor training."""
 

@@ -159,7 +159,13 @@ def write_row(path: Path, row: Row) -> None:
 
 
 def code_version() -> dict[str, Any]:
-    """Returns the commit, and whether tracked files differ from it; the results themselves do not count."""
+    """Returns the commit, and whether tracked files differ from it; the results themselves do not count.
+
+    Where the code is a copy without its history, the caller names both in ``EXPERIMENT_COMMIT`` (``HASH`` or
+    ``HASH-dirty``).
+    """
+    if named := os.environ.get("EXPERIMENT_COMMIT"):
+        return {"commit": named.removesuffix("-dirty"), "dirty": named.endswith("-dirty")}
     try:
         commit = _git("rev-parse", "HEAD")
         changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)experiments/results")

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
+from bertsurgeon.devices import Device, running_on
 from bertsurgeon.errors import DataError, ModelError, OptionError
 from bertsurgeon.options import check_config, with_article
 from bertsurgeon.prediction import Predictor, evaluating, predict_outputs
@@ -66,6 +67,7 @@ def evaluate(
     *,
     batch_size: int = 64,
     max_length: int | None = None,
+    device: Device | None = None,
 ) -> dict[str, float]:
     """Computes a task's published metrics.
 
@@ -77,6 +79,8 @@ def evaluate(
         tokenizer: Tokenizer of the model.
         batch_size: Sequences per batch.
         max_length: Maximum number of tokens per sequence of raw data; None for the task type's default.
+        device: Where a PyTorch model runs; None for its own device if that is no CPU, else for the accelerator of the
+            machine, if it has one.
 
     Returns:
         Metrics by name, in percent.
@@ -102,7 +106,7 @@ def evaluate(
     dataset = as_dataset(data, tokenizer, model, max_length, task_type=task.type)
     if len(dataset) == 0 or not task.type.is_labeled(dataset.column_names):
         raise DataError("Evaluation needs at least one labeled sequence; pass data with labels, or use compare.")
-    with evaluating(model):
+    with evaluating(model), running_on(device, model):
         outputs = predict_outputs(model, dataset, tokenizer, batch_size, "Evaluating")
     return task.score(outputs, dataset)
 
@@ -166,6 +170,7 @@ def compare(
     *,
     batch_size: int = 64,
     max_length: int | None = None,
+    device: Device | None = None,
 ) -> dict[str, float]:
     """Measures how far two models agree, without labels.
 
@@ -176,6 +181,8 @@ def compare(
         tokenizer: Tokenizer of both models.
         batch_size: Sequences per batch.
         max_length: Maximum number of tokens per raw text; None for the default of the model's task type.
+        device: Where PyTorch models run; None for the device of each if that is no CPU, else for the accelerator of the
+            machine, if it has one.
 
     Returns:
         ``agreement``: the share of equal predictions (classes, each of several classes, classes of words, or both ends
@@ -194,7 +201,8 @@ def compare(
                 f"{with_article(type(one).__name__)} is not a model."
             )
     check_same_head(reference, model)
-    return Comparison(reference, data, tokenizer, batch_size=batch_size, max_length=max_length)(model)
+    comparison = Comparison(reference, data, tokenizer, batch_size=batch_size, max_length=max_length, device=device)
+    return comparison(model)
 
 
 class Comparison:
@@ -206,6 +214,7 @@ class Comparison:
         tokenizer: Tokenizer of all models.
         batch_size: Sequences per batch.
         max_length: Maximum number of tokens per raw text; None for the default of the reference's task type.
+        device: Where PyTorch models run, see :func:`compare`.
 
     Raises:
         DataError: If the data is empty.
@@ -219,8 +228,10 @@ class Comparison:
         *,
         batch_size: int = 64,
         max_length: int | None = None,
+        device: Device | None = None,
     ) -> None:
         self._reference = reference
+        self._device = device
         self._head = head_of(reference)
         self._data = as_dataset(data, tokenizer, reference, max_length)
         if len(self._data) == 0:
@@ -243,6 +254,6 @@ class Comparison:
 
     def _outputs(self, model: Predictor) -> list[Outputs]:
         """The outputs for every row, each as a batch of one."""
-        with evaluating(model):
+        with evaluating(model), running_on(self._device, model):
             rows = predict_outputs(model, self._data, self._tokenizer, self._batch_size, "Comparing")
         return [{name: value.unsqueeze(0) for name, value in row.items()} for row in rows]

@@ -19,6 +19,7 @@ from bertsurgeon import progress
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch, make_batches, token_mask
 from bertsurgeon.checkpoint import check_finite, clear_int8_ranges, get_plan
+from bertsurgeon.devices import Device, running_on
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.options import REQUIRED, check_config, documented, option
 from bertsurgeon.prediction import evaluating
@@ -81,6 +82,8 @@ def drop_layers(
     config: LayerDropConfig,
     data: "Data | None" = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    device: Device | None = None,
 ) -> LayerDropResult:
     """Removes layers from an encoder.
 
@@ -90,6 +93,8 @@ def drop_layers(
         data: Data for the strategy ``importance``: texts, a tokenized dataset or an iterable of batches; labels are not
             needed.
         tokenizer: Tokenizes texts and pads the sequences of a dataset.
+        device: Where the strategy ``importance`` runs the model; None for the model's own device if that is no CPU,
+            else for the accelerator of the machine, if it has one.
 
     Raises:
         ModelError: If the model is not supported, already has a plan, or has weights that are not finite.
@@ -123,7 +128,7 @@ def drop_layers(
         kept = choose_layers(total, keep, config.strategy)
     else:
         batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed, model=model)
-        with evaluating(model), torch.inference_mode():
+        with evaluating(model), running_on(device, model), torch.inference_mode():
             kept = sorted(rank_layers(model, batches)[:keep])
     if kept[0] != 0 and _first_is_special(encoder):
         raise OptionError(

@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon.checkpoint import clear_int8_ranges
+from bertsurgeon.devices import Device, move, running_on
 from bertsurgeon.errors import OptionError
 from bertsurgeon.layers import without_fused_operations
 from bertsurgeon.methods.auto.measurements import Calibration
@@ -21,6 +22,7 @@ def prune(
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     teacher: PreTrainedModel | None = None,
+    device: Device | None = None,
 ) -> PruneResult:
     """Prunes a fine-tuned model in one shot.
 
@@ -34,9 +36,12 @@ def prune(
             ``auto`` also a :class:`bertsurgeon.Calibration`, made once for several budgets.
         tokenizer: Tokenizes texts and pads the batches of a dataset; not needed for ready batches.
         teacher: For ``obert``: gradients are those of the distillation from this model, not of the task's loss.
+        device: Where everything is computed; None for the device of ``model`` if that is no CPU, else for the
+            accelerator of the machine, if it has one.
 
     Returns:
-        The pruned model, ready for ``save_pretrained`` or further training, and a report.
+        The pruned model, ready for ``save_pretrained`` or further training, on the device where ``model`` is, and a
+        report.
 
     Raises:
         ModelError: If the model is not supported, already pruned, or has broken weights.
@@ -57,8 +62,11 @@ def prune(
         raise OptionError(f"The method {method.name} uses no teacher; omit it, or recover from one afterwards.")
     if isinstance(data, Calibration) and method.calibrate is None:
         raise OptionError(f"The method {method.name} has no use for a calibration; pass the data itself.")
-    with forked_rng():
+    home = model.device if isinstance(model, PreTrainedModel) else None
+    with forked_rng(), running_on(device, model, teacher):
         torch.manual_seed(config.seed)
         result = method.run(without_fused_operations(model), config, data, tokenizer, teacher)
     clear_int8_ranges(result.model)
+    if home is not None:
+        move(result.model, home)
     return result

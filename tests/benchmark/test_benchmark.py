@@ -192,7 +192,7 @@ def test_memory_is_the_models_own(tmp_path: Path) -> None:
 
 def test_environment_can_be_published() -> None:
     facts = environment()
-    assert set(facts) == {"machine", "processor", "cores", "threads", "versions"}
+    assert set(facts) == {"machine", "processor", "cores", "threads", "accelerator", "versions"}
     assert set(facts["versions"]) == {"python", "torch", "transformers", "bertsurgeon"}
     assert facts["threads"] >= 1
     json.dumps(facts)

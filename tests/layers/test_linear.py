@@ -100,6 +100,24 @@ for groups, bias, activation in product({groups}, (torch.randn({OUTPUTS}), None)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_kernel_compiles_for_a_gpu(dtype: str) -> None:
+    """The interpreter accepts what the compiler refuses, such as annotations; machine code is made without a GPU."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from bertsurgeon.layers.triton_grouped import grouped_kernel
+
+    constants = {"HAS_BIAS": True, "GELU": True, "BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}
+    pointers = dict.fromkeys(("x_ptr", "weight_ptr", "bias_ptr", "output_ptr"), f"*{dtype}")
+    indices = {"column_ptr": "*i64", "row_ptr": "*i64", "tile_ptr": "*i32"}
+    numbers = dict.fromkeys(("tokens", "weight_stride", "x_stride", "output_stride"), "i32")
+    signature = {**pointers, **indices, **numbers, **dict.fromkeys(constants, "constexpr")}
+    source = ASTSource(grouped_kernel, signature=signature, constexprs=constants)
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+
+
 @pytest.mark.parametrize("leading", [(5,), (3, 4), (2, 3, 2), ()], ids=str)
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("name", STRUCTURES)

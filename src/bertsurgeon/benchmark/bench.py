@@ -48,6 +48,12 @@ class BenchmarkConfig:
         "Also measure peak memory, each model in a process of its own; only for models that are passed by name.",
         flag="--memory/--no-memory",
     )
+    device: str | None = option(
+        None,
+        "Where PyTorch models run. Default: those passed by name on the accelerator of the machine, if it has one; "
+        "others where they are.",
+        cli=False,
+    )
     seed: int = option(0, "Seed of the random texts and of the batches drawn from the data.")
 
     def __post_init__(self) -> None:
@@ -153,7 +159,9 @@ def bench(
     config = config or BenchmarkConfig()
     by_name: dict[str, Any] = dict(models) if isinstance(models, Mapping) else {str(name): name for name in models}
     entries = {
-        name: entry_from_model(model) if isinstance(model, PreTrainedModel) else open_entry(str(model), config.threads)
+        name: entry_from_model(model, config.device)
+        if isinstance(model, PreTrainedModel)
+        else open_entry(str(model), config.threads, config.device)
         for name, model in by_name.items()
     }
     running = {name: entry.model for name, entry in entries.items()}
@@ -163,8 +171,9 @@ def bench(
     }
     rows = {}
     for name, entry in entries.items():
-        measured = config.memory and entry.name is not None
-        memory = measure_memory(str(entry.name), config.batch_sizes[0], config.length) if measured else None
+        memory = None
+        if config.memory and entry.name is not None:
+            memory = measure_memory(entry.name, config.batch_sizes[0], config.length, config.device)
         rows[name] = _make_row(name, entry, latencies, memory)
     length = next(iter(latencies[config.batch_sizes[0]].values())).length
     return BenchmarkReport(environment(), tuple(config.batch_sizes), length, data is not None, rows)

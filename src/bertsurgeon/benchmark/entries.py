@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from bertsurgeon.benchmark.footprint import count_flops, fitting_length, folder_size, measure_sizes
 from bertsurgeon.checkpoint import get_plan, load_model
+from bertsurgeon.devices import Device, choose_device, move
 from bertsurgeon.errors import OptionError
 from bertsurgeon.layers import prepare_for_inference
 from bertsurgeon.runtime import RUNTIME_NAMES, is_exported, open_exported
@@ -49,13 +50,14 @@ class BenchmarkEntry:
     name: str | None = None
 
 
-def open_entry(name: str, threads: int | None = None) -> BenchmarkEntry:
+def open_entry(name: str, threads: int | None = None, device: Device | None = None) -> BenchmarkEntry:
     """Opens a model by name.
 
     Args:
         name: A model folder, an exported folder or a hub id. The suffixes ``@bf16`` and ``@compile`` (or both) run a
             PyTorch model in bfloat16, or compiled.
         threads: Threads of a runtime other than PyTorch; None for all cores.
+        device: Where a PyTorch model runs; None for the accelerator of the machine, if it has one.
 
     Raises:
         OptionError: If a mode is unknown, or an exported folder is given a mode.
@@ -76,16 +78,18 @@ def open_entry(name: str, threads: int | None = None) -> BenchmarkEntry:
         return BenchmarkEntry(
             exported, runtime, exported.manifest.precision, size, exported.manifest.encoder_weights, None, name
         )
-    return _make_entry(load_model(path).eval(), modes, size, name)
+    return _make_entry(move(load_model(path), choose_device(device)).eval(), modes, size, name)
 
 
-def entry_from_model(model: PreTrainedModel) -> BenchmarkEntry:
+def entry_from_model(model: PreTrainedModel, device: Device | None = None) -> BenchmarkEntry:
     """Makes an entry of a copy of a model in memory; the copy is prepared for inference.
 
     Args:
         model: Dense or pruned; left as it is.
+        device: Where it runs; None for its own device.
     """
-    return _make_entry(deepcopy(model).eval(), (), None, None)
+    copy = deepcopy(model).eval()
+    return _make_entry(copy if device is None else move(copy, choose_device(device)), (), None, None)
 
 
 def _make_entry(model: Any, modes: Sequence[str], size: int | None, name: str | None) -> BenchmarkEntry:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import PIXELS
 from bertsurgeon.checkpoint import count_kept, get_plan, is_sparse
+from bertsurgeon.devices import running_on
 from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.tasks import max_input_length
@@ -90,7 +91,8 @@ def count_flops(model: nn.Module, batch_size: int, length: int) -> int:
     """
     inputs = random_inputs([model], batch_size, length)
     counter = FlopCounterMode(display=False)
-    with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    # on the CPU, where no kernel of our own hides operations from the counter
+    with running_on("cpu", model), evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         model(**inputs)
     return int(counter.get_total_flops())
 
@@ -155,13 +157,15 @@ def environment() -> dict[str, Any]:
     """Describes the environment of a measurement; nothing in it identifies the machine or its owner.
 
     Returns:
-        ``machine`` (architecture), ``processor``, ``cores``, ``threads``, and ``versions`` of the main packages.
+        ``machine`` (architecture), ``processor``, ``cores``, ``threads``, ``accelerator`` (the name of the GPU; None
+        without one), and ``versions`` of the main packages.
     """
     return {
         "machine": platform.machine(),
         "processor": _read_cpuinfo("model name"),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": {
             "python": platform.python_version(),
             **{package: _version(package) for package in ("torch", "transformers", "bertsurgeon")},

@@ -18,7 +18,7 @@ from bertsurgeon.calibration.gradients import (
     split_rows,
     summed_loss,
 )
-from bertsurgeon.calibration.moments import Moments, at_least_single
+from bertsurgeon.calibration.moments import Moments, at_least_single, symmetric_product
 from bertsurgeon.plan import Role
 from bertsurgeon.tasks import model_inputs
 
@@ -111,7 +111,9 @@ def collect_statistics(
     def add_moments(key: MatrixKey, x: Tensor, weights: Tensor | None = None) -> None:
         if x.shape[:2] != mask.shape:  # a call that reads positions instead of tokens
             return
-        statistics.moments.setdefault(key, Moments(x.shape[-1], paired=False)).update(x[mask], weights=weights)
+        if key not in statistics.moments:
+            statistics.moments[key] = Moments(x.shape[-1], paired=False, device=x.device)
+        statistics.moments[key].update(x[mask], weights=weights)
 
     def receive(key: MatrixKey, x: Tensor, delta: Tensor) -> None:
         if x.shape[:2] != mask.shape:
@@ -121,7 +123,7 @@ def collect_statistics(
             _add_curvature(statistics.curvature, key, delta[mask])
         if weighted and key[1] not in SHARED_INPUT:
             weights = weigh_tokens(delta, mask, token_weighting)
-            statistics.token_weights.setdefault(key, []).append(weights.cpu())
+            statistics.token_weights.setdefault(key, []).append(weights)
             if moments:
                 add_moments(key, x, weights)
         for g in per_sample_gradients(x, delta) if gradients else ():
@@ -201,8 +203,11 @@ def weigh_tokens(delta: Tensor, mask: Tensor, share: float) -> Tensor:
 
 def _add_curvature(totals: dict[MatrixKey, Tensor], key: MatrixKey, delta: Tensor) -> None:
     """Adds Σ_t δ_t δ_tᵀ; only its diagonal for neurons, which are many and are removed one by one."""
-    second = delta.square().sum(0) if key[1] in ("intermediate", "gate") else delta.T @ delta
-    totals[key] = totals.get(key, 0) + second.double().cpu()
+    second = delta.square().sum(0) if key[1] in ("intermediate", "gate") else symmetric_product(delta, delta)
+    if key in totals:
+        totals[key] += second
+    else:
+        totals[key] = second.double()
 
 
 def _add_squares(totals: dict[MatrixKey, Tensor], key: MatrixKey, g: Tensor) -> None:

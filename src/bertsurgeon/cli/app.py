@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from bertsurgeon import distributed, progress
+from bertsurgeon import devices, distributed, progress
 from bertsurgeon.errors import BertSurgeonError, OptionError
 
 P = ParamSpec("P")
@@ -26,6 +26,16 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 Command: TypeAlias = Callable[..., None]
 
+
+DeviceName = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="Where PyTorch runs: cpu, cuda, cuda:1, mps … Default: the accelerator of this machine if it has one, "
+        "else the CPU.",
+        show_default=False,
+    ),
+]
 
 Quiet = Annotated[
     bool,
@@ -39,30 +49,39 @@ Quiet = Annotated[
 
 
 class _App(typer.Typer):
-    """An application whose commands accept ``--quiet`` after their name as well as before it."""
+    """An application whose commands accept ``--quiet`` after their name as well as before it, and ``--device``."""
 
-    def command(self, name: str | None = None, **options: Any) -> Callable[[C], C]:
-        """Returns a decorator that registers a command, see typer."""
+    def command(self, name: str | None = None, *, runs_models: bool = True, **options: Any) -> Callable[[C], C]:
+        """Returns a decorator that registers a command, see typer.
+
+        Args:
+            name: Name of the command; None for that of the function.
+            runs_models: Whether it runs PyTorch models, and so has the option ``--device``.
+            **options: For typer.
+        """
         register = super().command(name, **options)
 
         def decorate(command: C) -> C:
-            register(_accept_quiet(command))
+            register(_add_common_options(command, runs_models))
             return command
 
         return decorate
 
 
-def _accept_quiet(command: Callable[..., None]) -> Command:
-    """Adds the option ``--quiet`` to a command."""
+def _add_common_options(command: Callable[..., None], runs_models: bool) -> Command:
+    """Adds the option ``--quiet`` to a command, and ``--device`` if it runs models."""
 
     @functools.wraps(command)
-    def run(*args: Any, quiet: bool = False, **kwargs: Any) -> None:
+    def run(*args: Any, quiet: bool = False, device: str | None = None, **kwargs: Any) -> None:
         _be_quiet(quiet)
+        guarded(devices.set_default_device)(device)
         command(*args, **kwargs)
 
     signature = inspect.signature(command, eval_str=True)
-    option = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
-    parameters = [*signature.parameters.values(), option]
+    make = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
+    added = [make("device", default=None, annotation=DeviceName)] if runs_models else []
+    added.append(make("quiet", default=False, annotation=Quiet))
+    parameters = [*signature.parameters.values(), *added]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run

@@ -22,7 +22,7 @@ from bertsurgeon.workflows.inputs import (
 )
 
 
-@app.command()
+@app.command(runs_models=False)
 @guarded
 @opt.expand
 def export(

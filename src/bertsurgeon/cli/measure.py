@@ -69,7 +69,7 @@ def evaluate(
     show_metrics({"model": model, "task": name, "metrics": metrics}, as_json)
 
 
-@app.command()
+@app.command(runs_models=False)
 @guarded
 def inspect(model: opt.Model, as_json: opt.Json = False) -> None:
     """Shows what a model consists of: its plan or its sparsity, weights and file size."""

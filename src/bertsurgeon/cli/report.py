@@ -11,7 +11,7 @@ from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.reporting import write_report_page
 
 
-@app.command()
+@app.command(runs_models=False)
 @guarded
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder that a command wrote: a model, an export or a calibration.")],

@@ -13,7 +13,7 @@ from bertsurgeon.vocabulary import trim_vocabulary as trim
 from bertsurgeon.workflows.inputs import DataConfig, input_paths, load_data, load_texts, raw_texts, resolve_model
 
 
-@app.command()
+@app.command(runs_models=False)
 @guarded
 @opt.expand
 def trim_vocabulary(

@@ -203,6 +203,7 @@ def input_moments(
         pruned_width=width,
         drift_width=0 if residual is None else int(layer_inputs[0].dense.shape[-1]),
         of_targets=targets_of is not None,
+        device=layer_inputs[0].dense.device,
     )
     paths = [path] if residual is None else [path, residual]
     for number, inputs in enumerate(layer_inputs):

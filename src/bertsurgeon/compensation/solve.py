@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from bertsurgeon.calibration import Moments
 from bertsurgeon.errors import ModelError
@@ -60,11 +61,11 @@ def compensate(
     Raises:
         ModelError: If the moments contain values that are not finite.
     """
-    dense = weight.detach().double().cpu()
+    dense = weight.detach().to(moments.mean)
     target_mean, cross = moments.mean, moments.cross_covariance
     if not moments.of_targets:
         target_mean, cross = dense @ target_mean, dense @ cross
-    target_mean = bias.detach().double().cpu() + target_mean
+    target_mean = bias.detach().to(target_mean) + target_mean
     if len(moments.drift_mean):
         target_mean, cross = target_mean + moments.drift_mean, cross + moments.drift_covariance
     covariance = moments.covariance
@@ -82,7 +83,7 @@ def compensate(
     compensated = torch.zeros_like(cross)
     ridge_term = ridge(covariance, damping)
     if isinstance(structure, Tensor):
-        mask = structure.cpu()
+        mask = structure.to(cross.device)
         for row, kept in enumerate(mask):
             columns = kept.nonzero().squeeze(1)
             if len(columns):
@@ -91,9 +92,8 @@ def compensate(
         # keep the dense weight on constant inputs: the mask keeps it and the solver cannot identify it
         compensated = torch.where(mask & (compensated == 0), dense, compensated)
     elif isinstance(structure, Grouped):
-        for rows, columns in zip(
-            map(torch.tensor, structure.row_groups), map(torch.tensor, structure.column_groups), strict=True
-        ):
+        for group_rows, group_columns in zip(structure.row_groups, structure.column_groups, strict=True):
+            rows, columns = (torch.tensor(channels, device=cross.device) for channels in (group_rows, group_columns))
             solution = solve_damped(covariance[columns][:, columns], cross[rows][:, columns].T, ridge_term)
             compensated[rows.unsqueeze(1), columns] = solution.T
     elif not isinstance(structure, Dropped):
@@ -120,9 +120,9 @@ def reduce_rank(weight: Tensor, rank: int, covariance: Tensor, ridge_term: float
     if metric is None:
         weighted = weight
     else:
-        root, inverse = sqrt_metric(metric)
+        root, inverse = sqrt_metric(metric.to(weight))
         weighted = apply_metric(root, weight)
-    damped = covariance + ridge_term * torch.eye(len(covariance), dtype=covariance.dtype)
+    damped = _damp(covariance, ridge_term)
     if len(weighted) <= len(damped):
         _, directions = torch.linalg.eigh(weighted @ damped @ weighted.T)
         top = directions[:, -rank:]
@@ -133,19 +133,36 @@ def reduce_rank(weight: Tensor, rank: int, covariance: Tensor, ridge_term: float
     return reduced if metric is None else apply_metric(inverse, reduced)
 
 
-def reduced_errors(second: Tensor, full_rank: int) -> Tensor:
-    """Computes the errors of a matrix at every rank: tr(M (W − W_r) C (W − W_r)ᵀ) for r = 0 … full rank.
+def reduced_errors(seconds: Iterable[tuple[Tensor, int]]) -> list[Tensor]:
+    """Computes the errors of matrices at every rank: tr(M (W − W_r) C (W − W_r)ᵀ) for r = 0 … full rank.
+
+    On a CPU one matrix is computed after the other as they come; on a GPU all together, padded to the largest.
 
     Args:
-        second: M^½ W C Wᵀ M^½, shape (out, out), or C^½ Wᵀ M W C^½, shape (in, in); its eigenvalues are the squared
-            singular values of M^½ W C^½.
-        full_rank: min(out, in).
+        seconds: For each matrix M^½ W C Wᵀ M^½, shape (out, out), or C^½ Wᵀ M W C^½, shape (in, in), whose eigenvalues
+            are the squared singular values of M^½ W C^½; and its full rank, min(out, in).
 
     Returns:
-        Shape (full rank + 1,), decreasing to zero.
+        For each matrix shape (full rank + 1,), decreasing to zero, on the CPU.
     """
-    squares = torch.linalg.eigvalsh(second)[-full_rank:]
-    errors = squares.clamp_min(0).cumsum(0).flip(0)
+    errors = []
+    waiting: list[tuple[Tensor, int]] = []
+    for second, full_rank in seconds:
+        if second.device.type == "cpu":
+            errors.append(_errors_of_ranks(torch.linalg.eigvalsh(second), full_rank))
+        else:
+            waiting.append((second, full_rank))
+    if waiting:
+        size = max(len(second) for second, _ in waiting)
+        padded = [F.pad(second, (0, size - len(second), 0, size - len(second))) for second, _ in waiting]
+        spectra = torch.linalg.eigvalsh(torch.stack(padded)).cpu()  # zeros of the padding do not change the sums
+        errors += [_errors_of_ranks(values, rank) for values, (_, rank) in zip(spectra, waiting, strict=True)]
+    return errors
+
+
+def _errors_of_ranks(eigenvalues: Tensor, full_rank: int) -> Tensor:
+    """Computes the errors of all ranks from ascending eigenvalues."""
+    errors = eigenvalues[-full_rank:].clamp_min(0).cumsum(0).flip(0)
     return torch.cat([errors, errors.new_zeros(1)])
 
 
@@ -192,6 +209,13 @@ def ridge(covariance: Tensor, damping: float) -> float:
     return float(damping * covariance.diagonal().mean().clamp_min(torch.finfo(covariance.dtype).tiny))
 
 
+def _damp(matrix: Tensor, ridge_term: float) -> Tensor:
+    """Returns a copy of a matrix plus a multiple of the identity."""
+    damped = matrix.clone()
+    damped.diagonal().add_(ridge_term)
+    return damped
+
+
 def factorize(matrix: Tensor, ridges: Iterable[float]) -> Tensor:
     """Computes the Cholesky factor of a symmetric matrix plus the first multiple of the identity that suffices.
 
@@ -205,9 +229,8 @@ def factorize(matrix: Tensor, ridges: Iterable[float]) -> Tensor:
     Raises:
         ModelError: If the factorization fails for all of them.
     """
-    identity = torch.eye(len(matrix), dtype=matrix.dtype)
     for ridge_term in ridges:
-        factor, failed = torch.linalg.cholesky_ex(matrix + ridge_term * identity)
+        factor, failed = torch.linalg.cholesky_ex(_damp(matrix, ridge_term))
         if not failed:
             lower: Tensor = factor
             return lower

@@ -32,6 +32,7 @@ from bertsurgeon.compression.config import CompressConfig
 from bertsurgeon.compression.costs import Costs, measure_costs
 from bertsurgeon.compression.inputs import SearchInputs
 from bertsurgeon.compression.work_folder import ENTRY, WorkFolder, key_of, load_outputs, save_outputs, setting_key
+from bertsurgeon.devices import move
 from bertsurgeon.errors import CheckpointError, ExportError
 from bertsurgeon.exporting import ExportConfig, export
 from bertsurgeon.layers import prepare_for_inference
@@ -309,7 +310,7 @@ class CandidateMaker:
             entry["file_bytes"] = folder_size(folder / CHECKPOINT)
             if get_plan(network) is None:
                 return network
-            prepared = load_model(str(folder / CHECKPOINT))
+            prepared = move(load_model(str(folder / CHECKPOINT)), self.model.device)
             prepare_for_inference(prepared)
             return prepared
         options = ExportConfig(self.runtime, precision, tolerance=inf, seed=self.config.seed)
@@ -388,7 +389,7 @@ class CandidateMaker:
 
     def open_pytorch(self, candidate: Candidate) -> PreTrainedModel:
         """Loads the checkpoint of a candidate."""
-        network = load_model(str(candidate.folder / CHECKPOINT))
+        network = move(load_model(str(candidate.folder / CHECKPOINT)), self.model.device)
         network.eval()
         return network
 

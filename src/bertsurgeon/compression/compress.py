@@ -20,6 +20,7 @@ from bertsurgeon.compression.inputs import SearchInputs
 from bertsurgeon.compression.report import build_report, confirm
 from bertsurgeon.compression.search import Search, SearchResult
 from bertsurgeon.compression.work_folder import WorkFolder
+from bertsurgeon.devices import Device, running_on
 from bertsurgeon.errors import OptionError
 from bertsurgeon.methods.base import check_dense
 from bertsurgeon.options import check_config, with_article
@@ -79,6 +80,7 @@ def compress(
     max_length: int | None = None,
     provenance: Provenance | None = None,
     inputs: tuple[Path, ...] = (),
+    device: Device | None = None,
 ) -> CompressResult:
     """Finds the fastest model whose loss stays within a bound, and writes it with its export, report and model card.
 
@@ -95,6 +97,9 @@ def compress(
         max_length: Maximum number of tokens per raw text; None for the default of the task's type.
         provenance: Where model and data came from, for the report.
         inputs: Files and folders that must not be replaced.
+        device: Where the model is calibrated, pruned and recovered, and where it runs in PyTorch; None for the device
+            of ``model`` if that is no CPU, else for the accelerator of the machine, if it has one. Exported graphs run
+            on the CPU.
 
     Raises:
         OptionError: If an option does not fit the data, or no runtime is installed that has the precision.
@@ -129,6 +134,7 @@ def compress(
     check_dense(model)
     with ExitStack() as stack:
         stack.enter_context(work.open())
+        stack.enter_context(running_on(device, model))
         prepared = SearchInputs.prepare(model, data, tokenizer, config.seed, max_length)
         maker = CandidateMaker(model.eval(), tokenizer, config, prepared, bound, work)
         result = Search(maker).run()

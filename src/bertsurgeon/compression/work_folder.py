@@ -159,7 +159,8 @@ def setting_key(model: PreTrainedModel, runtime: str) -> str:
     config = {name: value for name, value in model.config.to_dict().items() if name not in _CHANGED_BY_SAVING}
     packages = ("bertsurgeon", "torch", "transformers", *_PACKAGES[runtime])
     machine = environment()
-    return key_of(config, {name: version(name) for name in packages}, machine["processor"], machine["threads"])
+    hardware = [machine[name] for name in ("processor", "threads")] + [machine["accelerator"]] * (runtime == "pytorch")
+    return key_of(config, {name: version(name) for name in packages}, *hardware)
 
 
 def key_of(*parts: Any) -> str:

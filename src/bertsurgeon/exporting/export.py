@@ -16,6 +16,7 @@ from bertsurgeon.architectures import unfuse
 from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.calibration import PIXELS, Batch, make_batches
 from bertsurgeon.checkpoint import check_output, get_ranges, new_folder
+from bertsurgeon.devices import on_cpu
 from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting.config import ExportConfig
 from bertsurgeon.exporting.verify import reference, require_agreement
@@ -93,7 +94,7 @@ def export(
         make_batches(rows, text_tokenizer, CHECKED_TEXTS + config.samples, BATCH_SIZE, config.seed)
     )
     inputs = tuple(name for name in INPUTS if name in tokenizer.model_input_names)
-    model = unfuse(model)
+    model = on_cpu(unfuse(model))  # graphs are traced and compared there
     if model.dtype != torch.float32:  # graphs compute in fp32, whatever the stored precision
         model = nn.Module.float(deepcopy(model))  # transformers forbids model.float() for quantized models
     with progress.bar(f"Exporting to {config.runtime}", 4) as advance, evaluating(model):
@@ -138,6 +139,8 @@ def open_for_timing(model: PreTrainedModel, config: ExportConfig, batch: Batch) 
     """
     config = replace(config, quantization="static" if config.precision == "int8" else None, tolerance=inf)
     inputs = tuple(batch)
+    model = on_cpu(model)
+    batch = {name: value.cpu() for name, value in batch.items()}
     with evaluating(model), TemporaryDirectory() as folder:
         outputs, expected = reference(model, [batch], OUTPUTS)
         job = ExportJob(config, model, [batch], [batch], inputs, outputs, expected)

@@ -4,8 +4,6 @@ The reference is :meth:`bertsurgeon.layers.linear.GroupedLinear.forward` in PyTo
 kernel on a CPU, so that it is tested without a GPU. This module is imported only if Triton is installed.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -67,25 +65,26 @@ def grouped_linear(
     return output
 
 
+# Triton compiles annotations as well, so that only its own types can stand there
 @triton.jit  # type: ignore[untyped-decorator]
-def grouped_kernel(
-    x_ptr: Any,
-    weight_ptr: Any,
-    bias_ptr: Any,
-    output_ptr: Any,
-    column_ptr: Any,
-    row_ptr: Any,
-    tile_ptr: Any,
-    tokens: Any,
-    weight_stride: Any,
-    x_stride: Any,
-    output_stride: Any,
+def grouped_kernel(  # type: ignore[no-untyped-def]
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    output_ptr,
+    column_ptr,
+    row_ptr,
+    tile_ptr,
+    tokens,
+    weight_stride,
+    x_stride,
+    output_stride,
     HAS_BIAS: tl.constexpr,
     GELU: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-) -> None:
+):
     """Computes one tile of tokens and output channels; see :func:`grouped_linear`."""
     tile = tile_ptr + 4 * tl.program_id(1)
     first_row, last_row = tl.load(tile), tl.load(tile + 1)

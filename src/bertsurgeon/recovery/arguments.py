@@ -5,10 +5,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainingArguments
 
 from bertsurgeon import distributed
+from bertsurgeon.devices import choose_device
 from bertsurgeon.errors import OptionError, first_line
 from bertsurgeon.options import with_article
 from bertsurgeon.recovery.config import TrainingConfig
@@ -112,7 +112,7 @@ def make_arguments(
         "warmup_steps": config.warmup,
         "weight_decay": config.weight_decay,
         "bf16": config.bf16,
-        "use_cpu": not torch.accelerator.is_available(),
+        "use_cpu": choose_device().type == "cpu",
         "seed": config.seed,
         "train_sampling_strategy": "group_by_length",
         "logging_strategy": "no",

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from bertsurgeon import progress
 from bertsurgeon.checkpoint import load_embedder, load_model, load_tokenizer
+from bertsurgeon.devices import choose_device, move
 from bertsurgeon.errors import DataError, ModelError, OptionError
 from bertsurgeon.options import documented, option
 from bertsurgeon.prediction import Predictor
@@ -131,13 +132,14 @@ def input_paths(*names: str | Path | None, data: DataConfig | None = None) -> li
 
 
 def load_network(name: str, data: DataConfig) -> PreTrainedModel:
-    """Loads a dense or pruned model; a plain encoder as an embedder if that is the type of the task.
+    """Loads a dense or pruned model to the default device; a plain encoder as an embedder for a task of that type.
 
     Raises:
         BertSurgeonError: If there is no such model, or it is broken.
     """
     folder = resolve_model(name)
-    return load_embedder(folder) if data.task_type == Embedding.name else load_model(folder)
+    network = load_embedder(folder) if data.task_type == Embedding.name else load_model(folder)
+    return move(network, choose_device())
 
 
 def open_model(name: str, data: DataConfig) -> Predictor:

@@ -22,7 +22,7 @@ def test_reduced_errors_are_those_of_the_best_low_rank(outputs: int, inputs: int
     squares = torch.linalg.svdvals(weight @ factor).square()
     product = weight @ factor
     second = product @ product.T if outputs < inputs else product.T @ product
-    errors = reduced_errors(second, 5)
+    (errors,) = reduced_errors([(second, 5)])
     expected = torch.stack([squares[rank:].sum() for rank in range(6)])
     torch.testing.assert_close(errors, expected, rtol=1e-7, atol=1e-7)
 

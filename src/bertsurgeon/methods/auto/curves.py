@@ -5,6 +5,8 @@ information: tr(M Δ C Δᵀ) for an error Δ of a matrix whose inputs have cova
 second moment M (the *curvature*). They can be added over matrices, sub-layers and layers.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -16,7 +18,7 @@ from bertsurgeon.compensation import apply_metric, reduced_errors, sqrt_metric
 from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
 from bertsurgeon.methods.auto.groups import group_candidates
 from bertsurgeon.methods.auto.removal import Removal, greedy_removal
-from bertsurgeon.plan import Role, SubLayerName, unit_channels
+from bertsurgeon.plan import Channels, Role, SubLayerName, unit_channels
 
 LEVELS = 16
 """Numbers of neurons that are candidates, evenly spaced; a half, a quarter and an eighth of the first as well."""
@@ -62,9 +64,9 @@ def _measure(
 ) -> SubLayerCurve:
     roles = encoder.sub_layers[sub_layer]
     *first, last = roles
-    weights = {role: encoder.weight(layer, role).double().cpu() for role in roles}
+    weights = {role: encoder.weight(layer, role).double() for role in roles}
     roots = {
-        role: torch.ones(len(weight), dtype=torch.float64)
+        role: weight.new_ones(len(weight))
         if (layer, role) not in statistics.curvature
         else sqrt_metric(statistics.curvature[layer, role])[0]
         for role, weight in weights.items()
@@ -78,16 +80,23 @@ def _measure(
     last_matrix = _LastMatrix(removal, weighted @ covariance @ weighted.T)
     first_matrices = [_FirstMatrix(role, weights[role], roots[role], inputs) for role in first]
     total = len(removal.order)
+    counts = _unit_counts(total, sub_layer)
+    kept = {count: removal.kept(count) for count in counts}
+    # keys and values that several queries share have fewer channels per unit
+    widths = {role: len(weights[role]) // total for role in first} | {last: width}
+
+    def second_moments() -> Iterator[tuple[Tensor, int]]:
+        for count in reversed(counts):
+            for matrix in first_matrices:
+                yield matrix.second_moment(kept[count], widths[matrix.role])
+            yield last_matrix.second_moment(total - count, count * width)
+
+    rank_errors = iter(reduced_errors(second_moments()))
     candidates = []
-    for count in reversed(_unit_counts(total, sub_layer)):
-        units = removal.kept(count)
-        # keys and values that several queries share have fewer channels per unit
-        channels = {role: torch.tensor(unit_channels(units, len(weights[role]) // total)) for role in first}
-        shapes = {role: (len(channels[role]), len(inputs)) for role in first}
-        rank_errors = {matrix.role: matrix.rank_errors(channels[matrix.role]) for matrix in first_matrices}
-        shapes[last] = (len(weighted), count * width)
-        rank_errors[last] = last_matrix.rank_errors(total - count, count * width)
-        candidates.append(Candidate((units,), float(errors[total - count]), shapes, rank_errors))
+    for count in reversed(counts):
+        shapes = {role: (count * widths[role], len(inputs)) for role in first} | {last: (len(weighted), count * width)}
+        tails = {role: next(rank_errors) for role in roles}
+        candidates.append(Candidate((kept[count],), float(errors[total - count]), shapes, tails))
     grouped = [] if chunk is None else group_candidates(weights, roots, inputs, covariance, width, damping, chunk)
     return SubLayerCurve(layer, sub_layer, total, width, float(errors[-1]), tuple(reversed(candidates)), tuple(grouped))
 
@@ -104,16 +113,21 @@ class _LastMatrix:
 
     def __init__(self, removal: Removal, second_moment: Tensor) -> None:
         self._removal = removal
-        self._second_moment = second_moment.clone()
+        self._second_moment = second_moment
         self._removed = 0
 
-    def rank_errors(self, removed: int, channels: int) -> Tensor:
-        """Errors with the first ``removed`` units removed (never fewer than before) and ``channels`` inputs kept."""
+    def second_moment(self, removed: int, channels: int) -> tuple[Tensor, int]:
+        """The second moment of the outputs, and the full rank.
+
+        Args:
+            removed: Units that are removed; never fewer than in the call before.
+            channels: Inputs that are kept.
+        """
         width = self._removal.width
         losses = self._removal.losses[:, self._removed * width : removed * width]
-        self._second_moment -= losses @ losses.T
+        self._second_moment = self._second_moment - losses @ losses.T
         self._removed = removed
-        return reduced_errors(self._second_moment, min(len(self._second_moment), channels))
+        return self._second_moment, min(len(self._second_moment), channels)
 
 
 class _FirstMatrix:
@@ -132,15 +146,16 @@ class _FirstMatrix:
         self._metric = root.square() if root.dim() == 1 else root @ root
         self._is_diagonal = root.dim() == 1
 
-    def rank_errors(self, channels: Tensor) -> Tensor:
-        """Errors with the outputs ``channels``, from the smaller Gram matrix of M_SS^½ W_S C^½."""
+    def second_moment(self, units: Channels, width: int) -> tuple[Tensor, int]:
+        """The smaller Gram matrix of M_SS^½ W_S C^½ for the outputs of some units, and the full rank."""
+        channels = torch.tensor(unit_channels(units, width), device=self._weighted.device)
         rows = self._weighted[channels]
         metric = self._metric[channels] if self._is_diagonal else self._metric[channels][:, channels]
         full_rank = min(rows.shape)
         if self._is_diagonal or len(rows) > rows.shape[1]:
-            return reduced_errors(rows.T @ apply_metric(metric, rows), full_rank)
+            return rows.T @ apply_metric(metric, rows), full_rank
         half = torch.linalg.cholesky(metric).T @ rows
-        return reduced_errors(half @ half.T, full_rank)
+        return half @ half.T, full_rank
 
 
 def _unit_counts(total: int, sub_layer: SubLayerName) -> list[int]:

@@ -1,6 +1,7 @@
 """Aligned groups as candidates of a sub-layer: found by the energy they keep, judged by their error after refitting."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -44,7 +45,8 @@ def group_candidates(
     if len(inputs) % chunk or len(weights[last]) % chunk:
         raise OptionError(f"Chunks of {chunk} channels do not divide the model's width, {len(inputs)}.")
     units = len(covariance) // width
-    reads = torch.zeros(units, len(inputs), dtype=torch.float64)
+    reads = inputs.new_zeros(units, len(inputs))
+    make_index = partial(torch.tensor, device=inputs.device)
     for role in first:
         energy = weights[role].square() * _diagonal(roots[role]).unsqueeze(1) * inputs.diagonal()
         reads += energy.reshape(units, len(energy) // units, -1).sum(1)
@@ -56,18 +58,18 @@ def group_candidates(
     for count in COUNTS:
         if count > min(units, reads.shape[1], len(writes)):
             break
-        aligned = align_groups(reads.numpy(), writes.numpy(), count)
+        aligned = align_groups(reads.cpu().numpy(), writes.cpu().numpy(), count)
         kept = [unit_channels(group.tolist(), width) for group in aligned.units]
         outputs = tuple(unit_channels(group.tolist(), chunk) for group in aligned.outputs)
         after = Grouped(outputs, _ranges([len(group) for group in kept]))
-        order = torch.tensor([channel for group in kept for channel in group])
+        order = make_index([channel for group in kept for channel in group])
         error = group_error(weights[last][:, order], roots[last], covariance[order][:, order], after, damping)
         structures: dict[Role, Grouped] = {}
         for role in first:
             role_width = len(weights[role]) // units  # narrower where several queries share a key and a value
             rows = _ranges([len(group) * role_width for group in aligned.units])
             before = Grouped(rows, tuple(unit_channels(group.tolist(), chunk) for group in aligned.inputs))
-            order = torch.tensor([c for group in aligned.units for c in unit_channels(group.tolist(), role_width)])
+            order = make_index([c for group in aligned.units for c in unit_channels(group.tolist(), role_width)])
             root = roots[role][order] if roots[role].dim() == 1 else roots[role][:, order]
             error += group_error(weights[role][order], root, inputs, before, damping)
             structures[role] = before
@@ -89,10 +91,13 @@ def group_error(weight: Tensor, root: Tensor, covariance: Tensor, structure: Gro
     """
     shift = ridge(covariance, damping)
     difference = weight.clone()
-    for rows, columns in zip(map(list, structure.row_groups), map(list, structure.column_groups), strict=True):
+    make_index = partial(torch.tensor, device=weight.device)
+    for rows, columns in zip(
+        map(make_index, structure.row_groups), map(make_index, structure.column_groups), strict=True
+    ):
         right_side = (weight[rows] @ covariance)[:, columns].T
         solution = solve_damped(covariance[columns][:, columns], right_side, shift).T
-        difference[torch.tensor(rows).unsqueeze(1), torch.tensor(columns)] -= solution
+        difference[rows.unsqueeze(1), columns] -= solution
     weighted = apply_metric(root, difference)
     return float((weighted @ covariance * weighted).sum())
 

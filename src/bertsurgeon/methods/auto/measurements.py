@@ -17,6 +17,7 @@ from bertsurgeon import distributed
 from bertsurgeon.architectures import unfuse
 from bertsurgeon.calibration import Batch, MatrixKey, collect_statistics, make_batches
 from bertsurgeon.checkpoint import new_folder
+from bertsurgeon.devices import Device, running_on
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError, PlanError
 from bertsurgeon.layers import without_fused_operations
 from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
@@ -107,7 +108,7 @@ class Calibration:
 
         def write() -> None:
             with new_folder(folder, overwrite, kind="calibration") as temporary:
-                save_file(tensors, temporary / _TENSORS)
+                save_file({name: tensor.cpu() for name, tensor in tensors.items()}, temporary / _TENSORS)
                 (temporary / _DATA).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
         distributed.run_on_main(write)
@@ -223,6 +224,8 @@ def calibrate(
     config: CalibrationConfig,
     data: Any,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    device: Device | None = None,
 ) -> Calibration:
     """Measures what every part of a dense model contributes, for any number of budgets.
 
@@ -231,6 +234,8 @@ def calibrate(
         config: The options; an :class:`bertsurgeon.AutoConfig` serves as well, its budget is not used.
         data: Calibration data, see :func:`bertsurgeon.prune`; labels are not needed.
         tokenizer: Tokenizes texts, and pads the batches of a dataset.
+        device: Where everything is computed; None for the device of ``model`` if that is no CPU, else for the
+            accelerator of the machine, if it has one.
 
     Raises:
         ModelError: If the model is not supported, already pruned, or has broken weights.
@@ -256,7 +261,7 @@ def calibrate(
     timings = Timings()
     weights_hash = fingerprint(model)
     model = unfuse(without_fused_operations(model))
-    with evaluating(model):
+    with evaluating(model), running_on(device, model):
         with timings.step("statistics"):
             statistics = collect_statistics(
                 model,

@@ -62,7 +62,8 @@ def greedy_removal(weight: Tensor, covariance: Tensor, width: int, damping: floa
     Raises:
         ModelError: If the covariance cannot be factorized.
     """
-    damped = covariance + ridge(covariance, damping) * torch.eye(len(covariance), dtype=torch.float64)
+    damped = covariance.clone()
+    damped.diagonal().add_(ridge(covariance, damping))
     return _remove_channels(weight, damped, block) if width == 1 else _remove_units(weight, damped, width)
 
 
@@ -73,7 +74,7 @@ def _remove_units(weight: Tensor, damped: Tensor, width: int) -> Removal:
     losses: list[Tensor] = []
     target = weight @ damped
     while remaining:
-        channels = torch.tensor(unit_channels(remaining, width))
+        channels = torch.tensor(unit_channels(remaining, width), device=damped.device)
         inverse = invert(damped[channels][:, channels])
         current = target[:, channels] @ inverse
         blocks = inverse.reshape(len(remaining), width, len(remaining), width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
@@ -88,7 +89,7 @@ def _remove_units(weight: Tensor, damped: Tensor, width: int) -> Removal:
 
 def _remove_channels(weight: Tensor, damped: Tensor, block: int) -> Removal:
     """Removes single channels: lazy updates inside blocks, compaction after each, a fresh inverse at every half."""
-    remaining = torch.arange(len(damped))
+    remaining = torch.arange(len(damped), device=damped.device)
     order: list[Tensor] = []
     losses: list[Tensor] = []
     target = weight @ damped
@@ -104,7 +105,7 @@ def _remove_channels(weight: Tensor, damped: Tensor, block: int) -> Removal:
         order.append(remaining[removed])
         losses.append(block_losses)
         remaining = remaining[_others(removed, len(remaining))]
-    return Removal(torch.cat(order), torch.cat(losses, 1), 1)
+    return Removal(torch.cat(order).cpu(), torch.cat(losses, 1), 1)
 
 
 def _remove_block(
@@ -128,23 +129,24 @@ def _remove_block(
     U, P, V = inverse.new_zeros(size, count), inverse.new_zeros(size, count), weight.new_zeros(len(weight), count)
     diagonal = inverse.diagonal().clone()
     norms = gram.diagonal().clone()
-    order: list[int] = []
+    removed = torch.empty(count, dtype=torch.long, device=inverse.device)
+    barrier = torch.zeros_like(diagonal)  # infinite for channels that are removed
     tiny = torch.finfo(inverse.dtype).tiny
     for step in range(count):
-        scores = norms.clamp_min(0) / diagonal.clamp_min(tiny)
-        scores[order] = torch.inf
-        q = int(scores.argmin())
+        # the channel's number stays a tensor, so that a GPU is never waited for
+        q = (norms.clamp_min(0) / diagonal.clamp_min(tiny) + barrier).argmin(0, keepdim=True)
         pivot = diagonal[q].clamp_min(tiny).sqrt()
         earlier = U[:, :step]
-        u = (inverse[q] - earlier @ earlier[q]) / pivot
-        v = (weight[:, q] - V[:, :step] @ earlier[q]) / pivot
-        p = (gram[q] - P[:, :step] @ earlier[q]) / pivot
+        row = earlier[q][0]
+        u = (inverse[q][0] - earlier @ row) / pivot
+        v = (weight[:, q][:, 0] - V[:, :step] @ row) / pivot
+        p = (gram[q][0] - P[:, :step] @ row) / pivot
         overlap = p - earlier @ (V[:, :step].T @ v)  # Wᵀv with the current W
         norms = norms - 2 * u * overlap + u.square() * v.square().sum()
         diagonal = diagonal - u.square()
         U[:, step], P[:, step], V[:, step] = u, p, v
-        order.append(q)
-    removed = torch.tensor(order)
+        removed[step : step + 1] = q
+        barrier.index_fill_(0, q, torch.inf)
     stays = _others(removed, size)
     weight = weight[:, stays] - V @ U[stays].T
     half = (P - U @ (V.T @ V) / 2)[stays] @ U[stays].T
@@ -155,7 +157,7 @@ def _remove_block(
 
 def _others(removed: Tensor, size: int) -> Tensor:
     """Mask of the channels that are not removed, shape (size,)."""
-    stays = torch.ones(size, dtype=torch.bool)
+    stays = torch.ones(size, dtype=torch.bool, device=removed.device)
     stays[removed] = False
     return stays
 

@@ -1,0 +1,289 @@
+r"""The base-size study: all-mpnet-base-v2 fine-tuned on six tasks, pruned by every method, one-shot and recovered.
+
+    python experiments/base_encoder.py
+    python experiments/base_study.py --data-dir ../shared/data/glue --banking ../shared/data/banking77
+    python experiments/base_study.py --data-dir ../shared/data/glue --tasks cola --rows dense 'auto-*'
+
+On CPUs a task takes hours, on a GPU minutes; rows name the machine. The learning rate of each dense model is chosen on
+a tenth of its training data. Everything else has the defaults of the commands, with `--bf16` for training. Of SST-2's
+67,349 training phrases, parts of 6,920 sentences, 20,000 are used.
+
+Rows, by task: `chosen` (scores of the learning rates), `dense`, `auto-SHARE` and `auto-SHARE-recovered` (SHARE of the
+encoder is kept), `calibration-SEED-SHARE` (`auto` with other calibration texts), `layers-COUNT` (the first layers,
+fine-tuned with the dense model as teacher, as long as it), `minilm` (all-MiniLM-L6-v2 fine-tuned in the same way),
+`pgb-SHARE` and `pgb-published-SHARE` (our compensation and recovery, and those of the paper), `obert-ZEROS`.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from bertsurgeon import (
+    AutoConfig,
+    Calibration,
+    CalibrationConfig,
+    LayerDropConfig,
+    ObertConfig,
+    PgbConfig,
+    PruneConfig,
+    Sparsity,
+    TrainingConfig,
+    calibrate,
+    drop_layers,
+    evaluate,
+    load_model,
+    prune,
+    recover,
+    save_model,
+    train,
+)
+from bertsurgeon.benchmark import count_flops, measure_sizes
+from bertsurgeon.checkpoint import load_tokenizer
+from bertsurgeon.devices import choose_device, move
+from bertsurgeon.evaluation import compare
+from bertsurgeon.tasks import Task, TaskData, limit_rows, load_task, load_user_task, tokenize
+from bertsurgeon.workflows.inputs import MINILM, resolve_model
+from bertsurgeon.workflows.train_and_save import load_for_finetuning
+from lib.common import make_parser, parse_arguments
+from lib.models import BASE_ENCODER
+from lib.results_store import RUNS, ResultsStore
+
+SHARES = (0.5, 0.25, 0.12, 0.06, 0.03)
+LAYERS = (6, 4, 3)
+ZEROS = (0.8, 0.9)
+PGB_SHARES = (0.5, 0.12)
+SEEDS = (1, 2)
+"""Of the calibration, beside 0."""
+SST2_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a task's dense model is fine-tuned: epochs, and the learning rates to choose from."""
+
+    epochs: float
+    rates: tuple[float, ...]
+
+
+TASKS = {
+    "cola": Recipe(3, (2e-5, 5e-5)),
+    "mrpc": Recipe(4, (2e-5, 5e-5)),
+    "rte": Recipe(5, (2e-5, 5e-5)),
+    "stsb": Recipe(4, (2e-5, 5e-5)),
+    "banking77": Recipe(5, (5e-5, 1e-4)),
+    "sst2": Recipe(2, (2e-5,)),
+}
+
+
+@dataclass
+class BaseTask:
+    """One task of the study: its data and its dense model."""
+
+    name: str
+    data: TaskData
+    encoder: str
+    recipe: Recipe
+    seed: int
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self.data.task
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The encoder's tokenizer."""
+        return load_tokenizer(self.encoder)
+
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
+        """Tokenizes rows."""
+        return tokenize(rows, tokenizer or self.tokenizer, None, self.task.type)
+
+    @cached_property
+    def training(self) -> Dataset:
+        """Training rows, tokenized."""
+        return self.encode(self.data.train)
+
+    @cached_property
+    def validation(self) -> Dataset:
+        """Validation rows, tokenized."""
+        return self.encode(self.data.validation)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the dense model is kept."""
+        return RUNS / "base" / f"{self.name}-{self.seed}"
+
+    @cached_property
+    def dense(self) -> PreTrainedModel:
+        """The dense model, on the device where everything is computed."""
+        return move(load_model(self.folder), choose_device())
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The calibration that all shares use."""
+        return self.calibrate(self.seed)
+
+    def calibrate(self, seed: int) -> Calibration:
+        """Calibrates on training texts without their labels."""
+        return calibrate(self.dense, CalibrationConfig(seed=seed), self.training, self.tokenizer)
+
+    def finetune(self, rate: float, rows: Dataset | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Fine-tunes the encoder on all training rows, or on some."""
+        set_seed(self.seed)
+        model, tokenizer = load_for_finetuning(self.encoder, self.data)
+        nn.Module.float(model)
+        config = TrainingConfig(epochs=self.recipe.epochs, learning_rate=rate, bf16=True, seed=self.seed)
+        train(model, config, self.encode(self.data.train if rows is None else rows, tokenizer), tokenizer)
+        return model, tokenizer
+
+    def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> dict[str, Any]:
+        """Returns the metrics, the agreement with the dense model, and the sizes of a model."""
+        rows = self.validation if tokenizer is None else self.encode(self.data.validation, tokenizer)
+        result: dict[str, Any] = {
+            "metrics": evaluate(model, self.task, rows, tokenizer or self.tokenizer),
+            "encoder_weights": measure_sizes(model).encoder_weights,
+            "flops": count_flops(model, 1, 128),
+        }
+        if tokenizer is None:
+            result["agreement"] = compare(self.dense, model, rows, self.tokenizer)
+        return result
+
+
+def choose(task: BaseTask) -> dict[str, Any]:
+    """Scores each learning rate on a tenth of the training data; a single one is not scored."""
+    if len(task.recipe.rates) == 1:
+        return {"scores": {}, "rate": task.recipe.rates[0]}
+    parts = task.data.train.train_test_split(test_size=0.1, seed=task.seed)
+    scores = {}
+    for rate in task.recipe.rates:
+        model, tokenizer = task.finetune(rate, parts["train"])
+        metrics = evaluate(model, task.task, task.encode(parts["test"], tokenizer), tokenizer)
+        scores[f"{rate:g}"] = next(iter(metrics.values()))
+    return {"scores": scores, "rate": float(max(scores, key=lambda rate: scores[rate]))}
+
+
+def make_dense(task: BaseTask, rate: float) -> dict[str, Any]:
+    model, tokenizer = task.finetune(rate)
+    save_model(model, task.folder, tokenizer, overwrite=True)
+    return task.score(task.dense)
+
+
+def prune_auto(task: BaseTask, share: float, seed: int | None = None) -> tuple[PreTrainedModel, dict[str, Any]]:
+    calibration = task.calibration if seed is None else task.calibrate(seed)
+    config = AutoConfig(Sparsity(1 - share), seed=task.seed if seed is None else seed)
+    model, report = prune(task.dense, config, calibration)
+    return model, {"pruning_seconds": report.seconds, "samples": report.samples}
+
+
+def one_shot(task: BaseTask, share: float, seed: int | None = None) -> dict[str, Any]:
+    model, measured = prune_auto(task, share, seed)
+    return {**task.score(model), **measured}
+
+
+def recovered(task: BaseTask, share: float) -> dict[str, Any]:
+    model, measured = prune_auto(task, share)
+    return recover_and_score(task, model, True) | measured
+
+
+def recover_and_score(task: BaseTask, model: PreTrainedModel, distill: bool) -> dict[str, Any]:
+    start = time.perf_counter()
+    config = TrainingConfig(bf16=True, seed=task.seed)
+    recover(model, config, task.training, task.tokenizer, teacher=task.dense if distill else None)
+    return {**task.score(model), "recovery_seconds": time.perf_counter() - start}
+
+
+def other_method(task: BaseTask, config: PruneConfig, distill: bool) -> dict[str, Any]:
+    """Prunes by another method, and scores before and after recovery."""
+    model, report = prune(task.dense, config, task.training, task.tokenizer)
+    before = task.score(model)["metrics"]
+    after = recover_and_score(task, model, distill)
+    return {**after, "before_recovery": before, "pruning_seconds": report.seconds, "samples": report.samples}
+
+
+def first_layers(task: BaseTask, count: int, rate: float) -> dict[str, Any]:
+    model = drop_layers(task.dense, LayerDropConfig(count, "first")).model
+    config = TrainingConfig(epochs=task.recipe.epochs, learning_rate=rate, bf16=True, seed=task.seed)
+    train(model, config, task.training, task.tokenizer, teacher=task.dense)
+    return task.score(model)
+
+
+def small_encoder(task: BaseTask, encoder: str) -> dict[str, Any]:
+    # a smaller encoder takes higher rates
+    recipe = replace(task.recipe, rates=tuple(2 * rate for rate in task.recipe.rates))
+    small = replace(task, encoder=encoder, recipe=recipe)
+    chosen = choose(small)
+    model, tokenizer = small.finetune(chosen["rate"])
+    return {**task.score(model, tokenizer), "chosen": chosen}
+
+
+def rows_of(task: BaseTask, rate: float, minilm: str | None) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Returns the measurements after the dense model's, in the order in which they are made."""
+    rows: dict[str, Callable[[], dict[str, Any]]] = {}
+    rows |= {f"auto-{share:g}": partial(one_shot, task, share) for share in SHARES}
+    rows |= {f"auto-{share:g}-recovered": partial(recovered, task, share) for share in (0.12, 0.06, 0.25)}
+    rows |= {f"layers-{count}": partial(first_layers, task, count, rate) for count in LAYERS}
+    for share in PGB_SHARES:
+        pgb = PgbConfig(Sparsity(1 - share), seed=task.seed)
+        rows[f"pgb-{share:g}"] = partial(other_method, task, pgb, True)
+        published = replace(pgb, compensation="independent")
+        rows[f"pgb-published-{share:g}"] = partial(other_method, task, published, False)
+    for zeros in ZEROS:
+        rows[f"obert-{zeros:g}"] = partial(other_method, task, ObertConfig(Sparsity(zeros), seed=task.seed), True)
+    rows |= {f"auto-{share:g}-recovered": partial(recovered, task, share) for share in (0.5, 0.03)}
+    for seed in SEEDS:
+        rows |= {f"calibration-{seed}-{share:g}": partial(one_shot, task, share, seed) for share in (0.25, 0.12)}
+    rows["minilm"] = lambda: small_encoder(task, minilm or resolve_model(MINILM))
+    return rows
+
+
+def load_data(name: str, data_dir: Path, banking: Path | None) -> TaskData:
+    if name != "banking77":
+        data = load_task(name, data_dir)
+        return limit_rows(data, train=SST2_ROWS) if name == "sst2" else data
+    if banking is None:
+        raise SystemExit("Name the folder of Banking77's files: --banking FOLDER")
+    return load_user_task(banking / "train.csv", banking / "test.csv", label_column="category")
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--banking", type=Path)
+    parser.add_argument("--encoder", type=Path, default=BASE_ENCODER)
+    parser.add_argument("--minilm", help="folder of all-MiniLM-L6-v2, if its package is not installed")
+    parser.add_argument("--tasks", nargs="*", default=tuple(TASKS), choices=tuple(TASKS))
+    parser.add_argument("--rows", nargs="*", default=("*",), help="patterns of rows after the dense model's")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="no new row after so long")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parse_arguments(parser)
+    start = time.perf_counter()
+    for name in arguments.tasks:
+        results = ResultsStore("base_study", arguments)
+        data = load_data(name, arguments.data_dir, arguments.banking)
+        task = BaseTask(name, data, str(arguments.encoder), TASKS[name], arguments.seed)
+        configuration = {"task": name, "encoder": arguments.encoder.name, "training_rows": len(task.data.train)}
+        chosen = results.run(f"{name}/chosen", partial(choose, task), configuration)
+        results.run(f"{name}/dense", partial(make_dense, task, chosen["rate"]), configuration)
+        if not task.folder.is_dir():
+            raise SystemExit(f"The dense model of {name} is not on this machine; measure all of it: --rerun '{name}/*'")
+        for row, measure in rows_of(task, chosen["rate"], arguments.minilm).items():
+            if not any(fnmatch(row, pattern) for pattern in arguments.rows):
+                continue
+            if time.perf_counter() - start > arguments.seconds:
+                break
+            results.run(f"{name}/{row}", measure, configuration)
+            torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

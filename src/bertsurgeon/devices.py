@@ -1,0 +1,92 @@
+"""Where models run: on the accelerator of the machine if there is one, else on the CPU, or where the caller says."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from transformers import PreTrainedModel
+
+from bertsurgeon.errors import OptionError
+
+M = TypeVar("M")
+
+Device = str | torch.device
+"""``cpu``, ``cuda``, ``cuda:1``, ``mps`` …, or an object of PyTorch."""
+
+_default: torch.device | None = None  # what set_default_device() was given
+
+
+def choose_device(device: Device | None = None) -> torch.device:
+    """Returns a device of this machine.
+
+    Args:
+        device: Its name; None for the default (:func:`set_default_device`): the accelerator if there is one, else the
+            CPU.
+
+    Raises:
+        OptionError: If PyTorch knows no such device, or this machine has none.
+    """
+    if device is None:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return _default or accelerator or torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        others = torch.accelerator.current_accelerator(check_available=True)
+        names = "cpu" if others is None else f"cpu or {others.type}"
+        raise OptionError(f"This machine has no device {str(device)!r} that PyTorch can use; name {names}.") from error
+    if chosen.type == "meta":
+        raise OptionError("The device meta holds no numbers; name cpu, or leave the device out.")
+    return chosen
+
+
+def set_default_device(device: Device | None) -> None:
+    """Sets the device that is used where none is named, in this process.
+
+    Args:
+        device: Its name; None for the accelerator if there is one, else the CPU.
+
+    Raises:
+        OptionError: If there is no such device.
+    """
+    global _default
+    _default = None if device is None else choose_device(device)
+
+
+@contextmanager
+def running_on(device: Device | None, *models: object) -> Iterator[torch.device]:
+    """Moves models to a device for the duration of a ``with`` block, in place; afterwards they are where they were.
+
+    Args:
+        device: Where they run; None for the first model's own device if that is no CPU, else for the default.
+        *models: PyTorch models; anything else, such as an exported model, stays where it is.
+
+    Raises:
+        OptionError: If there is no such device.
+    """
+    networks = [model for model in models if isinstance(model, torch.nn.Module)]
+    homes = [next(model.parameters()).device for model in networks]
+    own = homes[0] if homes and homes[0].type != "cpu" else None
+    target = choose_device(device if device is not None else own)
+    try:
+        for model in networks:
+            move(model, target)
+        yield target
+    finally:
+        for model, home in zip(networks, homes, strict=True):
+            move(model, home)
+
+
+def move(model: M, device: torch.device) -> M:
+    """Moves a model to a device, in place, and returns it."""
+    if isinstance(model, torch.nn.Module):
+        torch.nn.Module.to(model, device)  # transformers wraps Module.to, and forbids it for quantized models
+    return model
+
+
+def on_cpu(model: PreTrainedModel) -> PreTrainedModel:
+    """Returns a model on the CPU: itself, or a copy."""
+    return model if model.device.type == "cpu" else move(deepcopy(model), torch.device("cpu"))
