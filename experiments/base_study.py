@@ -230,7 +230,7 @@ def rows_of(task: BaseTask, rate: float, minilm: str | None) -> dict[str, Callab
     """Returns the measurements after the dense model's, in the order in which they are made."""
     rows: dict[str, Callable[[], dict[str, Any]]] = {}
     rows |= {f"auto-{share:g}": partial(one_shot, task, share) for share in SHARES}
-    rows |= {f"auto-{share:g}-recovered": partial(recovered, task, share) for share in (0.12, 0.06, 0.25)}
+    rows |= {f"auto-{share:g}-recovered": partial(recovered, task, share) for share in (0.12, 0.25, 0.06)}
     rows |= {f"layers-{count}": partial(first_layers, task, count, rate) for count in LAYERS}
     for share in PGB_SHARES:
         pgb = PgbConfig(Sparsity(1 - share), seed=task.seed)
@@ -260,6 +260,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--banking", type=Path)
     parser.add_argument("--encoder", type=Path, default=BASE_ENCODER)
+    parser.add_argument("--rate", type=float, help="learning rate of dense models, instead of choosing it")
     parser.add_argument("--minilm", help="folder of all-MiniLM-L6-v2, if its package is not installed")
     parser.add_argument("--tasks", nargs="*", default=tuple(TASKS), choices=tuple(TASKS))
     parser.add_argument("--rows", nargs="*", default=("*",), help="patterns of rows after the dense model's")
@@ -270,7 +271,8 @@ def main() -> None:
     for name in arguments.tasks:
         results = ResultsStore("base_study", arguments)
         data = load_data(name, arguments.data_dir, arguments.banking)
-        task = BaseTask(name, data, str(arguments.encoder), TASKS[name], arguments.seed)
+        recipe = TASKS[name] if arguments.rate is None else replace(TASKS[name], rates=(arguments.rate,))
+        task = BaseTask(name, data, str(arguments.encoder), recipe, arguments.seed)
         configuration = {"task": name, "encoder": arguments.encoder.name, "training_rows": len(task.data.train)}
         chosen = results.run(f"{name}/chosen", partial(choose, task), configuration)
         results.run(f"{name}/dense", partial(make_dense, task, chosen["rate"]), configuration)

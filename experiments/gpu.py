@@ -9,7 +9,8 @@ tokenizer, trained for a minute on the docstrings of installed packages. Takes a
 
 import time
 from collections.abc import Callable
-from functools import partial
+from copy import deepcopy
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
@@ -20,9 +21,10 @@ from transformers import AutoModelForSequenceClassification, BertConfig, PreTrai
 
 from bertsurgeon import (
     AutoConfig,
+    Calibration,
     CalibrationConfig,
+    GroupedLinear,
     PgbConfig,
-    PruneConfig,
     Sparsity,
     TrainingConfig,
     calibrate,
@@ -43,10 +45,12 @@ from lib.speed_models import grouped_plan
 PARTS = ("ceilings", "equality", "prune", "speed")
 SIZE = 4096
 """Of the square products that measure what the card can do."""
-PRUNED_TOKENS = {"512": 512, "default": 192}
-"""Texts of 128 tokens: the large calibration, and as many as make the default number of tokens."""
+AMOUNTS = {"default": 192, "512": 512}
+"""Texts of 128 tokens: as many as make the default number of tokens, and a large calibration."""
 BATCHES = (1, 8, 32, 128)
 REMOVED = (0.5, 0.75, 0.88)
+COMPILED = ("dense", "auto-0.75")
+"""Models that are also compiled, which takes half a minute for each."""
 
 
 def synchronize() -> None:
@@ -145,15 +149,45 @@ def equality() -> dict[str, Any]:
     return result
 
 
-def prune_random(config: PruneConfig, layers: int, width: int, texts: int) -> dict[str, Any]:
-    """Prunes a model with random weights on the GPU; seconds of each step, and the peak of the card's memory."""
+@cache
+def calibrated(size: str, texts: int) -> tuple[PreTrainedModel, Calibration, dict[str, Any]]:
+    """Calibrates a model with random weights on the GPU, and measures time and memory."""
     torch.manual_seed(0)
-    model = move(random_bert(layers, width), choose_device())
+    model = move(random_bert(*BERT_SIZES[size]), choose_device())
     batches = random_batches(texts)
     torch.cuda.reset_peak_memory_stats()
     synchronize()
     start = time.perf_counter()
-    _, report = prune(model, config, batches)
+    calibration = calibrate(model, CalibrationConfig(), batches)
+    synchronize()
+    measured = {"seconds": time.perf_counter() - start, "peak_gib": torch.cuda.max_memory_allocated() / 2**30}
+    return model, calibration, measured
+
+
+def prune_auto(size: str, texts: int) -> dict[str, Any]:
+    """Prunes a model with random weights on the GPU; seconds of each step, and the peak of the card's memory."""
+    model, calibration, measured = calibrated(size, texts)
+    torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    _, report = prune(model, AutoConfig(Sparsity(0.5)), calibration)
+    synchronize()
+    return {
+        "seconds": report.seconds,
+        "total_seconds": measured["seconds"] + time.perf_counter() - start,
+        "peak_gib": max(measured["peak_gib"], torch.cuda.max_memory_allocated() / 2**30),
+        "tokens": texts * LENGTH,
+    }
+
+
+def prune_pgb(size: str, texts: int) -> dict[str, Any]:
+    """The same for ``pgb``."""
+    torch.manual_seed(0)
+    model = move(random_bert(*BERT_SIZES[size]), choose_device())
+    batches = random_batches(texts)
+    torch.cuda.reset_peak_memory_stats()
+    synchronize()
+    start = time.perf_counter()
+    _, report = prune(model, PgbConfig(Sparsity(0.5)), batches)
     synchronize()
     return {
         "seconds": report.seconds,
@@ -163,33 +197,42 @@ def prune_random(config: PruneConfig, layers: int, width: int, texts: int) -> di
     }
 
 
-def speed(precision: str, compiled: bool) -> dict[str, Any]:
-    """Times dense and pruned models of BERT-base's shape in turns, with 128 tokens per text."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    torch.manual_seed(0)
-    dense = random_bert(*BERT_SIZES["base"])
-    batches = random_batches(32)
+@cache
+def timed_models() -> dict[str, PreTrainedModel]:
+    """Dense and pruned models of BERT-base's shape, in fp32, prepared for inference."""
+    dense, calibration, _ = calibrated("base", AMOUNTS["default"])
     models = {"dense": dense}
-    calibration = calibrate(dense, CalibrationConfig(), batches)
     for removed in REMOVED:
         models[f"auto-{removed:g}"] = prune(dense, AutoConfig(Sparsity(removed)), calibration).model
-    plan = grouped_plan(dense, aligned=False)
-    models["free-groups-0.5"] = apply_plan(dense, plan, "none")
-    attach_plan(models["free-groups-0.5"], plan)
+    for aligned in (False, True):
+        plan = grouped_plan(dense, aligned=aligned)
+        name = f"{'aligned' if aligned else 'free'}-groups-0.5"
+        models[name] = apply_plan(dense, plan, "none")
+        attach_plan(models[name], plan)
+    return {name: model if name == "dense" else prepare_for_inference(model) for name, model in models.items()}
+
+
+def speed(precision: str, compiled: bool) -> dict[str, Any]:
+    """Times dense and pruned models in turns, with 128 tokens per text."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     running: dict[str, Any] = {}
-    for name, model in models.items():
-        moved = move(model, choose_device())
-        if name != "dense":
-            prepare_for_inference(moved)
-        nn.Module.to(moved, dtype)
+    for name, model in timed_models().items():
+        if compiled and name not in COMPILED:
+            continue
+        running[name] = nn.Module.to(deepcopy(model), dtype)
         if compiled:
-            moved.forward = torch.compile(moved.forward)
-        running[name] = moved
+            running[name].forward = torch.compile(running[name].forward)
+    if not compiled:  # the groups without the Triton kernel
+        with_torch = deepcopy(running["free-groups-0.5"])
+        for module in with_torch.modules():
+            if isinstance(module, GroupedLinear):
+                module._is_inference = lambda _: False  # type: ignore[method-assign]
+        running["free-groups-0.5, without the kernel"] = with_torch
     result = {}
     for size in BATCHES:
         ids = torch.randint(1000, 30000, (size, LENGTH))
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        latencies = time_batches(running, [inputs], runs=30, warmup=5)
+        latencies = time_batches(running, [inputs], runs=20, warmup=4)
         result[f"{size}x{LENGTH}"] = {name: latency.p50_ms for name, latency in latencies.items()}
     return result
 
@@ -197,6 +240,8 @@ def speed(precision: str, compiled: bool) -> dict[str, Any]:
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
+    parser.add_argument("--amounts", nargs="*", default=tuple(AMOUNTS), choices=tuple(AMOUNTS), help="of calibration")
+    parser.add_argument("--methods", nargs="*", default=("auto", "pgb"), choices=("auto", "pgb"))
     parser.add_argument("--sizes", nargs="*", default=tuple(BERT_SIZES), choices=tuple(BERT_SIZES))
     arguments = parse_arguments(parser)
     if choose_device().type == "cpu":
@@ -209,21 +254,20 @@ def main() -> None:
     if "equality" in arguments.parts:
         results.run(f"{card}/equality", equality, seed=0)
     if "prune" in arguments.parts:
-        results.run(f"{card}/warm-up", partial(prune_random, AutoConfig(Sparsity(0.5)), 2, 256, 32), seed=0)
-        for size, (amount, texts) in product(arguments.sizes, PRUNED_TOKENS.items()):
-            for method, config in {"auto": AutoConfig(Sparsity(0.5)), "pgb": PgbConfig(Sparsity(0.5))}.items():
-                if method == "pgb" and amount == "default":
+        for size, amount in product(arguments.sizes, arguments.amounts):
+            for method, measure in {"auto": prune_auto, "pgb": prune_pgb}.items():
+                if method not in arguments.methods:
                     continue
                 layers, width = BERT_SIZES[size]
                 results.run(
                     f"{card}/prune-{size}-{method}-{amount}",
-                    partial(prune_random, config, layers, width, texts),
-                    {"layers": layers, "width": width, "pruning": config.to_dict()},
+                    partial(measure, size, AMOUNTS[amount]),
+                    {"layers": layers, "width": width},
                     seed=0,
                 )
                 torch.cuda.empty_cache()
     if "speed" in arguments.parts:
-        for precision, compiled in (("fp32", False), ("bf16", False), ("bf16", True)):
+        for precision, compiled in (("bf16", False), ("fp32", False), ("bf16", True)):
             name = f"{card}/speed-{precision}" + "-compiled" * compiled
             results.run(name, partial(speed, precision, compiled), seed=0)
 

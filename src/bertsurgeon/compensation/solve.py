@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import scipy.linalg
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -149,7 +150,9 @@ def reduced_errors(seconds: Iterable[tuple[Tensor, int]]) -> list[Tensor]:
     waiting: list[tuple[Tensor, int]] = []
     for second, full_rank in seconds:
         if second.device.type == "cpu":
-            errors.append(_errors_of_ranks(torch.linalg.eigvalsh(second), full_rank))
+            # LAPACK's evr, which scipy offers, takes half the time of torch's evd
+            values = torch.from_numpy(scipy.linalg.eigvalsh(second.numpy(), driver="evr", check_finite=False))
+            errors.append(_errors_of_ranks(values, full_rank))
         else:
             waiting.append((second, full_rank))
     if waiting:

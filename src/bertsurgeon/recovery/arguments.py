@@ -86,6 +86,7 @@ def make_arguments(
     interval: int,
     learning_rate: float,
     label_names: Sequence[str],
+    saves: bool,
     overrides: Mapping[str, Any],
 ) -> TrainingArguments:
     """Makes the arguments of the Trainer.
@@ -97,6 +98,7 @@ def make_arguments(
         interval: Steps between checkpoints, and between evaluations with ``keep_best``.
         learning_rate: Peak learning rate.
         label_names: Columns that the Trainer passes on although they are no inputs of the model.
+        saves: Whether checkpoints are written; they take seconds each.
         overrides: What :func:`check_arguments` returned.
 
     Raises:
@@ -116,7 +118,7 @@ def make_arguments(
         "seed": config.seed,
         "train_sampling_strategy": "group_by_length",
         "logging_strategy": "no",
-        "save_strategy": "steps",
+        "save_strategy": "steps" if saves else "no",
         "save_steps": interval,
         "save_total_limit": 1,
         "eval_strategy": "steps" if config.keep_best else "no",

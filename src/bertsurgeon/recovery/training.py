@@ -89,7 +89,7 @@ def recover(
         validation: Texts by which ``keep_best`` chooses, which neither the teacher was trained on nor the calibration
             has used; see :func:`train`.
         task: Task of these texts, if they are labeled; without one, the agreement with the teacher chooses.
-        work_dir: Folder for the Trainer's checkpoints; None for a temporary one.
+        work_dir: Folder for the Trainer's checkpoints; None for none.
         resume: Continue from the last checkpoint in ``work_dir``.
         callbacks: Further callbacks for the Trainer.
         arguments: Overrides of :class:`transformers.TrainingArguments`; see :func:`train`.
@@ -186,7 +186,7 @@ def train(
         task: Task of these texts, if they are labeled: its primary metric chooses. Without one, the agreement with the
             teacher chooses.
         work_dir: Folder for the Trainer's checkpoints (four an epoch, of which the last one is kept), the same for all
-            processes; None for a temporary one.
+            processes; None for none, except those that ``keep_best`` needs.
         resume: Continue from the last checkpoint in ``work_dir``; if there is none, start from the beginning.
         callbacks: Further callbacks for the Trainer. A :class:`MaskCallback` among them replaces the default one,
             which keeps the zeros of a sparse model.
@@ -245,6 +245,7 @@ def train(
             interval=max(1, min(steps, steps_per_epoch) // 4),
             learning_rate=rate,
             label_names=label_names,
+            saves=work_dir is not None or config.keep_best,
             overrides=overrides,
         )
         common: dict[str, Any] = {

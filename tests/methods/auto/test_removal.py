@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bertsurgeon.methods.auto.removal import _remove_block, greedy_removal, invert
+from bertsurgeon.methods.auto.removal import _Remaining, greedy_removal
 
 
 def problem(outputs: int, inputs: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,12 +49,15 @@ def test_each_step_is_the_cheapest_after_refitting(width: int, block: int) -> No
 def test_downdates_equal_a_fresh_inverse() -> None:
     weight, _, covariance = problem(6, 40)
     damped = covariance + 1e-3 * torch.eye(40, dtype=torch.float64)
-    gone, losses, inverse, updated, gram = _remove_block(weight, weight.T @ weight, invert(damped), 15)
-    stays = [channel for channel in range(40) if channel not in gone.tolist()]
+    remaining = _Remaining(torch.arange(40), damped, weight @ damped)
+    gone, losses = (torch.cat(parts, -1) for parts in zip(remaining.remove(9), remaining.remove(6), strict=True))
+    stays = remaining.channels.tolist()
+    assert sorted([*stays, *gone.tolist()]) == list(range(40))
+    inverse, gram, updated = remaining._parts(remaining._rows[: len(stays)])
     fresh = torch.linalg.inv(damped[stays][:, stays])
     torch.testing.assert_close(inverse, fresh, rtol=1e-7, atol=1e-9)
     refitted = (weight @ damped)[:, stays] @ fresh
-    torch.testing.assert_close(updated, refitted, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(updated.T, refitted, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(gram, refitted.T @ refitted, rtol=1e-7, atol=1e-9)
     kept = refitted @ damped[stays][:, stays] @ refitted.T
     torch.testing.assert_close(losses @ losses.T, weight @ damped @ weight.T - kept, rtol=1e-7, atol=1e-9)

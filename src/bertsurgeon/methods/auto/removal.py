@@ -13,7 +13,7 @@ from torch import Tensor
 from bertsurgeon.compensation import JITTERS, factorize, ridge
 from bertsurgeon.plan import unit_channels
 
-BLOCK = 128
+BLOCK = 64
 """Number of single channels that are removed between two updates of the whole inverse."""
 
 
@@ -48,8 +48,8 @@ def greedy_removal(weight: Tensor, covariance: Tensor, width: int, damping: floa
     """Removes units one by one, each time the one with the lowest error after all others are refitted.
 
     The order is exact: the same as with everything recomputed after each step. Single channels are removed in blocks,
-    inside which the updates of H⁻¹ and WᵀW are kept as thin factors; the inverse is factorized anew whenever half of
-    the channels are removed.
+    inside which the updates of H⁻¹, W and WᵀW are kept as thin factors; the inverse is factorized anew whenever half
+    of the channels are removed.
 
     Args:
         weight: Weight of the matrix that reads the units, shape (out, units · width), fp64; multiplied by M^½ in
@@ -88,78 +88,96 @@ def _remove_units(weight: Tensor, damped: Tensor, width: int) -> Removal:
 
 
 def _remove_channels(weight: Tensor, damped: Tensor, block: int) -> Removal:
-    """Removes single channels: lazy updates inside blocks, compaction after each, a fresh inverse at every half."""
-    remaining = torch.arange(len(damped), device=damped.device)
+    """Removes channels: lazy updates inside blocks, a fresh inverse whenever half of the channels are removed."""
+    channels = torch.arange(len(damped), device=damped.device)
     order: list[Tensor] = []
     losses: list[Tensor] = []
     target = weight @ damped
-    inverse = gram = torch.empty(0)
-    inverted = 0  # channels at the last fresh inverse
-    while len(remaining):
-        if not inverted or 2 * len(remaining) <= inverted:
-            inverted = len(remaining)
-            inverse = invert(damped[remaining][:, remaining])
-            weight = target[:, remaining] @ inverse
-            gram = weight.T @ weight
-        removed, block_losses, inverse, weight, gram = _remove_block(weight, gram, inverse, min(block, len(remaining)))
-        order.append(remaining[removed])
+    remaining: _Remaining | None = None
+    while len(channels):
+        if remaining is None or 2 * len(channels) <= remaining.capacity:
+            remaining = _Remaining(channels, damped, target)
+        removed, block_losses = remaining.remove(min(block, len(channels)))
+        order.append(removed)
         losses.append(block_losses)
-        remaining = remaining[_others(removed, len(remaining))]
+        channels = remaining.channels
     return Removal(torch.cat(order).cpu(), torch.cat(losses, 1), 1)
 
 
-def _remove_block(
-    weight: Tensor, gram: Tensor, inverse: Tensor, count: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Removes ``count`` channels greedily.
-
-    With u_i = H⁻¹[:, q_i]/√H⁻¹[q_i, q_i] and v_i = W[:, q_i]/√H⁻¹[q_i, q_i] of step i, the current inverse and weights
-    are H⁻¹ − U Uᵀ and W − V Uᵀ. P = WᵀV holds the products with the weights as they were passed.
+class _Remaining:
+    """The channels that remain, with everything that their removal reads in one row for each.
 
     Args:
-        weight: W, shape (out, n).
-        gram: WᵀW, shape (n, n).
-        inverse: H⁻¹, shape (n, n).
-        count: Number of channels to remove.
+        channels: Their numbers, shape (n,).
+        damped: H of all channels.
+        target: W H of all channels, shape (out, all channels).
 
-    Returns:
-        The removed channels, V, and the inverse, weights and WᵀW of the others.
+    Attributes:
+        capacity: n when the inverse was computed.
+        channels: The channels that remain, in the order of the rows.
     """
-    size = len(inverse)
-    U, P, V = inverse.new_zeros(size, count), inverse.new_zeros(size, count), weight.new_zeros(len(weight), count)
-    diagonal = inverse.diagonal().clone()
-    norms = gram.diagonal().clone()
-    removed = torch.empty(count, dtype=torch.long, device=inverse.device)
-    barrier = torch.zeros_like(diagonal)  # infinite for channels that are removed
-    tiny = torch.finfo(inverse.dtype).tiny
-    for step in range(count):
-        # the channel's number stays a tensor, so that a GPU is never waited for
-        q = (norms.clamp_min(0) / diagonal.clamp_min(tiny) + barrier).argmin(0, keepdim=True)
-        pivot = diagonal[q].clamp_min(tiny).sqrt()
-        earlier = U[:, :step]
-        row = earlier[q][0]
-        u = (inverse[q][0] - earlier @ row) / pivot
-        v = (weight[:, q][:, 0] - V[:, :step] @ row) / pivot
-        p = (gram[q][0] - P[:, :step] @ row) / pivot
-        overlap = p - earlier @ (V[:, :step].T @ v)  # Wᵀv with the current W
-        norms = norms - 2 * u * overlap + u.square() * v.square().sum()
-        diagonal = diagonal - u.square()
-        U[:, step], P[:, step], V[:, step] = u, p, v
-        removed[step : step + 1] = q
-        barrier.index_fill_(0, q, torch.inf)
-    stays = _others(removed, size)
-    weight = weight[:, stays] - V @ U[stays].T
-    half = (P - U @ (V.T @ V) / 2)[stays] @ U[stays].T
-    inverse = inverse[stays][:, stays].addmm_(U[stays], U[stays].T, alpha=-1)
-    gram = gram[stays][:, stays].sub_(half).sub_(half.T)
-    return removed, V, inverse, weight, gram
 
+    def __init__(self, channels: Tensor, damped: Tensor, target: Tensor) -> None:
+        self.capacity = len(channels)
+        self.channels = channels
+        inverse = invert(damped[channels][:, channels])
+        weight = inverse @ target[:, channels].T
+        self._rows = torch.cat([inverse, weight @ weight.T, weight], 1)  # H⁻¹, WᵀW, Wᵀ: (n, 2 capacity + out)
 
-def _others(removed: Tensor, size: int) -> Tensor:
-    """Mask of the channels that are not removed, shape (size,)."""
-    stays = torch.ones(size, dtype=torch.bool, device=removed.device)
-    stays[removed] = False
-    return stays
+    def _parts(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Splits rows into what belongs to H⁻¹, WᵀW and Wᵀ; views, without the channels that are gone."""
+        size = len(self.channels)
+        return rows[:, :size], rows[:, self.capacity : self.capacity + size], rows[:, 2 * self.capacity :]
+
+    def remove(self, count: int) -> tuple[Tensor, Tensor]:
+        """Removes ``count`` channels greedily.
+
+        With u_i = H⁻¹[:, q_i]/√H⁻¹[q_i, q_i] and v_i = W[:, q_i]/√H⁻¹[q_i, q_i] of step i, the current inverse and
+        weights are H⁻¹ − U Uᵀ and W − V Uᵀ. P = WᵀV holds the products with the weights before.
+
+        Returns:
+            The removed channels, shape (count,), and V, shape (out, count).
+        """
+        size = len(self.channels)
+        inverse, gram, _ = self._parts(self._rows[:size])
+        diagonal, norms = inverse.diagonal().clone(), gram.diagonal().clone()
+        factors = self._rows.new_zeros(count, self._rows.shape[1])  # one row (uᵀ, pᵀ, vᵀ) for each step
+        U, _, V = self._parts(factors)
+        places = torch.empty(count, dtype=torch.long, device=norms.device)
+        tiny = torch.finfo(norms.dtype).tiny
+        for step in range(count):
+            # the place stays a tensor, so that a GPU is never waited for
+            q = (norms.clamp_min(0) / diagonal.clamp_min(tiny)).argmin(0, keepdim=True)
+            earlier = factors[:step]
+            row = self._rows.index_select(0, q)[0] - earlier.index_select(1, q)[:, 0] @ earlier
+            factors[step] = row / diagonal[q].clamp_min(tiny).sqrt()
+            u, p, v = (part[0] for part in self._parts(factors[step : step + 1]))
+            overlap = p - (V[:step] @ v) @ U[:step]  # Wᵀv with the current W
+            norms += u * (u * v.dot(v) - 2 * overlap)
+            diagonal.addcmul_(u, u, value=-1)
+            norms.index_fill_(0, q, torch.inf)
+            places[step : step + 1] = q
+        removed, losses = self.channels[places], V.T.clone()
+        self._compact(places, factors)
+        inverse, gram, weight = self._parts(self._rows[: len(self.channels)])
+        U, P, V = self._parts(factors)
+        half = P - (V @ V.T / 2) @ U
+        inverse.addmm_(U.T, U, alpha=-1)
+        gram.addmm_(torch.cat([half, U]).T, torch.cat([U, half]), alpha=-1)
+        weight.addmm_(U.T, V, alpha=-1)
+        return removed, losses
+
+    def _compact(self, places: Tensor, factors: Tensor) -> None:
+        """Moves the last channels to the places of the removed ones, in the rows, their columns and the factors."""
+        size = len(self.channels) - len(places)
+        stays = torch.ones(len(self.channels), dtype=torch.bool, device=places.device)
+        stays[places] = False
+        holes, movers = places[places < size], size + stays[size:].nonzero()[:, 0]
+        self._rows[holes] = self._rows[movers]
+        for offset in (0, self.capacity):
+            for matrix in (self._rows[:size], factors):
+                matrix[:, offset + holes] = matrix[:, offset + movers]
+        self.channels = self.channels.index_copy(0, holes, self.channels[movers])[:size]
 
 
 def invert(matrix: Tensor) -> Tensor:
