@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from lib.architecture_tables import architectures, names
 from lib.compress_tables import compress_found, coverage, kill_compress
+from lib.gpu_tables import gpu_equality, gpu_pruning, gpu_speed
 from lib.index import check_index, index
 from lib.obert_tables import fisher_engine, gradual, grouped_zeros, obert, obert_damping, sizes
 from lib.pruning_tables import (
@@ -46,6 +47,7 @@ SECTIONS: dict[str, tuple[Callable[[], str], ...]] = {
     "docs/compress.md": (coverage, compress_found, kill_compress),
     "docs/embeddings.md": (embedder, embedder_recovery),
     "docs/format.md": (names,),
+    "docs/gpu.md": (gpu_pruning, gpu_equality, gpu_speed),
     "docs/obert.md": (sizes, fisher_engine),
     "docs/performance.md": (
         performance,

@@ -51,7 +51,7 @@ def _speed(candidate: dict[str, Any] | None) -> str:
 
 
 def coverage() -> str:
-    """One row per bound: verdicts of all searches, and how many of them the unseen half contradicts."""
+    """One row per bound: verdicts of all searches, and how many of them all texts, or the unseen half, contradict."""
     rows = []
     by_bound: dict[float, list[dict[str, Any]]] = {}
     tasks = set()
@@ -64,13 +64,16 @@ def coverage() -> str:
             cells = [f"{bound:g}", accept, str(sum(run["accept"] == accept for run in runs))]
             for verdict in ("holds", "not shown"):
                 some = [run for run in chosen if run["verdict"] == verdict]
-                exceeded = sum(run["unseen_loss"] > bound for run in some)
-                share = f" ({100 * exceeded / len(some):.0f} %)" if some else ""
-                cells += [str(len(some)), f"{exceeded}{share}"]
+                cells.append(str(len(some)))
+                for loss in ("whole_loss", "unseen_loss"):
+                    exceeded = sum(run[loss] > bound for run in some)
+                    share = f" ({100 * exceeded / len(some):.0f} %)" if some else ""
+                    cells.append(f"{exceeded}{share}")
             rows.append(cells)
     headings = [
-        "bound, points", "--accept", f"searches, {len(tasks)} tasks", "pruned, holds", "exceeded on the unseen half",
-        "pruned, not shown", "exceeded on the unseen half",
+        "bound, points", "--accept", f"searches, {len(tasks)} tasks",
+        "pruned, holds", "exceeded on all texts", "on the unseen half",
+        "pruned, not shown", "exceeded on all texts", "on the unseen half",
     ]  # fmt: skip
     return table(headings, rows)
 

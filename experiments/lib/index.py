@@ -64,6 +64,20 @@ EXPERIMENTS = {
             "docs/results.md#all-methods-five-tasks",
         ),
         Experiment(
+            "base_encoder",
+            "Where does the base-size encoder of the study come from?",
+            "",
+            "docs/results.md",
+            has_results=False,
+        ),
+        Experiment(
+            "base_study",
+            "How good is each method at each share of a base-size encoder on six tasks?",
+            "--data-dir $GLUE --banking $BANKING",
+            "docs/results.md",
+            has_results=False,
+        ),
+        Experiment(
             "study",
             "How good is each method at each share on five tasks, one-shot and after the same recovery?",
             "--data-dir $GLUE --recover",
@@ -191,6 +205,12 @@ EXPERIMENTS = {
             "How long does pruning take, and how much memory?",
             "--size base",
             "docs/performance.md#time-and-memory-of-pruning",
+        ),
+        Experiment(
+            "gpu",
+            "How long does pruning take on a GPU, is the result the CPU's, and how fast do pruned models run there?",
+            "",
+            "docs/gpu.md",
         ),
         Experiment(
             "speed",

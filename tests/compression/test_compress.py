@@ -75,10 +75,21 @@ def test_a_repeated_search_does_nothing_again(finished, toy, monkeypatch):
     model, tokenizer, texts = toy
     for name in ("calibrate", "measure_costs", "apply_calibrated_plan"):
         monkeypatch.setattr(candidates, name, lambda *args, name=name, **kwargs: pytest.fail(f"{name} again"))
+    counted, make = [], candidates.CandidateMaker.make
+
+    def record(maker, spec, **options):
+        candidate = make(maker, spec, **options)
+        counted.extend([set(maker.step_seconds)] * (spec.share is not None))
+        return candidate
+
+    monkeypatch.setattr(candidates.CandidateMaker, "make", record)
     again = compress(model, LOOSE, CompressData(texts, texts, TASK), tokenizer, output=finished.folder, overwrite=True)
     assert again.report["chosen"] == finished.report["chosen"]
     assert again.report["candidates"] == finished.report["candidates"]
     assert again.report["seconds"] == finished.report["seconds"]
+    # from the first pruned model on, so that the time limit is reached where it was
+    assert counted
+    assert all(steps == {"calibration", "latency model"} for steps in counted)
 
 
 def test_another_bound_uses_the_same_candidates(finished, toy, monkeypatch):

@@ -202,11 +202,12 @@ class CandidateMaker:
 
     def costs(self, precision: Precision) -> Costs:
         """Returns what the parts of the encoder cost in the target, measured once."""
+        calibration = self.calibration  # its seconds count in a repeated search as well, which finds the costs
         key = key_of("costs", self._calibration_key, self.config.objective, self._target(precision), self._setting)
         data = self.work.value(
             key,
             lambda: measure_costs(
-                self._unfused, self.calibration, self.config.objective, self._target(precision), self.config.seed
+                self._unfused, calibration, self.config.objective, self._target(precision), self.config.seed
             ).to_dict(),
         )
         costs = Costs.from_dict(data)

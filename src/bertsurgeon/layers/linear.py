@@ -20,6 +20,11 @@ from bertsurgeon.plan import Grouped
 TILE_TOKENS, TILE_ROWS = 64, 64
 """Tokens and output channels of one tile of the Triton kernel."""
 
+KERNEL_TOKENS = {torch.float32: 256, torch.float16: 1024, torch.bfloat16: 1024}
+"""Tokens up to which the Triton kernel is used: it starts once where PyTorch starts several kernels, but its products
+are slower. With BERT-base's shapes on an H200 it takes 0.59 of the time for 128 tokens, 0.75 (bfloat16) and 1.3 (fp32)
+for 1,024, and several times as long for 4,096 (``experiments/gpu.py``)."""
+
 MIN_CAPABILITY = (7, 0)
 """Compute capability of the oldest GPUs that the Triton kernel supports: those with tensor cores."""
 
@@ -34,12 +39,13 @@ def _kernel() -> ModuleType | None:
     return triton_grouped
 
 
-def can_run_kernel(x: Tensor) -> bool:
-    """Returns whether the Triton kernel runs on the device of ``x``: a recent GPU, or a CPU if interpreted."""
-    if _kernel() is None or x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+def should_run_kernel(x: Tensor) -> bool:
+    """Returns whether the Triton kernel serves ``x``: few tokens on a recent GPU, or a CPU if interpreted."""
+    if _kernel() is None or x.dtype not in KERNEL_TOKENS:
         return False
     if x.is_cuda:
-        return torch.version.hip is None and torch.cuda.get_device_capability(x.device) >= MIN_CAPABILITY
+        few = x.numel() // x.shape[-1] <= KERNEL_TOKENS[x.dtype]
+        return few and torch.version.hip is None and torch.cuda.get_device_capability(x.device) >= MIN_CAPABILITY
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -237,7 +243,7 @@ class GroupedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, in_features) to (…, out_features)."""
         for_inference = self._is_inference(x)
-        if for_inference and can_run_kernel(x):
+        if for_inference and should_run_kernel(x):
             return self._run_kernel(x)
         gathered = self._permute(x, self.column_index, self.column_inverse, self.column_chunk) if self.gathers else x
         output = self._multiply_in_place(gathered) if for_inference else self._multiply(gathered)
