@@ -4,7 +4,7 @@
 
 The search, its order and its limits are those of `compress` (`bertsurgeon.compression.search`); its candidates are
 pruned once per task and run in PyTorch, and each search sees the answers to half of the texts. Two losses are compared
-with the bound where the verdict is "holds": that on all texts, from which the half was drawn, which is what the limit is
+about; and that on the other half, which has an uncertainty of its own, as large as that of the first half.
 about; and that on the other half, which has an uncertainty of its own, as large as that of the first.
 """
 
