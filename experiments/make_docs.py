@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 
 from lib.architecture_tables import architectures, names
-from lib.compress_tables import compress_found, coverage, kill_compress
+from lib.compress_tables import compress_found, compress_means, coverage, kill_compress
 from lib.gpu_tables import gpu_equality, gpu_pruning, gpu_speed
 from lib.index import check_index, index
 from lib.obert_tables import fisher_engine, gradual, grouped_zeros, obert, obert_damping, sizes
@@ -44,7 +44,7 @@ from lib.task_tables import decoder, embedder, embedder_recovery, squad
 SECTIONS: dict[str, tuple[Callable[[], str], ...]] = {
     "README.md": (headline,),
     "docs/adding-an-architecture.md": (architectures,),
-    "docs/compress.md": (coverage, compress_found, kill_compress),
+    "docs/compress.md": (coverage, compress_found, compress_means, kill_compress),
     "docs/embeddings.md": (embedder, embedder_recovery),
     "docs/format.md": (names,),
     "docs/gpu.md": (gpu_pruning, gpu_equality, gpu_speed),

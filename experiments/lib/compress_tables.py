@@ -1,10 +1,13 @@
 """Tables of `docs/compress.md`: what `compress` finds, and how often its bounds hold."""
 
+from statistics import geometric_mean, mean
 from typing import Any
 
 from lib.results_store import read_rows
 from lib.tables import table
 
+SHAPES = ((8, 128), (1, 128))
+"""Texts and tokens of the batches of which mean speeds are given."""
 RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
@@ -38,6 +41,35 @@ def compress_found() -> str:
         "speed", "of INT8 alone", "file", "models tried", "minutes",
     ]  # fmt: skip
     return table(headings, rows)
+
+
+def compress_means() -> str:
+    """One row per runtime: mean speed of what was chosen over that of dense INT8 in the same runtime."""
+    rows = []
+    for runtime, title in RUNTIMES.items():
+        found = [row["result"] for row in read_rows("compress").values() if row["configuration"]["runtime"] == runtime]
+        if not found:
+            continue
+        cells = []
+        for batch_size, length in SHAPES:
+            ratios = [_ratio(result, batch_size, length) for result in found]
+            cells += [f"{mean(ratios):.2f}x", f"{geometric_mean(ratios):.2f}x"]
+        faster = sum(_ratio(result, *SHAPES[0]) > 1.05 for result in found)
+        rows.append([title, str(len(found)), *cells, f"{faster} of {len(found)}"])
+    headings = ["runtime", "tasks"]
+    headings += [f"{a} × {b}: {kind}" for a, b in SHAPES for kind in ("mean", "geometric mean")]
+    return table([*headings, "pruning adds something"], rows)
+
+
+def _ratio(result: dict[str, Any], batch_size: int, length: int) -> float:
+    """Returns the median time of dense INT8 over that of the chosen model, which may be a dense one."""
+    times = {
+        one["model"]: one["p50_ms"]
+        for one in result["speed"]
+        if (one["batch_size"], one["length"]) == (batch_size, length)
+    }
+    chosen = "chosen" if "chosen" in times else result["chosen"]
+    return float(times["dense int8"] / times[chosen])
 
 
 def _loss(candidate: dict[str, Any] | None) -> str:

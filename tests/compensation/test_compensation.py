@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -5,10 +6,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon import Groups, PgbConfig, Sparsity, prune
-from bertsurgeon.architectures import Encoder
+from bertsurgeon import GroupedLinear, Groups, PgbConfig, Sparsity, prune
+from bertsurgeon.architectures import Encoder, unfuse
 from bertsurgeon.calibration import Moments, collect_statistics
-from bertsurgeon.compensation import Compensation, compensate
+from bertsurgeon.compensation import Compensation, apply_plan, compensate
 from bertsurgeon.errors import ModelError
 from bertsurgeon.plan import Dense, Dropped, Grouped, LowRank, Structure
 
@@ -277,3 +278,24 @@ def test_activations_that_overflow(mode: Compensation, tiny_model: Factory, tiny
         model.bert.encoder.layer[1].intermediate.dense.weight.fill_(1e38)
     with pytest.raises(ModelError, match="not finite"):
         prune(model, PgbConfig(Groups(2), compensation=mode, importance="magnitude"), tiny_batches)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_matrix_runs_once(
+    tiny_model: Factory, tiny_batches: Batches, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each batch, in both models; what is needed twice is kept."""
+    model = unfuse(tiny_model(name))
+    plan = prune(model, PgbConfig(Groups(2), compensation="none"), tiny_batches).report.plan
+    encoder = Encoder(model)
+    matrices = [encoder.matrix(layer, role) for layer in range(len(encoder.layers)) for role in encoder.roles]
+    calls: Counter[int] = Counter()
+    for kind in (torch.nn.Linear, GroupedLinear):
+        forward = kind.forward
+        monkeypatch.setattr(kind, "forward", lambda m, x, f=forward: calls.update([id(m)]) or f(m, x))  # type: ignore[misc]
+    pruned = apply_plan(model, plan, "sequential", batches=tiny_batches)
+    assert {calls[id(matrix)] for matrix in matrices} == {len(tiny_batches)}
+    grouped = [calls[id(module)] for module in pruned.modules() if isinstance(module, GroupedLinear)]
+    assert len(grouped) == len(matrices)
+    # nothing reads the output of the last layer
+    assert sorted(grouped) == [0] + [len(tiny_batches)] * (len(grouped) - 1)

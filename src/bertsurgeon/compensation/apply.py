@@ -12,7 +12,16 @@ from transformers import PreTrainedModel
 from bertsurgeon import distributed
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch, MatrixKey, Moments, input_role
-from bertsurgeon.compensation.lockstep import LayerInputs, Stage, first_layer_inputs, input_moments, lockstep
+from bertsurgeon.compensation.lockstep import (
+    LayerInputs,
+    Stage,
+    Tracker,
+    first_layer_inputs,
+    input_moments,
+    lockstep,
+    track_input,
+    track_target,
+)
 from bertsurgeon.compensation.solve import compensate
 from bertsurgeon.layers import drop_sub_layer, give_biases, make_linear, update_head_counts
 from bertsurgeon.plan import Channels, Dense, Dropped, LayerPlan, ModelPlan, Role, SubLayerName, sub_layer_of
@@ -126,24 +135,37 @@ class SequentialCompensation:
         self.token_weights = {key: distributed.shard(weights) for key, weights in self.token_weights.items()}
         for index, layer_plan in enumerate(plan.layers):
             update_head_counts(self.pruned, index, layer_plan)
-        for stage in lockstep(self.dense, self.pruned, self.layer_inputs):
+        for stage in lockstep(self.dense, self.pruned, self.layer_inputs, lambda _: self._trackers()):
             layer_plan, sub_layer = plan.layers[stage.layer], sub_layer_of(stage.roles[0])
             if not layer_plan.is_dropped(sub_layer):
                 self._refit(stage, layer_plan)
             elif self.dense.last_role(sub_layer) in stage.roles:
                 self._drop(stage, sub_layer)
 
+    def _trackers(self) -> dict[str, Tracker]:
+        """Returns what is tracked in every dense layer: inputs of first matrices, outputs of last ones, residuals."""
+        architecture = self.dense.architecture
+        trackers: dict[str, Tracker] = {}
+        for sub_layer, roles in self.dense.sub_layers.items():
+            trackers[architecture.matrices[roles[0]]] = track_input
+            trackers[architecture.matrices[roles[-1]]] = track_target
+            if self.target == "residual":
+                trackers[architecture.residual(sub_layer)] = track_input
+        return trackers
+
     def _drop(self, stage: Stage, sub_layer: SubLayerName) -> None:
         """Replaces a whole sub-layer by a constant, the mean of its dense output."""
         last = self.dense.last_role(sub_layer)
         path = self.dense.architecture.matrices[last]
         weights = self._weights_of(stage.layer, last)
-        moments = input_moments(self.layer_inputs, stage.dense, stage.dense, path, weights=weights, dense_only=True)
+        moments = input_moments(
+            self.layer_inputs, stage.pruned, path, weights=weights, of_targets=True, dense_only=True
+        )
         weight, bias = _dense_matrix(self.dense, stage.layer, last)
         _, constant = compensate(weight, bias, Dropped(), moments, self.damping)
         drop_sub_layer(self.pruned, stage.layer, sub_layer, constant)
         for inputs in self.layer_inputs:
-            inputs.clear_attention()  # the constant may have changed the norm at the end of the attention
+            inputs.clear()  # the constant may have changed the norm at the end of the attention
             if sub_layer == "attention" and not self.dense.architecture.pre_norm:
                 # the inputs of this layer are outputs of the norm whose bias has changed
                 inputs.pruned = inputs.pruned + constant
@@ -157,7 +179,7 @@ class SequentialCompensation:
             return
         if sub_layer_of(stage.roles[0]) == "feed_forward":
             for inputs in self.layer_inputs:
-                inputs.keep_attention(stage.dense, stage.pruned)
+                inputs.keep_attention(stage.pruned)
         # the path of the first matrix, as the later ones of a pruned layer may not fit to it until they are replaced
         path = self.dense.architecture.matrices[stage.roles[0]]
         moments: Moments | None = None
@@ -167,7 +189,7 @@ class SequentialCompensation:
             weight, bias = _dense_matrix(self.dense, index, role, rows)
             # matrices of a stage share moments, except that queries and keys may read positions in addition
             if moments is None or self.dense.architecture.position_input is not None:
-                moments = self._moments(stage, role, path, plan, weight)
+                moments = self._moments(stage, role, path, plan)
             metric = _metric_of_rows(self.curvature.get((index, role)), rows)
             structure = plan.matrices[role].structure
             weight, bias = compensate(weight, bias, structure, moments, self.damping, metric)
@@ -176,19 +198,18 @@ class SequentialCompensation:
             self.pruned.replace(index, role, replacement)
         self.changed = True
 
-    def _moments(self, stage: Stage, role: Role, path: str, plan: LayerPlan, weight: Tensor) -> Moments:
+    def _moments(self, stage: Stage, role: Role, path: str, plan: LayerPlan) -> Moments:
         """Computes the moments of a matrix's inputs in both models; ``path`` leads to a matrix with the same input."""
         sub_layer = sub_layer_of(role)
         last = role == self.dense.last_role(sub_layer)
         return input_moments(
             self.layer_inputs,
-            stage.dense,
             stage.pruned,
             path,
             width=plan.matrices[role].stored_shape[1],
             residual=self.dense.architecture.residual(sub_layer) if self.target == "residual" and last else None,
             weights=self._weights_of(stage.layer, role),
-            targets_of=weight if last and len(weight) < weight.shape[1] else None,
+            of_targets=last,
             positions=self.dense.architecture.position_input if role in ("query", "key") else None,
         )
 

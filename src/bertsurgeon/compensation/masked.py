@@ -15,7 +15,15 @@ from transformers import PreTrainedModel
 from bertsurgeon import distributed
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch, Moments
-from bertsurgeon.compensation.lockstep import LayerInputs, Stage, first_layer_inputs, input_moments, lockstep
+from bertsurgeon.compensation.lockstep import (
+    LayerInputs,
+    Stage,
+    Tracker,
+    first_layer_inputs,
+    input_moments,
+    lockstep,
+    track_input,
+)
 from bertsurgeon.compensation.solve import compensate
 from bertsurgeon.layers import DroppedLinear, GroupedLinear, LowRankLinear, PartKey
 from bertsurgeon.plan import Role, sub_layer_of
@@ -43,7 +51,7 @@ def refit_masked(
     layer_inputs = list(first_layer_inputs(model, distributed.shard(batches)))
     dense_encoder, encoder = Encoder(model), Encoder(pruned)
     compensation = _MaskedCompensation(dense_encoder, encoder, masks, damping, layer_inputs)
-    for stage in lockstep(dense_encoder, encoder, layer_inputs):
+    for stage in lockstep(dense_encoder, encoder, layer_inputs, compensation.trackers):
         compensation.refit(stage)
 
 
@@ -96,9 +104,21 @@ class _MaskedCompensation:
     layer_inputs: Sequence[LayerInputs]
     changed: bool = False
 
+    def trackers(self, index: int) -> dict[str, Tracker]:
+        """Returns what is tracked in a layer before pruning: products of narrow last matrices, inputs of all others."""
+        paths = self.dense.architecture.matrices
+        trackers: dict[str, Tracker] = {}
+        for roles in self.dense.sub_layers.values():
+            last = self.dense.find_matrix(index, roles[-1])
+            if last is None or isinstance(last, DroppedLinear):
+                continue
+            trackers[paths[roles[0]]] = track_input
+            trackers[paths[roles[-1]]] = _track_first_product if _is_narrow(last) else track_input
+        return trackers
+
     def refit(self, stage: Stage) -> None:
         """Refits the matrices of a stage, unless nothing before or in them has changed."""
-        index, roles, before, after = stage
+        index, roles, _, after = stage
         matrices = {role: self.dense.find_matrix(index, role) for role in roles}
         changed_matrices = {
             role: matrix
@@ -110,7 +130,7 @@ class _MaskedCompensation:
             return
         if sub_layer_of(roles[0]) == "feed_forward":
             for inputs in self.layer_inputs:
-                inputs.keep_attention(before, after)
+                inputs.keep_attention(after)
         path = self.dense.architecture.matrices[roles[0]]
         positions = self.dense.architecture.position_input
         moments: Moments | None = None
@@ -120,11 +140,10 @@ class _MaskedCompensation:
             if moments is None or positions is not None:
                 moments = input_moments(
                     self.layer_inputs,
-                    before,
                     after,
                     path,
                     width=_first_weight(matrix).shape[1],
-                    targets_of=_narrow(matrix) if role == self.dense.last_role(sub_layer_of(role)) else None,
+                    of_targets=role == self.dense.last_role(sub_layer_of(role)) and _is_narrow(matrix),
                     positions=positions if role in ("query", "key") else None,
                 )
             parts, bias = _solve(matrix, self._masks_of(index, role), moments, self.damping)
@@ -138,10 +157,15 @@ class _MaskedCompensation:
         return [mask for (layer, name, _), mask in self.masks.items() if (layer, name) == (index, role)]
 
 
-def _narrow(matrix: nn.Module) -> Tensor | None:
-    """Returns the first weight of a matrix if it has fewer outputs than inputs, else None."""
+def _is_narrow(matrix: nn.Module) -> bool:
+    """Returns whether the first weight of a matrix has fewer outputs than inputs."""
     weight = _first_weight(matrix)
-    return weight if len(weight) < weight.shape[1] else None
+    return len(weight) < weight.shape[1]
+
+
+def _track_first_product(matrix: nn.Module, x: Tensor, _: Tensor) -> Tensor:
+    """Tracks the product with the first weight of a matrix."""
+    return x @ _first_weight(matrix).T
 
 
 def _first_weight(matrix: nn.Module) -> Tensor:
