@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -90,3 +91,36 @@ def move(model: M, device: torch.device) -> M:
 def on_cpu(model: PreTrainedModel) -> PreTrainedModel:
     """Returns a model on the CPU: itself, or a copy."""
     return model if model.device.type == "cpu" else move(deepcopy(model), torch.device("cpu"))
+
+
+_INSTRUCTION_SETS = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "sve",
+)
+
+
+def instruction_sets() -> list[str]:
+    """Returns the instruction sets of the processor that matter to encoders; none if the system does not name them."""
+    flags = (read_cpuinfo("flags", "Features") or "").split()
+    return [name for name in _INSTRUCTION_SETS if name in flags]
+
+
+def read_cpuinfo(*names: str) -> str | None:
+    """Returns the first field of ``/proc/cpuinfo`` with one of these names, or None if the system has none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), None)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Returns whether the CPU has instructions for bfloat16; False for any other device, which is fast enough."""
+    return device.type == "cpu" and bool({"avx512_bf16", "amx_bf16"} & set(instruction_sets()))

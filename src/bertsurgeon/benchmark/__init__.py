@@ -8,7 +8,6 @@ from bertsurgeon.benchmark.footprint import (
     environment,
     fitting_length,
     folder_size,
-    instruction_sets,
     measure_sizes,
     random_inputs,
 )
@@ -29,7 +28,6 @@ __all__ = [
     "environment",
     "fitting_length",
     "folder_size",
-    "instruction_sets",
     "measure_memory",
     "measure_sizes",
     "open_entry",

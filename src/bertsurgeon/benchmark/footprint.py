@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import PIXELS
 from bertsurgeon.checkpoint import count_kept, get_plan, is_sparse
-from bertsurgeon.devices import running_on
+from bertsurgeon.devices import read_cpuinfo, running_on
 from bertsurgeon.errors import OptionError
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.tasks import max_input_length
@@ -140,19 +140,6 @@ def random_inputs(models: list[Any], batch_size: int, length: int, seed: int = 0
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-_INSTRUCTION_SETS = (
-    "avx2",
-    "avx512f",
-    "avx_vnni",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_int8",
-    "amx_bf16",
-    "asimd",
-    "sve",
-)
-
-
 def environment() -> dict[str, Any]:
     """Describes the environment of a measurement; nothing in it identifies the machine or its owner.
 
@@ -162,7 +149,7 @@ def environment() -> dict[str, Any]:
     """
     return {
         "machine": platform.machine(),
-        "processor": _read_cpuinfo("model name"),
+        "processor": read_cpuinfo("model name"),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -171,21 +158,6 @@ def environment() -> dict[str, Any]:
             **{package: _version(package) for package in ("torch", "transformers", "bertsurgeon")},
         },
     }
-
-
-def instruction_sets() -> list[str]:
-    """Returns the instruction sets of the processor that matter to encoders; none if the system does not name them."""
-    flags = (_read_cpuinfo("flags", "Features") or "").split()
-    return [name for name in _INSTRUCTION_SETS if name in flags]
-
-
-def _read_cpuinfo(*names: str) -> str | None:
-    """Returns the first field of ``/proc/cpuinfo`` with one of these names, or None if the system has none."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), None)
 
 
 def _version(package: str) -> str | None:

@@ -69,6 +69,10 @@ class Moments:
             drift: Dense minus pruned residual stream of the same tokens, shape (tokens, drift width).
             weights: Weights of the tokens, shape (tokens,); None for 1.
         """
+        with torch.autocast(x.device.type, enabled=False):  # products are in single precision whatever the model ran in
+            self._update(x, pruned, drift, weights)
+
+    def _update(self, x: Tensor, pruned: Tensor | None, drift: Tensor | None, weights: Tensor | None) -> None:
         x = at_least_single(x)
         pruned, drift = (None if tensor is None else at_least_single(tensor) for tensor in (pruned, drift))
         weights = None if weights is None else weights.to(x.device, x.dtype)

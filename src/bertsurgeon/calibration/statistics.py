@@ -78,6 +78,7 @@ def collect_statistics(
     moments: bool = False,
     token_weighting: float = 0.0,
     seed: int = 0,
+    bf16: bool = False,
 ) -> Statistics:
     """Runs the dense model over the calibration data once; several processes share the batches.
 
@@ -94,6 +95,7 @@ def collect_statistics(
         token_weighting: Share of the moments' weight that is distributed by squared gradients, see
             :func:`weigh_tokens`; requires ``curvature``.
         seed: Fixes the pseudo-labels that are drawn for batches without labels.
+        bf16: Run the model in bfloat16 (autocast); sums are in fp32 or fp64 nevertheless.
 
     Raises:
         ModelError: If the model's outputs or gradients are not finite.
@@ -149,10 +151,10 @@ def collect_statistics(
                 mask = token_mask(model, batch)
                 statistics.samples += len(mask)
                 statistics.tokens += int(mask.sum())
+                with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+                    loss = summed_loss(model, batch, generator) if backward else model(**model_inputs(batch))
                 if backward:
-                    backpropagate(summed_loss(model, batch, generator), leaf)
-                else:
-                    model(**model_inputs(batch))
+                    backpropagate(loss, leaf)
     finally:
         for handle in handles:
             handle.remove()

@@ -44,6 +44,7 @@ def apply_plan(
     curvature: Curvature | None = None,
     target: Target = "dense",
     token_weights: TokenWeights | None = None,
+    bf16: bool = False,
 ) -> PreTrainedModel:
     """Makes the pruned model.
 
@@ -62,6 +63,7 @@ def apply_plan(
             the correction that restores the dense ``residual`` stream after it, including earlier drift.
         token_weights: Weights of the tokens, one tensor of shape (real tokens,) per batch, for ``sequential``; a matrix
             uses those of its :func:`bertsurgeon.calibration.input_role`.
+        bf16: Run both models in bfloat16 (autocast), for ``sequential``.
 
     Returns:
         A copy of ``model`` with the plan's layers. Matrices that the plan keeps whole do not change until something
@@ -75,7 +77,7 @@ def apply_plan(
     give_biases(encoder)
     curvature = curvature or {}
     if compensation == "sequential":
-        refit = SequentialCompensation(dense_encoder, encoder, damping, curvature, target, token_weights or {})
+        refit = SequentialCompensation(dense_encoder, encoder, damping, curvature, target, token_weights or {}, bf16)
         refit.run(plan, batches)
         return pruned
     for index, layer_plan in enumerate(plan.layers):
@@ -115,6 +117,7 @@ class SequentialCompensation:
         curvature: Metrics that weight the errors of low ranks, by matrix.
         target: Target of the last matrix of a sub-layer, see :func:`apply_plan`.
         token_weights: Weights of the tokens, see :func:`apply_plan`.
+        bf16: See :func:`apply_plan`.
         layer_inputs: The inputs of the current layer, batch by batch.
         changed: True if anything so far makes the pruned model's hidden states differ from the dense model's.
     """
@@ -125,13 +128,14 @@ class SequentialCompensation:
     curvature: Curvature
     target: Target
     token_weights: TokenWeights
+    bf16: bool = False
     layer_inputs: Sequence[LayerInputs] = ()
     changed: bool = False
 
     def run(self, plan: ModelPlan, batches: Sequence[Batch]) -> None:
         """Applies the plan to the pruned model, in place; several processes share the batches."""
         distributed.check_enough(batches, "batches of calibration data")
-        self.layer_inputs = list(first_layer_inputs(self.dense.model, distributed.shard(batches)))
+        self.layer_inputs = list(first_layer_inputs(self.dense.model, distributed.shard(batches), self.bf16))
         self.token_weights = {key: distributed.shard(weights) for key, weights in self.token_weights.items()}
         for index, layer_plan in enumerate(plan.layers):
             update_head_counts(self.pruned, index, layer_plan)

@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -56,6 +57,7 @@ class LayerInputs:
         next_dense: The dense layer's output, shape (batch, tokens, hidden).
         pruned_attention: Output of the pruned layer's attention, if stored by :meth:`keep_attention`.
         held: Inputs of last matrices in the pruned layer, by path, shape (batch, tokens, in).
+        bf16: Run both models in bfloat16 (autocast).
     """
 
     dense: Tensor
@@ -69,11 +71,13 @@ class LayerInputs:
     next_dense: Tensor | None = None
     pruned_attention: Any = None
     held: dict[str, Tensor] = field(default_factory=dict)
+    bf16: bool = False
 
     def run(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         """Computes the output of one layer, of either model, shape (batch, tokens, hidden)."""
         args, kwargs = self.calls[self.layer]
-        output = layer(hidden, *args, **kwargs)
+        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.bf16):
+            output = layer(hidden, *args, **kwargs)
         hidden_states: Tensor = output[0] if isinstance(output, tuple) else output
         return hidden_states
 
@@ -196,7 +200,7 @@ class LayerInputs:
                     del module.forward
 
 
-def first_layer_inputs(model: PreTrainedModel, batches: Sequence[Batch]) -> Iterator[LayerInputs]:
+def first_layer_inputs(model: PreTrainedModel, batches: Sequence[Batch], bf16: bool = False) -> Iterator[LayerInputs]:
     """Yields the inputs of the first layer batch by batch; they are the same for both models.
 
     Memory, if all of them are kept: 8 bytes · hidden width · padded tokens.
@@ -204,6 +208,7 @@ def first_layer_inputs(model: PreTrainedModel, batches: Sequence[Batch]) -> Iter
     Args:
         model: The dense model.
         batches: Padded batches.
+        bf16: Run both models in bfloat16 (autocast).
     """
     encoder = Encoder(model)
     architecture, layers = encoder.architecture, encoder.layers
@@ -224,7 +229,8 @@ def first_layer_inputs(model: PreTrainedModel, batches: Sequence[Batch]) -> Iter
         calls.clear()
         handles = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in recorded]
         try:
-            model(**batch, **extra)
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+                model(**batch, **extra)
         except _Stop:
             hidden = calls[0][0][0] if calls[0][0] else calls[0][1]["hidden_states"]
             others = [
@@ -233,7 +239,9 @@ def first_layer_inputs(model: PreTrainedModel, batches: Sequence[Batch]) -> Iter
             ]
             others *= len(layers) // len(others)
             mask = token_mask(model, batch)
-            yield LayerInputs(hidden, hidden.clone(), mask, others, architecture.attention, first_paths)
+            inputs = LayerInputs(hidden, hidden.clone(), mask, others, architecture.attention, first_paths)
+            inputs.bf16 = bf16
+            yield inputs
         finally:
             for handle in handles:
                 handle.remove()

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from bertsurgeon.benchmark import (
     environment,
     fitting_length,
-    instruction_sets,
     measure_memory,
     random_inputs,
     time_batches,
@@ -34,6 +33,7 @@ from bertsurgeon.compression.candidates import (
 from bertsurgeon.compression.inputs import text_numbers
 from bertsurgeon.compression.search import SearchResult
 from bertsurgeon.compression.work_folder import key_of, load_outputs
+from bertsurgeon.devices import instruction_sets
 from bertsurgeon.prediction import Predictor, evaluating, predict_outputs
 from bertsurgeon.reporting import plan_rows
 from bertsurgeon.runtime import RUNTIME_NAMES, open_exported

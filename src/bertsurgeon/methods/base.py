@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import torch
 
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.budgets import Budget, check_types
 from bertsurgeon.calibration import Batch, count_samples, token_mask
 from bertsurgeon.checkpoint import check_finite, get_plan, is_sparse
+from bertsurgeon.devices import has_fast_bf16
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.options import REQUIRED, documented, option
 from bertsurgeon.plan import ModelPlan
@@ -15,6 +18,20 @@ from bertsurgeon.timings import Timings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CalibrationPrecision = Literal["auto", "fp32", "bf16"]
+
+CALIBRATION_PRECISION = (
+    "Precision in which the model runs on the calibration texts: fp32, bf16, or auto, which is bf16 on a CPU with "
+    "instructions for it and fp32 elsewhere. Sums and regressions are in fp32 and fp64 in any case."
+)
+"""Help of the option."""
+
+
+def runs_in_bf16(precision: CalibrationPrecision, device: torch.device) -> bool:
+    """Returns whether a model runs in bfloat16 on the calibration texts."""
+    return precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+
 
 MAX_SEED = 2**32 - 1
 """Largest random seed that NumPy accepts."""

@@ -6,7 +6,15 @@ from typing import ClassVar, Literal, get_args
 from bertsurgeon.budgets import Budget, Flops, Sparsity, Speedup, check_types
 from bertsurgeon.compensation import Target
 from bertsurgeon.errors import OptionError
-from bertsurgeon.methods.base import PruneConfig, check_choices, check_positive, check_seed, check_unused
+from bertsurgeon.methods.base import (
+    CALIBRATION_PRECISION,
+    CalibrationPrecision,
+    PruneConfig,
+    check_choices,
+    check_positive,
+    check_seed,
+    check_unused,
+)
 from bertsurgeon.options import documented, option
 
 Metric = Literal["fisher", "plain"]
@@ -45,6 +53,9 @@ class CalibrationConfig:
         0.5,
         "Share of a text's weight in the regressions that its tokens get in proportion to the sensitivity of the loss "
         "to them; the rest is spread evenly. For the metric fisher.",
+    )
+    calibration_precision: CalibrationPrecision = option(
+        "fp32", CALIBRATION_PRECISION, choices=get_args(CalibrationPrecision)
     )
     use_labels: bool = option(
         False, "Take the gradients for the metric fisher from labels instead of the model's own predictions."

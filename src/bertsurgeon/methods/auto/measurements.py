@@ -23,7 +23,7 @@ from bertsurgeon.layers import without_fused_operations
 from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
 from bertsurgeon.methods.auto.config import CalibrationConfig
 from bertsurgeon.methods.auto.curves import measure_curves
-from bertsurgeon.methods.base import check_dense
+from bertsurgeon.methods.base import check_dense, runs_in_bf16
 from bertsurgeon.options import check_config
 from bertsurgeon.plan import ALL_ROLES, Grouped, format_channels, parse_channels, structure_from_dict
 from bertsurgeon.prediction import evaluating
@@ -31,7 +31,17 @@ from bertsurgeon.tasks import LABELS, has_labels
 from bertsurgeon.timings import Timings
 
 FORMAT_VERSION = 1
-SETTINGS = ("samples", "group_chunk", "batch_size", "metric", "token_weighting", "use_labels", "damping", "seed")
+SETTINGS = (
+    "samples",
+    "group_chunk",
+    "batch_size",
+    "metric",
+    "token_weighting",
+    "calibration_precision",
+    "use_labels",
+    "damping",
+    "seed",
+)
 """Options of :class:`CalibrationConfig` that a saved calibration records."""
 _DATA = "calibration.json"
 _TENSORS = "calibration.safetensors"
@@ -271,6 +281,7 @@ def calibrate(
                 moments=True,
                 token_weighting=config.token_weighting,
                 seed=config.seed,
+                bf16=runs_in_bf16(config.calibration_precision, model.device),
             )
         with timings.step("curves"):
             chunk = config.group_chunk if "groups" in config.structures else None

@@ -16,7 +16,7 @@ from bertsurgeon.methods.auto.latency_model import DeploymentTarget, fit_costs
 from bertsurgeon.methods.auto.measurements import Calibration, calibrate
 from bertsurgeon.methods.auto.search import allocate, full_cost, make_allocated_plan
 from bertsurgeon.methods.auto.speedup import measure_costs, meet_speedup
-from bertsurgeon.methods.base import Method, PruneReport, PruneResult, check_dense
+from bertsurgeon.methods.base import Method, PruneReport, PruneResult, check_dense, runs_in_bf16
 from bertsurgeon.plan import ModelPlan
 from bertsurgeon.prediction import evaluating
 from bertsurgeon.timings import Timings
@@ -70,6 +70,7 @@ def apply_calibrated_plan(
         curvature=calibration.curvature,
         target=config.target,
         token_weights=calibration.token_weights,
+        bf16=runs_in_bf16(config.calibration_precision, model.device),
     )
     attach_plan(pruned, plan)
     return pruned

@@ -6,7 +6,13 @@ from typing import ClassVar, get_args
 from bertsurgeon.budgets import Budget, Groups, Sparsity, Threshold
 from bertsurgeon.compensation import Compensation
 from bertsurgeon.errors import OptionError
-from bertsurgeon.methods.base import PruneConfig, check_positive, check_unused
+from bertsurgeon.methods.base import (
+    CALIBRATION_PRECISION,
+    CalibrationPrecision,
+    PruneConfig,
+    check_positive,
+    check_unused,
+)
 from bertsurgeon.methods.pgb.importance import Importance
 from bertsurgeon.methods.pgb.permutation import Grouping
 from bertsurgeon.options import documented, option
@@ -50,6 +56,10 @@ class PgbConfig(PruneConfig):
         "How kept weights are refitted: sequential (on what the pruned model computes), independent (each matrix on "
         "the dense model's inputs) or none.",
         choices=get_args(Compensation),
+    )
+
+    calibration_precision: CalibrationPrecision = option(
+        "fp32", CALIBRATION_PRECISION, choices=get_args(CalibrationPrecision)
     )
 
     def __post_init__(self) -> None:

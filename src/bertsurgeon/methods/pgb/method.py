@@ -14,7 +14,7 @@ from bertsurgeon.budgets import Groups, Sparsity, Threshold
 from bertsurgeon.calibration import Batch, MatrixKey, Statistics, collect_statistics, make_batches
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.compensation import apply_plan
-from bertsurgeon.methods.base import Method, PruneReport, PruneResult, check_dense
+from bertsurgeon.methods.base import Method, PruneReport, PruneResult, check_dense, runs_in_bf16
 from bertsurgeon.methods.pgb.config import PgbConfig
 from bertsurgeon.methods.pgb.group_counts import GroupCounts, counts_by_sparsity, counts_by_threshold, counts_uniform
 from bertsurgeon.methods.pgb.importance import score_matrices
@@ -55,6 +55,7 @@ def prune_pgb(
                 batches=batches,
                 moments=statistics.moments,
                 damping=config.damping,
+                bf16=runs_in_bf16(config.calibration_precision, dense.device),
             )
     attach_plan(pruned, plan)
     return PruneResult(pruned, PruneReport.build(plan, config, dense, batches, timings))
@@ -73,6 +74,7 @@ def gather_statistics(model: PreTrainedModel, config: PgbConfig, batches: list[B
         block_size=config.obs_block_size if config.importance == "obs" else None,
         moments=moments,
         seed=config.seed,
+        bf16=runs_in_bf16(config.calibration_precision, model.device),
     )
 
 
