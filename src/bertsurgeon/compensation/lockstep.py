@@ -24,8 +24,8 @@ class _Stop(Exception):  # noqa: N818 - control flow, not an error
 
 
 Tracker = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""Returns what is tracked of a module of the dense layer, from the module and from its inputs and outputs for real
-tokens, shapes (real tokens, in) and (real tokens, out)."""
+"""Returns what is tracked of a module of the dense layer, from the module and from its inputs and outputs, shapes (batch,
+tokens, in) and (batch, tokens, out)."""
 
 
 def track_input(_: nn.Module, x: Tensor, __: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class LayerInputs:
         def keep(path: str, tracker: Tracker) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
                 if path not in self.tracked:  # a matrix may be called a second time, for positions
-                    self.tracked[path] = tracker(module, arguments[0][self.mask], output[self.mask])
+                    self.tracked[path] = tracker(module, arguments[0], output)[self.mask]
 
             return hook
 
