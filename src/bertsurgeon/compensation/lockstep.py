@@ -24,8 +24,8 @@ class _Stop(Exception):  # noqa: N818 - control flow, not an error
 
 
 Tracker = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""Returns what is tracked of a module of the dense layer, from the module and from its inputs and outputs, shapes (batch,
-tokens, in) and (batch, tokens, out)."""
+"""Returns what is tracked of a module of the dense layer, from the module and from its inputs and outputs, shapes
+(batch, tokens, in) and (batch, tokens, out)."""
 
 
 def track_input(_: nn.Module, x: Tensor, __: Tensor) -> Tensor:
