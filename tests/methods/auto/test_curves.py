@@ -11,6 +11,7 @@ from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import collect_statistics
 from bertsurgeon.compensation import reduced_errors, sqrt_metric
 from bertsurgeon.compensation.solve import METRIC_DAMPING
+from bertsurgeon.methods.auto import curves as curves_module
 from bertsurgeon.methods.auto.curves import _unit_counts, measure_curves
 
 
@@ -102,3 +103,23 @@ def test_errors_are_those_of_the_refitted_outputs(tiny_model: Factory, tiny_batc
         cross = (weight @ damped)[:, kept]
         explained = float((torch.linalg.solve(damped[kept][:, kept], cross.T).T @ cross.T).trace())
         assert candidate.error == pytest.approx(total - explained, rel=1e-6, abs=1e-9 * total)
+
+
+def test_curves_do_not_depend_on_how_many_are_measured_at_a_time(
+    tiny_model: Factory, tiny_batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("bert")
+    statistics = collect_statistics(model, tiny_batches, gradients=False, moments=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = measure_curves(model, statistics, 1e-2, 4)
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(curves_module, "WORKERS", 1)
+        apart = measure_curves(model, statistics, 1e-2, 4)
+    finally:
+        torch.set_num_threads(threads)
+    assert [(one.layer, one.sub_layer) for one in together] == [(one.layer, one.sub_layer) for one in apart]
+    for one, other in zip(together, apart, strict=True):
+        assert [c.groups for c in one.candidates] == [c.groups for c in other.candidates]
+        torch.testing.assert_close([c.error for c in one.candidates], [c.error for c in other.candidates])

@@ -5,7 +5,9 @@ information: tr(M Δ C Δᵀ) for an error Δ of a matrix whose inputs have cova
 second moment M (the *curvature*). They can be added over matrices, sub-layers and layers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -19,6 +21,9 @@ from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
 from bertsurgeon.methods.auto.groups import group_candidates
 from bertsurgeon.methods.auto.removal import Removal, greedy_removal
 from bertsurgeon.plan import Channels, Role, SubLayerName, unit_channels
+
+WORKERS = 4
+"""Largest number of sub-layers that are measured at a time; each takes about 56 · neurons² bytes."""
 
 LEVELS = 16
 """Numbers of neurons that are candidates, evenly spaced; a half, a quarter and an eighth of the first as well."""
@@ -45,13 +50,34 @@ def measure_curves(
     """
     encoder = Encoder(model)
     layers = range(len(encoder.layers))
-    names = [(layer, sub_layer) for layer in layers for sub_layer in encoder.sub_layers]
-    return distributed.all_gather(
-        [
-            _measure(encoder, statistics, layer, sub_layer, damping, chunk)
-            for layer, sub_layer in progress.track(distributed.shard(names), "Measuring what each part is worth")
-        ]
-    )
+    names = distributed.shard([(layer, sub_layer) for layer in layers for sub_layer in encoder.sub_layers])
+
+    def measure(name: tuple[int, SubLayerName]) -> SubLayerCurve:
+        return _measure(encoder, statistics, *name, damping, chunk)
+
+    with _workers(model.device) as run:
+        measured = progress.track(run(measure, names), "Measuring what each part is worth", len(names))
+        return distributed.all_gather(list(measured))
+
+
+@contextmanager
+def _workers(device: torch.device) -> Iterator[Callable[..., Iterator[SubLayerCurve]]]:
+    """Yields a ``map`` that measures several sub-layers at a time on a CPU, each on its share of the threads.
+
+    LAPACK's eigenvalue problems and the many small steps of the removal use one thread well and several badly.
+    """
+    threads = torch.get_num_threads()
+    count = min(WORKERS, threads) if device.type == "cpu" else 1
+    if count == 1:
+        yield map
+        return
+    executor = ThreadPoolExecutor(count)
+    torch.set_num_threads(threads // count)
+    try:
+        yield executor.map
+    finally:
+        executor.shutdown(cancel_futures=True)  # an interrupt does not wait for what has not begun
+        torch.set_num_threads(threads)
 
 
 def _measure(
