@@ -1,0 +1,318 @@
+"""What data files hold before a task interprets it: decoded text, and the columns of tables.
+
+CSV, TSV, JSON, JSONL and text may be compressed (``.gz``). A path may be a pattern (``train-*.parquet``). pyarrow and
+datasets are imported on first use, so that loading a model does not need them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import glob
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bertsurgeon import progress
+from bertsurgeon.errors import DataError, first_line
+
+MAX_CELL = 2**31 - 1
+"""Characters in a cell of CSV or TSV."""
+
+_OTHER_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+class Table(NamedTuple):
+    """The columns of a file.
+
+    Attributes:
+        names: Names of the columns, in the file's order.
+        rows: Cells of each row, one for each column; None where there is none.
+    """
+
+    names: list[str]
+    rows: list[Sequence[Any]]
+
+
+def data_suffix(path: Path) -> str:
+    """Returns the suffix that tells a file's format: in lower case, and that before ``.gz``.
+
+    Args:
+        path: File, or pattern of files.
+    """
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
+
+
+def expand(path: Path) -> list[Path]:
+    """Returns the files that a path names: itself or, for a pattern with ``*``, ``?`` or ``[…]``, those that match.
+
+    Args:
+        path: File, folder of a saved dataset, or pattern.
+
+    Raises:
+        DataError: If there is none.
+    """
+    if path.exists():
+        return [path]
+    if not glob.has_magic(str(path)):
+        raise DataError(f"The data file {path} does not exist.")
+    files = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+    if not files:
+        raise DataError(f"No data file matches the pattern {path}; it does not exist.")
+    progress.note_once(f"{path} matches {len(files):,} files, {files[0].name} to {files[-1].name}.")
+    return files
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a UTF-8 file, without its byte-order mark if it has one; line ends remain.
+
+    Args:
+        path: The file; compressed if its name ends in ``.gz``.
+
+    Raises:
+        DataError: If it is missing, a folder, in another encoding, or cannot be read.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file in it, or several by a pattern such as {path / '*.jsonl'}.")
+    if not path.is_file():
+        raise DataError(f"The data file {path} does not exist.")
+    try:
+        content = path.read_bytes()
+        if path.suffix.lower() == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {first_line(error)}.") from error
+    for mark, encoding in _OTHER_ENCODINGS.items():
+        if content.startswith(mark):
+            raise DataError(f"{path} cannot be read as UTF-8 text: it is {encoding}; save it as UTF-8.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path} cannot be read as UTF-8 text: line {line} holds the byte 0x{content[error.start]:02x}, which is "
+            "of another encoding; save it as UTF-8."
+        ) from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Returns the lines of a UTF-8 file without their ends, see :func:`read_text`."""
+    return read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def read_table(path: Path) -> Table:
+    """Reads CSV, TSV, JSON, JSONL, Parquet, or the folder of a dataset that ``save_to_disk`` wrote.
+
+    Args:
+        path: The file or folder.
+
+    Raises:
+        DataError: If it is missing, empty, unreadable or of unknown type.
+    """
+    if path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return _read_saved_dataset(path)
+    suffix = data_suffix(path)
+    if suffix not in _READERS:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder; name a file in it, or several by a pattern such as {path}/*.parquet.")
+        raise DataError(f"{path} is of unknown type; use one of {', '.join(_READERS)}.")
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError(f"{path} is empty.")
+    try:
+        table = _READERS[suffix](path)
+    except (ValueError, TypeError, OSError) as error:  # pyarrow's errors derive from these
+        raise DataError(f"{path} cannot be read as {suffix[1:]}: {first_line(error)}.") from error
+    if not table.rows:
+        raise DataError(f"{path} holds no rows.")
+    return table
+
+
+# CSV and TSV
+
+
+class _Lines:
+    """Iterator over lines that can be moved back."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self.lines = lines
+        self.position = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self.position >= len(self.lines):
+            raise StopIteration
+        self.position += 1
+        return self.lines[self.position - 1]
+
+
+class _Record(NamedTuple):
+    line: int
+    """Number of its first line, from 1."""
+    cells: list[str]
+
+
+def _read_delimited(path: Path, delimiter: str) -> Table:
+    """Reads a table whose cells may be quoted; a quote that does not enclose a cell is text.
+
+    Raises:
+        DataError: If it is missing or in another encoding.
+        ValueError: If a line has too many cells, or a quote that is neither text nor encloses a cell.
+    """
+    lines = io.StringIO(read_text(path), newline="").readlines()
+    limit = csv.field_size_limit(MAX_CELL)
+    try:
+        header, *records = _split_records(path, lines, delimiter) or [_Record(1, [])]
+    finally:
+        csv.field_size_limit(limit)
+    width = len(header.cells)
+    has_row_names = records and all(len(record.cells) == width + 1 for record in records)
+    if has_row_names and any(record.cells[-1] for record in records):
+        progress.note_once(f"The first column of {path} has no name and is ignored.")
+        records = [_Record(record.line, record.cells[1:]) for record in records]
+    rows = []
+    for line, cells in records:
+        if len(cells) > width and any(cells[width:]):
+            raise ValueError(f"Expected {width} fields in line {line}, saw {len(cells)}")
+        rows.append([*cells[:width], *[None] * (width - len(cells))])
+    return Table(header.cells, rows)
+
+
+def _split_records(path: Path, lines: Sequence[str], delimiter: str) -> list[_Record]:
+    """Splits lines into cells, as RFC 4180 does where its rules hold.
+
+    A quote that opens a cell but is not closed before a delimiter or a line end is part of the text if the line by
+    itself has the cells of a row. In TSV this also holds for quotes that are closed in a later line if all lines
+    between them are rows by themselves, as texts hold no tabs.
+    """
+    source = _Lines(lines)
+    reader = csv.reader(source, delimiter=delimiter, strict=True)
+    records: list[_Record] = []
+    stray: list[int] = []
+    spans: list[tuple[int, int]] = []
+    while source.position < len(lines):
+        start = source.position
+        cells: list[str] | None
+        try:
+            cells = next(reader)
+        except csv.Error:
+            cells = None
+        except StopIteration:
+            break
+        end = source.position
+        expected = len(records[min(1, len(records) - 1)].cells) if records else 0
+        if cells is None and expected and len(lines[start].split(delimiter)) != expected:
+            raise ValueError(
+                f"a double quote in line {start + 1} opens a cell and does not close it; write quotes inside of a "
+                'quoted cell twice ("")'
+            )
+        spans_rows = delimiter == "\t" and end - start > 1
+        if cells is None or (spans_rows and all(len(line.split("\t")) == expected for line in lines[start:end])):
+            source.position = start + 1
+            cells = lines[start].rstrip("\r\n").split(delimiter)
+            stray.append(start + 1)
+        elif end - start > 1:
+            spans.append((start + 1, end))
+        if len(cells) > 1 or "".join(cells).strip():
+            records.append(_Record(start + 1, cells))
+    if stray:
+        progress.note(
+            f"Read double quotes in {len(stray):,} lines of {path} as text, as they enclose no cell (first in line "
+            f"{stray[0]})."
+        )
+    if spans:
+        first, last = max(spans, key=lambda span: span[1] - span[0])
+        progress.note(
+            f"{len(spans):,} rows of {path} have quoted cells that span lines, the longest from line {first} to {last}."
+        )
+    return records
+
+
+# JSON
+
+
+def _read_json(path: Path) -> Table:
+    """Reads an array of objects, or one object per line.
+
+    Raises:
+        DataError: If it is missing or in another encoding.
+        ValueError: If it holds anything else.
+    """
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        rows = [(f"element {number}", row) for number, row in enumerate(json.loads(text), 1)]
+    else:
+        rows = list(_json_lines(text))
+    names: dict[str, None] = {}
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{place} is {row!r:.40}, and no object with the columns of a row")
+        names.update(dict.fromkeys(row))
+    return Table(list(names), [[row.get(name) for name in names] for _, row in rows])
+
+
+def _json_lines(text: str) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield f"line {number}", json.loads(line)
+        except ValueError as error:
+            raise ValueError(
+                f"line {number} is no JSON object ({first_line(error)}); write one object per line, or an array of them"
+            ) from error
+
+
+# other formats
+
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise DataError(f"The data file {path} does not exist.")
+    table = pq.ParquetFile(path).read()
+    return _from_columns(table.column_names, [column.to_pylist() for column in table.columns])
+
+
+def _read_saved_dataset(path: Path) -> Table:
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        data = load_from_disk(str(path))
+    except Exception as error:  # broken folders end in a dozen unrelated types
+        raise DataError(
+            f"The dataset in the folder {path} cannot be read ({first_line(error)}); export it with to_parquet."
+        ) from error
+    if isinstance(data, DatasetDict):
+        raise DataError(
+            f"The folder {path} holds the parts {', '.join(map(str, data))} of a dataset; name one of them, such as "
+            f"{path / str(next(iter(data)))}."
+        )
+    if len(data) == 0:
+        raise DataError(f"{path} holds no rows.")
+    return _from_columns(data.column_names, [data[name][:] for name in data.column_names])
+
+
+def _from_columns(names: Sequence[str], columns: Sequence[Sequence[Any]]) -> Table:
+    return Table(list(names), list(zip(*columns, strict=True)))
+
+
+_READERS: dict[str, Callable[[Path], Table]] = {
+    ".csv": lambda path: _read_delimited(path, ","),
+    ".tsv": lambda path: _read_delimited(path, "\t"),
+    ".jsonl": _read_json,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+}
