@@ -329,6 +329,38 @@ def test_broken_answers(answers: Any, message: str, tmp_path: Path) -> None:
         load_user_task(path, path, task_type=TASK_TYPES["question-answering"])
 
 
+PASSAGE = "warm, the film was very warm and warm"
+
+
+@pytest.mark.parametrize(
+    ("start", "found"), [(24, 24), (22, 24), (25, 24), (14, 24), (3, 0), (-1, 0), (9999, 33), (30, 33)]
+)
+@pytest.mark.parametrize("form", ["squad.json", "rows.jsonl"])
+def test_answers_are_moved_to_where_they_are(
+    form: str, start: int, found: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr("bertsurgeon.progress.note_once", notes.append)
+    answers = [
+        [{"text": "warm", "answer_start": start}, {"text": "cold", "answer_start": 0}],
+        [{"text": "cold", "answer_start": 0}],
+        [],
+    ]
+    questions = [{"question": "How?", "answers": each} for each in answers]
+    path = tmp_path / form
+    if form == "squad.json":
+        path.write_text(json.dumps({"data": [{"paragraphs": [{"context": PASSAGE, "qas": questions}]}]}))
+    else:
+        path.write_text("".join(json.dumps({**one, "context": PASSAGE}) + "\n" for one in questions))
+    data = load_user_task(path, path, task_type=TASK_TYPES["question-answering"])
+    assert data.train["answers"][:] == [
+        {"text": ["warm"], "answer_start": [found]},
+        {"text": [], "answer_start": []},
+    ]
+    assert any(note.startswith("1 answers of") for note in notes) == (start != found)
+    assert any("Left out 2 answers" in note and "and 1 questions" in note for note in notes)
+
+
 def test_answers_that_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     row = {"question": "When?", "context": "In 1889.", "answers": {"text": [1889], "answer_start": [3]}}

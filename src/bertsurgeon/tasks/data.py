@@ -148,7 +148,11 @@ def load_user_task(
     columns = {"text": text_column, "text_pair": text_pair_column, "label": label_column}
     reader = task_type or infer_task_type(files)
     parts = [reader.read(path, columns) for path in files]
-    if task_type is None and reader is CLASSIFICATION and any(map(is_real, chain(*(part["label"] for part in parts)))):
+    if (
+        task_type is None
+        and reader is CLASSIFICATION
+        and any(map(is_real, chain(*(part["label"][:] for part in parts))))
+    ):
         reader = REGRESSION
     prepared = reader.prepare(parts)
     for path, part in zip(files, prepared.parts, strict=True):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertsurgeon import progress
 from bertsurgeon.errors import DataError, first_line
-from bertsurgeon.tasks.raw_files import Table, data_suffix, expand, read_lines, read_table, read_text
+from bertsurgeon.tasks.raw_files import Table, data_suffix, expand, read_lines, read_start, read_table, read_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -229,10 +229,8 @@ def read_conll(path: Path, token_column: int = 0, tag_column: int = -1) -> Datas
 
 def is_squad(path: Path) -> bool:
     """Returns whether a file is JSON in SQuAD's nested format."""
-    files = expand(path)
-    if data_suffix(files[0]) != ".json":
-        return False
-    return _SQUAD.match(read_text(files[0])) is not None
+    first = expand(path)[0]
+    return data_suffix(first) == ".json" and first.is_file() and _SQUAD.match(read_start(first, 4096)) is not None
 
 
 def read_squad(path: Path) -> Dataset:
@@ -280,23 +278,26 @@ def place_answers(rows: Sequence[dict[str, Any]], path: Path) -> list[dict[str, 
             _find_nearest(row["context"], text, start)
             for text, start in zip(answers["text"], answers["answer_start"], strict=True)
         ]
-        found = [(text, start) for text, start in zip(answers["text"], starts, strict=True) if start is not None]
+        remaining = [(text, start) for text, start in zip(answers["text"], starts, strict=True) if start is not None]
         moved += sum(start not in (None, old) for start, old in zip(starts, answers["answer_start"], strict=True))
-        lost_answers += len(starts) - len(found)
-        if starts and not found:
+        lost_answers += len(starts) - len(remaining)
+        if starts and not remaining:
             lost += 1
             continue
         placed.append(
-            {**row, "answers": {"text": [text for text, _ in found], "answer_start": [start for _, start in found]}}
+            {
+                **row,
+                "answers": {"text": [text for text, _ in remaining], "answer_start": [start for _, start in remaining]},
+            }
         )
     if not placed:
         raise DataError(f"No answer in {path} is in its passage; check the columns of passages and answers.")
     if moved:
-        progress.note(
+        progress.note_once(
             f"{moved:,} answers of {path} are not at their answer_start; they were found elsewhere in the passage."
         )
     if lost_answers:
-        progress.note(
+        progress.note_once(
             f"Left out {lost_answers:,} answers of {path} that are not in their passages, and {lost:,} questions that "
             "have no other."
         )
@@ -309,8 +310,8 @@ def _find_nearest(context: str, text: str, start: int) -> int | None:
         return start
     before = context.rfind(text, 0, max(0, start) + len(text)) if text else -1
     after = context.find(text, max(0, start)) if text else -1
-    places = [place for place in (before, after) if place >= 0]
-    return min(places, key=lambda place: abs(place - start)) if places else None
+    positions = [position for position in (before, after) if position >= 0]
+    return min(positions, key=lambda position: abs(position - start)) if positions else None
 
 
 def _questions(articles: Any) -> Iterator[dict[str, Any]]:

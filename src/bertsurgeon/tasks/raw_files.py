@@ -53,24 +53,48 @@ def data_suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
 
 
-def expand(path: Path) -> list[Path]:
-    """Returns the files that a path names: itself or, for a pattern with ``*``, ``?`` or ``[…]``, those that match.
+def find_files(path: Path) -> list[Path]:
+    """Returns the files that a path names, sorted: itself or, for a pattern (``*``, ``?``, ``[…]``), those that match.
 
     Args:
         path: File, folder of a saved dataset, or pattern.
+    """
+    if path.exists():
+        return [path]
+    return sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+
+
+def expand(path: Path) -> list[Path]:
+    """Returns :func:`find_files`, at least one.
 
     Raises:
         DataError: If there is none.
     """
-    if path.exists():
-        return [path]
-    if not glob.has_magic(str(path)):
-        raise DataError(f"The data file {path} does not exist.")
-    files = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+    files = find_files(path)
+    if not files and glob.has_magic(str(path)):
+        raise DataError(f"No file matches the pattern {path}; check its folder and its suffix.")
     if not files:
-        raise DataError(f"No data file matches the pattern {path}; it does not exist.")
-    progress.note_once(f"{path} matches {len(files):,} files, {files[0].name} to {files[-1].name}.")
+        raise DataError(f"The data file {path} does not exist.")
+    if files != [path]:
+        progress.note_once(f"Number of files that match {path}: {len(files):,}, {files[0].name} to {files[-1].name}.")
     return files
+
+
+def read_start(path: Path, size: int) -> str:
+    """Returns the first characters of a file that should be UTF-8, without a byte-order mark.
+
+    Args:
+        path: The file; compressed if its name ends in ``.gz``.
+        size: Number of bytes to read.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            return file.read(size).decode("utf-8-sig", errors="replace")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {first_line(error)}.") from error
 
 
 def read_text(path: Path) -> str:
@@ -179,7 +203,10 @@ def _read_delimited(path: Path, delimiter: str) -> Table:
     width = len(header.cells)
     has_row_names = records and all(len(record.cells) == width + 1 for record in records)
     if has_row_names and any(record.cells[-1] for record in records):
-        progress.note_once(f"The first column of {path} has no name and is ignored.")
+        progress.note_once(
+            f"Every row of {path} has one cell more than the header; its first cells are ignored. If texts hold "
+            "commas, put quotes around them."
+        )
         records = [_Record(record.line, record.cells[1:]) for record in records]
     rows = []
     for line, cells in records:
@@ -227,14 +254,15 @@ def _split_records(path: Path, lines: Sequence[str], delimiter: str) -> list[_Re
         if len(cells) > 1 or "".join(cells).strip():
             records.append(_Record(start + 1, cells))
     if stray:
-        progress.note(
-            f"Read double quotes in {len(stray):,} lines of {path} as text, as they enclose no cell (first in line "
-            f"{stray[0]})."
+        progress.note_once(
+            f"Double quotes that enclose no cell are read as text; lines of {path}: {len(stray):,}, the first is line "
+            f"{stray[0]}."
         )
     if spans:
         first, last = max(spans, key=lambda span: span[1] - span[0])
-        progress.note(
-            f"{len(spans):,} rows of {path} have quoted cells that span lines, the longest from line {first} to {last}."
+        progress.note_once(
+            f"Rows of {path} with quoted cells that span lines: {len(spans):,}, the longest from line {first} to "
+            f"{last}."
         )
     return records
 
@@ -255,9 +283,9 @@ def _read_json(path: Path) -> Table:
     else:
         rows = list(_json_lines(text))
     names: dict[str, None] = {}
-    for place, row in rows:
+    for source, row in rows:
         if not isinstance(row, dict):
-            raise ValueError(f"{place} is {row!r:.40}, and no object with the columns of a row")
+            raise ValueError(f"{source} is {row!r:.40}, and no object with the columns of a row")
         names.update(dict.fromkeys(row))
     return Table(list(names), [[row.get(name) for name in names] for _, row in rows])
 

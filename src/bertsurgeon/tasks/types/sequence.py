@@ -96,11 +96,11 @@ class Classification(_SequenceTask):
 
     def class_names(self, parts: Sequence[Dataset]) -> set[str]:
         """Returns all classes."""
-        return {_class_name(value) for part in parts for value in part["label"]}
+        return {_class_name(value) for part in parts for value in part["label"][:]}
 
     def prepare(self, parts: Sequence[Dataset], labels: Sequence[str] = ()) -> PreparedData:
         """Codes classes in the sorted order of their names in all files; integers 0…k-1 keep their values."""
-        values = [value for part in parts for value in part["label"]]
+        values = [value for part in parts for value in part["label"][:]]
         if any(isinstance(value, (list, dict)) for value in values):
             raise DataError(
                 "The labels are lists; name the task type: --task-type multi-label or token-classification."
@@ -120,7 +120,7 @@ class Classification(_SequenceTask):
             )
         codes = {name: code for code, name in enumerate(names)}
         coded = [
-            replace_column(part, "label", [codes[_class_name(value)] for value in part["label"]]) for part in parts
+            replace_column(part, "label", [codes[_class_name(value)] for value in part["label"][:]]) for part in parts
         ]
         return PreparedData(self, ("accuracy", "f1"), names, coded)
 
@@ -131,7 +131,7 @@ class Classification(_SequenceTask):
 
     def recode_labels(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
         """Replaces class codes, see :meth:`TaskType.recode_labels`."""
-        return replace_column(part, "label", [codes[code] for code in part["label"]])
+        return replace_column(part, "label", [codes[code] for code in part["label"][:]])
 
     def decode(self, logits: Array) -> Array:
         """Returns class codes, shape (texts,)."""
@@ -162,7 +162,9 @@ class Regression(_SequenceTask):
     def prepare(self, parts: Sequence[Dataset], labels: Sequence[str] = ()) -> PreparedData:
         """Converts labels to floating-point numbers."""
         try:
-            coded = [replace_column(part, "label", [finite_float(value) for value in part["label"]]) for part in parts]
+            coded = [
+                replace_column(part, "label", [finite_float(value) for value in part["label"][:]]) for part in parts
+            ]
         except (ValueError, TypeError) as error:
             raise DataError(f"The label column of a regression must hold numbers only ({error}).") from error
         return PreparedData(self, ("spearman", "pearson"), (), coded)
@@ -210,7 +212,7 @@ class MultiLabel(_SequenceTask):
 
     def class_names(self, parts: Sequence[Dataset]) -> set[str]:
         """Returns all labels that a text has."""
-        return {str(name) for part in parts for value in part["label"] for name in value}
+        return {str(name) for part in parts for value in part["label"][:] for name in value}
 
     def prepare(self, parts: Sequence[Dataset], labels: Sequence[str] = ()) -> PreparedData:
         """Codes labels in the sorted order of their names in all files."""
@@ -218,7 +220,7 @@ class MultiLabel(_SequenceTask):
         if not names:
             raise DataError("No text has a label; a multi-label classification needs at least one.")
         coded = [
-            replace_column(part, "label", [[float(name in value) for name in names] for value in part["label"]])
+            replace_column(part, "label", [[float(name in value) for name in names] for value in part["label"][:]])
             for part in parts
         ]
         return PreparedData(self, ("micro_f1", "macro_f1", "accuracy"), names, coded)
