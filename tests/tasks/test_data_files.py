@@ -132,6 +132,13 @@ def test_quotes_around_rows_of_tsv_are_text(tmp_path: Path, notes: list[str]) ->
     assert "text; lines" in notes[0]
 
 
+def test_two_lines_of_a_cell_may_look_like_rows(tmp_path: Path, notes: list[str]) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text('text,label\n"dear a,\nbest, b",0\nd,1\n')
+    assert load_user_task(path, path).train["text"][:] == ["dear a,\nbest, b", "d"]
+    assert "span lines: 1" in notes[0]
+
+
 @pytest.mark.parametrize(("suffix", "mark"), [(".csv", ","), (".tsv", "\t")])
 def test_cells_may_span_lines(suffix: str, mark: str, tmp_path: Path, notes: list[str]) -> None:
     path = tmp_path / f"data{suffix}"
@@ -145,6 +152,7 @@ def test_cells_may_span_lines(suffix: str, mark: str, tmp_path: Path, notes: lis
     [
         ('text,label\na,0\n"a, b" c,1\n', r"double quote in line 3 .*\(\"\"\)"),
         ('text,label\na,0\n"a, b, 1\n', "double quote in line 3"),
+        ('text,label\n"a,0\nb,1\nc",0\nd,1\n', "lines 2 to 4 are one cell .* each of them is a row"),
         ("text,label,label\na,0,1\n", "several columns 'label'.*--label-column"),
     ],
 )

@@ -53,10 +53,10 @@ def read_columns(
     values: dict[str, list[Any]] = {role: [] for role in selected}
     files = expand(path)
     for file in files:
-        table = read_table(file)
+        table = read_table(file, set(selected.values()))
         for role, column in selected.items():
-            position = _position(table, column, role, file)
-            values[role] += [row[position] for row in table.rows]
+            _check_column(table, column, role, file)
+            values[role] += table.columns[column]
     for role, column in selected.items():
         if role in texts:
             values[role] = [_text(value, column, path) for value in values[role]]
@@ -73,10 +73,10 @@ def read_columns(
     return dict(zip(selected, map(list, zip(*complete, strict=True)), strict=True))
 
 
-def _position(table: Table, column: str, role: str, path: Path) -> int:
-    """Returns the index of a column of a table."""
+def _check_column(table: Table, column: str, role: str, path: Path) -> None:
+    """Checks that a table has a column once."""
     if table.names.count(column) == 1:
-        return table.names.index(column)
+        return
     option = "label" if role not in ("text", "text_pair") else role.replace("_", "-")
     if column in table.names:
         raise DataError(f"{path} has several columns {column!r}; name the right one with --{option}-column.")

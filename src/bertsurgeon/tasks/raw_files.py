@@ -13,7 +13,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,9 @@ from bertsurgeon.errors import DataError, first_line
 
 MAX_CELL = 2**31 - 1
 """Characters in a cell of CSV or TSV."""
+
+MIN_UNCLEAR = 3
+"""Lines of a quoted cell of CSV that may be rows by themselves; in two lines of text commas are common."""
 
 _OTHER_ENCODINGS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -32,15 +35,17 @@ _OTHER_ENCODINGS = {
 
 
 class Table(NamedTuple):
-    """The columns of a file.
+    """Some columns of a file.
 
     Attributes:
-        names: Names of the columns, in the file's order.
-        rows: Cells of each row, one for each column; None where there is none.
+        names: Names of all columns, in the file's order.
+        count: Number of rows.
+        columns: Cells of the columns that were asked for and exist, by their names; None where there is no cell.
     """
 
     names: list[str]
-    rows: list[Sequence[Any]]
+    count: int
+    columns: dict[str, list[Any]]
 
 
 def data_suffix(path: Path) -> str:
@@ -134,17 +139,18 @@ def read_lines(path: Path) -> list[str]:
     return read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, columns: Collection[str]) -> Table:
     """Reads CSV, TSV, JSON, JSONL, Parquet, or the folder of a dataset that ``save_to_disk`` wrote.
 
     Args:
         path: The file or folder.
+        columns: Names of the columns to read.
 
     Raises:
         DataError: If it is missing, empty, unreadable or of unknown type.
     """
     if path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        return _read_saved_dataset(path)
+        return _read_saved_dataset(path, columns)
     suffix = data_suffix(path)
     if suffix not in _READERS:
         if path.is_dir():
@@ -153,10 +159,10 @@ def read_table(path: Path) -> Table:
     if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{path} is empty.")
     try:
-        table = _READERS[suffix](path)
+        table = _READERS[suffix](path, columns)
     except (ValueError, TypeError, OSError) as error:  # pyarrow's errors derive from these
         raise DataError(f"{path} cannot be read as {suffix[1:]}: {first_line(error)}.") from error
-    if not table.rows:
+    if not table.count:
         raise DataError(f"{path} holds no rows.")
     return table
 
@@ -187,7 +193,7 @@ class _Record(NamedTuple):
     cells: list[str]
 
 
-def _read_delimited(path: Path, delimiter: str) -> Table:
+def _read_delimited(path: Path, delimiter: str, columns: Collection[str]) -> Table:
     """Reads a table whose cells may be quoted; a quote that does not enclose a cell is text.
 
     Raises:
@@ -208,12 +214,15 @@ def _read_delimited(path: Path, delimiter: str) -> Table:
             "commas, put quotes around them."
         )
         records = [_Record(record.line, record.cells[1:]) for record in records]
-    rows = []
     for line, cells in records:
         if len(cells) > width and any(cells[width:]):
             raise ValueError(f"Expected {width} fields in line {line}, saw {len(cells)}")
-        rows.append([*cells[:width], *[None] * (width - len(cells))])
-    return Table(header.cells, rows)
+    selected = {
+        name: [record.cells[position] if position < len(record.cells) else None for record in records]
+        for position, name in enumerate(header.cells)
+        if name in columns
+    }
+    return Table(header.cells, len(records), selected)
 
 
 def _split_records(path: Path, lines: Sequence[str], delimiter: str) -> list[_Record]:
@@ -222,6 +231,9 @@ def _split_records(path: Path, lines: Sequence[str], delimiter: str) -> list[_Re
     A quote that opens a cell but is not closed before a delimiter or a line end is part of the text if the line by
     itself has the cells of a row. In TSV this also holds for quotes that are closed in a later line if all lines
     between them are rows by themselves, as texts hold no tabs.
+
+    Raises:
+        ValueError: If quotes are neither text nor enclose a cell, or may be both.
     """
     source = _Lines(lines)
     reader = csv.reader(source, delimiter=delimiter, strict=True)
@@ -244,8 +256,13 @@ def _split_records(path: Path, lines: Sequence[str], delimiter: str) -> list[_Re
                 f"a double quote in line {start + 1} opens a cell and does not close it; write quotes inside of a "
                 'quoted cell twice ("")'
             )
-        spans_rows = delimiter == "\t" and end - start > 1
-        if cells is None or (spans_rows and all(len(line.split("\t")) == expected for line in lines[start:end])):
+        spans_rows = end - start > 1 and all(len(line.split(delimiter)) == expected for line in lines[start:end])
+        if cells is not None and spans_rows and delimiter != "\t" and end - start >= MIN_UNCLEAR:
+            raise ValueError(
+                f"lines {start + 1} to {end} are one cell between double quotes, and each of them is a row by itself; "
+                "if quotes are part of a text, write them twice and put quotes around the text, otherwise save as JSONL"
+            )
+        if cells is None or (spans_rows and delimiter == "\t"):
             source.position = start + 1
             cells = lines[start].rstrip("\r\n").split(delimiter)
             stray.append(start + 1)
@@ -270,7 +287,7 @@ def _split_records(path: Path, lines: Sequence[str], delimiter: str) -> list[_Re
 # JSON
 
 
-def _read_json(path: Path) -> Table:
+def _read_json(path: Path, columns: Collection[str]) -> Table:
     """Reads an array of objects, or one object per line.
 
     Raises:
@@ -287,7 +304,9 @@ def _read_json(path: Path) -> Table:
         if not isinstance(row, dict):
             raise ValueError(f"{source} is {row!r:.40}, and no object with the columns of a row")
         names.update(dict.fromkeys(row))
-    return Table(list(names), [[row.get(name) for name in names] for _, row in rows])
+    return Table(
+        list(names), len(rows), {name: [row.get(name) for _, row in rows] for name in names if name in columns}
+    )
 
 
 def _json_lines(text: str) -> Iterator[tuple[str, Any]]:
@@ -305,16 +324,18 @@ def _json_lines(text: str) -> Iterator[tuple[str, Any]]:
 # other formats
 
 
-def _read_parquet(path: Path) -> Table:
+def _read_parquet(path: Path, columns: Collection[str]) -> Table:
     import pyarrow.parquet as pq
 
     if not path.is_file():
         raise DataError(f"The data file {path} does not exist.")
-    table = pq.ParquetFile(path).read()
-    return _from_columns(table.column_names, [column.to_pylist() for column in table.columns])
+    file = pq.ParquetFile(path)
+    names = file.schema_arrow.names
+    table = file.read([name for name in names if name in columns])
+    return Table(names, len(table), {name: table[name].to_pylist() for name in table.column_names})
 
 
-def _read_saved_dataset(path: Path) -> Table:
+def _read_saved_dataset(path: Path, columns: Collection[str]) -> Table:
     from datasets import DatasetDict, load_from_disk
 
     try:
@@ -330,16 +351,13 @@ def _read_saved_dataset(path: Path) -> Table:
         )
     if len(data) == 0:
         raise DataError(f"{path} holds no rows.")
-    return _from_columns(data.column_names, [data[name][:] for name in data.column_names])
+    names = list(data.column_names)
+    return Table(names, len(data), {name: data[name][:] for name in names if name in columns})
 
 
-def _from_columns(names: Sequence[str], columns: Sequence[Sequence[Any]]) -> Table:
-    return Table(list(names), list(zip(*columns, strict=True)))
-
-
-_READERS: dict[str, Callable[[Path], Table]] = {
-    ".csv": lambda path: _read_delimited(path, ","),
-    ".tsv": lambda path: _read_delimited(path, "\t"),
+_READERS: dict[str, Callable[[Path, Collection[str]], Table]] = {
+    ".csv": lambda path, columns: _read_delimited(path, ",", columns),
+    ".tsv": lambda path, columns: _read_delimited(path, "\t", columns),
     ".jsonl": _read_json,
     ".json": _read_json,
     ".parquet": _read_parquet,
