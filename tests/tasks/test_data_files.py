@@ -14,6 +14,8 @@ from bertsurgeon import progress
 from bertsurgeon.errors import DataError
 from bertsurgeon.tasks import TASK_TYPES, load_user_task, read_texts
 from bertsurgeon.tasks.data import infer_task_type
+from bertsurgeon.workflows.compress import check_data_options
+from bertsurgeon.workflows.inputs import DataConfig
 
 BOM = "\ufeff"
 
@@ -270,6 +272,16 @@ def test_patterns_and_compressed_files(tmp_path: Path, notes: list[str]) -> None
     (tmp_path / "part-1.csv.gz").write_bytes(content)
     with pytest.raises(DataError, match="cannot be read: Not a gzipped file"):
         read_texts(tmp_path / "part-1.csv.gz")
+
+
+def test_the_files_of_a_pattern_are_recorded(tmp_path: Path) -> None:
+    """Their names and hashes are in reports, and no output replaces them."""
+    files = [write(tmp_path / f"{name}.csv", ["a"], [0]) for name in "ab"]
+    data = DataConfig(train_file=tmp_path / "*.csv", validation_file=tmp_path / "none.csv")
+    assert data.files == [*files, tmp_path / "none.csv"]
+    check_data_options(DataConfig(text_file=files[0]), tmp_path / "?.csv")
+    with pytest.raises(DataError, match=r"no file .*none\.csv"):
+        check_data_options(DataConfig(text_file=files[0]), tmp_path / "none.csv")
 
 
 def test_patterns_of_sentences(tmp_path: Path) -> None:

@@ -142,6 +142,14 @@ def test_numbers_that_are_no_codes(names: tuple[str, ...], monkeypatch: pytest.M
     assert notes[0].endswith(f"in sorted order ({names[0]} = 0, {names[1]} = 1, {names[2]} = 2).")
 
 
+def test_rows_without_a_label_are_refused() -> None:
+    part = Dataset.from_dict({"text": ["x"], "label": [0]})
+    data = TaskData(Task("custom", ("accuracy",), ("-1", "0", "1")), part, part)
+    config: Any = type("Config", (), {"id2label": {0: "a", 1: "b"}})
+    with pytest.raises(DataError, match="label -1, which is no class of the model"):
+        recode_labels(data, config)
+
+
 @pytest.mark.parametrize(
     ("task_type", "column", "values", "wanted"),
     [

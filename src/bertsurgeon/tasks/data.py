@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 CONLL_SUFFIXES = (".conll", ".iob", ".iob2", ".bio")
 """Suffixes of files with CoNLL columns."""
 
+UNLABELED = "-1"
+"""Label that often marks rows without one."""
+
 MAX_NAMED = 10
 """Classes that a message names."""
 
@@ -217,7 +220,8 @@ def recode_labels(data: TaskData, config: PretrainedConfig, new_head: bool = Fal
         new_head: Whether the model gets a new head unless its classes are those of the task.
 
     Raises:
-        DataError: If a user's data has as many classes as the model, with other names.
+        DataError: If a user's data has as many classes as the model, with other names, or the class -1, which the model
+            does not have.
     """
     task, model_labels = data.task, label_names(config)
     count = len(getattr(config, "id2label", None) or ())
@@ -238,6 +242,11 @@ def recode_labels(data: TaskData, config: PretrainedConfig, new_head: bool = Fal
                 )
             if same_count:
                 note_sorted_classes(task.labels)
+            elif UNLABELED in task.labels:
+                raise DataError(
+                    f"The data holds the label {UNLABELED}, which is no class of the model; if it marks rows without a "
+                    "label, leave them out."
+                )
             return data
         if same_count:
             return data
