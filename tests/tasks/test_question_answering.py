@@ -329,6 +329,20 @@ def test_broken_answers(answers: Any, message: str, tmp_path: Path) -> None:
         load_user_task(path, path, task_type=TASK_TYPES["question-answering"])
 
 
+def test_blank_questions_and_passages_are_left_out(tmp_path: Path) -> None:
+    answers = [{"text": "a", "answer_start": 0}]
+    paragraphs = [
+        {"context": context, "qas": [{"question": question, "answers": answers}]}
+        for context, question in (("a", " "), ("", "Who?"), ("a b", "Which?"), ("a", None))
+    ]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    assert load_user_task(path, path).train["question"][:] == ["Which?"]
+    path.write_text(json.dumps({"data": [{"paragraphs": [{**paragraphs[2], "context": ["a"]}]}]}))
+    with pytest.raises(DataError, match=r"not in SQuAD's format.*list"):
+        load_user_task(path, path)
+
+
 PASSAGE = "warm, the film was very warm and warm"
 
 

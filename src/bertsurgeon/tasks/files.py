@@ -26,6 +26,7 @@ _MISSING = ("NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "NULL", "null", "N
 _NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[+-]\d+)?", re.ASCII | re.IGNORECASE)
 """Numbers as programs write them; leading zeros, or an exponent without a sign, are those of codes."""
 
+_PASSAGE = ("question", "context")
 _INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _BLANK = re.compile(r"[\s\u200b\u2060\ufeff]*")
 """What is no text: spaces, also those without a width."""
@@ -253,9 +254,11 @@ def read_squad(path: Path) -> Dataset:
             rows += list(_questions(json.loads(read_text(file))["data"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{file} is not in SQuAD's format ({type(error).__name__}: {error}).") from error
-    if not rows:
+    complete = [row for row in rows if not _is_incomplete((row["question"], row["context"]), _PASSAGE, _PASSAGE)]
+    if not complete:
         raise DataError(f"{path} holds no questions.")
-    return Dataset.from_list(place_answers(rows, path))
+    note_skipped_rows(path, len(rows) - len(complete))
+    return Dataset.from_list(place_answers(complete, path))
 
 
 def place_answers(rows: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
@@ -318,6 +321,9 @@ def _questions(articles: Any) -> Iterator[dict[str, Any]]:
     for article in articles:
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
+                for text in (question["question"], paragraph["context"]):
+                    if text is not None and not isinstance(text, str):
+                        raise TypeError(f"a question or passage is of type {type(text).__name__}")
                 answers = [] if question.get("is_impossible") else question["answers"]
                 yield {
                     "question": question["question"],
