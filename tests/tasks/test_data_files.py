@@ -136,8 +136,8 @@ def test_quotes_around_rows_of_tsv_are_text(tmp_path: Path, notes: list[str]) ->
 
 def test_two_lines_of_a_cell_may_look_like_rows(tmp_path: Path, notes: list[str]) -> None:
     path = tmp_path / "data.csv"
-    path.write_text('text,label\n"dear a,\nbest, b",0\nd,1\n')
-    assert load_user_task(path, path).train["text"][:] == ["dear a,\nbest, b", "d"]
+    path.write_text('text,label\n"dear a, b\nbest c",0\nd,1\n')
+    assert load_user_task(path, path).train["text"][:] == ["dear a, b\nbest c", "d"]
     assert "span lines: 1" in notes[0]
 
 
@@ -174,8 +174,8 @@ def test_more_cells_than_the_header(tmp_path: Path, notes: list[str]) -> None:
 
 
 def test_long_cells_of_csv(tmp_path: Path) -> None:
-    text = "long " * 50_000
-    path = write(tmp_path / "data.csv", [text, "b"], [0, 1])
+    text = "long, " * 50_000
+    path = write(tmp_path / "data.csv", [f'"{text}"', "b"], [0, 1])
     assert load_user_task(path, path).train["text"][0] == text
 
 
