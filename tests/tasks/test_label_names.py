@@ -107,6 +107,49 @@ def test_what_stays(name: str, labels: tuple[str, ...], own: dict[int, str] | No
     assert recode_labels(data, config) is data
 
 
+@pytest.mark.parametrize("own", [{0: "a", 1: "b", 2: "c"}, {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}])
+@pytest.mark.parametrize("codes", [[0, 2], [0, 1], [1, 2]])
+@pytest.mark.parametrize("task_type", ["classification", "token-classification"])
+def test_numbers_are_the_codes_of_the_model(task_type: str, codes: list[int], own: dict[int, str]) -> None:
+    """Whichever classes occur: the code of a number does not depend on the others."""
+    column = "label" if task_type == "classification" else "tags"
+    values: list[Any] = [0, 1] if column == "label" else [[0], [1, 0]]
+    part = Dataset.from_dict({"text": ["x", "y"], column: values})
+    names = tuple(map(str, codes))
+    data = TaskData(Task("custom", ("accuracy",), names, type=TASK_TYPES[task_type]), part, part)
+    config: Any = type("Config", (), {"id2label": own})
+    found = recode_labels(data, config)
+    assert found.task.labels == ("0", "1", "2")
+    assert found.validation[column][:] == (codes if column == "label" else [[codes[0]], [codes[1], codes[0]]])
+    assert recode_labels(data, config, new_head=True) is data
+
+
+@pytest.mark.parametrize("names", [("1", "2", "3"), ("-1", "0", "1"), ("00", "01", "02")])
+def test_numbers_that_are_no_codes(names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only their names in the model tell which class they are; without names, the order is noted."""
+    part = Dataset.from_dict({"text": ["x"], "label": [1]})
+    data = TaskData(Task("custom", ("accuracy",), names), part, part)
+    named: Any = type("Config", (), {"id2label": dict(enumerate(names[::-1]))})
+    assert recode_labels(data, named).train["label"][:] == [1]
+    assert recode_labels(data, named).task.labels == names[::-1]
+    other: Any = type("Config", (), {"id2label": {0: "a", 1: "b", 2: "c"}})
+    with pytest.raises(DataError, match=f"the data's are {names[0]}"):
+        recode_labels(data, other)
+    notes: list[str] = []
+    monkeypatch.setattr("bertsurgeon.progress.note_once", notes.append)
+    nameless: Any = type("Config", (), {"id2label": {code: f"LABEL_{code}" for code in range(3)}})
+    assert recode_labels(data, nameless) is data
+    assert notes[0].endswith(f"in sorted order ({names[0]} = 0, {names[1]} = 1, {names[2]} = 2).")
+
+
+def test_rows_without_a_label_are_refused() -> None:
+    part = Dataset.from_dict({"text": ["x"], "label": [0]})
+    data = TaskData(Task("custom", ("accuracy",), ("-1", "0", "1")), part, part)
+    config: Any = type("Config", (), {"id2label": {0: "a", 1: "b"}})
+    with pytest.raises(DataError, match="label -1, which is no class of the model"):
+        recode_labels(data, config)
+
+
 @pytest.mark.parametrize(
     ("task_type", "column", "values", "wanted"),
     [

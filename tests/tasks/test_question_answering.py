@@ -313,10 +313,10 @@ def test_broken_squad_files(content: str, message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ({"text": ["plot"], "answer_start": [5]}, "is not at character 5"),
+        ({"text": ["film"], "answer_start": [5]}, "No answer in .* is in its passage"),
         ({"text": ["plot"]}, "not of the form"),
-        ({"text": [4], "answer_start": [4]}, "'4'.* is not at character 4"),
-        ([{"text": 4, "answer_start": 4}], "'4'.* is not at character 4"),
+        ({"text": [4], "answer_start": [4]}, "No answer in .* is in its passage"),
+        ([{"text": 4, "answer_start": 4}], "No answer in .* is in its passage"),
         ("plot", "not of the form"),
         ({"text": ["plot", "The"], "answer_start": [4]}, "2 answers and 1 starts"),
         ({"text": [], "answer_start": []}, "No question has an answer"),
@@ -327,6 +327,52 @@ def test_broken_answers(answers: Any, message: str, tmp_path: Path) -> None:
     path.write_text(json.dumps({**ROWS[0], "answers": answers}) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=message):
         load_user_task(path, path, task_type=TASK_TYPES["question-answering"])
+
+
+def test_blank_questions_and_passages_are_left_out(tmp_path: Path) -> None:
+    answers = [{"text": "a", "answer_start": 0}]
+    paragraphs = [
+        {"context": context, "qas": [{"question": question, "answers": answers}]}
+        for context, question in (("a", " "), ("", "Who?"), ("a b", "Which?"), ("a", None))
+    ]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    assert load_user_task(path, path).train["question"][:] == ["Which?"]
+    path.write_text(json.dumps({"data": [{"paragraphs": [{**paragraphs[2], "context": ["a"]}]}]}))
+    with pytest.raises(DataError, match=r"not in SQuAD's format.*list"):
+        load_user_task(path, path)
+
+
+PASSAGE = "warm, the film was very warm and warm"
+
+
+@pytest.mark.parametrize(
+    ("start", "found"), [(24, 24), (22, 24), (25, 24), (14, 24), (3, 0), (-1, 0), (9999, 33), (30, 33)]
+)
+@pytest.mark.parametrize("form", ["squad.json", "rows.jsonl"])
+def test_answers_are_moved_to_where_they_are(
+    form: str, start: int, found: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr("bertsurgeon.progress.note_once", notes.append)
+    answers = [
+        [{"text": "warm", "answer_start": start}, {"text": "cold", "answer_start": 0}],
+        [{"text": "cold", "answer_start": 0}],
+        [],
+    ]
+    questions = [{"question": "How?", "answers": each} for each in answers]
+    path = tmp_path / form
+    if form == "squad.json":
+        path.write_text(json.dumps({"data": [{"paragraphs": [{"context": PASSAGE, "qas": questions}]}]}))
+    else:
+        path.write_text("".join(json.dumps({**one, "context": PASSAGE}) + "\n" for one in questions))
+    data = load_user_task(path, path, task_type=TASK_TYPES["question-answering"])
+    assert data.train["answers"][:] == [
+        {"text": ["warm"], "answer_start": [found]},
+        {"text": [], "answer_start": []},
+    ]
+    assert any(note.startswith("1 answers of") for note in notes) == (start != found)
+    assert any("Left out 2 answers" in note and "and 1 questions" in note for note in notes)
 
 
 def test_answers_that_are_numbers(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from transformers import PretrainedConfig
 from bertsurgeon import progress
 from bertsurgeon.errors import DataError
 from bertsurgeon.tasks.docstrings import read_docstrings
-from bertsurgeon.tasks.files import is_squad, note_skipped_rows, read_lines, read_squad
+from bertsurgeon.tasks.files import is_squad, note_skipped_rows, read_squad
+from bertsurgeon.tasks.raw_files import data_suffix, expand, read_lines
 from bertsurgeon.tasks.table import Layout, Task, get_task
 from bertsurgeon.tasks.types import (
     CLASSIFICATION,
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
 
 CONLL_SUFFIXES = (".conll", ".iob", ".iob2", ".bio")
 """Suffixes of files with CoNLL columns."""
+
+UNLABELED = "-1"
+"""Label that often marks rows without one."""
+
+MAX_NAMED = 10
+"""Classes that a message names."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,11 @@ def load_user_task(
     columns = {"text": text_column, "text_pair": text_pair_column, "label": label_column}
     reader = task_type or infer_task_type(files)
     parts = [reader.read(path, columns) for path in files]
-    if task_type is None and reader is CLASSIFICATION and any(map(is_real, chain(*(part["label"] for part in parts)))):
+    if (
+        task_type is None
+        and reader is CLASSIFICATION
+        and any(map(is_real, chain(*(part["label"][:] for part in parts))))
+    ):
         reader = REGRESSION
     prepared = reader.prepare(parts)
     for path, part in zip(files, prepared.parts, strict=True):
@@ -154,7 +165,7 @@ def load_user_task(
 
 def infer_task_type(files: Sequence[Path]) -> TaskType:
     """Returns the type of task of files: CoNLL by suffix, SQuAD by form, and otherwise a classification."""
-    if any(path.suffix in CONLL_SUFFIXES for path in files):
+    if any(data_suffix(expand(path)[0]) in CONLL_SUFFIXES for path in files):
         return TASK_TYPES["token-classification"]
     return TASK_TYPES["question-answering"] if any(map(is_squad, files)) else CLASSIFICATION
 
@@ -199,8 +210,9 @@ def align_to_model(data: TaskData, model: Any) -> TaskData:
 def recode_labels(data: TaskData, config: PretrainedConfig, new_head: bool = False) -> TaskData:
     """Gives the classes of a task the codes that they have in a model's configuration, by name, ignoring case.
 
-    Codes remain if the classes are numbers, if the model's classes have no names (``LABEL_0``), and for tasks known by
-    name if the model has other names, as the codes of benchmarks are the same everywhere.
+    Classes that are numbers and no names of the model are its codes, whichever of them occur. Other codes remain if the
+    model's classes have no names (``LABEL_0``), and for tasks known by name if the model has other names, as the codes
+    of benchmarks are the same everywhere.
 
     Args:
         data: The task's data.
@@ -208,25 +220,60 @@ def recode_labels(data: TaskData, config: PretrainedConfig, new_head: bool = Fal
         new_head: Whether the model gets a new head unless its classes are those of the task.
 
     Raises:
-        DataError: If a user's data has as many classes as the model, with other names.
+        DataError: If a user's data has as many classes as the model, with other names, or the class -1, which the model
+            does not have.
     """
     task, model_labels = data.task, label_names(config)
-    if not task.labels or model_labels is None or all(name.isdigit() for name in task.labels):
+    count = len(getattr(config, "id2label", None) or ())
+    same_count = len(task.labels) == count
+    if not task.labels:
         return data
-    model_codes = {name.casefold(): code for code, name in enumerate(model_labels)}
+    model_codes = {name.casefold(): code for code, name in enumerate(model_labels or ())}
     codes = [model_codes[name.casefold()] for name in task.labels if name.casefold() in model_codes]
-    same_count = len(task.labels) == len(model_labels)
-    if len(set(codes)) < len(task.labels) or (new_head and not same_count):
-        if new_head or task.name != "custom" or not same_count:
+    if len(set(codes)) < len(task.labels):
+        if new_head or task.name != "custom":
             return data
-        raise DataError(
-            f"The model's classes are {', '.join(model_labels)}, and the data's are {', '.join(task.labels)}; name the "
-            "data's like the model's, or write the model's codes (0, 1, …) instead of names."
-        )
-    if model_labels == task.labels:
+        codes = [int(name) for name in task.labels if is_class_code(name, count)]
+        if len(codes) < len(task.labels):
+            if same_count and model_labels is not None:
+                raise DataError(
+                    f"The model's classes are {', '.join(model_labels)}, and the data's are {', '.join(task.labels)}; "
+                    "name the data's like the model's, or write the model's codes (0, 1, …) instead of names."
+                )
+            if same_count:
+                note_sorted_classes(task.labels)
+            elif UNLABELED in task.labels:
+                raise DataError(
+                    f"The data holds the label {UNLABELED}, which is no class of the model; if it marks rows without a "
+                    "label, leave them out."
+                )
+            return data
+        if same_count:
+            return data
+        model_labels = tuple(map(str, range(count)))
+    elif model_labels == task.labels or (new_head and not same_count):
         return data
-    parts = (task.type.recode_labels(part, codes, len(model_labels)) for part in (data.train, data.validation))
+    assert model_labels is not None
+    parts = (task.type.recode_labels(part, codes, count) for part in (data.train, data.validation))
     return TaskData(replace(task, labels=model_labels), *parts)
+
+
+def is_class_code(name: str, count: int) -> bool:
+    """Returns whether the name of a class is the code of one of ``count`` classes; 01 is none."""
+    return name.isascii() and name.isdigit() and str(int(name)) == name and int(name) < count
+
+
+def note_sorted_classes(names: Sequence[str]) -> None:
+    """Reports that classes get the codes of a model without names in sorted order.
+
+    Args:
+        names: Names of the classes in the order of their codes.
+    """
+    codes = ", ".join(f"{name} = {code}" for code, name in enumerate(names[:MAX_NAMED]))
+    more = ", …" if len(names) > MAX_NAMED else ""
+    progress.note_once(
+        f"The model's classes have no names; those of the data get its codes in sorted order ({codes}{more})."
+    )
 
 
 # local files of known tasks

@@ -1,106 +1,112 @@
-"""Readers of files: CSV, TSV, JSON, JSONL, Parquet, plain text, CoNLL columns and SQuAD's JSON.
+"""Readers of a user's files: columns of tables, plain text, CoNLL columns and SQuAD's JSON.
 
-pandas and datasets are imported on first use, so that loading a model does not need them.
+datasets is imported on first use, so that loading a model does not need it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertsurgeon import progress
 from bertsurgeon.errors import DataError, first_line
+from bertsurgeon.tasks.raw_files import Table, data_suffix, expand, read_lines, read_start, read_table, read_text
 
 if TYPE_CHECKING:
-    import pandas as pd
     from datasets import Dataset
 
 _SQUAD = re.compile(r'\s*\{\s*("version"\s*:\s*"[^"]*"\s*,\s*)?"data"\s*:\s*\[')
 _MISSING = ("NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "NULL", "null", "None")
 """Words that mark a missing number."""
 
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[+-]\d+)?", re.ASCII | re.IGNORECASE)
+"""Numbers as programs write them; leading zeros, or an exponent without a sign, are those of codes."""
 
-def _read_table(path: Path, separator: str) -> pd.DataFrame:
-    """Reads a table where only empty cells are missing: None and NA may be texts or classes."""
-    import pandas as pd
-
-    return pd.read_csv(path, sep=separator, keep_default_na=False, na_values=[""], low_memory=False)
-
-
-def _read_json(path: Path) -> pd.DataFrame:
-    """Reads an array of objects, or one object per line."""
-    import pandas as pd
-
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        is_array = file.read(4096).lstrip().startswith("[")
-    return pd.read_json(path, lines=not is_array, encoding="utf-8-sig")
+_PASSAGE = ("question", "context")
+_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+_BLANK = re.compile(r"[\s\u200b\u2060\ufeff]*")
+"""What is no text: spaces, also those without a width."""
 
 
-def _read_json_lines(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.read_json(path, lines=True)
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.read_parquet(path)
-
-
-_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".csv": lambda path: _read_table(path, ","),
-    ".tsv": lambda path: _read_table(path, "\t"),
-    ".jsonl": _read_json_lines,
-    ".json": _read_json,
-    ".parquet": _read_parquet,
-}
-
-
-def read_frame(path: Path, columns: Mapping[str, str | None]) -> pd.DataFrame:
-    """Reads the complete rows of some columns of a CSV, TSV, JSON, JSONL or Parquet file.
+def read_columns(
+    path: Path, columns: Mapping[str, str | None], texts: Sequence[str] = ("text", "text_pair")
+) -> dict[str, list[Any]]:
+    """Reads the complete rows of some columns of a CSV, TSV, JSON, JSONL or Parquet file, or of a saved dataset.
 
     Args:
-        path: The file.
+        path: The file, or a pattern of files.
         columns: Name of each column in the file, by its name in the result; None for columns to leave out.
+        texts: Names in the result of the columns that hold texts; others hold labels or lists.
+
+    Returns:
+        Texts as strings, labels as they are in the file: strings of JSON and Parquet remain strings, and cells of CSV
+        and TSV are numbers if all cells of their column are written like numbers. Names of classes are stripped.
 
     Raises:
-        DataError: If the file is missing, empty, unreadable, of unknown type, or lacks a column.
+        DataError: If the file is missing, empty, unreadable, of unknown type, or lacks a column, or if a column of
+            texts holds something else.
     """
-    import pandas as pd
-
-    if not path.is_file():
-        raise DataError(f"The data file {path} does not exist.")
-    if path.suffix not in _READERS:
-        raise DataError(f"{path} is of unknown type; use one of {', '.join(_READERS)}.")
-    try:
-        frame = _READERS[path.suffix](path)
-    except (ValueError, TypeError, OSError) as error:  # pandas' ParserError and pyarrow's ArrowInvalid are ValueErrors
-        if path.stat().st_size == 0:
-            raise DataError(f"{path} is empty.") from error
-        raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {first_line(error)}.") from error
-    if frame.empty:
-        raise DataError(f"{path} holds no rows.")
     selected = {role: column for role, column in columns.items() if column is not None}
+    values: dict[str, list[Any]] = {role: [] for role in selected}
+    files = expand(path)
+    for file in files:
+        table = read_table(file, set(selected.values()))
+        for role, column in selected.items():
+            _check_column(table, column, role, file)
+            values[role] += table.columns[column]
     for role, column in selected.items():
-        if column not in frame.columns:
-            existing = ", ".join(map(str, frame.columns))
-            option = "label" if role not in ("text", "text_pair") else role.replace("_", "-")
-            raise DataError(
-                f"{path} has no column {column!r}; it has {existing}. Name the right one with --{option}-column."
-            )
-    frame = frame[list(selected.values())]
-    frame.columns = pd.Index(list(selected))
-    if path.suffix in (".csv", ".tsv"):
-        frame = frame.assign(**{role: _parse_numbers(frame[role]) for role in selected if role.startswith("label")})
-    complete = frame.dropna()
-    if complete.empty:
+        if role in texts:
+            values[role] = [_text(value, column, path) for value in values[role]]
+        elif data_suffix(files[0]) in (".csv", ".tsv"):
+            values[role] = _parse_cells(values[role])
+        values[role] = [
+            value.strip() if isinstance(value, str) and role not in texts else value for value in values[role]
+        ]
+    rows = list(zip(*values.values(), strict=True))
+    complete = [row for row in rows if not _is_incomplete(row, selected, texts)]
+    if not complete:
         raise DataError(f"{path} holds no complete rows; every row lacks a text or a label.")
-    note_skipped_rows(path, len(frame) - len(complete))
-    return complete
+    note_skipped_rows(path, len(rows) - len(complete))
+    return dict(zip(selected, map(list, zip(*complete, strict=True)), strict=True))
+
+
+def _check_column(table: Table, column: str, role: str, path: Path) -> None:
+    """Checks that a table has a column once."""
+    if table.names.count(column) == 1:
+        return
+    option = "label" if role not in ("text", "text_pair") else role.replace("_", "-")
+    if column in table.names:
+        raise DataError(f"{path} has several columns {column!r}; name the right one with --{option}-column.")
+    existing = ", ".join(map(str, table.names))
+    raise DataError(f"{path} has no column {column!r}; it has {existing}. Name the right one with --{option}-column.")
+
+
+def _text(value: Any, column: str, path: Path) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, (list, tuple, Mapping, bytes)):
+        kind = "bytes" if isinstance(value, bytes) else "objects" if isinstance(value, Mapping) else "lists"
+        raise DataError(
+            f"The column {column!r} of {path} holds {kind}, not texts, such as {value!r:.40}; name a column of texts "
+            "with --text-column or --text-pair-column."
+        )
+    return str(value)
+
+
+def _is_incomplete(row: Sequence[Any], roles: Iterable[str], texts: Sequence[str]) -> bool:
+    """Returns whether a text or a label of a row is missing or blank."""
+    for role, value in zip(roles, row, strict=True):
+        is_blank = isinstance(value, str) and _BLANK.fullmatch(value) is not None
+        is_empty = role in ("text", "text_pair") and role not in texts and value == []
+        if value is None or is_blank or is_empty or (isinstance(value, float) and math.isnan(value)):
+            return True
+    return False
 
 
 def note_skipped_rows(path: Path, rows: int) -> None:
@@ -114,16 +120,17 @@ def note_skipped_rows(path: Path, rows: int) -> None:
         progress.note(f"Skipped {rows:,} incomplete rows of {path}.")
 
 
-def _parse_numbers(labels: pd.Series[Any]) -> pd.Series[Any]:
-    """Converts labels to numbers if all are, except for words like NA where one is missing."""
-    import pandas as pd
+def _parse_cells(cells: Sequence[str | None]) -> Sequence[Any]:
+    """Converts the cells of a column to numbers if all are written like numbers; words like NA are missing then.
 
-    missing = labels.isin(_MISSING)
-    if not missing.any():
-        return labels
-    present = labels.mask(missing)
-    numbers = pd.to_numeric(present, errors="coerce")
-    return numbers if present.count() == numbers.count() > 0 else labels
+    Codes such as 01 or 1e3 are no numbers.
+    """
+    stripped = [None if cell is None else cell.strip() for cell in cells]
+    present = {cell for cell in stripped if cell} - set(_MISSING)
+    if not present or not all(map(_NUMBER.fullmatch, present)):
+        return stripped
+    convert: Callable[[str], Any] = int if all(map(_INTEGER.fullmatch, present)) else float
+    return [convert(cell) if cell in present else None for cell in stripped]
 
 
 def read_user_file(path: Path, text_column: str, text_pair_column: str | None, label_column: str | None) -> Dataset:
@@ -140,11 +147,15 @@ def read_user_file(path: Path, text_column: str, text_pair_column: str | None, l
     """
     from datasets import Dataset
 
-    frame = read_frame(path, {"text": text_column, "text_pair": text_pair_column, "label": label_column})
-    for role in ("text", "text_pair"):
-        if role in frame.columns:
-            frame[role] = frame[role].astype(str)
-    return Dataset.from_pandas(frame, preserve_index=False)
+    columns = read_columns(path, {"text": text_column, "text_pair": text_pair_column, "label": label_column})
+    if len({type(label) for label in columns.get("label", ())} - {float}) > 1:  # integers and floats are numbers
+        columns["label"] = [
+            str(label) if not isinstance(label, (list, Mapping)) else label for label in columns["label"]
+        ]
+    try:
+        return Dataset.from_dict(columns)
+    except (ValueError, TypeError, OverflowError) as error:  # pyarrow's errors derive from these
+        raise DataError(f"The rows of {path} do not make a dataset: {first_line(error)}.") from error
 
 
 def read_texts(path: Path, text_column: str = "text", text_pair_column: str | None = None) -> Dataset:
@@ -160,15 +171,11 @@ def read_texts(path: Path, text_column: str = "text", text_pair_column: str | No
     """
     from datasets import Dataset
 
-    if path.suffix != ".txt":
+    files = expand(path)
+    if data_suffix(files[0]) != ".txt":
         return read_user_file(path, text_column, text_pair_column, None)
-    if not path.is_file():
-        raise DataError(f"The text file {path} does not exist.")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text: {error}.") from error
-    texts = [line for line in lines if line]
+    lines = [line.strip() for file in files for line in read_lines(file)]
+    texts = [line for line in lines if not _BLANK.fullmatch(line)]
     if not texts:
         raise DataError(f"{path} holds no text.")
     return Dataset.from_dict({"text": texts})
@@ -193,7 +200,8 @@ def read_conll(path: Path, token_column: int = 0, tag_column: int = -1) -> Datas
     """
     from datasets import Dataset
 
-    lines = read_lines(path)
+    files = expand(path)
+    lines = [line for file in files for line in (*read_lines(file), "")]
     separator = "\t" if any("\t" in line for line in lines) else None
     sentences: list[tuple[list[str], list[str]]] = [([], [])]
     for number, line in enumerate(lines, 1):
@@ -222,10 +230,8 @@ def read_conll(path: Path, token_column: int = 0, tag_column: int = -1) -> Datas
 
 def is_squad(path: Path) -> bool:
     """Returns whether a file is JSON in SQuAD's nested format."""
-    if path.suffix != ".json" or not path.is_file():
-        return False
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return _SQUAD.match(file.read(4096)) is not None
+    first = expand(path)[0]
+    return data_suffix(first) == ".json" and first.is_file() and _SQUAD.match(read_start(first, 4096)) is not None
 
 
 def read_squad(path: Path) -> Dataset:
@@ -242,20 +248,82 @@ def read_squad(path: Path) -> Dataset:
     """
     from datasets import Dataset
 
-    try:
-        articles = json.loads("\n".join(read_lines(path)))["data"]
-        rows = list(_questions(articles))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not in SQuAD's format ({type(error).__name__}: {error}).") from error
-    if not rows:
+    rows = []
+    for file in expand(path):
+        try:
+            rows += list(_questions(json.loads(read_text(file))["data"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{file} is not in SQuAD's format ({type(error).__name__}: {error}).") from error
+    complete = [row for row in rows if not _is_incomplete((row["question"], row["context"]), _PASSAGE, _PASSAGE)]
+    if not complete:
         raise DataError(f"{path} holds no questions.")
-    return Dataset.from_list(rows)
+    note_skipped_rows(path, len(rows) - len(complete))
+    return Dataset.from_list(place_answers(complete, path))
+
+
+def place_answers(rows: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Corrects answers that are not where they are said to be.
+
+    Such an answer is moved to its occurrence in the passage that is nearest to its start. An answer that is not in the
+    passage is left out, and with its last answer the question is. Notes state how many.
+
+    Args:
+        rows: Questions with ``context`` and ``answers``, a struct of lists ``text`` and ``answer_start``.
+        path: The file that they were read from.
+
+    Raises:
+        DataError: If no question remains.
+    """
+    placed, moved, lost_answers, lost = [], 0, 0, 0
+    for row in rows:
+        answers = row["answers"]
+        starts = [
+            _find_nearest(row["context"], text, start)
+            for text, start in zip(answers["text"], answers["answer_start"], strict=True)
+        ]
+        remaining = [(text, start) for text, start in zip(answers["text"], starts, strict=True) if start is not None]
+        moved += sum(start not in (None, old) for start, old in zip(starts, answers["answer_start"], strict=True))
+        lost_answers += len(starts) - len(remaining)
+        if starts and not remaining:
+            lost += 1
+            continue
+        placed.append(
+            {
+                **row,
+                "answers": {"text": [text for text, _ in remaining], "answer_start": [start for _, start in remaining]},
+            }
+        )
+    if not placed:
+        raise DataError(f"No answer in {path} is in its passage; check the columns of passages and answers.")
+    if moved:
+        progress.note_once(
+            f"{moved:,} answers of {path} are not at their answer_start; they were found elsewhere in the passage."
+        )
+    if lost_answers:
+        progress.note_once(
+            f"Left out {lost_answers:,} answers of {path} that are not in their passages, and {lost:,} questions that "
+            "have no other."
+        )
+    return placed
+
+
+def _find_nearest(context: str, text: str, start: int) -> int | None:
+    """Returns where a text begins in a passage, as near to ``start`` as possible; None if it is not there or empty."""
+    if start >= 0 and text and context.startswith(text, start):
+        return start
+    before = context.rfind(text, 0, max(0, start) + len(text)) if text else -1
+    after = context.find(text, max(0, start)) if text else -1
+    positions = [position for position in (before, after) if position >= 0]
+    return min(positions, key=lambda position: abs(position - start)) if positions else None
 
 
 def _questions(articles: Any) -> Iterator[dict[str, Any]]:
     for article in articles:
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
+                for text in (question["question"], paragraph["context"]):
+                    if text is not None and not isinstance(text, str):
+                        raise TypeError(f"a question or passage is of type {type(text).__name__}")
                 answers = [] if question.get("is_impossible") else question["answers"]
                 yield {
                     "question": question["question"],
@@ -265,20 +333,3 @@ def _questions(articles: Any) -> Iterator[dict[str, Any]]:
                         "answer_start": [int(answer["answer_start"]) for answer in answers],
                     },
                 }
-
-
-def read_lines(path: Path) -> list[str]:
-    """Returns the lines of a UTF-8 file, without its byte-order mark if it has one.
-
-    Args:
-        path: The file.
-
-    Raises:
-        DataError: If the file is missing or cannot be read.
-    """
-    if not path.is_file():
-        raise DataError(f"The data file {path} does not exist.")
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text: {error}.") from error

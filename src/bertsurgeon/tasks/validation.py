@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertsurgeon.errors import DataError
 from bertsurgeon.tasks.data import (
+    MAX_NAMED,
     TaskData,
     align_to_model,
     infer_task_type,
     load_from_hub,
     load_task,
     note_rows,
+    note_sorted_classes,
     read_validation_file,
 )
 from bertsurgeon.tasks.table import Task, get_task
@@ -21,9 +23,6 @@ from bertsurgeon.tasks.types import CLASSIFICATION, TaskType, label_names, task_
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-MAX_NAMED = 10
-"""Classes that an error message names."""
 
 
 class ValidationData(NamedTuple):
@@ -90,6 +89,8 @@ def load_user_validation(
     rows = reader.read(path, {"text": text_column, "text_pair": text_pair_column, "label": label_column})
     labels = _labels_of(model.config, reader.class_names([rows]), path)
     prepared = reader.prepare([rows], labels)
+    if prepared.labels and not labels and len(prepared.labels) == model.config.num_labels:
+        note_sorted_classes(prepared.labels)
     note_rows(path.name, prepared.parts[0], prepared.type, prepared.labels)
     return ValidationData(Task("custom", prepared.metrics, prepared.labels, type=prepared.type), prepared.parts[0])
 

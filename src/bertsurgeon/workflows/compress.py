@@ -16,7 +16,7 @@ from bertsurgeon.compression.work_folder import WorkFolder
 from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.evaluation import check_head
 from bertsurgeon.reporting import model_source
-from bertsurgeon.tasks import align_to_model, read_texts, task_type_for_texts, tokenize
+from bertsurgeon.tasks import align_to_model, find_files, read_texts, task_type_for_texts, tokenize
 from bertsurgeon.workflows.inputs import (
     DataConfig,
     input_paths,
@@ -63,7 +63,7 @@ def compress_and_save(
     """
     folder = resolve_model(name)
     check_data_options(data, test_file)
-    paths = [*input_paths(folder, data=data), *([] if test_file is None else [test_file])]
+    paths = [*input_paths(folder, data=data), *([] if test_file is None else find_files(test_file))]
     check_output(output, overwrite, paths)  # before anything is loaded
     WorkFolder.beside(output).check(paths)
     set_seed(config.seed)
@@ -108,7 +108,7 @@ def check_data_options(data: DataConfig, test_file: Path | None) -> None:
         )
     if test_file is not None and data.task is not None:
         raise OptionError("--test-file is for your own files; a --task has no further data.")
-    if test_file is not None and not test_file.exists():
+    if test_file is not None and not find_files(test_file):
         raise DataError(f"There is no file {test_file}.")
 
 
@@ -165,7 +165,7 @@ def _read_texts_like(file: Path, data: DataConfig) -> Dataset:
 
 
 def _files(data: DataConfig, test_file: Path | None) -> list[Path]:
-    files = [*data.files, *([] if test_file is None else [test_file])]
+    files = [*data.files, *([] if test_file is None else find_files(test_file))]
     return [file for file in files if file.is_file()]
 
 

@@ -25,6 +25,7 @@ from bertsurgeon.tasks import (
     TaskType,
     ValidationData,
     align_to_model,
+    find_files,
     get_task_type,
     limit_rows,
     load_task,
@@ -98,9 +99,9 @@ class DataConfig:
 
     @property
     def files(self) -> list[Path]:
-        """The files and folders that are read."""
+        """The files and folders that are read; of patterns, the files that match."""
         paths = (self.data_dir, self.train_file, self.validation_file, self.text_file)
-        return [path for path in paths if path is not None]
+        return [file for path in paths if path is not None for file in find_files(path) or [path]]
 
 
 def resolve_model(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from bertsurgeon.tasks.types.heads import Head, Outputs
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+_INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
 
 TRUNCATED = "truncated"
 """Column that :meth:`TaskType.encode` adds: True in the first row made of a raw row whose text was cut."""
@@ -261,9 +264,20 @@ def replace_column(part: Dataset, column: str, values: Sequence[Any]) -> Dataset
     return part.remove_columns(column).add_column(column, values)
 
 
+def name_order(name: str) -> tuple[int, int, str]:
+    """Returns the key that sorts names of classes: whole numbers by value, before all other names.
+
+    Args:
+        name: The name.
+    """
+    return (0, int(name), name) if _INTEGER.fullmatch(name) else (1, 0, name)
+
+
 def summarize_counts(counts: Mapping[str, int]) -> str:
     """Returns the number of rows of each class, or the least and the most if there are many classes."""
-    each = ", ".join(f"{f'class {name}:' if name.isdigit() else name} {count:,}" for name, count in counts.items())
+    each = ", ".join(
+        f"{f'class {name}:' if _INTEGER.fullmatch(name) else name} {count:,}" for name, count in counts.items()
+    )
     if len(each) <= MAX_SUMMARY:
         return each
     return f"{len(counts)} classes, {min(counts.values()):,} to {max(counts.values()):,} rows each"

@@ -81,7 +81,9 @@ class Embedding(TaskType):
     def prepare(self, parts: Sequence[Dataset], labels: Sequence[str] = ()) -> PreparedData:
         """Converts scores to floating-point numbers."""
         try:
-            coded = [replace_column(part, "label", [finite_float(value) for value in part["label"]]) for part in parts]
+            coded = [
+                replace_column(part, "label", [finite_float(value) for value in part["label"][:]]) for part in parts
+            ]
         except (ValueError, TypeError) as error:
             raise DataError(f"The label column must hold the similarity of two texts as numbers ({error}).") from error
         return PreparedData(self, METRICS, (), coded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig, P
 
 from bertsurgeon.errors import DataError
 from bertsurgeon.tasks.distributions import BERNOULLI, CATEGORICAL, NORMAL, Distribution
-from bertsurgeon.tasks.files import read_frame, read_user_file
+from bertsurgeon.tasks.files import read_columns, read_user_file
 from bertsurgeon.tasks.metrics import Array, sequence_metrics
 from bertsurgeon.tasks.types.base import (
     TRUNCATED,
@@ -24,6 +24,7 @@ from bertsurgeon.tasks.types.base import (
     encode_texts,
     find_truncated,
     finite_float,
+    name_order,
     replace_column,
     summarize_counts,
     summarize_range,
@@ -32,6 +33,8 @@ from bertsurgeon.tasks.types.heads import Outputs, Prediction
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+_FLAGS = {"false": False, "true": True, "0": False, "1": True}
 
 
 @dataclass(frozen=True)
@@ -93,18 +96,21 @@ class Classification(_SequenceTask):
 
     def class_names(self, parts: Sequence[Dataset]) -> set[str]:
         """Returns all classes."""
-        return {_class_name(value) for part in parts for value in part["label"]}
+        return {_class_name(value) for part in parts for value in part["label"][:]}
 
     def prepare(self, parts: Sequence[Dataset], labels: Sequence[str] = ()) -> PreparedData:
         """Codes classes in the sorted order of their names in all files; integers 0…k-1 keep their values."""
-        values = [value for part in parts for value in part["label"]]
+        values = [value for part in parts for value in part["label"][:]]
         if any(isinstance(value, (list, dict)) for value in values):
             raise DataError(
                 "The labels are lists; name the task type: --task-type multi-label or token-classification."
             )
         if any(map(is_real, values)):
-            raise DataError("The label column holds real numbers; use a regression (--task-type regression).")
-        names = tuple(labels) or _sort_names(self.class_names(parts))
+            raise DataError(
+                "The label column holds real numbers; use a regression (--task-type regression), "
+                "or JSON with strings as classes."
+            )
+        names = tuple(labels) or tuple(sorted(self.class_names(parts), key=name_order))
         if len(names) < 2:
             raise DataError("The label column holds a single class; a classification needs two.")
         if not labels and len(names) > max(1000, len(values) // 2):
@@ -114,7 +120,7 @@ class Classification(_SequenceTask):
             )
         codes = {name: code for code, name in enumerate(names)}
         coded = [
-            replace_column(part, "label", [codes[_class_name(value)] for value in part["label"]]) for part in parts
+            replace_column(part, "label", [codes[_class_name(value)] for value in part["label"][:]]) for part in parts
         ]
         return PreparedData(self, ("accuracy", "f1"), names, coded)
 
@@ -125,7 +131,7 @@ class Classification(_SequenceTask):
 
     def recode_labels(self, part: Dataset, codes: Sequence[int], count: int) -> Dataset:
         """Replaces class codes, see :meth:`TaskType.recode_labels`."""
-        return replace_column(part, "label", [codes[code] for code in part["label"]])
+        return replace_column(part, "label", [codes[code] for code in part["label"][:]])
 
     def decode(self, logits: Array) -> Array:
         """Returns class codes, shape (texts,)."""
@@ -156,7 +162,9 @@ class Regression(_SequenceTask):
     def prepare(self, parts: Sequence[Dataset], labels: Sequence[str] = ()) -> PreparedData:
         """Converts labels to floating-point numbers."""
         try:
-            coded = [replace_column(part, "label", [finite_float(value) for value in part["label"]]) for part in parts]
+            coded = [
+                replace_column(part, "label", [finite_float(value) for value in part["label"][:]]) for part in parts
+            ]
         except (ValueError, TypeError) as error:
             raise DataError(f"The label column of a regression must hold numbers only ({error}).") from error
         return PreparedData(self, ("spearman", "pearson"), (), coded)
@@ -194,26 +202,25 @@ class MultiLabel(_SequenceTask):
         if repeated := [name for name in names if names.count(name) > 1]:
             raise DataError(f"The label columns name {repeated[0]!r} twice; name each one once.")
         texts = {"text": columns["text"] or "text", "text_pair": columns["text_pair"]}
-        frame = read_frame(path, {**texts, **{f"label {name}": name for name in names}})
-        values = [frame.pop(f"label {name}").tolist() for name in names]
+        rows = read_columns(path, {**texts, **{f"label {name}": name for name in names}})
+        values = [rows.pop(f"label {name}") for name in names]
         if len(names) == 1:
             labels = [_parse_names(value, path, names[0]) for value in values[0]]
         else:
             labels = [_active_names(flags, names, path) for flags in zip(*values, strict=True)]
-        rows = {role: frame[role].astype(str).tolist() for role in frame.columns}
         return Dataset.from_dict({**rows, "label": labels})
 
     def class_names(self, parts: Sequence[Dataset]) -> set[str]:
         """Returns all labels that a text has."""
-        return {str(name) for part in parts for value in part["label"] for name in value}
+        return {str(name) for part in parts for value in part["label"][:] for name in value}
 
     def prepare(self, parts: Sequence[Dataset], labels: Sequence[str] = ()) -> PreparedData:
         """Codes labels in the sorted order of their names in all files."""
-        names = tuple(labels) or _sort_names(self.class_names(parts))
+        names = tuple(labels) or tuple(sorted(self.class_names(parts), key=name_order))
         if not names:
             raise DataError("No text has a label; a multi-label classification needs at least one.")
         coded = [
-            replace_column(part, "label", [[float(name in value) for name in names] for value in part["label"]])
+            replace_column(part, "label", [[float(name in value) for name in names] for value in part["label"][:]])
             for part in parts
         ]
         return PreparedData(self, ("micro_f1", "macro_f1", "accuracy"), names, coded)
@@ -242,11 +249,6 @@ def is_real(value: Any) -> bool:
     return isinstance(value, float) and not value.is_integer()
 
 
-def _sort_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Sorts numbers by value, before all other names."""
-    return tuple(sorted(names, key=lambda n: (not n.isdigit(), int(n) if n.isdigit() else 0, n)))
-
-
 def _class_name(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) else str(value)
 
@@ -260,7 +262,8 @@ def _parse_names(value: Any, path: Path, column: str) -> list[str]:
     )
 
 
-def _active_names(flags: Sequence[Any], names: Sequence[str], path: Path) -> list[str]:
+def _active_names(cells: Sequence[Any], names: Sequence[str], path: Path) -> list[str]:
+    flags = [_FLAGS.get(cell.casefold(), cell) if isinstance(cell, str) else cell for cell in cells]
     if any(flag not in (0, 1) for flag in flags):
         wrong = next(flag for flag in flags if flag not in (0, 1))
         raise DataError(f"The label columns of {path} must hold 0 and 1 only, not {wrong!r}.")

@@ -15,14 +15,16 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.tasks.collate import IGNORED, WORD_STARTS
 from bertsurgeon.tasks.distributions import CATEGORICAL
-from bertsurgeon.tasks.files import read_conll, read_frame
+from bertsurgeon.tasks.files import read_columns, read_conll
 from bertsurgeon.tasks.metrics import tag_metrics
+from bertsurgeon.tasks.raw_files import data_suffix, expand
 from bertsurgeon.tasks.types.base import (
     TRUNCATED,
     PreparedData,
     TaskType,
     encode_texts,
     find_truncated,
+    name_order,
     replace_column,
 )
 from bertsurgeon.tasks.types.heads import Outputs, Prediction
@@ -59,10 +61,12 @@ class TokenClassification(TaskType):
         """Reads lists of words and tags from JSON, JSONL or Parquet; from other files CoNLL columns, by position."""
         from datasets import Dataset
 
-        if path.suffix not in _LIST_FILES:
+        first = expand(path)[0]
+        if not first.is_dir() and data_suffix(first) not in _LIST_FILES:
             return read_conll(path, _parse_position(columns["text"] or "0"), _parse_position(columns["label"] or "-1"))
-        frame = read_frame(path, {role: columns[role] or default for role, default in self.columns.items()})
-        rows = {name: [_parse_list(value, path, name) for value in frame[role]] for role, name in self.columns.items()}
+        names = {role: columns[role] or default for role, default in self.columns.items()}
+        values = read_columns(path, names, texts=())
+        rows = {name: [_parse_list(value, path, name) for value in values[role]] for role, name in self.columns.items()}
         for number, (tokens, tags) in enumerate(zip(rows["tokens"], rows["tags"], strict=True), 1):
             if len(tokens) != len(tags):
                 raise DataError(f"Row {number} of {path} has {len(tokens)} tokens and {len(tags)} tags.")
@@ -77,7 +81,7 @@ class TokenClassification(TaskType):
         labels = tuple(labels) or tuple(
             sorted(
                 self.class_names(parts),
-                key=lambda tag: (tag != "O", tag[2:] if tag[:2] in PREFIXES else tag, tag),
+                key=lambda tag: (tag != "O", name_order(tag[2:] if tag[:2] in PREFIXES else tag), tag),
             )
         )
         if len(labels) < 2:
