@@ -38,10 +38,10 @@ def base_study() -> str:
     tasks = [task for task in TASKS if "dense" in results.get(task, {})]
     lines = []
     for row, title in ROWS.items():
-        found = {task: results[task].get(row) for task in tasks}
-        if not any(found.values()):
+        by_task = {task: results[task].get(row) for task in tasks}
+        if not any(by_task.values()):
             continue
-        shares = [first_metric(one) / first_metric(results[task]["dense"]) for task, one in found.items() if one]
-        cells = [MISSING if one is None else f"{first_metric(one):.1f}" for one in found.values()]
+        shares = [first_metric(one) / first_metric(results[task]["dense"]) for task, one in by_task.items() if one]
+        cells = [MISSING if one is None else f"{first_metric(one):.1f}" for one in by_task.values()]
         lines.append([title, *cells, f"{100 * mean(shares):.1f} %"])
     return table(["model", *(TASKS[task] for task in tasks), "of dense, mean"], lines)

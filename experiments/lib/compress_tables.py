@@ -47,15 +47,17 @@ def compress_means() -> str:
     """One row per runtime: mean speed of what was chosen over that of dense INT8 in the same runtime."""
     rows = []
     for runtime, title in RUNTIMES.items():
-        found = [row["result"] for row in read_rows("compress").values() if row["configuration"]["runtime"] == runtime]
-        if not found:
+        results = [
+            row["result"] for row in read_rows("compress").values() if row["configuration"]["runtime"] == runtime
+        ]
+        if not results:
             continue
         cells = []
         for batch_size, length in SHAPES:
-            ratios = [_ratio(result, batch_size, length) for result in found]
+            ratios = [_ratio(result, batch_size, length) for result in results]
             cells += [f"{mean(ratios):.2f}x", f"{geometric_mean(ratios):.2f}x"]
-        faster = sum(_ratio(result, *SHAPES[0]) > 1.05 for result in found)
-        rows.append([title, str(len(found)), *cells, f"{faster} of {len(found)}"])
+        faster = sum(_ratio(result, *SHAPES[0]) > 1.05 for result in results)
+        rows.append([title, str(len(results)), *cells, f"{faster} of {len(results)}"])
     headings = ["runtime", "tasks"]
     headings += [f"{a} × {b}: {kind}" for a, b in SHAPES for kind in ("mean", "geometric mean")]
     return table([*headings, "pruning adds something"], rows)

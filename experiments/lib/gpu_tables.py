@@ -10,12 +10,12 @@ SIZES = {"base": "BERT-base size", "large": "BERT-large size"}
 
 def _rows(part: str) -> dict[tuple[str, str], dict[str, Any]]:
     """Returns the results of one part by card and by the rest of the name."""
-    found = {}
+    rows = {}
     for name, row in read_rows("gpu").items():
         card, _, rest = name.partition("/")
         if rest.startswith(part):
-            found[card.replace("-", " "), rest] = row["result"]
-    return found
+            rows[card.replace("-", " "), rest] = row["result"]
+    return rows
 
 
 def gpu_pruning() -> str:

@@ -1,4 +1,4 @@
-"""Where models run: on the accelerator of the machine if there is one, else on the CPU, or where the caller says."""
+"""Where models run: on the accelerator of the machine if there is one, else on the CPU, or where the caller asks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ def choose_device(device: Device | None = None) -> torch.device:
             CPU.
 
     Raises:
-        OptionError: If PyTorch knows no such device, or this machine has none.
+        OptionError: If there is no such device, or this machine has none.
     """
     if device is None:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -62,7 +62,7 @@ def running_on(device: Device | None, *models: object) -> Iterator[torch.device]
     """Moves models to a device for the duration of a ``with`` block, in place; afterwards they are where they were.
 
     Args:
-        device: Where they run; None for the first model's own device if that is no CPU, else for the default.
+        device: Where they run; None for the device of the first model if that is no CPU, else for the default.
         *models: PyTorch models; anything else, such as an exported model, stays where it is.
 
     Raises:
@@ -70,8 +70,8 @@ def running_on(device: Device | None, *models: object) -> Iterator[torch.device]
     """
     networks = [model for model in models if isinstance(model, torch.nn.Module)]
     homes = [next(model.parameters()).device for model in networks]
-    own = homes[0] if homes and homes[0].type != "cpu" else None
-    target = choose_device(device if device is not None else own)
+    elsewhere = homes[0] if homes and homes[0].type != "cpu" else None
+    target = choose_device(device if device is not None else elsewhere)
     try:
         for model in networks:
             move(model, target)

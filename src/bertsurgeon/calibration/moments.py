@@ -186,23 +186,23 @@ def _total(x: Tensor, weights: Tensor | None) -> Tensor:
     return (x if weights is None else x * weights.unsqueeze(1)).sum(0, dtype=torch.float64)
 
 
-def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
-    """Computes leftᵀ · right where it is known to be symmetric, in five eighths of the operations.
+def symmetric_product(x: Tensor, scaled: Tensor) -> Tensor:
+    """Computes xᵀ · scaled where it is known to be symmetric, in five eighths of the operations.
 
     The blocks above the diagonal are computed, those below it mirrored.
 
     Args:
-        left: Shape (tokens, width).
-        right: Shape (tokens, width): ``left`` with its rows scaled.
+        x: Shape (tokens, width).
+        scaled: ``x`` with its rows scaled, same shape.
     """
-    width = left.shape[1]
+    width = x.shape[1]
     step = -(-width // SYMMETRIC_BLOCKS)
     if step < MIN_SYMMETRIC_BLOCK:
-        return left.T @ right
-    product = left.new_empty(width, width)
+        return x.T @ scaled
+    product = x.new_empty(width, width)
     for start in range(0, width, step):
         stop = min(start + step, width)
-        torch.mm(left[:, start:stop].T, right[:, start:], out=product[start:stop, start:])
+        torch.mm(x[:, start:stop].T, scaled[:, start:], out=product[start:stop, start:])
         product[stop:, start:stop] = product[start:stop, stop:].T
     return product
 
