@@ -60,7 +60,7 @@ _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
 }
 
 
-def read_frame(path: Path, columns: Mapping[str, str | None]) -> pd.DataFrame:
+def read_frame(path: str | Path, columns: Mapping[str, str | None]) -> pd.DataFrame:
     """Reads the complete rows of some columns of a CSV, TSV, JSON, JSONL or Parquet file.
 
     Args:
@@ -70,6 +70,7 @@ def read_frame(path: Path, columns: Mapping[str, str | None]) -> pd.DataFrame:
     Raises:
         DataError: If the file is missing, empty, unreadable, of unknown type, or lacks a column.
     """
+    path = Path(path)
     import pandas as pd
 
     if not path.is_file():
@@ -103,7 +104,7 @@ def read_frame(path: Path, columns: Mapping[str, str | None]) -> pd.DataFrame:
     return complete
 
 
-def note_skipped_rows(path: Path, rows: int) -> None:
+def note_skipped_rows(path: str | Path, rows: int) -> None:
     """Reports how many incomplete rows of a file were skipped, if any.
 
     Args:
@@ -126,7 +127,9 @@ def _parse_numbers(labels: pd.Series[Any]) -> pd.Series[Any]:
     return numbers if present.count() == numbers.count() > 0 else labels
 
 
-def read_user_file(path: Path, text_column: str, text_pair_column: str | None, label_column: str | None) -> Dataset:
+def read_user_file(
+    path: str | Path, text_column: str, text_pair_column: str | None, label_column: str | None
+) -> Dataset:
     """Reads texts into columns ``text`` and ``text_pair``, and labels as they are in the file into ``label``.
 
     Args:
@@ -147,7 +150,7 @@ def read_user_file(path: Path, text_column: str, text_pair_column: str | None, l
     return Dataset.from_pandas(frame, preserve_index=False)
 
 
-def read_texts(path: Path, text_column: str = "text", text_pair_column: str | None = None) -> Dataset:
+def read_texts(path: str | Path, text_column: str = "text", text_pair_column: str | None = None) -> Dataset:
     """Reads unlabeled texts into columns ``text`` and ``text_pair``.
 
     Args:
@@ -158,6 +161,7 @@ def read_texts(path: Path, text_column: str = "text", text_pair_column: str | No
     Raises:
         DataError: If the file is missing, empty, unreadable, of unknown type, or lacks a column.
     """
+    path = Path(path)
     from datasets import Dataset
 
     if path.suffix != ".txt":
@@ -174,7 +178,7 @@ def read_texts(path: Path, text_column: str = "text", text_pair_column: str | No
     return Dataset.from_dict({"text": texts})
 
 
-def read_conll(path: Path, token_column: int = 0, tag_column: int = -1) -> Dataset:
+def read_conll(path: str | Path, token_column: int = 0, tag_column: int = -1) -> Dataset:
     """Reads the columns of the CoNLL shared tasks: one word per line, an empty line after each sentence.
 
     Columns are separated by tabs, or by spaces in files without a tab. Lines that begin with ``-DOCSTART-`` are
@@ -191,6 +195,7 @@ def read_conll(path: Path, token_column: int = 0, tag_column: int = -1) -> Datas
     Raises:
         DataError: If the file is missing, unreadable or empty, or a line has too few columns.
     """
+    path = Path(path)
     from datasets import Dataset
 
     lines = read_lines(path)
@@ -220,15 +225,16 @@ def read_conll(path: Path, token_column: int = 0, tag_column: int = -1) -> Datas
     return Dataset.from_dict({"tokens": [tokens for tokens, _ in complete], "tags": [tags for _, tags in complete]})
 
 
-def is_squad(path: Path) -> bool:
+def is_squad(path: str | Path) -> bool:
     """Returns whether a file is JSON in SQuAD's nested format."""
+    path = Path(path)
     if path.suffix != ".json" or not path.is_file():
         return False
     with path.open(encoding="utf-8", errors="replace") as file:
         return _SQUAD.match(file.read(4096)) is not None
 
 
-def read_squad(path: Path) -> Dataset:
+def read_squad(path: str | Path) -> Dataset:
     """Reads SQuAD's JSON, version 1.1 or 2.0.
 
     Args:
@@ -240,6 +246,7 @@ def read_squad(path: Path) -> Dataset:
     Raises:
         DataError: If the file is missing or not of this format.
     """
+    path = Path(path)
     from datasets import Dataset
 
     try:
@@ -267,7 +274,7 @@ def _questions(articles: Any) -> Iterator[dict[str, Any]]:
                 }
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(path: str | Path) -> list[str]:
     """Returns the lines of a UTF-8 file, without its byte-order mark if it has one.
 
     Args:
@@ -276,6 +283,7 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         DataError: If the file is missing or cannot be read.
     """
+    path = Path(path)
     if not path.is_file():
         raise DataError(f"The data file {path} does not exist.")
     try:
