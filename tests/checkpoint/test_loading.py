@@ -52,7 +52,7 @@ def test_prefixes_of_wrapped_models(dense: Path, prefix: str) -> None:
 
 def test_compiled_parts(dense: Path) -> None:
     edit_weights(dense, lambda ts: {name.replace("encoder.", "encoder._orig_mod."): t for name, t in ts.items()})
-    with pytest.raises(CheckpointError, match="'_orig_mod.', as those of a model with compiled parts"):
+    with pytest.raises(CheckpointError, match=r"'_orig_mod\.', as those of a model with compiled parts"):
         load_model(dense)
 
 
@@ -132,5 +132,5 @@ def test_a_tokenizer_that_needs_a_package(dense: Path, monkeypatch: pytest.Monke
         load_tokenizer(dense)
     (dense / "spm.model").touch()
     monkeypatch.setattr("bertsurgeon.checkpoint.tokenizer.find_spec", lambda _: None)
-    with pytest.raises(ModelError, match="spm.model needs a package.*sentencepiece"):
+    with pytest.raises(ModelError, match=r"spm\.model needs a package.*sentencepiece"):
         load_tokenizer(dense)

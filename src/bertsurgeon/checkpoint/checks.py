@@ -33,7 +33,7 @@ def check_finite(model: PreTrainedModel) -> None:
         ModelError: Naming the first tensor that holds one.
     """
     for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if not torch.isfinite(parameter.detach()).all():
             raise ModelError(
                 f"The weights of {name} are not finite (NaN or infinity); the model is broken, train it anew."
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.compute
 from torch import Tensor, nn
 
 from bertsurgeon import progress
@@ -109,6 +108,8 @@ def _is_encoder(config: Any) -> bool:
 
 def _largest(dataset: Dataset, column: str) -> int:
     """Returns the largest number in a column of lists; -1 if there is none."""
+    import pyarrow.compute
+
     largest = -1
     for table in dataset.select_columns(column).with_format("arrow").iter(ROWS):
         values = pyarrow.compute.list_flatten(table[column])
@@ -120,7 +121,7 @@ def _check_tokens(largest: int, count: int) -> None:
     if largest >= count:
         raise DataError(
             f"The data holds the token id {largest}, and the model has embeddings for {count:,} tokens: its tokenizer "
-            "knows more of them; load the tokenizer that belongs to the model, or fine-tune the model after "
+            "has more of them; load the tokenizer that belongs to the model, or fine-tune the model after "
             "model.resize_token_embeddings(len(tokenizer))."
         )
 

@@ -263,8 +263,8 @@ def calibrate(
         ['0.5', '0.7']
     """
     check_config(config, CalibrationConfig, "calibrate")
-    check_dense(model)
     model = without_inference_tensors(model)
+    check_dense(model)
     batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed, model=model)
     if config.use_labels and not all(map(has_labels, batches)):
         raise OptionError("Gradients from labels need labeled data, and these texts have no labels: omit use_labels.")
