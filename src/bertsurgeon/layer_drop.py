@@ -22,7 +22,7 @@ from bertsurgeon.checkpoint import check_finite, clear_int8_ranges, get_plan
 from bertsurgeon.devices import Device, running_on
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.options import REQUIRED, check_config, documented, option
-from bertsurgeon.prediction import evaluating
+from bertsurgeon.prediction import evaluating, gradients_enabled, without_inference_tensors
 from bertsurgeon.tasks import Data, find_head, model_inputs
 
 Strategy = Literal["alternate", "first", "last", "symmetric", "importance"]
@@ -77,6 +77,7 @@ class LayerDropResult(NamedTuple):
     layers: list[int]
 
 
+@gradients_enabled()
 def drop_layers(
     model: PreTrainedModel,
     config: LayerDropConfig,
@@ -110,6 +111,7 @@ def drop_layers(
         [0]
     """
     check_config(config, LayerDropConfig, "drop_layers")
+    model = without_inference_tensors(model)
     encoder = Encoder(model)
     if get_plan(model) is not None:
         raise ModelError("The model is already pruned to smaller matrices; drop layers first, then prune.")

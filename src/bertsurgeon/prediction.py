@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from bertsurgeon import distributed, progress
 from bertsurgeon.tasks import Collator, Data, as_dataset, head_of
+
+M = TypeVar("M")
 
 
 class Predictor(Protocol):
@@ -121,6 +124,29 @@ def evaluating(model: nn.Module | Predictor) -> Iterator[None]:
     finally:
         if isinstance(model, nn.Module):
             model.train(training)
+
+
+@contextmanager
+def gradients_enabled() -> Iterator[None]:
+    """Enables gradients in a ``with`` block or a decorated function, also under ``no_grad`` or ``inference_mode``."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def without_inference_tensors(model: M) -> M:
+    """Returns a model that gradients can be computed of: a copy if it was made under ``torch.inference_mode``.
+
+    Args:
+        model: A PyTorch model; anything else, such as None, is returned as it is.
+    """
+    return deepcopy(model) if has_inference_tensors(model) else model
+
+
+def has_inference_tensors(model: object) -> bool:
+    """Returns whether a model was made under ``torch.inference_mode``, so that it cannot be trained."""
+    return isinstance(model, nn.Module) and any(
+        tensor.is_inference() for tensor in chain(model.parameters(), model.buffers())
+    )
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from bertsurgeon.layers import without_fused_operations
 from bertsurgeon.methods.auto.measurements import Calibration
 from bertsurgeon.methods.base import PruneConfig, PruneResult
 from bertsurgeon.methods.registry import get_method
-from bertsurgeon.prediction import forked_rng
+from bertsurgeon.prediction import forked_rng, gradients_enabled, without_inference_tensors
 
 
+@gradients_enabled()
 def prune(
     model: PreTrainedModel,
     config: PruneConfig,
@@ -62,6 +63,7 @@ def prune(
         raise OptionError(f"The method {method.name} uses no teacher; omit it, or recover from one afterwards.")
     if isinstance(data, Calibration) and method.calibrate is None:
         raise OptionError(f"The method {method.name} has no use for a calibration; pass the data itself.")
+    model, teacher = without_inference_tensors(model), without_inference_tensors(teacher)
     home = model.device if isinstance(model, PreTrainedModel) else None
     with forked_rng(), running_on(device, model, teacher):
         torch.manual_seed(config.seed)

@@ -18,6 +18,7 @@ from bertsurgeon.benchmark import (
     environment,
     folder_size,
     measure_memory,
+    split_modes,
 )
 from bertsurgeon.checkpoint import attach_plan
 from bertsurgeon.errors import DataError, OptionError
@@ -196,3 +197,24 @@ def test_environment_can_be_published() -> None:
     assert set(facts["versions"]) == {"python", "torch", "transformers", "bertsurgeon"}
     assert facts["threads"] >= 1
     json.dumps(facts)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "modes"),
+    [
+        ("me@home/model", "me@home/model", []),
+        ("me@home/model@bf16", "me@home/model", ["bf16"]),
+        ("me@home/model@bf16@compile", "me@home/model", ["bf16", "compile"]),
+        ("me@bf16", "me@bf16", []),  # there is such a folder
+        ("me@bf16@compile", "me@bf16", ["compile"]),
+        ("me@bf16/model", "me@bf16/model", []),
+        ("@bf16", "", ["bf16"]),
+    ],
+)
+def test_at_signs_in_names(
+    name: str, model: str, modes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me@home" / "model").mkdir(parents=True)
+    (tmp_path / "me@bf16").mkdir()
+    assert split_modes(name) == (model, modes)

@@ -1,7 +1,7 @@
 """Measuring models: size, memory, floating-point operations and latency, and the environment of a measurement."""
 
 from bertsurgeon.benchmark.bench import BenchmarkConfig, BenchmarkReport, BenchmarkRow, bench
-from bertsurgeon.benchmark.entries import BenchmarkEntry, open_entry
+from bertsurgeon.benchmark.entries import BenchmarkEntry, open_entry, split_modes
 from bertsurgeon.benchmark.footprint import (
     Sizes,
     count_flops,
@@ -32,5 +32,6 @@ __all__ = [
     "measure_sizes",
     "open_entry",
     "random_inputs",
+    "split_modes",
     "time_batches",
 ]

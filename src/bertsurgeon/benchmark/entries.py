@@ -50,6 +50,19 @@ class BenchmarkEntry:
     name: str | None = None
 
 
+def split_modes(name: str) -> tuple[str, list[str]]:
+    """Splits a name into the model's name, in which an ``@`` is a letter like others, and the modes of its suffixes.
+
+    Args:
+        name: Folder or hub id, with or without suffixes. An existing folder has none, whatever its name.
+    """
+    modes: list[str] = []
+    while not Path(name).exists() and name.rpartition("@")[2] in MODES and "@" in name:
+        name, _, mode = name.rpartition("@")
+        modes.insert(0, mode)
+    return name, modes
+
+
 def open_entry(name: str, threads: int | None = None, device: Device | None = None) -> BenchmarkEntry:
     """Opens a model by name.
 
@@ -63,8 +76,8 @@ def open_entry(name: str, threads: int | None = None, device: Device | None = No
         OptionError: If a mode is unknown, or an exported folder is given a mode.
         BertSurgeonError: If there is no such model.
     """
-    path, *modes = name.split("@")
-    if not path or any(mode not in MODES for mode in modes):
+    path, modes = split_modes(name)
+    if not path or ("@" in path and not Path(path).exists()):
         raise OptionError(f"{name!r} is not a model; use FOLDER or, for PyTorch models, FOLDER@bf16 or FOLDER@compile.")
     size = folder_size(Path(path)) if Path(path).is_dir() else None
     if is_exported(path):

@@ -62,7 +62,7 @@ def measure_sizes(model: PreTrainedModel) -> Sizes:
     return Sizes(encoder_weights, sum(parameter.numel() for parameter in model.parameters()))
 
 
-def folder_size(path: Path) -> int:
+def folder_size(path: str | Path) -> int:
     """Returns the total size of the weight and graph files of a model folder.
 
     Args:
@@ -71,6 +71,7 @@ def folder_size(path: Path) -> int:
     Returns:
         Size in bytes; 0 if the folder holds no such file.
     """
+    path = Path(path)
     files = [file for pattern in WEIGHT_FILES for file in path.glob(pattern)] or list(path.glob(PICKLED_FILES))
     return sum(file.stat().st_size for file in files)
 

@@ -20,6 +20,7 @@ from bertsurgeon.tasks import (
     MultiLabel,
     as_dataset,
     collect_data,
+    fit_batch,
     head_of,
     is_batches,
 )
@@ -61,11 +62,12 @@ def make_batches(
         batch_size: Sequences per batch (ready batches keep their size).
         seed: Fixes which sequences of a dataset are drawn.
         collate: Makes a batch from the rows of a dataset; None to pad them.
-        model: Model whose head decides how texts are tokenized; None for classification.
+        model: Model that reads the batches, and whose head decides how texts are tokenized; None for classification.
 
     Raises:
-        DataError: If there is no data, or it is not of a supported type.
+        DataError: If there is no data, it is not of a supported type, or the model has no embedding for a token.
         OptionError: If a number is not positive, or the tokenizer is missing.
+        ModelError: If the model's configuration makes its outputs unusable.
     """
     if (samples is not None and samples < 1) or batch_size < 1:
         raise OptionError(
@@ -88,7 +90,10 @@ def make_batches(
                 f"'pixel_values'; its batches have {', '.join(batch) or 'no tensors'}."
             )
         batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
-    return batches
+    batches = [
+        {name: value.clone() if value.is_inference() else value for name, value in batch.items()} for batch in batches
+    ]
+    return batches if model is None else [fit_batch(batch, model) for batch in batches]
 
 
 def count_samples(batch: Batch) -> int:

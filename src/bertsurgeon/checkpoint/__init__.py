@@ -17,7 +17,7 @@ from bertsurgeon.checkpoint.hf_quantizer import (
     to_dense,
 )
 from bertsurgeon.checkpoint.int8_ranges import InputRange, InputRanges, clear_int8_ranges, get_ranges, set_ranges
-from bertsurgeon.checkpoint.loading import load_as_saved, load_embedder, load_model, load_tokenizer, read_config
+from bertsurgeon.checkpoint.loading import load_as_saved, load_embedder, load_model, read_config
 from bertsurgeon.checkpoint.output_folder import (
     check_output,
     check_work_folder,
@@ -29,6 +29,7 @@ from bertsurgeon.checkpoint.output_folder import (
 )
 from bertsurgeon.checkpoint.packed import Packing, count_kept, hook_packed
 from bertsurgeon.checkpoint.saving import save_model, write_report
+from bertsurgeon.checkpoint.tokenizer import load_tokenizer
 
 __all__ = [
     "FORMAT_VERSION",

@@ -1,6 +1,6 @@
 """Checks of the files of a model before it is built, and of a model before it is used."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -8,10 +8,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
+from bertsurgeon import progress
 from bertsurgeon.errors import CheckpointError, ModelError, first_line
 
 FAULTS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, UnpicklingError)
 """Errors that other libraries raise for wrong values in a config.json and for damaged pickles of weights."""
+
+COMPILED = "_orig_mod."
+"""What ``torch.compile`` adds to the names of the parts of a module."""
+
+UNUSABLE = {
+    ("distance_embedding",): "its relative positions (position_embedding_type) have been removed from transformers; "
+    "use a model with absolute positions",
+    ("lora_", ".adapter"): "adapters that were never merged; merge them (merge_and_unload in peft) and save the model "
+    "again",
+}
+"""Parts of the names of tensors without which a model gives other outputs, and what to do about them."""
 
 
 def check_finite(model: PreTrainedModel) -> None:
@@ -21,7 +33,7 @@ def check_finite(model: PreTrainedModel) -> None:
         ModelError: Naming the first tensor that holds one.
     """
     for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if not torch.isfinite(parameter.detach()).all():
             raise ModelError(
                 f"The weights of {name} are not finite (NaN or infinity); the model is broken, train it anew."
             )
@@ -55,6 +67,62 @@ def check_tensors(name: str | Path, faults: dict[str, str]) -> None:
         raise CheckpointError(
             f"The weights of {name} do not fit its config.json ({key} {faults[key]}); copy the model again."
         )
+
+
+def check_prefix(name: str | Path, absent: Iterable[str], present: Iterable[str]) -> None:
+    """Refuses a checkpoint whose tensors have the right names behind a prefix, as wrapped models are saved.
+
+    Args:
+        name: The model.
+        absent: Names of the tensors that are missing.
+        present: Names of the tensors that the model has no place for.
+
+    Raises:
+        CheckpointError: If one of the missing tensors is there with a prefix.
+    """
+    missing = set(absent)
+    for key in present:
+        for start in _ends_of_parts(key):
+            if key[start:] in missing:
+                raise CheckpointError(
+                    f"The names of the weights of {name} have the prefix {key[:start]!r}, as those of a compiled or "
+                    "wrapped model; save the model inside it, or remove the prefix from the names."
+                )
+        if key.replace(COMPILED, "") in missing:
+            raise CheckpointError(
+                f"The names of the weights of {name} hold {COMPILED!r}, as those of a model with compiled parts; save "
+                "the model without them, or remove this from the names."
+            )
+
+
+def check_unused(name: str | Path, model: PreTrainedModel, unused: Iterable[str]) -> None:
+    """Refuses a dense checkpoint with tensors that change its outputs, and warns of others that are not used.
+
+    Tensors outside of the model without its head belong to other heads, and are not reported.
+
+    Args:
+        name: The model.
+        model: The model that was loaded.
+        unused: Names of the tensors in its files that it has no place for.
+
+    Raises:
+        ModelError: If these are adapters, or relative positions that this version of transformers does not have.
+    """
+    body = "" if model.base_model is model else f"{model.base_model_prefix}."
+    parts = {part for part, _ in model.base_model.named_children()} - {"pooler"}
+    keys = sorted(key for key in unused if key.startswith(body) and key.removeprefix(body).split(".")[0] in parts)
+    for words, remedy in UNUSABLE.items():
+        key = next((key for key in keys if any(word in key for word in words)), None)
+        if key is not None:
+            raise ModelError(f"{name} has weights that transformers does not use ({key}): {remedy}.")
+    if keys:
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        progress.warn(f"{name} has weights that the model does not use: {keys[0]}{more}; they are left out.")
+
+
+def _ends_of_parts(key: str) -> list[int]:
+    """Returns the positions after the dots of a name."""
+    return [index + 1 for index, letter in enumerate(key) if letter == "."]
 
 
 def check_headers(folder: Path) -> None:

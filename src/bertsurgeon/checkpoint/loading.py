@@ -19,11 +19,9 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils import GENERATION_CONFIG_NAME
 
@@ -33,7 +31,9 @@ from bertsurgeon.checkpoint.checks import (
     check_finite,
     check_headers,
     check_pickles,
+    check_prefix,
     check_tensors,
+    check_unused,
     unusable_model,
 )
 from bertsurgeon.checkpoint.hf_quantizer import (
@@ -45,9 +45,13 @@ from bertsurgeon.checkpoint.hf_quantizer import (
     attach_sparse,
 )
 from bertsurgeon.checkpoint.packed import hook_packed, install_packed, restore_model
+from bertsurgeon.checkpoint.settings import reset_outputs, set_padding
 from bertsurgeon.embedder import COMPANIONS, Embedder, encoder_folder, is_embedder, open_sentence_model, read_companions
 from bertsurgeon.errors import CheckpointError, ModelError, PlanError, first_line
 from bertsurgeon.layers import install_plan, reset_indices
+
+UNSUPPORTED_HEADS = ("ForMultipleChoice", "ForNextSentencePrediction")
+"""Ends of the names of classes whose weights have the names of a classifier's."""
 
 WEIGHTS = "model.safetensors"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -79,9 +83,12 @@ def load_model(
     config = read_config(name)
     get_architecture(config.model_type)
     entry = _pruned_entry(config)
+    if head is None:
+        _check_saved_head(name, config)
     companions = read_companions(name) if head is None else {}
     if entry is not None and not (new_head and isinstance(entry, SparseConfig)):
         model = _load_pruned(_local_folder(name), config, entry)
+        set_padding(model, name)
         setattr(model, COMPANIONS, companions)
         return model
     model, missing, mismatched = _from_pretrained(name, head or _head_of(config), **kwargs)
@@ -98,6 +105,7 @@ def load_model(
     if not new_head:
         check_tensors(name, mismatched)
     check_finite(model)
+    set_padding(model, name)
     setattr(model, COMPANIONS, companions)
     return model
 
@@ -139,30 +147,6 @@ def load_embedder(name: str | Path) -> PreTrainedModel:
     return Embedder(encoder, open_sentence_model(folder))
 
 
-def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer that was saved with a model.
-
-    Args:
-        name: Folder or hub id of the model.
-
-    Raises:
-        ModelError: If there is none.
-        CheckpointError: If its file is damaged.
-    """
-    source = encoder_folder(name) if Path(name).is_dir() else name
-    absent = f"There is no tokenizer in {name}; save one beside the model (tokenizer.save_pretrained)."
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # tokenizers raises nothing more special
-        if Path(source, "tokenizer.json").is_file():
-            raise CheckpointError(f"The tokenizer in {name} cannot be loaded: {first_line(error)}.") from error
-        raise ModelError(absent) from error
-    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
-    if Path(source).is_dir() and not any(Path(source, file).is_file() for file in files):
-        raise ModelError(absent)  # transformers makes an empty one, which maps all words to the unknown token
-    return tokenizer
-
-
 def read_config(name: str | Path) -> PretrainedConfig:
     """Reads a model's configuration.
 
@@ -196,7 +180,23 @@ def read_config(name: str | Path) -> PretrainedConfig:
         raise ModelError(
             f"{name} is neither a local folder nor a model the hub could deliver ({type(error).__name__})."
         ) from error
+    _check_not_quantized(name, config)
     return config
+
+
+def _check_not_quantized(name: str | Path, config: PretrainedConfig) -> None:
+    """Refuses a model that another library has quantized.
+
+    Raises:
+        ModelError: If it has.
+    """
+    entry: Any = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
+    if entry is None:
+        return
+    values = entry if isinstance(entry, dict) else vars(entry)
+    method = values.get("quant_method") or "another library"
+    if method not in (METHOD, SPARSE_METHOD):
+        raise ModelError(f"{name} is quantized already (by {method}); start from the dense model that it was made of.")
 
 
 def _pruned_entry(config: PretrainedConfig) -> _PrunedConfig | None:
@@ -215,6 +215,20 @@ def _head_of(config: PretrainedConfig) -> type[Any]:
 
     task_type = find_head(config.architectures or (), config)
     return task_type.auto_class if isinstance(task_type, TaskType) else AutoModelForSequenceClassification
+
+
+def _check_saved_head(name: str | Path, config: PretrainedConfig) -> None:
+    """Refuses a model with a head whose weights would be read as another one's.
+
+    Raises:
+        ModelError: If it was saved in such a class.
+    """
+    saved = (config.architectures or [""])[0]
+    if saved.endswith(UNSUPPORTED_HEADS):
+        raise ModelError(
+            f"{name} was saved as a {saved}, whose head is not supported; heads for text and token classification, "
+            "regression and question answering are, and sentence embedders."
+        )
 
 
 def _saved_class(name: str | Path, config: PretrainedConfig) -> type[Any]:
@@ -277,6 +291,9 @@ def _from_pretrained(
         if isinstance(error, FAULTS):
             raise unusable_model(name, error) from error
         raise CheckpointError(f"The weights of {name} cannot be loaded: {first_line(error)}.") from error
+    reset_outputs(model.config, name)
+    check_prefix(name, info["missing_keys"], info["unexpected_keys"])
+    check_unused(name, model, info["unexpected_keys"])
     shapes = {key: (tuple(stored), tuple(expected)) for key, stored, expected in info["mismatched_keys"]}
     mismatched = {key: f"has shape {stored} instead of {expected}" for key, (stored, expected) in shapes.items()}
     return model, dict.fromkeys(info["missing_keys"], "is missing"), mismatched
@@ -302,6 +319,7 @@ def _load_pruned(folder: Path, config: PretrainedConfig, entry: _PrunedConfig) -
     state = load_file(folder / WEIGHTS)
     model_class = _saved_class(folder, config)
     del config.quantization_config
+    reset_outputs(config, folder)
     with torch.device("meta"):
         model = _build(model_class, config, folder)
         tied = set(model.all_tied_weights_keys)  # stored once, under the name of what they are tied to
@@ -312,6 +330,7 @@ def _load_pruned(folder: Path, config: PretrainedConfig, entry: _PrunedConfig) -
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
     stored = {name: tuple(tensor.shape) for name, tensor in state.items() if name not in tied}
     if expected != stored:
+        check_prefix(folder, expected.keys() - stored.keys(), sorted(stored.keys() - expected.keys()))
         name = next(n for n in sorted({*expected, *stored}) if expected.get(n) != stored.get(n))
         raise CheckpointError(
             f"{folder / WEIGHTS} does not fit its config.json: {name} has shape {stored.get(name)}, "

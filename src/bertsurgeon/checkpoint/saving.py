@@ -16,7 +16,7 @@ from bertsurgeon.errors import CheckpointError
 
 def save_model(
     model: PreTrainedModel,
-    folder: Path,
+    folder: str | Path,
     tokenizer: PreTrainedTokenizerBase | None = None,
     reports: dict[str, Any] | None = None,
     overwrite: bool = False,
@@ -54,7 +54,7 @@ def save_model(
     distributed.run_on_main(write)
 
 
-def write_report(file: Path, content: dict[str, Any] | str) -> None:
+def write_report(file: str | Path, content: dict[str, Any] | str) -> None:
     """Writes plain data as JSON, or a text; an existing file is replaced at once.
 
     Args:
@@ -64,6 +64,7 @@ def write_report(file: Path, content: dict[str, Any] | str) -> None:
     Raises:
         CheckpointError: If it cannot be written.
     """
+    file = Path(file)
     try:
         add_recorded_file(file.parent, file.name, content if isinstance(content, str) else as_json(content))
     except OSError as error:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bertsurgeon.benchmark import BenchmarkConfig
+from bertsurgeon.benchmark import BenchmarkConfig, split_modes
 from bertsurgeon.benchmark import bench as compare
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.cli import options as opt
@@ -58,8 +58,8 @@ def bench(
     names = list(dict.fromkeys(models))
     texts = tokenizer = None
     if not data.is_empty:
-        check_same_vocabulary(*(name.split("@")[0] for name in names))
-        tokenizer = load_tokenizer(resolve_model(names[0].split("@")[0]))
+        check_same_vocabulary(*(split_modes(name)[0] for name in names))
+        tokenizer = load_tokenizer(resolve_model(split_modes(names[0])[0]))
         texts = load_data(data, seed).train if data.text_file is None else load_texts(data, seed)[0]
     result = compare({name: resolve_model(name) for name in names}, config, texts, tokenizer).to_dict()
     emit(result, as_json, lambda console: _show(result, console))

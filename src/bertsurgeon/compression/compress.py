@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from bertsurgeon.devices import Device, running_on
 from bertsurgeon.errors import OptionError
 from bertsurgeon.methods.base import check_dense
 from bertsurgeon.options import check_config, with_article
-from bertsurgeon.prediction import forked_rng
+from bertsurgeon.prediction import forked_rng, gradients_enabled, without_inference_tensors
 from bertsurgeon.reporting import CARD, REPORT_PAGE, model_card, render
 
 REPORT = "report.json"
@@ -68,6 +69,7 @@ class CompressResult:
         return str(self.report["verdict"]["status"])
 
 
+@gradients_enabled()
 @forked_rng()
 def compress(
     model: PreTrainedModel,
@@ -75,11 +77,11 @@ def compress(
     data: CompressData,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    output: Path,
+    output: str | Path,
     overwrite: bool = False,
     max_length: int | None = None,
     provenance: Provenance | None = None,
-    inputs: tuple[Path, ...] = (),
+    inputs: Sequence[str | Path] = (),
     device: Device | None = None,
 ) -> CompressResult:
     """Finds the fastest model whose loss stays within a bound, and writes it with its export, report and model card.
@@ -127,11 +129,12 @@ def compress(
     provenance = provenance or Provenance()
     task = data.task
     bound = config.bound(None if task is None else task.metrics[0])
-    output = Path(output)
+    output, kept = Path(output), tuple(map(Path, inputs))
     work = WorkFolder.beside(output)
-    check_output(output, overwrite, inputs)
-    work.check(inputs)
+    check_output(output, overwrite, kept)
+    work.check(kept)
     check_dense(model)
+    model = without_inference_tensors(model)
     with ExitStack() as stack:
         stack.enter_context(work.open())
         stack.enter_context(running_on(device, model))
@@ -140,7 +143,7 @@ def compress(
         result = Search(maker).run()
         result, confirmation = _confirmed(maker, result)
         report = build_report(maker, result, confirmation, {**asdict(provenance), "config": asdict(config)})
-        _write(output, overwrite, inputs, maker, result.chosen, report)
+        _write(output, overwrite, kept, maker, result.chosen, report)
     progress.note(
         f"The candidates are kept in {work.folder}, for another search; remove it when you no longer need it."
     )

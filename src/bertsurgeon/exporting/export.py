@@ -22,7 +22,7 @@ from bertsurgeon.exporting.config import ExportConfig
 from bertsurgeon.exporting.verify import reference, require_agreement
 from bertsurgeon.exporting.write import ExportJob, trace_fastest, trace_model, write
 from bertsurgeon.options import check_config
-from bertsurgeon.prediction import evaluating
+from bertsurgeon.prediction import evaluating, gradients_enabled, without_inference_tensors
 from bertsurgeon.runtime import MODEL_FILES, Manifest, RuntimeModel, open_session, require
 from bertsurgeon.tasks import Data, as_dataset, collect_data, is_batches
 from bertsurgeon.tasks.types.embedding import EMBEDDING
@@ -39,13 +39,14 @@ CHECKED_TEXTS = 64
 BATCH_SIZE = 16
 
 
+@gradients_enabled()
 def export(
     model: PreTrainedModel,
     config: ExportConfig,
     data: Data,
     tokenizer: PreTrainedTokenizerBase | BaseImageProcessor,
     *,
-    output: Path,
+    output: str | Path,
     overwrite: bool = False,
 ) -> Manifest:
     """Exports a dense or pruned model, compares it with PyTorch, and writes a folder.
@@ -91,10 +92,13 @@ def export(
     data = collect_data(data)
     rows = data if is_batches(data) else as_dataset(data, text_tokenizer, model)
     calibration, checked = _split(
-        make_batches(rows, text_tokenizer, CHECKED_TEXTS + config.samples, BATCH_SIZE, config.seed)
+        make_batches(rows, text_tokenizer, CHECKED_TEXTS + config.samples, BATCH_SIZE, config.seed, model=model)
     )
-    inputs = tuple(name for name in INPUTS if name in tokenizer.model_input_names)
-    model = on_cpu(unfuse(model))  # graphs are traced and compared there
+    names = tokenizer.model_input_names
+    if "token_type_ids" not in checked[0] and getattr(model.config, "type_vocab_size", None) == 1:
+        names = [name for name in names if name != "token_type_ids"]
+    inputs = tuple(name for name in INPUTS if name in names)
+    model = on_cpu(unfuse(without_inference_tensors(model)))  # graphs are traced and compared there
     if model.dtype != torch.float32:  # graphs compute in fp32, whatever the stored precision
         model = nn.Module.float(deepcopy(model))  # transformers forbids model.float() for quantized models
     with progress.bar(f"Exporting to {config.runtime}", 4) as advance, evaluating(model):

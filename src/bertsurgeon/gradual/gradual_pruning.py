@@ -33,7 +33,7 @@ from bertsurgeon.layers.masks import Masks, masks_of, sparsity_of, unit_mask
 from bertsurgeon.methods.obert.patterns import Pattern
 from bertsurgeon.methods.obert.step import StepConfig, prune_step
 from bertsurgeon.options import check_config
-from bertsurgeon.prediction import forked_rng
+from bertsurgeon.prediction import forked_rng, gradients_enabled
 from bertsurgeon.recovery import (
     MaskCallback,
     QuantizationAwareTraining,
@@ -207,6 +207,7 @@ def quantization_steps(recipe: Recipe, steps_per_epoch: int) -> QuantizationStep
     return QuantizationSteps(start, total if freeze is None else max(start + 1, round(freeze * steps_per_epoch)))
 
 
+@gradients_enabled()
 @forked_rng()
 def train_gradually(
     model: PreTrainedModel,
@@ -215,7 +216,7 @@ def train_gradually(
     tokenizer: PreTrainedTokenizerBase,
     *,
     teacher: PreTrainedModel | None = None,
-    work_dir: Path | None = None,
+    work_dir: str | Path | None = None,
     resume: bool = False,
     memory_gb: float = 4.0,
     bf16: bool = False,
@@ -247,6 +248,7 @@ def train_gradually(
             was started with another recipe.
         ModelError: If a recipe without pruning is given a dense model, or the heads of model and teacher differ.
     """
+    work_dir = None if work_dir is None else Path(work_dir)
     check_config(recipe, Recipe, "train_gradually")
     if teacher is not None:
         check_same_head(model, teacher)

@@ -214,17 +214,19 @@ class ModelPlan:
         except (KeyError, TypeError, IndexError) as error:
             raise PlanError(f"The plan is damaged: it cannot be read ({error!r}). Prune again.") from error
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes the plan as JSON."""
+        path = Path(path)
         path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> "ModelPlan":
+    def load(cls, path: str | Path) -> "ModelPlan":
         """Reads a plan from JSON.
 
         Raises:
             PlanError: If the file is missing or not a plan.
         """
+        path = Path(path)
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -28,7 +28,7 @@ from bertsurgeon import distributed
 from bertsurgeon.checkpoint import check_finite, clear_int8_ranges, get_plan, is_sparse
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
 from bertsurgeon.options import check_config
-from bertsurgeon.prediction import forked_rng, predict_outputs
+from bertsurgeon.prediction import forked_rng, gradients_enabled, has_inference_tensors, predict_outputs
 from bertsurgeon.recovery.arguments import check_arguments, make_arguments, micro_batch_size
 from bertsurgeon.recovery.callbacks import DataOrderCallback, MaskCallback, ProgressCallback, dropout_disabled
 from bertsurgeon.recovery.config import LABEL_LEARNING_RATE, TrainingConfig
@@ -72,7 +72,7 @@ def recover(
     teacher: PreTrainedModel | None = None,
     validation: Data | None = None,
     task: Task | None = None,
-    work_dir: Path | None = None,
+    work_dir: str | Path | None = None,
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     arguments: Mapping[str, Any] | TrainingArguments | None = None,
@@ -153,6 +153,7 @@ def recover_with_report(
     return train(model, config, data, tokenizer, teacher=teacher, description=description, **options)
 
 
+@gradients_enabled()
 @forked_rng()
 def train(
     model: PreTrainedModel,
@@ -163,7 +164,7 @@ def train(
     teacher: PreTrainedModel | None = None,
     validation: Data | None = None,
     task: Task | None = None,
-    work_dir: Path | None = None,
+    work_dir: str | Path | None = None,
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     arguments: Mapping[str, Any] | TrainingArguments | None = None,
@@ -206,9 +207,14 @@ def train(
         CheckpointError: If the run in ``work_dir`` trained another model.
         ModelError: If the training diverged.
     """
+    work_dir = None if work_dir is None else Path(work_dir)
     check_config(config, TrainingConfig, "train", optional=True)
     if resume and work_dir is None:
         raise OptionError("Resuming needs the folder of the checkpoints; name it as work_dir.")
+    if has_inference_tensors(model):
+        raise ModelError(
+            "The model was made under torch.inference_mode, so it cannot be trained; load it outside of it."
+        )
     config = config or TrainingConfig()
     data = as_dataset(data, tokenizer, model)
     overrides = check_arguments({} if arguments is None else arguments)

@@ -39,7 +39,7 @@ def render(report: Mapping[str, Any], plan: Plan | None = None) -> str:
     return environment().get_template("page.html.jinja").render(page=page, generator=_GENERATOR)
 
 
-def write_report_page(folder: Path) -> Path:
+def write_report_page(folder: str | Path) -> Path:
     """Writes ``report.html`` into a folder that a command wrote, from the JSON report in it.
 
     The page is added to the folder's record, so that ``--overwrite`` still replaces the folder.

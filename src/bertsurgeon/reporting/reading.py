@@ -94,7 +94,7 @@ def _check_names(report: dict[str, Any], source: str) -> None:
             raise CheckpointError(f"{source} is damaged: answers.confusion is not square; run the command again.")
 
 
-def read_report(folder: Path) -> tuple[Kind, dict[str, Any]]:
+def read_report(folder: str | Path) -> tuple[Kind, dict[str, Any]]:
     """Reads the report in a folder that a command wrote.
 
     Args:
@@ -106,6 +106,7 @@ def read_report(folder: Path) -> tuple[Kind, dict[str, Any]]:
     Raises:
         CheckpointError: If there is none, or it is damaged or of another version.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"There is no folder {folder}; name one that a bertsurgeon command wrote.")
     file = next((folder / name for name in _FILES if (folder / name).is_file()), None)

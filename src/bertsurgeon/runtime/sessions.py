@@ -11,8 +11,11 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils.generic import ModelOutput
 
-from bertsurgeon.errors import CheckpointError, ExportError, first_line
+from bertsurgeon.errors import CheckpointError, DataError, ExportError, first_line
 from bertsurgeon.runtime.manifest import Manifest, Precision, Runtime
+
+_DEFAULTS = {"attention_mask": 1, "token_type_ids": 0}
+"""Values of inputs that may be missing beside ``input_ids``."""
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -113,20 +116,50 @@ class RuntimeModel:
         self.config = config
         self.device = torch.device("cpu")
 
-    def __call__(self, **inputs: Tensor) -> ModelOutput:
+    def __call__(self, input_ids: Tensor | None = None, **inputs: Any) -> ModelOutput:
         """Computes the outputs by name.
 
         Args:
-            inputs: Token ids and masks of shape (batch, tokens), or images.
+            input_ids: Token ids, shape (batch, tokens); None for images.
+            inputs: Masks of the same shape, or images: tensors or arrays, whatever their type of numbers or device.
+                A missing mask is 1 everywhere, missing token types are 0; inputs that the graph lacks are ignored.
+
+        Raises:
+            DataError: If an input is missing, or is no batch.
         """
-        arrays = {name: value.numpy() for name, value in inputs.items() if name in self.manifest.inputs}
-        if "token_type_ids" in self.manifest.inputs and "token_type_ids" not in arrays:
-            arrays["token_type_ids"] = np.zeros_like(arrays["input_ids"])
+        given = {name: value for name, value in {"input_ids": input_ids, **inputs}.items() if value is not None}
+        arrays = {name: _as_array(name, value) for name, value in given.items() if name in self.manifest.inputs}
+        if "input_ids" in arrays:
+            for name, default in _DEFAULTS.items():
+                if name in self.manifest.inputs and name not in arrays:
+                    arrays[name] = np.full_like(arrays["input_ids"], default)
+        for name in self.manifest.inputs:
+            if name not in arrays:
+                raise DataError(
+                    f"The exported model needs the input {name}; pass it ({', '.join(given) or 'none'} given)."
+                )
         return ModelOutput({name: torch.from_numpy(value) for name, value in self.session.run(arrays).items()})
 
     def eval(self) -> "RuntimeModel":
         """Returns itself; an exported model is always in evaluation mode."""
         return self
+
+
+def _as_array(name: str, value: Any) -> np.ndarray[Any, Any]:
+    """Returns an input as the graph takes it: int64 token ids and masks, fp32 images.
+
+    Raises:
+        DataError: If it is no batch of numbers.
+    """
+    is_image = name == "pixel_values"
+    try:
+        tensor = torch.as_tensor(value).detach().to("cpu", torch.float32 if is_image else torch.int64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"The input {name} is no tensor of numbers ({first_line(error)}); pad the batch.") from error
+    if tensor.dim() != (4 if is_image else 2):
+        form = "(batch, channels, height, width)" if is_image else "(batch, tokens)"
+        raise DataError(f"The input {name} must have the shape {form}, not {tuple(tensor.shape)}.")
+    return np.ascontiguousarray(tensor.numpy())
 
 
 def open_session(runtime: Runtime, model: Any, precision: Precision, threads: int | None = None) -> Session:

@@ -16,6 +16,7 @@ from bertsurgeon.tasks.collate import (
 from bertsurgeon.tasks.data import TaskData, align_to_model, limit_rows, load_task, load_user_task, recode_labels
 from bertsurgeon.tasks.distributions import CATEGORICAL, Distribution, default_distribution
 from bertsurgeon.tasks.files import read_texts
+from bertsurgeon.tasks.fitting import fit_batch, fit_dataset
 from bertsurgeon.tasks.raw_files import find_files
 from bertsurgeon.tasks.table import TASKS, Task, get_task
 from bertsurgeon.tasks.tokenization import Data, as_dataset, collect_data, is_batches, max_input_length, tokenize
@@ -73,6 +74,8 @@ __all__ = [
     "default_distribution",
     "find_files",
     "find_head",
+    "fit_batch",
+    "fit_dataset",
     "get_task",
     "get_task_type",
     "has_labels",

@@ -52,9 +52,17 @@ class Collator:
 
     Args:
         tokenizer: Tokenizer of the model.
+
+    Raises:
+        OptionError: If the tokenizer has no padding token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if tokenizer.pad_token is None:
+            raise OptionError(
+                "The tokenizer has no padding token; set one (tokenizer.pad_token = tokenizer.eos_token), and for a "
+                "decoder also model.config.pad_token_id = tokenizer.pad_token_id."
+            )
         self.tokenizer = tokenizer
         self._pad_inputs = DataCollatorWithPadding(tokenizer)
 

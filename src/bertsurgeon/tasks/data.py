@@ -58,7 +58,7 @@ class TaskData:
     validation: Dataset
 
 
-def load_task(name: str, data_dir: Path | None = None, seed: int = 0) -> TaskData:
+def load_task(name: str, data_dir: str | Path | None = None, seed: int = 0) -> TaskData:
     """Loads a task by name, from local files if ``data_dir`` is passed, else from the hub.
 
     Args:
@@ -70,6 +70,7 @@ def load_task(name: str, data_dir: Path | None = None, seed: int = 0) -> TaskDat
         OptionError: If the task is unknown.
         DataError: If the data cannot be found or read.
     """
+    data_dir = None if data_dir is None else Path(data_dir)
     task = get_task(name)
     if task.name == "docstrings":
         data = TaskData(task, *read_docstrings(seed=seed))
@@ -124,8 +125,8 @@ def load_from_hub(task: Task, split: str) -> Dataset:
 
 
 def load_user_task(
-    train_file: Path,
-    validation_file: Path,
+    train_file: str | Path,
+    validation_file: str | Path,
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | None = None,
@@ -147,6 +148,8 @@ def load_user_task(
     Raises:
         DataError: If a file cannot be read, or its rows do not make a task of this type.
     """
+    validation_file = Path(validation_file)
+    train_file = Path(train_file)
     files = (train_file, validation_file)
     columns = {"text": text_column, "text_pair": text_pair_column, "label": label_column}
     reader = task_type or infer_task_type(files)

@@ -62,7 +62,7 @@ def read_columns(
         if role in texts:
             values[role] = [_text(value, column, path) for value in values[role]]
         elif data_suffix(files[0]) in (".csv", ".tsv"):
-            values[role] = _parse_cells(values[role])
+            values[role] = list(_parse_cells(values[role]))
         values[role] = [
             value.strip() if isinstance(value, str) and role not in texts else value for value in values[role]
         ]
@@ -158,7 +158,7 @@ def read_user_file(path: Path, text_column: str, text_pair_column: str | None, l
         raise DataError(f"The rows of {path} do not make a dataset: {first_line(error)}.") from error
 
 
-def read_texts(path: Path, text_column: str = "text", text_pair_column: str | None = None) -> Dataset:
+def read_texts(path: str | Path, text_column: str = "text", text_pair_column: str | None = None) -> Dataset:
     """Reads unlabeled texts into columns ``text`` and ``text_pair``.
 
     Args:
@@ -171,6 +171,7 @@ def read_texts(path: Path, text_column: str = "text", text_pair_column: str | No
     """
     from datasets import Dataset
 
+    path = Path(path)
     files = expand(path)
     if data_suffix(files[0]) != ".txt":
         return read_user_file(path, text_column, text_pair_column, None)

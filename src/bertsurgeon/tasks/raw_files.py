@@ -39,12 +39,12 @@ class Table(NamedTuple):
 
     Attributes:
         names: Names of all columns, in the file's order.
-        count: Number of rows.
+        rows: Number of rows.
         columns: Cells of the columns that were asked for and exist, by their names; None where there is no cell.
     """
 
     names: list[str]
-    count: int
+    rows: int
     columns: dict[str, list[Any]]
 
 
@@ -162,7 +162,7 @@ def read_table(path: Path, columns: Collection[str]) -> Table:
         table = _READERS[suffix](path, columns)
     except (ValueError, TypeError, OSError) as error:  # pyarrow's errors derive from these
         raise DataError(f"{path} cannot be read as {suffix[1:]}: {first_line(error)}.") from error
-    if not table.count:
+    if not table.rows:
         raise DataError(f"{path} holds no rows.")
     return table
 

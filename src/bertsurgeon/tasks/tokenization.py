@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
 from bertsurgeon.errors import DataError, OptionError, first_line
+from bertsurgeon.tasks.fitting import fit_dataset
 from bertsurgeon.tasks.types import CLASSIFICATION, TaskType, task_type_for_texts
 from bertsurgeon.tasks.types.base import TRUNCATED
 
@@ -23,8 +24,11 @@ Data: TypeAlias = "Iterable[str] | Dataset | Iterable[Mapping[str, Any]]"
 
 FORMS = "texts (a list, an iterator, an array or a Series of strings), a datasets.Dataset, or batches of tensors"
 
-POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 """Model types whose first token has the position after the padding's id."""
+
+FIRST_POSITIONS = {"mpnet": 2}
+"""Position of the first token, by model type; 0 for types that are listed nowhere, whatever their padding's id."""
 
 
 def tokenize(
@@ -121,14 +125,27 @@ def as_dataset(
         data: Texts, a tokenized dataset (returned as it is), a raw dataset or list of rows with the columns of the
             task type or with ``text`` (and ``text_pair``), or padded batches of tensors, whose padding is removed.
         tokenizer: Tokenizer of the model; needed for texts and raw datasets.
-        model: Model whose head decides how texts are tokenized if no ``task_type`` is passed; None for classification.
+        model: Model that will read the data, and whose head decides how texts are tokenized if no ``task_type`` is
+            passed; None for classification. Token types that it has no embeddings for are removed.
         max_length: Maximum number of tokens per row, see :func:`tokenize`; no effect on tokenized data.
         task_type: Type of the task; None for that of the model.
 
     Raises:
-        DataError: If the data is empty or of another type.
+        DataError: If the data is empty or of another type, or holds a token that the model has no embedding for.
         OptionError: If the data must be tokenized and no tokenizer is passed.
+        ModelError: If the model's configuration makes its outputs unusable.
     """
+    dataset = _as_dataset(data, tokenizer, model, max_length, task_type)
+    return dataset if model is None else fit_dataset(dataset, model)
+
+
+def _as_dataset(
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase | None,
+    model: Any,
+    max_length: int | None,
+    task_type: TaskType | None,
+) -> Dataset:
     from datasets import Dataset
 
     data = collect_data(data)
@@ -295,5 +312,6 @@ def max_input_length(config: Any) -> int | None:
     positions: int | None = getattr(config, "max_position_embeddings", None)
     if positions is None or hasattr(config, "rope_parameters") or not getattr(config, "position_biased_input", True):
         return None
-    skipped = (config.pad_token_id or 0) + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
-    return positions - skipped
+    if config.model_type in POSITIONS_AFTER_PADDING:
+        return positions - (config.pad_token_id or 0) - 1
+    return positions - FIRST_POSITIONS.get(config.model_type, 0)

@@ -37,7 +37,7 @@ class ValidationData(NamedTuple):
     rows: Dataset
 
 
-def load_task_validation(name: str, model: Any, data_dir: Path | None = None, seed: int = 0) -> ValidationData:
+def load_task_validation(name: str, model: Any, data_dir: str | Path | None = None, seed: int = 0) -> ValidationData:
     """Loads the validation part of a task by name, with the labels of a model.
 
     Args:
@@ -50,6 +50,7 @@ def load_task_validation(name: str, model: Any, data_dir: Path | None = None, se
         OptionError: If the task is unknown.
         DataError: If the data cannot be found or read.
     """
+    data_dir = None if data_dir is None else Path(data_dir)
     task = get_task(name)
     if task.name == "docstrings":
         data = load_task(name, seed=seed)
@@ -61,7 +62,7 @@ def load_task_validation(name: str, model: Any, data_dir: Path | None = None, se
 
 
 def load_user_validation(
-    path: Path,
+    path: str | Path,
     model: Any,
     text_column: str | None = None,
     text_pair_column: str | None = None,
@@ -84,6 +85,7 @@ def load_user_validation(
             unknown.
         ModelError: If the model has no head for a task.
     """
+    path = Path(path)
     inferred = infer_task_type([path])
     reader = task_type or (task_type_of(model) if inferred is CLASSIFICATION else inferred)
     rows = reader.read(path, {"text": text_column, "text_pair": text_pair_column, "label": label_column})

@@ -43,7 +43,7 @@ def check_upload(repo_id: str, api: HfApi | None = None) -> str:
         raise _hub_error("The Hub does not accept the login", error) from error
 
 
-def push_folder(folder: Path, repo_id: str, *, private: bool = False, api: HfApi | None = None) -> str:
+def push_folder(folder: str | Path, repo_id: str, *, private: bool = False, api: HfApi | None = None) -> str:
     """Uploads a folder: to a new repository, or one of the user's; to any other as a pull request.
 
     Args:
@@ -59,6 +59,7 @@ def push_folder(folder: Path, repo_id: str, *, private: bool = False, api: HfApi
         OptionError: If the name is not valid.
         HubError: If the upload fails; the folder stays as it is.
     """
+    folder = Path(folder)
     api = api or HfApi()
     check_upload(repo_id, api)
     try:

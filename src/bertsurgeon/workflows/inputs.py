@@ -87,6 +87,11 @@ class DataConfig:
     )
     max_train_samples: int | None = option(None, "Use only the first rows of the training data.")
 
+    def __post_init__(self) -> None:
+        for name in ("data_dir", "train_file", "validation_file", "text_file"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else Path(value))
+
     @property
     def only_texts(self) -> bool:
         """True if nothing but unlabeled texts is named."""

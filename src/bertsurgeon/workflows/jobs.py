@@ -12,7 +12,7 @@ from bertsurgeon import progress
 from bertsurgeon.errors import OptionError
 from bertsurgeon.evaluation import compare, evaluate
 from bertsurgeon.recovery import TrainingConfig, TrainingReport
-from bertsurgeon.tasks import Task, TaskData, task_type_for_texts, tokenize
+from bertsurgeon.tasks import Task, TaskData, as_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,12 +54,17 @@ class TrainingJob:
 
 
 def labeled_job(
-    data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int | None, config: TrainingConfig | None = None
+    data: TaskData,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    config: TrainingConfig | None = None,
 ) -> TrainingJob:
     """Makes a job of a task, scored by its metrics.
 
     Args:
         data: The task and its data.
+        model: The model to train, which must be able to read the data.
         tokenizer: Tokenizer of the model.
         max_length: Maximum number of tokens per text; None for the default of the task's type.
         config: Options of a training that may choose the best weights; None if it does not.
@@ -67,7 +72,7 @@ def labeled_job(
     task = data.task
 
     def encode(texts: Dataset) -> Dataset:
-        return tokenize(texts, tokenizer, max_length, task.type)
+        return as_dataset(texts, tokenizer, model, max_length, task_type=task.type)
 
     validation, selection = split_validation(data.validation, encode, config)
     training = encode(data.train)
@@ -84,7 +89,7 @@ def unlabeled_job(
     """Makes a job of texts alone, scored by the agreement with the teacher on the held-out ones."""
 
     def encode(texts: Dataset) -> Dataset:
-        return tokenize(texts, tokenizer, max_length, task_type_for_texts(teacher))
+        return as_dataset(texts, tokenizer, teacher, max_length)
 
     held_out, selection = split_validation(texts[1], encode, config)
     training = encode(texts[0])

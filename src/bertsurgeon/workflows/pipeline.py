@@ -30,7 +30,7 @@ from bertsurgeon.methods.registry import get_method
 from bertsurgeon.pruning import prune
 from bertsurgeon.recovery import TrainingConfig, recover_with_report
 from bertsurgeon.reporting import CARD, model_card, model_source
-from bertsurgeon.tasks import Task, align_to_model, task_type_for_texts, tokenize
+from bertsurgeon.tasks import Task, align_to_model, as_dataset
 from bertsurgeon.vocabulary import trim_vocabulary
 from bertsurgeon.workflows.inputs import DataConfig, load_data, load_network, load_texts, raw_texts
 from bertsurgeon.workflows.jobs import SelectionTexts, selection_arguments, split_validation, training_settings
@@ -103,7 +103,7 @@ def load_inputs(name: str, data: DataConfig, seed: int, training: TrainingConfig
     model, tokenizer = load_network(name, data), load_tokenizer(name)
 
     def encode(texts: Dataset) -> Dataset:
-        return tokenize(texts, tokenizer, data.max_length, task_type_for_texts(model))
+        return as_dataset(texts, tokenizer, model, data.max_length)
 
     texts = None if data.text_file is None else load_texts(data, seed)
     if texts is not None and data.only_texts:
@@ -114,7 +114,7 @@ def load_inputs(name: str, data: DataConfig, seed: int, training: TrainingConfig
     check_head(model, loaded.task)
 
     def encode_labeled(part: Dataset) -> Dataset:
-        return tokenize(part, tokenizer, data.max_length, loaded.task.type)
+        return as_dataset(part, tokenizer, model, data.max_length, task_type=loaded.task.type)
 
     validation, selection = split_validation(loaded.validation, encode_labeled, training)
     encoded = encode_labeled(loaded.train)

@@ -127,7 +127,7 @@ def finetune_and_save(
     set_seed(config.seed)
     loaded = recode_labels(load_data(data, config.seed), read_config(folder), new_head=True)
     model, tokenizer = load_for_finetuning(folder, loaded)
-    job = labeled_job(loaded, tokenizer, data.max_length)
+    job = labeled_job(loaded, model, tokenizer, data.max_length)
 
     def fit(work_dir: Path) -> dict[str, Any]:
         train(
@@ -178,7 +178,7 @@ def recover_and_save(
             check_head(teacher_model, loaded.task)
         if not loaded.task.type.learns_from_labels:
             config = replace(config, distillation_weight=1.0)
-        job = labeled_job(loaded, tokenizer, data.max_length, config)
+        job = labeled_job(loaded, model, tokenizer, data.max_length, config)
 
     def fit(work_dir: Path) -> dict[str, Any]:
         report = recover_with_report(
@@ -336,7 +336,7 @@ def _task_job(
     check_head(model, aligned.task)
     if teacher is not None:
         check_head(teacher, aligned.task)
-    return model, tokenizer, labeled_job(aligned, tokenizer, data.max_length)
+    return model, tokenizer, labeled_job(aligned, model, tokenizer, data.max_length)
 
 
 def _fit_and_save(

@@ -26,7 +26,7 @@ from bertsurgeon.methods.auto.curves import measure_curves
 from bertsurgeon.methods.base import check_dense, runs_in_bf16
 from bertsurgeon.options import check_config
 from bertsurgeon.plan import ALL_ROLES, Grouped, format_channels, parse_channels, structure_from_dict
-from bertsurgeon.prediction import evaluating
+from bertsurgeon.prediction import evaluating, gradients_enabled, without_inference_tensors
 from bertsurgeon.tasks import LABELS, has_labels
 from bertsurgeon.timings import Timings
 
@@ -229,6 +229,7 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+@gradients_enabled()
 def calibrate(
     model: PreTrainedModel,
     config: CalibrationConfig,
@@ -262,6 +263,7 @@ def calibrate(
         ['0.5', '0.7']
     """
     check_config(config, CalibrationConfig, "calibrate")
+    model = without_inference_tensors(model)
     check_dense(model)
     batches = make_batches(data, tokenizer, config.samples, config.batch_size, config.seed, model=model)
     if config.use_labels and not all(map(has_labels, batches)):
