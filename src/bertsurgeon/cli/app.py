@@ -74,7 +74,7 @@ def _add_common_options(command: Callable[..., None], runs_models: bool) -> Comm
     @functools.wraps(command)
     def run(*args: Any, quiet: bool = False, device: str | None = None, **kwargs: Any) -> None:
         _be_quiet(quiet)
-        guarded(devices.set_default_device)(device)
+        _guarded(_choose_device)(device)
         command(*args, **kwargs)
 
     signature = inspect.signature(command, eval_str=True)
@@ -85,6 +85,13 @@ def _add_common_options(command: Callable[..., None], runs_models: bool) -> Comm
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _choose_device(name: str | None) -> None:
+    """Sets the device of ``--device``; of several processes, one reports that there is none."""
+    if name is not None:
+        distributed.init()
+    devices.set_default_device(name)
 
 
 def _be_quiet(quiet: bool) -> None:
