@@ -217,6 +217,8 @@ PERFORMANCE = {
     "bert-base-sort": "BERT-base size, 512 × 128 tokens, `pgb`",
     "bert-base-assign": "BERT-base size, 512 × 128 tokens, `pgb --grouping assign`",
     "bert-base-auto": "BERT-base size, 512 × 128 tokens, `auto`",
+    "bert-base-auto-192-before": "BERT-base size, 192 × 128 tokens, `auto`, before the changes below",
+    "bert-base-auto-192": "BERT-base size, 192 × 128 tokens, `auto`, after them",
     "bert-large-auto-64": "BERT-large size, 64 × 128 tokens, `auto`",
 }
 

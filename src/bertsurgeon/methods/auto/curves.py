@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -74,7 +75,8 @@ def _workers(device: torch.device) -> Iterator[Callable[..., Iterator[SubLayerCu
     executor = ThreadPoolExecutor(count)
     torch.set_num_threads(threads // count)
     try:
-        yield executor.map
+        with threadpool_limits(threads // count, user_api="blas"):  # SciPy's, which does not follow PyTorch's
+            yield executor.map
     finally:
         executor.shutdown(cancel_futures=True)  # an interrupt does not wait for what has not begun
         torch.set_num_threads(threads)
