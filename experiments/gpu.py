@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from tokenizers import BertWordPieceTokenizer
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from bertsurgeon import (
@@ -149,14 +149,20 @@ def equality() -> dict[str, Any]:
     return result
 
 
-@cache
-def calibrated(size: str, texts: int) -> tuple[PreTrainedModel, Calibration, dict[str, Any]]:
-    """Calibrates a model with random weights on the GPU, and measures time and memory."""
+def random_model(size: str, texts: int) -> tuple[PreTrainedModel, list[dict[str, Tensor]]]:
+    """Returns a model with random weights on the GPU, and batches; the peak of the card's memory counts from here."""
     torch.manual_seed(0)
     model = move(random_bert(*BERT_SIZES[size]), choose_device())
     batches = random_batches(texts)
     torch.cuda.reset_peak_memory_stats()
     synchronize()
+    return model, batches
+
+
+@cache
+def calibrated(size: str, texts: int) -> tuple[PreTrainedModel, Calibration, dict[str, Any]]:
+    """Calibrates a model with random weights on the GPU, and measures time and memory."""
+    model, batches = random_model(size, texts)
     start = time.perf_counter()
     calibration = calibrate(model, CalibrationConfig(), batches)
     synchronize()
@@ -181,11 +187,7 @@ def prune_auto(size: str, texts: int) -> dict[str, Any]:
 
 def prune_pgb(size: str, texts: int) -> dict[str, Any]:
     """The same for ``pgb``."""
-    torch.manual_seed(0)
-    model = move(random_bert(*BERT_SIZES[size]), choose_device())
-    batches = random_batches(texts)
-    torch.cuda.reset_peak_memory_stats()
-    synchronize()
+    model, batches = random_model(size, texts)
     start = time.perf_counter()
     _, report = prune(model, PgbConfig(Sparsity(0.5)), batches)
     synchronize()

@@ -19,6 +19,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from bertsurgeon import progress
 from cli_helpers import write_data, write_model
 
 torch.set_num_threads(1)  # tiny matrices: starting threads takes longer than the products
@@ -106,3 +107,13 @@ def logits_of() -> Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]:
         return logits
 
     return run
+
+
+@pytest.fixture
+def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Notes that are printed, those that are printed once included."""
+    messages: list[str] = []
+    progress.show(False)  # clears what was printed before
+    monkeypatch.setattr(progress, "_enabled", True)
+    monkeypatch.setattr(progress, "note", messages.append)
+    return messages

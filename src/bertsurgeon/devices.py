@@ -30,18 +30,21 @@ def choose_device(device: Device | None = None) -> torch.device:
         OptionError: If there is no such device, or this machine has none.
     """
     if device is None:
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return _default or accelerator or torch.device("cpu")
+        return _default or _accelerator() or torch.device("cpu")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        others = torch.accelerator.current_accelerator(check_available=True)
-        names = "cpu" if others is None else f"cpu or {others.type}"
+        accelerator = _accelerator()
+        names = "cpu" if accelerator is None else f"cpu or {accelerator.type}"
         raise OptionError(f"This machine has no device {str(device)!r} that PyTorch can use; name {names}.") from error
     if chosen.type == "meta":
         raise OptionError("The device meta holds no numbers; name cpu, or leave the device out.")
     return chosen
+
+
+def _accelerator() -> torch.device | None:
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 
 
 def set_default_device(device: Device | None) -> None:

@@ -59,7 +59,8 @@ def test_no_activations_go_to_the_host(tiny_model: Factory, transfers: list[int]
 
 def test_the_device_is_the_accelerator_or_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     accelerator = torch.device("cuda")
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: accelerator)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: accelerator)
     assert devices.choose_device() == accelerator
     devices.set_default_device("cpu")
     try:
@@ -67,7 +68,7 @@ def test_the_device_is_the_accelerator_or_the_one_that_is_named(monkeypatch: pyt
     finally:
         devices.set_default_device(None)
     assert devices.choose_device() == accelerator
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert devices.choose_device() == torch.device("cpu")
 
 

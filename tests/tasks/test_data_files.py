@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
 
-from bertsurgeon import progress
 from bertsurgeon.errors import DataError
 from bertsurgeon.tasks import TASK_TYPES, load_user_task, read_texts
 from bertsurgeon.tasks.data import infer_task_type
@@ -18,16 +17,6 @@ from bertsurgeon.workflows.compress import check_data_options
 from bertsurgeon.workflows.inputs import DataConfig
 
 BOM = "\ufeff"
-
-
-@pytest.fixture
-def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Notes printed while files are read."""
-    messages: list[str] = []
-    progress.show(False)  # clears what was printed before
-    monkeypatch.setattr(progress, "_enabled", True)
-    monkeypatch.setattr(progress, "note", messages.append)
-    return messages
 
 
 def write(path: Path, texts: Sequence[Any], labels: Sequence[Any]) -> Path:

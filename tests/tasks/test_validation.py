@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from transformers import BertConfig
 
-from bertsurgeon import progress
 from bertsurgeon.errors import DataError
 from bertsurgeon.tasks import TASK_TYPES, load_task, load_task_validation, load_user_task, load_user_validation
 
@@ -94,15 +93,6 @@ def test_a_task_without_its_training_file(tmp_path: Path) -> None:
 
 
 # notes
-
-
-@pytest.fixture
-def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    messages: list[str] = []
-    progress.show(False)  # clears what was printed before
-    monkeypatch.setattr(progress, "_enabled", True)
-    monkeypatch.setattr(progress, "note", messages.append)
-    return messages
 
 
 def test_a_file_and_its_classes_are_noted_once(tmp_path: Path, notes: list[str]) -> None:

@@ -74,9 +74,10 @@ def make_batches(
             f"Calibration needs at least one sample and a batch size of at least 1, not {samples} and {batch_size}."
         )
     data = collect_data(data)
+    are_ready = is_batches(data)
     batches = (
         _limit_batches(data, samples)
-        if is_batches(data)
+        if are_ready
         else _pad_dataset(as_dataset(data, tokenizer, model), tokenizer, samples, batch_size, seed, collate)
     )
     if not batches:
@@ -93,7 +94,8 @@ def make_batches(
     batches = [
         {name: value.clone() if value.is_inference() else value for name, value in batch.items()} for batch in batches
     ]
-    return batches if model is None else [fit_batch(batch, model) for batch in batches]
+    # as_dataset has fitted all other data
+    return [fit_batch(batch, model) for batch in batches] if are_ready and model is not None else batches
 
 
 def count_samples(batch: Batch) -> int:

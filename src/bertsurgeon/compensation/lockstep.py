@@ -341,8 +341,9 @@ def lockstep(
     """
     layers = list(zip(dense.layers, pruned.layers, strict=True))
     for index, (before, after) in progress.track(enumerate(layers), "Compensating", len(layers)):
+        tracked = trackers(index)
         for inputs in layer_inputs:
-            inputs.run_dense(before, trackers(index))
+            inputs.run_dense(before, tracked)
         for stage in STAGES:
             roles = [role for role in stage if role in dense.roles]
             yield Stage(index, roles, before, after)

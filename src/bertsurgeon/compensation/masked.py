@@ -113,7 +113,7 @@ class _MaskedCompensation:
             if last is None or isinstance(last, DroppedLinear):
                 continue
             trackers[paths[roles[0]]] = track_input
-            trackers[paths[roles[-1]]] = _track_first_product if _is_narrow(last) else track_input
+            trackers[paths[roles[-1]]] = _product_tracker(_first_weight(last)) if _is_narrow(last) else track_input
         return trackers
 
     def refit(self, stage: Stage) -> None:
@@ -163,9 +163,9 @@ def _is_narrow(matrix: nn.Module) -> bool:
     return len(weight) < weight.shape[1]
 
 
-def _track_first_product(matrix: nn.Module, x: Tensor, _: Tensor) -> Tensor:
-    """Tracks the product with the first weight of a matrix."""
-    return x @ _first_weight(matrix).T
+def _product_tracker(weight: Tensor) -> Tracker:
+    """Returns a tracker of the products of a matrix's inputs with a weight, shape (out, in)."""
+    return lambda _, x, __: x @ weight.T
 
 
 def _first_weight(matrix: nn.Module) -> Tensor:

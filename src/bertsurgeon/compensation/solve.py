@@ -123,7 +123,7 @@ def reduce_rank(weight: Tensor, rank: int, covariance: Tensor, ridge_term: float
     else:
         root, inverse = sqrt_metric(metric.to(weight))
         weighted = apply_metric(root, weight)
-    damped = _damp(covariance, ridge_term)
+    damped = damp(covariance, ridge_term)
     if len(weighted) <= len(damped):
         _, directions = torch.linalg.eigh(weighted @ damped @ weighted.T)
         top = directions[:, -rank:]
@@ -212,7 +212,7 @@ def ridge(covariance: Tensor, damping: float) -> float:
     return float(damping * covariance.diagonal().mean().clamp_min(torch.finfo(covariance.dtype).tiny))
 
 
-def _damp(matrix: Tensor, ridge_term: float) -> Tensor:
+def damp(matrix: Tensor, ridge_term: float) -> Tensor:
     """Returns a copy of a matrix plus a multiple of the identity."""
     damped = matrix.clone()
     damped.diagonal().add_(ridge_term)
@@ -233,7 +233,7 @@ def factorize(matrix: Tensor, ridges: Iterable[float]) -> Tensor:
         ModelError: If the factorization fails for all of them.
     """
     for ridge_term in ridges:
-        factor, failed = torch.linalg.cholesky_ex(_damp(matrix, ridge_term))
+        factor, failed = torch.linalg.cholesky_ex(damp(matrix, ridge_term))
         if not failed:
             lower: Tensor = factor
             return lower

@@ -24,13 +24,13 @@ from bertsurgeon.exporting.write import ExportJob, trace_fastest, trace_model, w
 from bertsurgeon.options import check_config
 from bertsurgeon.prediction import evaluating, gradients_enabled, without_inference_tensors
 from bertsurgeon.runtime import MODEL_FILES, Manifest, RuntimeModel, open_session, require
-from bertsurgeon.tasks import Data, as_dataset, collect_data, is_batches
+from bertsurgeon.tasks import TOKEN_TYPES, Data, as_dataset, collect_data, is_batches
 from bertsurgeon.tasks.types.embedding import EMBEDDING
 
 OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output", EMBEDDING)
 """Names of the outputs that are exported, if a model has them."""
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids", PIXELS)
+INPUTS = ("input_ids", "attention_mask", TOKEN_TYPES, PIXELS)
 """Names of the inputs that are exported, if a tokenizer or image processor makes them."""
 
 CHECKED_TEXTS = 64
@@ -95,8 +95,8 @@ def export(
         make_batches(rows, text_tokenizer, CHECKED_TEXTS + config.samples, BATCH_SIZE, config.seed, model=model)
     )
     names = tokenizer.model_input_names
-    if "token_type_ids" not in checked[0] and getattr(model.config, "type_vocab_size", None) == 1:
-        names = [name for name in names if name != "token_type_ids"]
+    if TOKEN_TYPES not in checked[0] and getattr(model.config, "type_vocab_size", None) == 1:
+        names = [name for name in names if name != TOKEN_TYPES]
     inputs = tuple(name for name in INPUTS if name in names)
     model = on_cpu(unfuse(without_inference_tensors(model)))  # graphs are traced and compared there
     if model.dtype != torch.float32:  # graphs compute in fp32, whatever the stored precision

@@ -16,7 +16,7 @@ from bertsurgeon.tasks.collate import (
 from bertsurgeon.tasks.data import TaskData, align_to_model, limit_rows, load_task, load_user_task, recode_labels
 from bertsurgeon.tasks.distributions import CATEGORICAL, Distribution, default_distribution
 from bertsurgeon.tasks.files import read_texts
-from bertsurgeon.tasks.fitting import fit_batch, fit_dataset
+from bertsurgeon.tasks.fitting import TOKEN_TYPES, fit_batch, fit_dataset
 from bertsurgeon.tasks.raw_files import find_files
 from bertsurgeon.tasks.table import TASKS, Task, get_task
 from bertsurgeon.tasks.tokenization import Data, as_dataset, collect_data, is_batches, max_input_length, tokenize
@@ -49,6 +49,7 @@ __all__ = [
     "LABELS",
     "TASKS",
     "TASK_TYPES",
+    "TOKEN_TYPES",
     "WORD_STARTS",
     "Classification",
     "Collator",

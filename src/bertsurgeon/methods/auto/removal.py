@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bertsurgeon.compensation import JITTERS, factorize, ridge
+from bertsurgeon.compensation import JITTERS, damp, factorize, ridge
 from bertsurgeon.plan import unit_channels
 
 BLOCK = 64
@@ -62,8 +62,7 @@ def greedy_removal(weight: Tensor, covariance: Tensor, width: int, damping: floa
     Raises:
         ModelError: If the covariance cannot be factorized.
     """
-    damped = covariance.clone()
-    damped.diagonal().add_(ridge(covariance, damping))
+    damped = damp(covariance, ridge(covariance, damping))
     return _remove_channels(weight, damped, block) if width == 1 else _remove_units(weight, damped, width)
 
 
