@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from bertsurgeon import TrainingConfig, train
 from bertsurgeon.tasks import load_task
@@ -26,6 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reader's folder: a fine-tuned model called my-model, and two CSV files."""
     folder = tmp_path_factory.mktemp("reader")
     name = resolve_model("minilm")
+    set_seed(0)  # of the new head: how close a plan comes to its budget depends on the model
     small = AutoModelForSequenceClassification.from_pretrained(name, num_labels=4, num_hidden_layers=2)
     tokenizer = AutoTokenizer.from_pretrained(name)
     data = load_task("docstrings")
