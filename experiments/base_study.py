@@ -8,6 +8,8 @@ On CPUs a task takes hours, on a GPU minutes; rows name the machine. The learnin
 a tenth of its training data. Everything else has the defaults of the commands, with `--bf16` for training. Of SST-2's
 67,349 training phrases, parts of 6,920 sentences, 20,000 are used.
 
+The models of all rows are kept under `runs/base`, to be exported and timed.
+
 Rows, by task: `chosen` (scores of the learning rates), `dense`, `auto-SHARE` and `auto-SHARE-recovered` (SHARE of the
 encoder is kept), `calibration-SEED-SHARE` (`auto` with other calibration texts), `layers-COUNT` (the first layers,
 fine-tuned with the dense model as teacher, as long as it), `minilm` (all-MiniLM-L6-v2 fine-tuned in the same way),
@@ -121,7 +123,11 @@ class BaseTask:
     @cached_property
     def folder(self) -> Path:
         """Where the dense model is kept."""
-        return RUNS / "base" / f"{self.name}-{self.seed}"
+        return self.folder_of("dense")
+
+    def folder_of(self, row: str) -> Path:
+        """Where the model of a row is kept."""
+        return RUNS / "base" / f"{self.name}-{self.seed}" / row
 
     @cached_property
     def dense(self) -> PreTrainedModel:
@@ -178,59 +184,69 @@ def make_dense(task: BaseTask, rate: float) -> dict[str, Any]:
     return task.score(task.dense)
 
 
-def prune_auto(task: BaseTask, share: float, seed: int | None = None) -> tuple[PreTrainedModel, dict[str, Any]]:
+Made = tuple[PreTrainedModel, dict[str, Any]]
+"""A model and what was measured while it was made."""
+
+
+def prune_auto(task: BaseTask, share: float, seed: int | None = None) -> Made:
     calibration = task.calibration if seed is None else task.calibrate(seed)
     config = AutoConfig(Sparsity(1 - share), seed=task.seed if seed is None else seed)
     model, report = prune(task.dense, config, calibration)
     return model, {"pruning_seconds": report.seconds, "samples": report.samples}
 
 
-def one_shot(task: BaseTask, share: float, seed: int | None = None) -> dict[str, Any]:
-    model, measured = prune_auto(task, share, seed)
-    return {**task.score(model), **measured}
-
-
-def recovered(task: BaseTask, share: float) -> dict[str, Any]:
+def prune_and_recover(task: BaseTask, share: float) -> Made:
     model, measured = prune_auto(task, share)
-    return recover_and_score(task, model, True) | measured
+    return recover_it(task, model, measured, True)
 
 
-def recover_and_score(task: BaseTask, model: PreTrainedModel, distill: bool) -> dict[str, Any]:
+def recover_it(task: BaseTask, model: PreTrainedModel, measured: dict[str, Any], distill: bool) -> Made:
     start = time.perf_counter()
     config = TrainingConfig(bf16=True, seed=task.seed)
     recover(model, config, task.training, task.tokenizer, teacher=task.dense if distill else None)
-    return {**task.score(model), "recovery_seconds": time.perf_counter() - start}
+    return model, {**measured, "recovery_seconds": time.perf_counter() - start}
 
 
-def other_method(task: BaseTask, config: PruneConfig, distill: bool) -> dict[str, Any]:
-    """Prunes by another method, and scores before and after recovery."""
+def other_method(task: BaseTask, config: PruneConfig, distill: bool) -> Made:
+    """Prunes by another method, scores it, and recovers it."""
     model, report = prune(task.dense, config, task.training, task.tokenizer)
-    before = task.score(model)["metrics"]
-    after = recover_and_score(task, model, distill)
-    return {**after, "before_recovery": before, "pruning_seconds": report.seconds, "samples": report.samples}
+    measured = {
+        "before_recovery": task.score(model)["metrics"],
+        "pruning_seconds": report.seconds,
+        "samples": report.samples,
+    }
+    return recover_it(task, model, measured, distill)
 
 
-def first_layers(task: BaseTask, count: int, rate: float) -> dict[str, Any]:
+def first_layers(task: BaseTask, count: int, rate: float) -> Made:
     model = drop_layers(task.dense, LayerDropConfig(count, "first")).model
     config = TrainingConfig(epochs=task.recipe.epochs, learning_rate=rate, bf16=True, seed=task.seed)
     train(model, config, task.training, task.tokenizer, teacher=task.dense)
-    return task.score(model)
+    return model, {}
 
 
-def small_encoder(task: BaseTask, encoder: str) -> dict[str, Any]:
+def small_encoder(task: BaseTask, encoder: str) -> Made:
     # a smaller encoder takes higher rates
     recipe = replace(task.recipe, rates=tuple(2 * rate for rate in task.recipe.rates))
     small = replace(task, encoder=encoder, recipe=recipe)
     chosen = choose(small)
-    model, tokenizer = small.finetune(chosen["rate"])
-    return {**task.score(model, tokenizer), "chosen": chosen}
+    model, _ = small.finetune(chosen["rate"])
+    return model, {"chosen": chosen}
 
 
-def rows_of(task: BaseTask, rate: float, minilm: str | None) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Returns the measurements after the dense model's, in the order in which they are made."""
-    rows: dict[str, Callable[[], dict[str, Any]]] = {}
-    rows |= {f"auto-{share:g}": partial(one_shot, task, share) for share in SHARES}
-    rows |= {f"auto-{share:g}-recovered": partial(recovered, task, share) for share in (0.12, 0.25, 0.06)}
+def make_and_score(task: BaseTask, row: str, make: Callable[[], Made], minilm: str) -> dict[str, Any]:
+    """Makes the model of a row, keeps it beside the dense one, and scores it."""
+    model, measured = make()
+    tokenizer = load_tokenizer(minilm) if row == "minilm" else None
+    save_model(model, task.folder_of(row), tokenizer or task.tokenizer, overwrite=True)
+    return {**task.score(model, tokenizer), **measured}
+
+
+def rows_of(task: BaseTask, rate: float, minilm: str) -> dict[str, Callable[[], Made]]:
+    """Returns what makes the models after the dense one, in the order in which they are made."""
+    rows: dict[str, Callable[[], Made]] = {}
+    rows |= {f"auto-{share:g}": partial(prune_auto, task, share) for share in SHARES}
+    rows |= {f"auto-{share:g}-recovered": partial(prune_and_recover, task, share) for share in (0.12, 0.25, 0.06)}
     rows |= {f"layers-{count}": partial(first_layers, task, count, rate) for count in LAYERS}
     for share in PGB_SHARES:
         pgb = PgbConfig(Sparsity(1 - share), seed=task.seed)
@@ -239,10 +255,10 @@ def rows_of(task: BaseTask, rate: float, minilm: str | None) -> dict[str, Callab
         rows[f"pgb-published-{share:g}"] = partial(other_method, task, published, False)
     for zeros in ZEROS:
         rows[f"obert-{zeros:g}"] = partial(other_method, task, ObertConfig(Sparsity(zeros), seed=task.seed), True)
-    rows |= {f"auto-{share:g}-recovered": partial(recovered, task, share) for share in (0.5, 0.03)}
+    rows |= {f"auto-{share:g}-recovered": partial(prune_and_recover, task, share) for share in (0.5, 0.03)}
     for seed in SEEDS:
-        rows |= {f"calibration-{seed}-{share:g}": partial(one_shot, task, share, seed) for share in (0.25, 0.12)}
-    rows["minilm"] = lambda: small_encoder(task, minilm or resolve_model(MINILM))
+        rows |= {f"calibration-{seed}-{share:g}": partial(prune_auto, task, share, seed) for share in (0.25, 0.12)}
+    rows["minilm"] = lambda: small_encoder(task, minilm)
     return rows
 
 
@@ -267,6 +283,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no new row after so long")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parse_arguments(parser)
+    minilm = arguments.minilm or resolve_model(MINILM)
     start = time.perf_counter()
     for name in arguments.tasks:
         results = ResultsStore("base_study", arguments)
@@ -278,12 +295,12 @@ def main() -> None:
         results.run(f"{name}/dense", partial(make_dense, task, chosen["rate"]), configuration)
         if not task.folder.is_dir():
             raise SystemExit(f"The dense model of {name} is not on this machine; measure all of it: --rerun '{name}/*'")
-        for row, measure in rows_of(task, chosen["rate"], arguments.minilm).items():
+        for row, make in rows_of(task, chosen["rate"], minilm).items():
             if not any(fnmatch(row, pattern) for pattern in arguments.rows):
                 continue
             if time.perf_counter() - start > arguments.seconds:
                 break
-            results.run(f"{name}/{row}", measure, configuration)
+            results.run(f"{name}/{row}", partial(make_and_score, task, row, make, minilm), configuration)
             torch.cuda.empty_cache()
 
 
