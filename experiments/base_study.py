@@ -16,6 +16,7 @@ fine-tuned with the dense model as teacher, as long as it), `minilm` (all-MiniLM
 `pgb-SHARE` and `pgb-published-SHARE` (our compensation and recovery, and those of the paper), `obert-ZEROS`.
 """
 
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -271,25 +272,36 @@ def load_data(name: str, data_dir: Path, banking: Path | None) -> TaskData:
     return load_user_task(banking / "train.csv", banking / "test.csv", label_column="category")
 
 
-def main() -> None:
-    parser = make_parser(__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say which dense models are meant."""
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--banking", type=Path)
     parser.add_argument("--encoder", type=Path, default=BASE_ENCODER)
+    parser.add_argument("--tasks", nargs="*", default=tuple(TASKS), choices=tuple(TASKS))
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def open_task(name: str, arguments: argparse.Namespace) -> BaseTask:
+    """Returns a task of the study with its data."""
+    data = load_data(name, arguments.data_dir, arguments.banking)
+    return BaseTask(name, data, str(arguments.encoder), TASKS[name], arguments.seed)
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    add_options(parser)
     parser.add_argument("--rate", type=float, help="learning rate of dense models, instead of choosing it")
     parser.add_argument("--minilm", help="folder of all-MiniLM-L6-v2, if its package is not installed")
-    parser.add_argument("--tasks", nargs="*", default=tuple(TASKS), choices=tuple(TASKS))
     parser.add_argument("--rows", nargs="*", default=("*",), help="patterns of rows after the dense model's")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no new row after so long")
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parse_arguments(parser)
     minilm = arguments.minilm or resolve_model(MINILM)
     start = time.perf_counter()
     for name in arguments.tasks:
         results = ResultsStore("base_study", arguments)
-        data = load_data(name, arguments.data_dir, arguments.banking)
-        recipe = TASKS[name] if arguments.rate is None else replace(TASKS[name], rates=(arguments.rate,))
-        task = BaseTask(name, data, str(arguments.encoder), recipe, arguments.seed)
+        task = open_task(name, arguments)
+        if arguments.rate is not None:
+            task = replace(task, recipe=replace(task.recipe, rates=(arguments.rate,)))
         configuration = {"task": name, "encoder": arguments.encoder.name, "training_rows": len(task.data.train)}
         chosen = results.run(f"{name}/chosen", partial(choose, task), configuration)
         results.run(f"{name}/dense", partial(make_dense, task, chosen["rate"]), configuration)

@@ -78,6 +78,13 @@ EXPERIMENTS = {
             has_results=False,
         ),
         Experiment(
+            "base_peers",
+            "How do other retraining-free methods do on the same dense models, with the same budgets?",
+            "--data-dir $GLUE --banking $BANKING",
+            "docs/results.md",
+            has_results=False,
+        ),
+        Experiment(
             "study",
             "How good is each method at each share on five tasks, one-shot and after the same recovery?",
             "--data-dir $GLUE --recover",

@@ -1,0 +1,127 @@
+"""K-prune: Park et al., 2024, Accurate Retraining-free Pruning for Pretrained Encoder-based Language Models.
+
+Source: arXiv 2308.03449. From the input to the output, one sub-layer after the other: the knowledge of all units that
+may still be removed is measured in the model as it is (predictive: the increase of the divergence from the dense
+predictions; representational: the squared norm of a unit's output), a threshold over knowledge per weight is found for
+the rest of the budget, the sub-layer's units below it are removed, and its last matrix is refitted by linear least
+squares to the dense residual stream. No labels are used. The divergence is taken to second order, by the Fisher
+information of the predictions. The budget counts weights instead of operations.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bertsurgeon.architectures import Encoder
+from bertsurgeon.calibration import Batch
+from bertsurgeon.compensation.lockstep import (
+    LayerInputs,
+    Stage,
+    Tracker,
+    first_layer_inputs,
+    lockstep,
+    track_input,
+    track_target,
+)
+from bertsurgeon.plan import sub_layer_of
+from peers.units import Key, Units, UnitView, copy_encoder, scale_units, unit_gradients
+
+BALANCES = (0.0, 0.00025, 1.0)
+"""Weights of the representational knowledge that the paper chooses from."""
+
+
+def prune_by_knowledge(
+    model: PreTrainedModel, share: float, batches: Sequence[Batch], measured: Sequence[Batch], balance: float, seed: int
+) -> tuple[PreTrainedModel, float]:
+    """Removes heads and neurons.
+
+    Args:
+        model: The dense model; not changed.
+        share: Share of the encoder's weights to keep.
+        batches: Calibration texts, without labels.
+        measured: Those of them on which knowledge is measured, at every sub-layer again.
+        balance: Weight of the representational knowledge.
+        seed: Of the draws of the Fisher information.
+
+    Returns:
+        The model, and the share of the weights that it keeps.
+    """
+    pruned, view = copy_encoder(model)
+    dense = Encoder(model)
+    architecture = dense.architecture
+    layer_inputs = list(first_layer_inputs(model, batches))
+    trackers: dict[str, Tracker] = {}
+    for sub_layer, roles in dense.sub_layers.items():
+        trackers |= {architecture.residual(sub_layer): track_input, architecture.matrices[roles[-1]]: track_target}
+    budget = share * view.total()
+    kept: Units = {}
+    with torch.no_grad():
+        for stage in lockstep(dense, view.encoder, layer_inputs, lambda _: trackers):
+            sub_layer = sub_layer_of(stage.roles[0])
+            if dense.last_role(sub_layer) not in stage.roles:
+                continue
+            key: Key = (stage.layer, sub_layer)
+            rest = [other for other in view.keys if other not in kept]
+            knowledge = measure_knowledge(view, measured, rest, balance, seed)
+            kept[key] = above_threshold(view, knowledge, budget)[key]
+            budget -= int(kept[key].sum()) * view.cost(key)
+            refit(view, key, kept[key], stage, layer_inputs)
+    return pruned, view.count(kept) / view.total()
+
+
+def measure_knowledge(
+    view: UnitView, batches: Sequence[Batch], keys: Sequence[Key], balance: float, seed: int
+) -> Units:
+    """Returns predictive plus ``balance`` times representational knowledge of units, per text."""
+    predictive: Units = {}
+    representational: Units = {}
+    texts = 0
+
+    def add_norms(key: Key, x: Tensor) -> None:
+        weight = view.last_weight(key)
+        if view.width(key) == 1:
+            norms = x.square().sum(0) * weight.square().sum(0)
+        else:
+            heads, parts = (values.unflatten(-1, (-1, view.width(key))) for values in (x, weight))
+            norms = torch.stack([(heads[:, h] @ parts[:, h].T).square().sum() for h in range(heads.shape[1])])
+        representational[key] = representational.get(key, 0) + norms
+
+    for gradients in unit_gradients(view, batches, keys, seed, add_norms):
+        texts += len(next(iter(gradients.values())))
+        for key, gradient in gradients.items():
+            predictive[key] = predictive.get(key, 0) + gradient.square().sum(0) / 2
+    return {key: (predictive[key] + balance * representational[key]) / texts for key in keys}
+
+
+def above_threshold(view: UnitView, knowledge: Units, budget: float) -> Units:
+    """Returns the units with the most knowledge per weight whose weights fit into a budget, over all sub-layers."""
+    keys = list(knowledge)
+    per_weight = torch.cat([knowledge[key] / view.cost(key) for key in keys])
+    costs = torch.cat([torch.full_like(knowledge[key], view.cost(key), dtype=torch.float64) for key in keys])
+    order = per_weight.argsort(descending=True)
+    mask = torch.zeros(len(order), dtype=torch.bool)
+    mask[order] = costs[order].cumsum(0) <= budget
+    return dict(zip(keys, mask.split([len(knowledge[key]) for key in keys]), strict=True))
+
+
+def refit(view: UnitView, key: Key, kept: Tensor, stage: Stage, layer_inputs: Sequence[LayerInputs]) -> None:
+    """Refits the columns of the last matrix that kept units have, and removes the others, in place."""
+    sub_layer = key[1]
+    architecture = view.encoder.architecture
+    paths = [architecture.matrices[view.encoder.last_role(sub_layer)], architecture.residual(sub_layer)]
+    columns = kept.repeat_interleave(view.width(key)).nonzero().flatten()
+    weight = view.last_weight(key)
+    system = torch.zeros(len(columns), len(columns), dtype=torch.float64)
+    right_side = torch.zeros(len(columns), len(weight), dtype=torch.float64)
+    for inputs in layer_inputs:
+        if sub_layer == "feed_forward":
+            inputs.keep_attention(stage.pruned)
+        values = inputs.pruned_inputs(stage.pruned, paths)
+        x, drift = values[paths[0]][:, columns], inputs.tracked[paths[1]] - values[paths[1]]
+        system += x.T @ x
+        right_side += x.T @ (inputs.tracked[paths[0]] + drift)
+    scale_units(view, key, torch.zeros(len(kept)))
+    if len(columns):
+        weight[:, columns] = torch.linalg.lstsq(system, right_side, driver="gelsd").solution.T.to(weight)
