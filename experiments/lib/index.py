@@ -85,6 +85,13 @@ EXPERIMENTS = {
             has_results=False,
         ),
         Experiment(
+            "base_recovery",
+            "Which rate, length and losses suit recovery at base size, and does rounding in training help INT8?",
+            "--data-dir $GLUE --banking $BANKING",
+            "docs/results.md",
+            has_results=False,
+        ),
+        Experiment(
             "study",
             "How good is each method at each share on five tasks, one-shot and after the same recovery?",
             "--data-dir $GLUE --recover",
