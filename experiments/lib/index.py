@@ -92,6 +92,13 @@ EXPERIMENTS = {
             has_results=False,
         ),
         Experiment(
+            "base_deployed",
+            "How good and how fast are the base-size study's models in each runtime and precision?",
+            "--data-dir $GLUE --banking $BANKING",
+            "docs/results.md",
+            has_results=False,
+        ),
+        Experiment(
             "study",
             "How good is each method at each share on five tasks, one-shot and after the same recovery?",
             "--data-dir $GLUE --recover",
