@@ -99,6 +99,13 @@ EXPERIMENTS = {
             has_results=False,
         ),
         Experiment(
+            "base_choices",
+            "What does `auto` lose at base size when 12 % are kept, and which choice helps?",
+            "--data-dir $GLUE --banking $BANKING",
+            "docs/results.md",
+            has_results=False,
+        ),
+        Experiment(
             "study",
             "How good is each method at each share on five tasks, one-shot and after the same recovery?",
             "--data-dir $GLUE --recover",
