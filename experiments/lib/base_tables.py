@@ -1,10 +1,10 @@
-"""The table of the base-size study in ``docs/results.md``."""
+"""The tables of the base-size study in ``docs/results.md`` and the README."""
 
 from statistics import mean
 from typing import Any
 
 from lib.results_store import read_rows
-from lib.tables import MISSING, first_metric, table
+from lib.tables import MISSING, describe_kept, first_metric, format_divergence, format_metric, format_ratio, table
 
 TASKS = {
     "sst2": "SST-2, accuracy", "cola": "CoLA, Matthews", "mrpc": "MRPC, F1", "rte": "RTE, accuracy",
@@ -31,10 +31,7 @@ ROWS = {
 
 def base_study() -> str:
     """One row per model; a column per task, and the mean share of the dense model's metric."""
-    results: dict[str, dict[str, Any]] = {}
-    for name, row in read_rows("base_study").items():
-        task, _, rest = name.partition("/")
-        results.setdefault(task, {})[rest] = row["result"]
+    results = _by_task("base_study")
     tasks = [task for task in TASKS if "dense" in results.get(task, {})]
     lines = []
     for row, title in ROWS.items():
@@ -45,3 +42,107 @@ def base_study() -> str:
         cells = [MISSING if one is None else f"{first_metric(one):.1f}" for one in by_task.values()]
         lines.append([title, *cells, f"{100 * mean(shares):.1f} %"])
     return table(["model", *(TASKS[task] for task in tasks), "of dense, mean"], lines)
+
+
+PEERS = {
+    "auto": "**`auto`**",
+    "k-prune": "K-prune",
+    "kwon": "Kwon et al.",
+    "drone": "DRONE",
+    "magnitude": "magnitude",
+}
+CHOICES = {
+    "default": "default",
+    "samples-512": "`--samples 512`",
+    "samples-4096": "`--samples 4096`",
+    "damping-1e-2": "`--damping 1e-2`",
+    "token-weighting-0.9": "`--token-weighting 0.9`",
+    "target-residual": "`--target residual`",
+    "bf16": "`--calibration-precision bf16`",
+    "two-passes": "a quarter first, everything measured again, then the rest",
+}
+TARGETS = (
+    ("pytorch-fp32", "PyTorch fp32"),
+    ("onnx-fp32", "ONNX Runtime fp32"),
+    ("onnx-int8", "ONNX Runtime INT8"),
+    ("openvino-bf16", "OpenVINO bf16"),
+    ("openvino-int8", "OpenVINO INT8"),
+)
+
+
+def _by_task(experiment: str) -> dict[str, dict[str, Any]]:
+    """Returns the results of an experiment by task and the rest of their rows' names."""
+    results: dict[str, dict[str, Any]] = {}
+    for name, row in read_rows(experiment).items():
+        task, _, rest = name.partition("/")
+        results.setdefault(task, {})[rest] = row["result"]
+    return results
+
+
+def base_peers() -> str:
+    """One table per task: a row per method, a column per share, metrics one-shot."""
+    study, peers, tables = _by_task("base_study"), _by_task("base_peers"), []
+    for task, title in TASKS.items():
+        results = {**study.get(task, {}), **peers.get(task, {})}
+        shares = sorted({name.partition("-0.")[2] for name in peers.get(task, {})}, reverse=True)
+        if not shares:
+            continue
+        lines = [
+            [label, *(format_metric(results.get(f"{method}-0.{share}")) for share in shares)]
+            for method, label in PEERS.items()
+        ]
+        header = [f"{title} (dense {format_metric(results['dense'])})"]
+        tables.append(table([*header, *(describe_kept(f"0.{share}") for share in shares)], lines))
+    return "\n\n".join(tables)
+
+
+def base_choices() -> str:
+    """One table per task: a row per choice, a column per share with the divergence and the metric."""
+    tables = []
+    for task, results in _by_task("base_choices").items():
+        shares = ("0.25", "0.12")
+        lines = [
+            [label, *(format_divergence(results.get(f"{choice}-{share}")) for share in shares)]
+            for choice, label in CHOICES.items()
+            if any(f"{choice}-{share}" in results for share in shares)
+        ]
+        header = [f"{TASKS[task]}: divergence (metric)", *(describe_kept(share) for share in shares)]
+        tables.append(table(header, lines))
+    return "\n\n".join(tables)
+
+
+def base_recovery() -> str:
+    """A row per task, share and variant: metric and agreement with the dense model in fp32 and INT8, and minutes."""
+    lines = []
+    for name, row in read_rows("base_recovery").items():
+        task, share, variant = name.split("/")
+        result = row["result"]
+        scores = [
+            f"{first_metric(one):.1f} ({next(iter(one['agreement'].values())):.1f})" for one in (result, result["int8"])
+        ]
+        lines.append(
+            [TASKS[task], f"{100 * float(share):.0f} %", variant, *scores, f"{result['recovery_seconds'] / 60:.0f}"]
+        )
+    return table(["task", "kept", "recovery", "metric (agreement) in fp32", "in OpenVINO INT8", "minutes"], lines)
+
+
+def base_deployed() -> str:
+    """One table per task: a row per model, and for each runtime and precision the metric and the speedup."""
+    tables = []
+    for task, rows in _by_task("base_deployed").items():
+        speeds = {target: rows.get(f"speed/{target}-8x128", {}).get("models", {}) for target, _ in TARGETS}
+        lines = []
+        for row, title in ROWS.items():
+            by_target = {target: rows.get(f"{row}/{target}") for target, _ in TARGETS}
+            if not any(by_target.values()):
+                continue
+            cells = []
+            for target, result in by_target.items():
+                # recovery changes no shapes, so the speed is that of the one-shot model
+                timed = speeds[target].get(row.removesuffix("-recovered"))
+                ratio = MISSING if timed is None else format_ratio(timed["speedup_to_reference"])
+                cells.append(MISSING if result is None else f"{format_metric(result)} · {ratio}")
+            lines.append([title, *cells])
+        if lines:
+            tables.append(table([TASKS[task], *(title for _, title in TARGETS)], lines))
+    return "\n\n".join(tables)
