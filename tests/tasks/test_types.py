@@ -100,6 +100,27 @@ def test_second_moments_are_the_fisher_information() -> None:
         torch.testing.assert_close(logits.grad.T @ logits.grad / len(logits), fisher, rtol=0, atol=1.5e-2)
 
 
+def test_one_draw_has_the_fisher_information_of_two_classes() -> None:
+    """Also of three, if one of them is impossible; an estimate from few texts has no noise of draws then."""
+    for row in (torch.tensor([0.4, -0.3]), torch.tensor([0.4, -0.3, -60.0])):
+        p = row.softmax(0)
+        for signs in ([1.0, 1.0, 1.0], [1.0, -1.0, 1.0], [-1.0, 1.0, -1.0]):
+            direction = CATEGORICAL.fisher_direction(row.unsqueeze(0), torch.tensor([signs[: len(row)]]))[0]
+            torch.testing.assert_close(torch.outer(direction, direction), p.diag() - p.outer(p), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_choices_are_not_decomposed(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(3, 600, generator=torch.Generator().manual_seed(0)).to(dtype)
+    signs = torch.ones(3, 600, dtype=dtype)
+    monkeypatch.setattr(torch.linalg, "eigh", lambda _: pytest.fail("decomposed"))
+    direction = CATEGORICAL.fisher_direction(logits, signs)
+    assert direction.dtype == dtype
+    p = logits.float().softmax(-1)
+    expected = p.sqrt() - p * p.sqrt().sum(-1, keepdim=True)
+    torch.testing.assert_close(direction.float(), expected, rtol=2e-2, atol=1e-2)
+
+
 def test_hidden_choices_take_no_part() -> None:
     logits = torch.tensor([[2.0, 0.0, -1.0, 9.0]]).repeat(40_000, 1).requires_grad_()
     hidden = mask_logits(logits, torch.tensor([True, True, True, False]))

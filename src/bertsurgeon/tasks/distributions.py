@@ -11,6 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+MAX_DECOMPOSED = 512
+"""Largest number of choices whose Fisher information is decomposed."""
+
+
 class Distribution(ABC):
     """A family of distributions with parameters z, shape (predictions, choices)."""
 
@@ -46,9 +50,18 @@ class Categorical(Distribution):
     """One of several choices; z are the logits of their probabilities p."""
 
     def fisher_direction(self, z: Tensor, signs: Tensor) -> Tensor:
-        """Returns √p ∘ ε − p (√p · ε), whose second moment is diag(p) − ppᵀ."""
-        p = z.detach().softmax(-1)
-        return p.sqrt() * signs - p * (p.sqrt() * signs).sum(-1, keepdim=True)
+        """Returns V√Λ ε, whose second moment is diag(p) − ppᵀ = VΛVᵀ.
+
+        Of all roots of this matrix, that along its eigenvectors has the squares of least variance where one eigenvalue
+        dominates, which is the case for texts between two classes. For two classes the square is exact. With more than
+        ``MAX_DECOMPOSED`` choices the root is √p ∘ ε − p (√p · ε), which needs no decomposition.
+        """
+        p = z.detach().float().softmax(-1)
+        if z.shape[-1] > MAX_DECOMPOSED:
+            return (p.sqrt() * signs - p * (p.sqrt() * signs).sum(-1, keepdim=True)).to(z)
+        values, vectors = torch.linalg.eigh(torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2))
+        root: Tensor = (vectors * (values.clamp_min(0).sqrt() * signs).unsqueeze(-2)).sum(-1)
+        return root.to(z)
 
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Returns ``T² · KL(teacher ‖ student)`` at temperature T (Hinton et al., 2015, arXiv 1503.02531)."""
