@@ -25,6 +25,8 @@ from lib.results_store import ResultsStore
 
 CALIBRATIONS: dict[str, dict[str, Any]] = {
     "default": {},
+    "fisher-temperature-1": {"fisher_temperature": 1.0},
+    "fisher-temperature-4": {"fisher_temperature": 4.0},
     "bf16": {"calibration_precision": "bf16"},
     "samples-4096": {"samples": 4096},
     "damping-1e-2": {"damping": 1e-2},

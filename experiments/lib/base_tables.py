@@ -53,6 +53,8 @@ PEERS = {
 }
 CHOICES = {
     "default": "default",
+    "fisher-temperature-1": "`--fisher-temperature 1`",
+    "fisher-temperature-4": "`--fisher-temperature 4`",
     "samples-512": "`--samples 512`",
     "samples-4096": "`--samples 4096`",
     "damping-1e-2": "`--damping 1e-2`",

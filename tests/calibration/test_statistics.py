@@ -53,5 +53,25 @@ def test_matrices_are_compensated_with_the_weights_they_are_measured_with(name: 
     torch.testing.assert_close(compensated.get_parameter("bias"), bias, rtol=1e-3, atol=1e-4)  # type: ignore[arg-type]
 
 
+def test_a_temperature_lets_more_texts_count(tiny_model: Factory, tiny_batches: Batches) -> None:
+    """A text whose class the model is sure of has hardly any sensitivity at 1, and much of that of others at 8."""
+    model = tiny_model("bert", num_labels=2)
+    with torch.no_grad():
+        model.classifier.weight.mul_(30)
+    unlabeled = [{name: value for name, value in batch.items() if name != "labels"} for batch in tiny_batches]
+    shares = {}
+    for temperature in (1.0, 8.0):
+        traces = [
+            float(
+                collect_statistics(model, [batch], gradients=False, curvature=True, temperature=temperature)
+                .curvature[2, "output"]
+                .trace()
+            )
+            for batch in unlabeled
+        ]
+        shares[temperature] = max(traces) / sum(traces)
+    assert shares[8.0] < shares[1.0]
+
+
 def test_every_role_has_an_input_of_its_own_or_shares_one_of_these() -> None:
     assert {input_role(input_role(role)) for role in ALL_ROLES} == {input_role(role) for role in ALL_ROLES}

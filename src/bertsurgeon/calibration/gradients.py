@@ -96,7 +96,7 @@ def backpropagate(loss: Tensor, leaf: Tensor) -> None:
     torch.autograd.grad(loss, leaf)
 
 
-def summed_loss(model: PreTrainedModel, batch: Batch, generator: torch.Generator) -> Tensor:
+def summed_loss(model: PreTrainedModel, batch: Batch, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
     """Computes the sum over the batch of the samples' losses.
 
     Without labels it is a surrogate whose squared gradients are, in expectation, those of the true Fisher information
@@ -107,6 +107,7 @@ def summed_loss(model: PreTrainedModel, batch: Batch, generator: torch.Generator
         model: The model.
         batch: Padded batch on the device of the model.
         generator: Draws the signs of the surrogate.
+        temperature: Softens the predictions in the surrogate.
 
     Raises:
         DataError: If there are labels that do not fit the model's head.
@@ -117,26 +118,33 @@ def summed_loss(model: PreTrainedModel, batch: Batch, generator: torch.Generator
         loss: Tensor = outputs.loss * head_of(model).num_losses(batch)
         return loss
     predictions = head_of(model).predictions(outputs, batch)
-    return torch.stack([fisher_surrogate(p.z, generator, p.distribution) for p in predictions]).sum()
+    return torch.stack([fisher_surrogate(p.z, generator, p.distribution, temperature) for p in predictions]).sum()
 
 
-def fisher_surrogate(logits: Tensor, generator: torch.Generator, distribution: Distribution | None = None) -> Tensor:
+def fisher_surrogate(
+    logits: Tensor, generator: torch.Generator, distribution: Distribution | None = None, temperature: float = 1.0
+) -> Tensor:
     """Computes Σ u·z over logits z, with a random u whose second moment is the Fisher information of the predictions.
 
     If labels y are drawn from the predictions p, the gradient of the loss with respect to the logits is p − e_y, with
-    second moment diag(p) − ppᵀ. With random signs ε, u = √p ∘ ε − p (√p · ε) has the same second moment and a lower
-    variance, as it does not depend on rare labels. For a regression (unit variance) u = ε; for classes that are
-    predicted independently u = √(p (1 − p)) ∘ ε.
+    second moment diag(p) − ppᵀ. Any root of this matrix times random signs ε has the same second moment and a lower
+    variance, as it does not depend on rare labels (:class:`bertsurgeon.tasks.distributions.Categorical`). For a
+    regression (unit variance) u = ε; for classes that are predicted independently u = √(p (1 − p)) ∘ ε.
+
+    A fine-tuned model is sure of most texts that it was trained on: p (1 − p) is close to zero, and the mean over texts
+    is that of the few others. With a temperature T, p are the predictions from z / T, as in distillation (Hinton et
+    al., 2015, arXiv 1503.02531), and more texts count.
 
     Args:
         logits: Shape (…, classes), or (…, 1) for a regression.
         generator: Draws ε.
         distribution: Distribution of which the logits are the parameters; None for a class, or for a number if there is
             a single logit.
+        temperature: T, at least 1.
     """
     signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
     family = distribution or default_distribution(logits)
-    return (family.fisher_direction(logits, signs) * logits).sum()
+    return (family.fisher_direction(logits / temperature, signs) * logits).sum()
 
 
 def split_rows(matrix: Tensor, block_size: int) -> Tensor:

@@ -77,6 +77,7 @@ def collect_statistics(
     block_size: int | None = None,
     moments: bool = False,
     token_weighting: float = 0.0,
+    temperature: float = 1.0,
     seed: int = 0,
     bf16: bool = False,
 ) -> Statistics:
@@ -94,7 +95,9 @@ def collect_statistics(
         moments: Collect input moments.
         token_weighting: Share of the moments' weight that is distributed by squared gradients, see
             :func:`weigh_tokens`; requires ``curvature``.
-        seed: Fixes the pseudo-labels that are drawn for batches without labels.
+        temperature: Softens the predictions for batches without labels, see
+            :func:`bertsurgeon.calibration.gradients.fisher_surrogate`.
+        seed: Fixes the draws for batches without labels.
         bf16: Run the model in bfloat16 (autocast); sums are in fp32 or fp64 nevertheless.
 
     Raises:
@@ -152,7 +155,9 @@ def collect_statistics(
                 statistics.samples += len(mask)
                 statistics.tokens += int(mask.sum())
                 with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-                    loss = summed_loss(model, batch, generator) if backward else model(**model_inputs(batch))
+                    loss = (
+                        summed_loss(model, batch, generator, temperature) if backward else model(**model_inputs(batch))
+                    )
                 if backward:
                     backpropagate(loss, leaf)
     finally:

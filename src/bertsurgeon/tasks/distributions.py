@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 MAX_DECOMPOSED = 512
 """Largest number of choices whose Fisher information is decomposed."""
 

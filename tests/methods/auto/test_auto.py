@@ -8,7 +8,18 @@ import pytest
 import torch
 
 from auto_cases import Batches, Factory, calibrate_tiny
-from bertsurgeon import AutoConfig, Calibration, Flops, ObertConfig, PgbConfig, PruneConfig, Sparsity, calibrate, prune
+from bertsurgeon import (
+    AutoConfig,
+    Calibration,
+    CalibrationConfig,
+    Flops,
+    ObertConfig,
+    PgbConfig,
+    PruneConfig,
+    Sparsity,
+    calibrate,
+    prune,
+)
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.budgets import Budget
 from bertsurgeon.errors import CheckpointError, ModelError, OptionError
@@ -107,6 +118,22 @@ def test_gradients_from_labels_need_labels(tiny_model: Factory, tiny_batches: Ba
     unlabelled = [{name: value for name, value in batch.items() if name != "labels"} for batch in tiny_batches]
     with pytest.raises(OptionError, match="need labeled data"):
         calibrate(tiny_model("bert"), AutoConfig(Sparsity(0.5), use_labels=True), unlabelled)
+
+
+def test_calibrations_record_the_temperature(
+    tiny_model: Factory, tiny_batches: Batches, calibration: Calibration, tmp_path: Path
+) -> None:
+    """One without a record was made at 1, and serves the default options."""
+    model = tiny_model("bert")
+    with pytest.raises(OptionError, match=r"made with fisher_temperature=2.0, not 1.0"):
+        calibration.check(model, CalibrationConfig(damping=1e-2, fisher_temperature=1.0))
+    del calibration.settings["fisher_temperature"]
+    calibration.save(tmp_path / "c")
+    former = Calibration.load(tmp_path / "c")
+    for temperature in (1.0, 2.0):
+        former.check(model, CalibrationConfig(damping=1e-2, fisher_temperature=temperature))
+    with pytest.raises(OptionError, match=r"made with fisher_temperature=1.0, not 4.0"):
+        former.check(model, CalibrationConfig(damping=1e-2, fisher_temperature=4.0))
 
 
 @pytest.mark.parametrize("structures", [(), ("magic",)])

@@ -54,6 +54,11 @@ class CalibrationConfig:
         "Share of a text's weight in the regressions that its tokens get in proportion to the sensitivity of the loss "
         "to them; the rest is spread evenly. For the metric fisher.",
     )
+    fisher_temperature: float = option(
+        2.0,
+        "Softens the model's predictions for the metric fisher: at 1, few texts count, those that the model is unsure "
+        "of; the higher it is, the more all of them count.",
+    )
     calibration_precision: CalibrationPrecision = option(
         "fp32", CALIBRATION_PRECISION, choices=get_args(CalibrationPrecision)
     )
@@ -71,12 +76,15 @@ class CalibrationConfig:
             raise OptionError(f"The damping must be at least 0, not {self.damping:g}.")
         if not 0 <= self.token_weighting <= 1:
             raise OptionError(f"token_weighting must lie between 0 and 1, not {self.token_weighting:g}.")
+        if not 1 <= self.fisher_temperature < float("inf"):
+            raise OptionError(f"fisher_temperature must be finite and at least 1, not {self.fisher_temperature:g}.")
         check_unused(
             self,
-            ("use_labels", "token_weighting"),
+            ("use_labels", "token_weighting", "fisher_temperature"),
             self.metric == "plain",
             "the metric plain, which takes no gradients",
         )
+        check_unused(self, ("fisher_temperature",), self.use_labels, "gradients from labels")
         check_unused(self, ("group_chunk",), "groups" not in self.structures, "structures without groups")
 
 

@@ -37,12 +37,15 @@ SETTINGS = (
     "batch_size",
     "metric",
     "token_weighting",
+    "fisher_temperature",
     "calibration_precision",
     "use_labels",
     "damping",
     "seed",
 )
 """Options of :class:`CalibrationConfig` that a saved calibration records."""
+FORMER_SETTINGS = {"fisher_temperature": 1.0}
+"""What calibrations were made with that do not record an option, where it was not the present default."""
 _DATA = "calibration.json"
 _TENSORS = "calibration.safetensors"
 
@@ -81,10 +84,11 @@ class Calibration:
         if "groups" in config.structures and not self.settings["groups"]:
             raise OptionError("The calibration has no groups; calibrate again with groups among the structures.")
         for name in SETTINGS:
-            used = self.settings.get(name, getattr(CalibrationConfig, name))
-            if used != getattr(config, name):
+            default, chosen = getattr(CalibrationConfig, name), getattr(config, name)
+            used = self.settings.get(name, FORMER_SETTINGS.get(name, default))
+            if used != chosen and not (name not in self.settings and chosen == default):
                 raise OptionError(
-                    f"The calibration was made with {name}={used}, not {getattr(config, name)}; use the same options, "
+                    f"The calibration was made with {name}={used}, not {chosen}; use the same options, "
                     "or calibrate again."
                 )
 
@@ -282,6 +286,7 @@ def calibrate(
                 curvature=config.metric == "fisher",
                 moments=True,
                 token_weighting=config.token_weighting,
+                temperature=config.fisher_temperature,
                 seed=config.seed,
                 bf16=runs_in_bf16(config.calibration_precision, model.device),
             )
