@@ -38,7 +38,7 @@ from bertsurgeon.compensation import apply_plan
 from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError
 from bertsurgeon.layers import GroupedLinear
 from bertsurgeon.plan import SUB_LAYERS, Dropped, LayerPlan, MatrixPlan, ModelPlan, dense_plan
-from cli_helpers import write_model
+from cli_helpers import unseal, write_model
 
 NAMES = ["bert", "distilbert", "roberta"]
 Batches = list[dict[str, Tensor]]
@@ -346,7 +346,7 @@ def test_configurations_that_make_no_model(
     if not is_pruned:
         saved = saved.parent / "dense"
         tiny_model("bert").save_pretrained(saved)
-    edit_config(saved, lambda config: config.update(entries))
+    edit_config(unseal(saved), lambda config: config.update(entries))
     with pytest.raises(CheckpointError, match=r"No model can be made of .*config\.json") as error:
         load_model(saved)
     one_sentence(error)
@@ -354,7 +354,7 @@ def test_configurations_that_make_no_model(
 
 @pytest.mark.parametrize("damage", ["missing", "unexpected", "shape", "whole matrix"])
 def test_tensors_that_do_not_fit_the_plan(damage: str, saved: Path) -> None:
-    path = saved / "model.safetensors"
+    path = unseal(saved) / "model.safetensors"
     state = load_file(path)
     name = "bert.encoder.layer.1.attention.self.value.weight"
     if damage == "missing":
@@ -373,7 +373,7 @@ def test_tensors_that_do_not_fit_the_plan(damage: str, saved: Path) -> None:
 
 
 def test_weights_that_are_not_finite(saved: Path) -> None:
-    path = saved / "model.safetensors"
+    path = unseal(saved) / "model.safetensors"
     state = load_file(path)
     state["classifier.weight"][0, 0] = float("inf")
     save_file(state, path, metadata={"format": "pt"})

@@ -63,16 +63,18 @@ def test_weights_without_which_outputs_differ(dense: Path, name: str) -> None:
         load_model(dense)
 
 
-def test_weights_that_are_not_used_are_named(dense: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Those of other heads, and the pooler, are no surprise."""
+def test_weights_without_a_place(dense: Path, notes: list[str]) -> None:
+    """Those of other heads, and the pooler, are no surprise; those of the encoder and of its own head are."""
     others = {"cls.predictions.bias": torch.ones(2), "bert.pooler.extra": torch.ones(2)}
     edit_weights(dense, lambda weights: {**weights, **others})
     load_model(dense)
-    edit_weights(dense, lambda weights: {**weights, "bert.encoder.gate": torch.ones(2)})
-    load_model(dense)
-    messages = [record.getMessage() for record in caplog.records if record.name == "bertsurgeon"]
-    assert len(messages) == 1
-    assert "bert.encoder.gate; they are left out" in messages[0]
+    assert [note for note in notes if "weights of other heads, which are left out: cls." in note]
+    for name in ("bert.encoder.gate", "bert.encoder.layer.2.output.dense.bias", "classifier.out_proj.weight"):
+        edit_weights(dense, lambda weights, name=name: {**weights, name: torch.ones(2)})
+        for load in (load_model, load_as_saved):
+            with pytest.raises(ModelError, match=rf"no place for: {name}"):
+                load(dense)
+        edit_weights(dense, lambda weights, name=name: {key: weights[key] for key in weights if key != name})
 
 
 @pytest.mark.parametrize("head", ["BertForMultipleChoice", "BertForNextSentencePrediction"])
@@ -123,7 +125,7 @@ def test_a_tokenizer_returns_the_token_types_that_the_model_has(tmp_path: Path, 
 
 
 def test_a_tokenizer_that_needs_a_package(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("You need to install fugashi to use MecabTokenizer.\nMore.")
 
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fail)
