@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoModelForSequenceClassification
+
 from bertsurgeon import ModelPlan, load_model, verify
 from bertsurgeon.checkpoint import load_as_saved
 from common import dense, edit, main, pruned, refused
@@ -63,7 +65,10 @@ def attack(folder: Path) -> list[str]:
         for what, change in changes.items():
             model = shutil.copytree(sources[name], folder / "model")
             edit(model / "config.json", change)
-            for load in (load_model, load_as_saved):
+            loaders = [load_model, load_as_saved]
+            if "16 million" in what:
+                loaders.append(AutoModelForSequenceClassification.from_pretrained)
+            for load in loaders:
                 lines.append(refused(f"{what} ({name}, {load.__name__})", lambda load=load, model=model: load(model)))
             faults = verify(model).faults
             assert faults, f"{what}: verify finds nothing"

@@ -22,12 +22,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "attacks"))
 
-from fuzz.targets import OTHER, REFUSED, SAME, make_targets  # noqa: E402
+from fuzz.targets import OTHER, REFUSED, SAME, Target, make_targets  # noqa: E402
 from tables import write_table  # noqa: E402
 
-RESULTS = Path(__file__).with_name("results.json")
+RESULTS = Path(__file__).with_name("results")
+"""Folder with the results of each seed."""
+
 CPU_SECONDS = 20
 """Most processor time of a case."""
+
+PARTS = 100
+"""Parts in which the cases of a target are run, in turn with those of the others."""
 
 SECONDS: dict[str, float] = {}
 """Processor time of each target."""
@@ -39,7 +44,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first case of each target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="name of a target")
-    parser.add_argument("--write", action="store_true", help="write results.json and the table of the docs")
+    parser.add_argument("--write", action="store_true", help="write the results and the table of the docs")
     arguments = parser.parse_args()
     start = time.process_time()
     counts, failures = fuzz(arguments.cases, arguments.seed, arguments.first, arguments.only)
@@ -62,27 +67,42 @@ def fuzz(
     """Runs cases; returns the counts of outcomes by target, and the failures."""
     quiet()
     signal.signal(signal.SIGPROF, _too_long)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     failures: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
         targets = make_targets(Path(folder))
         chosen = {name: target for name, target in targets.items() if only in (None, name)}
         weights = sum(target.weight for target in chosen.values())
-        for name, target in chosen.items():
-            begin = time.process_time()
-            for number in range(first, first + max(1, -(-cases * target.weight // weights))):
-                signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-                try:
-                    counts[name][target.case(Random(f"{seed} {name} {number}"))] += 1
-                except Exception as error:
-                    counts[name]["failed"] += 1
-                    lines = traceback.format_exc().splitlines()
-                    text = f"{type(error).__name__}: {error}"[:300]
-                    failures.append({"target": name, "number": number, "error": text, "where": lines[-8:]})
-                finally:
-                    signal.setitimer(signal.ITIMER_PROF, 0)
-            SECONDS[name] = time.process_time() - begin
+        shares = {name: max(1, -(-cases * target.weight // weights)) for name, target in chosen.items()}
+        try:
+            for part in range(PARTS):  # so that an interrupt leaves counts of all targets
+                for name, target in chosen.items():
+                    numbers = range(first + shares[name] * part // PARTS, first + shares[name] * (part + 1) // PARTS)
+                    _run(name, target, numbers, seed, counts[name], failures)
+        except KeyboardInterrupt:
+            print("Interrupted; what was counted is kept.", file=sys.stderr)
     return dict(counts), failures
+
+
+def _run(
+    name: str, target: Target, numbers: range, seed: int, counts: Counter[str], failures: list[dict[str, Any]]
+) -> None:
+    """Runs the cases of some numbers of one target."""
+    begin = time.process_time()
+    for number in numbers:
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+        try:
+            counts[target.case(Random(f"{seed} {name} {number}"))] += 1
+        except Exception as error:
+            counts["failed"] += 1
+            lines = traceback.format_exc().splitlines()
+            text = f"{type(error).__name__}: {error}"[:300]
+            failures.append({"target": name, "number": number, "error": text, "where": lines[-8:]})
+            print(name, number, text, file=sys.stderr, flush=True)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+    SECONDS[name] = SECONDS.get(name, 0.0) + time.process_time() - begin
 
 
 def quiet() -> None:
@@ -96,15 +116,20 @@ def quiet() -> None:
 
 
 def write(counts: dict[str, Counter[str]], failures: list[dict[str, Any]], seed: int) -> None:
+    """Writes the results of one seed, and the table with the sums of all seeds."""
+    content = {"seed": seed, "targets": counts, "failures": failures}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"seed-{seed}.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    sums: dict[str, Counter[str]] = defaultdict(Counter)
+    for file in sorted(RESULTS.glob("seed-*.json")):
+        for name, outcomes in json.loads(file.read_text(encoding="utf-8"))["targets"].items():
+            sums[name].update(outcomes)
+            sums["**all**"].update(outcomes)
     columns = (REFUSED, SAME, OTHER, "failed")
-    total = Counter[str]()
-    for outcomes in counts.values():
-        total += outcomes
-    content = {"seed": seed, "cases": total.total(), "targets": counts, "failures": failures}
-    RESULTS.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     rows = [["what is read", "cases", *columns]]
-    for name, outcomes in [*counts.items(), ("**all**", total)]:
-        rows.append([name, *(f"{number:,}" for number in (sum(outcomes.values()), *(outcomes[c] for c in columns)))])
+    for name in sorted(sums, key=lambda name: (name == "**all**", name)):
+        outcomes = sums[name]
+        rows.append([name, *(f"{number:,}" for number in (outcomes.total(), *(outcomes[c] for c in columns)))])
     write_table("fuzz", "attacks/fuzz/run.py --write", rows)
 
 

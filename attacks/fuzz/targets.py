@@ -130,10 +130,10 @@ def make_targets(folder: Path) -> dict[str, Target]:
     for name, network in {"dense": model, **pruned}.items():
         save_model(network, folder / name)
         targets[f"checkpoint {name}"] = Target(
-            folder / name, checkpoint, lambda path: answers(load_model(path)), True, 3
+            folder / name, checkpoint, lambda path: answers(load_model(path)), True, 2
         )
         targets[f"checkpoint {name}, without digests"] = Target(
-            _unsealed(folder / name), checkpoint, lambda path: answers(load_model(path)), False, 3
+            _unsealed(folder / name), checkpoint, lambda path: answers(load_model(path)), False, 2
         )
         if name != "dense":
             targets[f"from_pretrained {name}"] = Target(
@@ -142,7 +142,7 @@ def make_targets(folder: Path) -> dict[str, Target]:
     plan = pruned["auto"].config.quantization_config.plan
     (folder / "plan").mkdir()
     plan.save(folder / "plan" / "plan.json")
-    targets["plan"] = Target(folder / "plan", {"plan.json": mutate_json}, _read_plan, False, 120)
+    targets["plan"] = Target(folder / "plan", {"plan.json": mutate_json}, _read_plan, False, 200)
     measured.save(folder / "calibration")
     files = {"calibration.json": mutate_json, "calibration.safetensors": mutate_safetensors}
     targets["calibration"] = Target(folder / "calibration", files, _read_calibration, True, 12)
@@ -155,22 +155,22 @@ def make_targets(folder: Path) -> dict[str, Target]:
         folder / "export"
     )
     targets["manifest"] = Target(
-        folder / "export", {MANIFEST: mutate_json, "model.onnx": mutate_text}, _read_manifest, True, 70
+        folder / "export", {MANIFEST: mutate_json, "model.onnx": mutate_text}, _read_manifest, True, 150
     )
     released = shutil.copytree(folder / "export", folder / "export-bare")
     content = json.loads((released / MANIFEST).read_text())
     del content["digests"]
     (released / MANIFEST).write_text(json.dumps({**content, "format_version": 1}))
-    targets["manifest of 0.1.0"] = Target(released, {MANIFEST: mutate_json}, _read_manifest, False, 70)
+    targets["manifest of 0.1.0"] = Target(released, {MANIFEST: mutate_json}, _read_manifest, False, 150)
     (folder / "recipe").mkdir()
     for number, recipe in enumerate(sorted(PACKAGED.iterdir(), key=str)):
         (folder / "recipe" / f"{number}.yaml").write_bytes(recipe.read_bytes())
     recipes = {f"{number}.yaml": _mutate_yaml for number in range(number + 1)}
-    targets["recipe"] = Target(folder / "recipe", recipes, _read_recipes, False, 10)
+    targets["recipe"] = Target(folder / "recipe", recipes, _read_recipes, False, 5)
     _write_data(folder / "data")
     for name, mutation in _DATA.items():
-        targets[f"data {name}"] = Target(folder / "data", {name: mutation}, partial(_read_data, name), False, 4)
-    targets["verify"] = Target(folder / "auto", checkpoint, _verify, False, 3)
+        targets[f"data {name}"] = Target(folder / "data", {name: mutation}, partial(_read_data, name), False, 2)
+    targets["verify"] = Target(folder / "auto", checkpoint, _verify, False, 1)
     return targets
 
 

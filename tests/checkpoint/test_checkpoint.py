@@ -253,6 +253,20 @@ def test_without_the_library_nothing_loads(tiny_model: Factory, tiny_batches: Ba
     assert done.stdout.splitlines() == [f"refused {folder}" for folder in folders], done.stderr
     assert done.returncode != 0
     assert "mismatch" in done.stderr
+    assert (
+        done.stderr.count("Unknown quantization type, got bertsurgeon ") >= 1
+    )  # all that the format can have it print
+
+
+def test_a_readme_tells_how_to_load(saved: Path, tiny_model: Factory, tmp_path: Path) -> None:
+    save_model(load_model(saved), tmp_path / "pruned")
+    text = (tmp_path / "pruned" / "README.md").read_text()
+    assert "pip install bertsurgeon" in text
+    assert "BertForSequenceClassification.from_pretrained" in text
+    save_model(load_model(saved), tmp_path / "with-card", texts={"README.md": "mine"})
+    assert (tmp_path / "with-card" / "README.md").read_text() == "mine"
+    save_model(tiny_model("bert"), tmp_path / "dense")
+    assert not (tmp_path / "dense" / "README.md").exists()
 
 
 # damage

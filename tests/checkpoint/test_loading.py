@@ -12,8 +12,10 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
 
 from bertsurgeon import save_model
-from bertsurgeon.checkpoint import load_as_saved, load_model, load_tokenizer
-from bertsurgeon.errors import CheckpointError, ModelError
+from bertsurgeon.checkpoint import load_as_saved, load_embedder, load_model, load_tokenizer
+from bertsurgeon.checkpoint.bounds import WithoutWeights
+from bertsurgeon.errors import CheckpointError, ModelError, PlanError
+from bertsurgeon.plan import check_channels
 from cli_helpers import write_model
 
 
@@ -136,3 +138,33 @@ def test_a_tokenizer_that_needs_a_package(dense: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("bertsurgeon.checkpoint.tokenizer.find_spec", lambda _: None)
     with pytest.raises(ModelError, match=r"spm\.model needs a package.*sentencepiece"):
         load_tokenizer(dense)
+
+
+@pytest.mark.parametrize("found", ["5.4.0", "6.0.0"])
+def test_sentence_transformers_below_6_is_refused(found: str, dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before version 6 it imported the modules of any local folder."""
+    monkeypatch.setattr("bertsurgeon.embedder.version", lambda _: found)
+    if found.startswith("6"):
+        assert load_embedder(dense).max_seq_length > 0
+        return
+    with pytest.raises(ModelError, match=r"sentence-transformers 5\.4\.0 runs code .* pip install"):
+        load_embedder(dense)
+
+
+def test_no_weight_is_allocated_for_the_buffers_of_a_pruned_model() -> None:
+    with WithoutWeights():
+        linear, embedding = torch.nn.Linear(3, 4), torch.nn.Embedding(3, 4)
+        positions = torch.arange(4).expand(1, -1)
+    assert linear.weight.is_meta
+    assert embedding.weight.is_meta
+    assert positions.tolist() == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("most", [4, 3])
+def test_channels_are_counted_before_they_take_memory(most: int) -> None:
+    data = {"rows": ["0-1", "7"], "kind": "grouped", "other": ["x", {"columns": "5"}]}
+    if most == 4:
+        check_channels(data, most)
+        return
+    with pytest.raises(PlanError, match="names more than 3 channels"):
+        check_channels(data, most)

@@ -1,11 +1,21 @@
 """JSON is read within bounds of size, depth and number of values."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from bertsurgeon.files import MAX_DEPTH, MAX_VALUES, DamagedFileError, check_depth, parse_json, parse_rows, read_json
+from bertsurgeon.files import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    DamagedFileError,
+    check_depth,
+    parse_json,
+    parse_rows,
+    read_json,
+    special_file,
+)
 from bertsurgeon.files.json_files import MAX_BYTES, MAX_ROW_DEPTH
 
 WRONG = {
@@ -59,3 +69,13 @@ def test_parts_that_occur_often_count_each_time() -> None:
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "absent")
+
+
+def test_pipes_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("absent")
+    (tmp_path / "file").touch()
+    assert special_file([tmp_path / "file", tmp_path / "absent"]) is None
+    assert special_file([tmp_path / "file", tmp_path / "link"]) == tmp_path / "link"
+    with pytest.raises(DamagedFileError, match="no regular file"):
+        read_json(tmp_path / "pipe")

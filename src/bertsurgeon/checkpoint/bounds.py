@@ -46,6 +46,29 @@ def stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
 
 
+def stored_types(file: Path) -> dict[str, str]:
+    """Returns the types in the header of a safetensors file, such as ``F32``, by name."""
+    with safe_open(file, framework="pt") as tensors:
+        return {name: str(tensors.get_slice(name).get_dtype()) for name in tensors.keys()}  # noqa: SIM118
+
+
+def check_types(folder: Path) -> None:
+    """Checks that no weight of a dense model is stored as whole numbers, which transformers would take for weights.
+
+    Raises:
+        CheckpointError: Naming the first one.
+    """
+    for file in sorted(folder.glob("*.safetensors")):
+        for name, kind in stored_types(file).items():
+            if not is_float(kind) and name.endswith((".weight", ".LayerNorm.bias", ".dense.bias", "classifier.bias")):
+                raise CheckpointError(f"{file} holds {name} as {kind} instead of floating point; copy the model again.")
+
+
+def is_float(kind: str) -> bool:
+    """Returns whether a type in a header is one of floating point."""
+    return kind.startswith(("F", "BF"))
+
+
 def check_plan_size(folder: Path, entry: dict[str, Any]) -> None:
     """Checks the plain data of a plan against the size of the weights: every channel it names has some there.
 
@@ -88,6 +111,7 @@ def check_dense_size(folder: Path, head: type[Any], config: PretrainedConfig) ->
         CheckpointError: If it needs more weights than its files have bytes, or no model can be made of it.
     """
     check_layers(folder, config)
+    check_types(folder)
     try:
         with torch.device("meta"):
             model: nn.Module = head.from_config(config) if hasattr(head, "from_config") else head(config)

@@ -10,8 +10,19 @@ from transformers import PreTrainedModel
 
 from bertsurgeon import progress
 from bertsurgeon.errors import CheckpointError, ModelError, first_line
+from bertsurgeon.files import special_file
 
-FAULTS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, UnpicklingError)
+FAULTS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    EOFError,
+    UnpicklingError,
+)
 """Errors that other libraries raise for wrong values in a config.json and for damaged pickles of weights."""
 
 COMPILED = "_orig_mod."
@@ -146,6 +157,9 @@ def check_headers(folder: Path) -> None:
     Raises:
         CheckpointError: Naming the first damaged file.
     """
+    special = special_file(path for name in ("*.safetensors", "*.bin") for path in sorted(folder.glob(name)))
+    if special is not None:
+        raise CheckpointError(f"{special} is no regular file; copy the model again.")
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:

@@ -9,7 +9,14 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from bertsurgeon.architectures import unfuse_in_place
-from bertsurgeon.checkpoint.bounds import WithoutWeights, check_layers, check_plan_size, stored_shapes
+from bertsurgeon.checkpoint.bounds import (
+    WithoutWeights,
+    check_layers,
+    check_plan_size,
+    is_float,
+    stored_shapes,
+    stored_types,
+)
 from bertsurgeon.checkpoint.checks import FAULTS, check_finite, check_headers, check_prefix, unusable_model
 from bertsurgeon.checkpoint.hf_quantizer import (
     METHOD,
@@ -76,7 +83,7 @@ def load_pruned(folder: Path, config: PretrainedConfig, entry: PrunedConfig) -> 
     model, tied = build_pruned(model_class, folder, config, entry)
     state = load_file(folder / WEIGHTS)
     with WithoutWeights():
-        buffers = dict(model_class(config).named_buffers())  # files do not hold all of them
+        buffers = dict(_build(model_class, config, folder).named_buffers())  # files do not hold all of them
     model.load_state_dict(state, strict=not tied, assign=True)
     for name, buffer in model.named_buffers():
         if buffer.is_meta and name in buffers:
@@ -122,6 +129,13 @@ def build_pruned(
             f"{folder / WEIGHTS} does not fit its config.json: {name} has shape {stored.get(name)}, "
             f"{expected.get(name)} was expected (None: absent); copy the model again."
         )
+    types = stored_types(folder / WEIGHTS)
+    for name, tensor in model.state_dict().items():
+        if name in types and is_float(types[name]) != tensor.is_floating_point():
+            raise CheckpointError(
+                f"{folder / WEIGHTS} does not fit its config.json: {name} is stored as {types[name]}; copy the model "
+                "again."
+            )
     return model, tied
 
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from bertsurgeon import progress
 from bertsurgeon.embedder import encoder_folder
 from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError, first_line
-from bertsurgeon.files import DamagedFileError, read_json
+from bertsurgeon.files import DamagedFileError, read_json, special_file
 
 VOCABULARY_FILES = ("vocab.*", "*.model", "merges.txt", "bpe.codes", "*.tiktoken", "sentencepiece.*")
 """Name patterns of the files that tokenizers read their vocabulary from, beside ``tokenizer.json``."""
@@ -58,6 +58,10 @@ def _check_files(folder: Path) -> None:
     Raises:
         CheckpointError: If one of its files is damaged.
     """
+    names = (*SETTINGS_FILES, "tokenizer.json", *VOCABULARY_FILES)
+    special = special_file(path for name in names for path in sorted(folder.glob(name)))
+    if special is not None:
+        raise CheckpointError(f"{special} is no regular file; copy the tokenizer again.")
     for file in SETTINGS_FILES:
         try:
             if (folder / file).is_file():

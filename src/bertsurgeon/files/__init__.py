@@ -18,6 +18,7 @@ from bertsurgeon.files.json_files import (
     parse_json,
     parse_rows,
     read_json,
+    special_file,
 )
 
 __all__ = [
@@ -35,5 +36,6 @@ __all__ = [
     "read_json",
     "read_tensor_digests",
     "sealed_digests",
+    "special_file",
     "tensor_digest",
 ]

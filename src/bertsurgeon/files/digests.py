@@ -84,7 +84,7 @@ class Digests:
         for name in sorted({*self.tensors, *stored}):
             if self.tensors.get(name) != stored.get(name):
                 fault = "is missing" if name not in stored else "is not as it was saved"
-                return f"{name} {fault if name in self.tensors else 'was not saved with it'}"
+                return f"{name[:200]} {fault if name in self.tensors else 'was not saved with it'}"
         return None
 
 

@@ -1,6 +1,7 @@
 """JSON files, read within bounds of size, depth and number of values, whoever wrote them."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,16 @@ def read_json(file: Path, form: type[dict[str, Any]] | type[list[Any]] | None = 
         OSError: If it cannot be read.
         DamagedFileError: If it is not JSON of this form, or beyond the bounds.
     """
+    if special_file([file]) is not None:
+        raise DamagedFileError("it is no regular file")
     with file.open("rb") as stream:
         content = stream.read(MAX_BYTES + 1)
     return parse_json(content, form)
+
+
+def special_file(paths: Iterable[Path]) -> Path | None:
+    """Returns the first path that exists and is no regular file, nor a link to one: opening a pipe may take forever."""
+    return next((path for path in paths if (path.is_symlink() or path.exists()) and not path.is_file()), None)
 
 
 def parse_json(content: bytes, form: type[dict[str, Any]] | type[list[Any]] | None = dict) -> Any:

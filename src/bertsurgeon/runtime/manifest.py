@@ -83,6 +83,8 @@ class Manifest:
         try:
             data = read_json(file)
             version = data.get("format_version")
+            if version is None:
+                raise DamagedFileError("it has no format_version")
             if version not in (1, FORMAT_VERSION) or isinstance(version, bool):
                 raise CheckpointError(
                     f"{folder} was exported in format {str(version)[:20]}, and this version reads up to format "
@@ -145,6 +147,8 @@ def _from_dict(data: dict[str, Any], has_digests: bool) -> Manifest:
     wrong = wrong or next((name for name in ("inputs", "outputs") if not named[name]), None)
     if wrong is not None:
         raise DamagedFileError(f"its entry {wrong} is missing, empty or has a wrong value")
+    if digests and not has_digests:
+        raise DamagedFileError("it is of version 1, which has no digests, and has some")
     if has_digests:
         if digests.get(_OWN_DIGEST) != json_digest({**data, "digests": {}}):
             raise DamagedFileError("it is not as it was saved")

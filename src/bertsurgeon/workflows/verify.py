@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from bertsurgeon.checkpoint import check_loadable, read_record
+from bertsurgeon.checkpoint.checks import check_headers
 from bertsurgeon.checkpoint.integrity import find_fault, has_digests
 from bertsurgeon.errors import BertSurgeonError, CheckpointError, first_line
 from bertsurgeon.files import DamagedFileError, Digests, read_json
@@ -96,6 +97,8 @@ def verify(folder: str | Path) -> Verification:
                     result.faults.append(str(error))
                 except (OSError, SafetensorError, DamagedFileError) as error:
                     result.faults.append(f"{part} cannot be read ({first_line(error)}); copy it again.")
+    if record is not None and record[0] in ("model", "export", "calibration") and record[0] not in result.holds:
+        result.faults.append(f"{folder} holds no {record[0]} any more, as which it was written; copy it again.")
     if not result.holds and record is None:
         raise CheckpointError(
             f"{folder} holds no model, export or calibration; name a folder that a bertsurgeon command wrote."
@@ -112,8 +115,9 @@ def _verify_record(folder: Path, listed: list[str], result: Verification) -> Non
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             result.faults.append(f"The record of {folder} names {name[:80]}, which is outside of it; copy it again.")
-        elif not path.exists() and not path.is_symlink():
-            result.faults.append(f"{path} is missing; copy the folder again.")
+        elif not path.is_file() and not path.is_dir():
+            fault = "is no regular file" if path.exists() or path.is_symlink() else "is missing"
+            result.faults.append(f"{path} {fault}; copy the folder again.")
 
 
 def _verify_model(folder: Path, result: Verification) -> None:
@@ -126,6 +130,7 @@ def _verify_model(folder: Path, result: Verification) -> None:
         config = read_json(folder / CONFIG)
     except DamagedFileError as error:
         raise CheckpointError(f"{folder / CONFIG} is damaged ({error}); copy it again.") from error
+    check_headers(folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"There are no weights in {folder} (model.safetensors); copy the model again.")

@@ -174,6 +174,8 @@ class Calibration:
                     batches[int(number)][rest] = tensor
                 elif kind == "curvature":
                     curvature[int(number), rest] = tensor.double()  # type: ignore[index]  # roles are names
+                elif kind not in ("token_weights", "tails"):
+                    raise ValueError(f"there is no place for {name[:40]}")
             curves = [_curve_from_dict(number, curve, tensors) for number, curve in enumerate(data["curves"])]
             return cls(data["model"], batches, curvature, token_weights, curves, data["settings"], data["seconds"])
         except (
