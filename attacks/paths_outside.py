@@ -39,7 +39,6 @@ def attack(folder: Path) -> list[str]:
         (new / "file").touch()
     edit(folder / "ours" / "bertsurgeon_folder.json", lambda record: record["files"].append("../other/config.json"))
     faults = verify(folder / "ours").faults
-    assert len(faults) == 1, faults
     assert "outside" in faults[0], faults
     with new_folder(folder / "ours", overwrite=True) as new:
         (new / "file").touch()
