@@ -86,9 +86,9 @@ def _change(root: Any, random: Random) -> Any:
     if kind == 0:
         del parent[key]
     elif kind == 1 and isinstance(parent, list):
-        parent.insert(random.randrange(len(parent) + 1), parent[key])
+        parent.insert(random.randrange(len(parent) + 1), json.loads(json.dumps(parent[key])))
     elif kind == 1:
-        parent[f"{key}{random.choice(('', '_', 's'))}"] = parent[key]
+        parent[f"{key}{random.choice(('', '_', 's'))}"] = json.loads(json.dumps(parent[key]))
     elif kind == 2:
         other_parent, other_key = random.choice(places)
         parent[key] = json.loads(json.dumps(other_parent[other_key]))

@@ -80,10 +80,8 @@ def load_pruned(folder: Path, config: PretrainedConfig, entry: PrunedConfig) -> 
     if entry.digests is not None:
         check_digests(folder, [folder / WEIGHTS], entry.digests)
     model_class = saved_class(folder, config)
-    model, tied = build_pruned(model_class, folder, config, entry)
+    model, tied, buffers = build_pruned(model_class, folder, config, entry)
     state = load_file(folder / WEIGHTS)
-    with WithoutWeights():
-        buffers = dict(_build(model_class, config, folder).named_buffers())  # files do not hold all of them
     model.load_state_dict(state, strict=not tied, assign=True)
     for name, buffer in model.named_buffers():
         if buffer.is_meta and name in buffers:
@@ -100,11 +98,11 @@ def load_pruned(folder: Path, config: PretrainedConfig, entry: PrunedConfig) -> 
 
 def build_pruned(
     model_class: type[Any], folder: Path, config: PretrainedConfig, entry: PrunedConfig
-) -> tuple[PreTrainedModel, set[str]]:
+) -> tuple[PreTrainedModel, set[str], dict[str, torch.Tensor]]:
     """Builds a pruned model without memory for its weights, and compares its shapes with those of the file.
 
     Returns:
-        The model, and the names of tensors that are tied to others and stored only once.
+        The model, the names of tensors that are tied to others and stored only once, and the dense model's buffers.
 
     Raises:
         CheckpointError: If plan, configuration and file do not fit each other.
@@ -136,7 +134,9 @@ def build_pruned(
                 f"{folder / WEIGHTS} does not fit its config.json: {name} is stored as {types[name]}; copy the model "
                 "again."
             )
-    return model, tied
+    with WithoutWeights():
+        buffers = dict(_build(model_class, config, folder).named_buffers())  # files do not hold all of them
+    return model, tied, buffers
 
 
 def _build(model_class: type[Any], config: PretrainedConfig, folder: Path) -> PreTrainedModel:
