@@ -31,6 +31,7 @@ from bertsurgeon import (
     prune,
     save_model,
     to_dense,
+    verify,
 )
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, load_as_saved, load_tokenizer
@@ -364,6 +365,20 @@ def test_configurations_that_make_no_model(
     with pytest.raises(CheckpointError, match=r"No model can be made of .*config\.json") as error:
         load_model(saved)
     one_sentence(error)
+
+
+def test_a_type_that_is_a_number(tiny_model: Factory, tmp_path: Path) -> None:
+    tiny_model("bert").save_pretrained(tmp_path)
+    edit_config(tmp_path, lambda config: config.update(dtype=3))
+    with pytest.raises(CheckpointError, match=r"No model can be made of .*config\.json"):
+        load_model(tmp_path)
+
+
+def test_settings_that_only_building_reveals(saved: Path) -> None:
+    edit_config(saved, lambda config: config.update(initializer_range=-0.8))
+    with pytest.raises(CheckpointError, match=r"No model can be made of .*config\.json"):
+        load_model(saved)
+    assert "No model can be made of" in verify(saved).faults[0]
 
 
 @pytest.mark.parametrize("damage", ["missing", "unexpected", "shape", "whole matrix"])

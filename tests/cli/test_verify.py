@@ -99,7 +99,7 @@ def test_entries_of_a_manifest(written: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(written / "export", tmp_path / "export")
     file = folder / "bertsurgeon_export.json"
     original = json.loads(file.read_text())
-    for entry in ({"encoder_weights": 1}, {"inputs": []}, {"outputs": [3]}, {"digests": {}}, {"runtime": "openvino"}):
+    for entry in ({"encoder_weights": 1}, {"inputs": []}, {"outputs": [3]}, {"digests": {}}, {"format_version": 1}):
         file.write_text(json.dumps(original | entry))
         with pytest.raises(CheckpointError, match="is damaged"):
             open_exported(folder)
