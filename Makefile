@@ -3,12 +3,14 @@ PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clean
+.PHONY: help setup demo test fuzz attacks clean
 
 help:
 	@echo "make setup  create $(VENV) and install the package with its demo and dev extras"
 	@echo "make demo   setup, then run the demo into demo-output/"
 	@echo "make test   setup, then lint, format check, type check, import check and tests"
+	@echo "make fuzz   setup, then 100,000 mutated files; writes their counts into docs/trust-files.md"
+	@echo "make attacks  setup, then flipped bits and the worst hostile files; writes their numbers there, too"
 	@echo "make clean  remove .venv, caches and demo-output/"
 
 setup: $(STAMP)
@@ -27,6 +29,13 @@ test: setup
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n logical --dist loadfile --no-loadscope-reorder  # a thread each: more would wait for each other
+
+fuzz: setup
+	OMP_NUM_THREADS=1 $(VENV)/bin/python attacks/fuzz/run.py --cases 100000 --write
+
+attacks: setup
+	OMP_NUM_THREADS=1 $(VENV)/bin/python attacks/flips.py --write
+	OMP_NUM_THREADS=1 $(VENV)/bin/python attacks/measure.py --write
 
 # Another VENV than the default is its owner's to remove.
 clean:

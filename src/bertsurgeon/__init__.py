@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bertsurgeon.recovery import TrainingConfig, TrainingReport, recover, train
     from bertsurgeon.runtime import open_exported
     from bertsurgeon.vocabulary import TrimReport, TrimResult, trim_vocabulary
+    from bertsurgeon.workflows.verify import Verification, verify
 
 _MODULES = {
     "benchmark": ("BenchmarkConfig", "BenchmarkReport", "bench"),
@@ -55,6 +56,7 @@ _MODULES = {
     "recovery": ("TrainingConfig", "TrainingReport", "recover", "train"),
     "runtime": ("open_exported",),
     "vocabulary": ("TrimReport", "TrimResult", "trim_vocabulary"),
+    "workflows.verify": ("Verification", "verify"),
 }
 """Where each public name is defined."""
 
@@ -94,6 +96,7 @@ __all__ = [
     "TrainingReport",
     "TrimReport",
     "TrimResult",
+    "Verification",
     "bench",
     "calibrate",
     "compress",
@@ -112,6 +115,7 @@ __all__ = [
     "train",
     "trim_vocabulary",
     "undo_prepare_for_inference",
+    "verify",
 ]
 
 

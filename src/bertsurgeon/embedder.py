@@ -4,10 +4,10 @@ To the rest of the library it is a model with a head like any other. sentence-tr
 and writes the files, so that its settings (pooling, prompts, maximum length) are preserved.
 """
 
-import json
 import os
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,14 @@ from transformers.utils.generic import ModelOutput
 from transformers.utils.hub import cached_file
 
 from bertsurgeon.errors import CheckpointError, ModelError, first_line
+from bertsurgeon.files import DamagedFileError, read_json
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
 TRANSFORMER = "sentence_bert_config.json"
+
+LEAST_VERSION = 6
+"""First major version of sentence-transformers that asks before it runs code from a local folder."""
 
 TAIL = ("Pooling", "Dense", "Normalize", "LayerNorm", "Dropout")
 """Classes of sentence-transformers' modules that may follow the encoder."""
@@ -211,10 +215,23 @@ def encoder_folder(folder: str | Path) -> Path:
     file = Path(folder) / MODULES
     if not file.is_file():
         return Path(folder)
-    try:
-        return Path(folder) / str(_read(file)[0]["path"])
-    except (KeyError, IndexError, TypeError) as error:
-        raise CheckpointError(f"{file} is damaged: it names no module.") from error
+    return Path(folder) / _module_folders(file)[0]
+
+
+def _module_folders(file: Path) -> list[str]:
+    """Returns the folders of an embedder's modules, relative to the embedder.
+
+    Raises:
+        CheckpointError: If its ``modules.json`` is damaged, or names a folder outside of the embedder's own.
+    """
+    modules = _read(file, list)
+    if not modules or not all(isinstance(module, dict) and isinstance(module.get("path"), str) for module in modules):
+        raise CheckpointError(f"{file} is damaged: it names no module.")
+    paths: list[str] = [module["path"] for module in modules]
+    foreign = next((path for path in paths if Path(path).is_absolute() or ".." in Path(path).parts), None)
+    if foreign is not None:
+        raise CheckpointError(f"{file} names {foreign[:80]}, which is outside of its folder; copy the model again.")
+    return paths
 
 
 def read_companions(folder: str | Path) -> dict[str, str]:
@@ -230,7 +247,7 @@ def read_companions(folder: str | Path) -> dict[str, str]:
         CheckpointError: If they are damaged.
     """
     modules = Path(folder) / MODULES
-    if not modules.is_file() or any(module.get("path") for module in _read(modules)):
+    if not modules.is_file() or any(_module_folders(modules)):
         return {}
     files = [Path(folder) / name for name in (MODULES, SETTINGS, TRANSFORMER)]
     return {file.name: file.read_text(encoding="utf-8") for file in files if file.is_file()}
@@ -243,9 +260,12 @@ def open_sentence_model(folder: str | Path) -> Any:
         folder: Folder of the embedder or encoder.
 
     Raises:
-        ModelError: If sentence-transformers is not installed.
+        ModelError: If sentence-transformers is not installed, or is older than version 6.
         CheckpointError: If it cannot load the folder.
     """
+    _check_version(folder)
+    if (Path(folder) / MODULES).is_file():
+        _module_folders(Path(folder) / MODULES)
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -257,6 +277,23 @@ def open_sentence_model(folder: str | Path) -> Any:
         return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError) as error:
         raise CheckpointError(f"sentence-transformers cannot load {folder}: {first_line(error)}.") from error
+
+
+def _check_version(folder: str | Path) -> None:
+    """Refuses versions of sentence-transformers that run code of any local folder they open.
+
+    Raises:
+        ModelError: If the installed version is below 6.
+    """
+    try:
+        installed = version("sentence-transformers")
+    except PackageNotFoundError:  # reported where it is imported
+        return
+    if int(installed.partition(".")[0]) < LEAST_VERSION:
+        raise ModelError(
+            f"{folder} is a sentence embedder, and sentence-transformers {installed} runs code of local folders "
+            f"without asking; run: pip install 'sentence-transformers>={LEAST_VERSION}'."
+        )
 
 
 def _add_encoder_prefix(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
@@ -281,8 +318,8 @@ def _find(name: str | Path, file: str) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _read(file: Path) -> Any:
+def _read(file: Path, form: type[Any] = dict) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return read_json(file, form)
+    except (OSError, DamagedFileError) as error:
         raise CheckpointError(f"{file} is damaged: {first_line(error)}.") from error

@@ -5,6 +5,9 @@ cause and the way out. The command line prints that sentence and exits with code
 keeps its traceback.
 """
 
+LONGEST_QUOTE = 400
+"""Most characters of another library's message that a sentence quotes."""
+
 
 class BertSurgeonError(Exception):
     """Base class of all errors that the library raises on purpose."""
@@ -40,4 +43,5 @@ class HubError(BertSurgeonError):
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of another library's error message, without its period, to be quoted in a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"{line[:LONGEST_QUOTE]}…" if len(line) > LONGEST_QUOTE else line.rstrip(".")

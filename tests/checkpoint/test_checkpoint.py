@@ -31,6 +31,7 @@ from bertsurgeon import (
     prune,
     save_model,
     to_dense,
+    verify,
 )
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import FORMAT_VERSION, attach_plan, load_as_saved, load_tokenizer
@@ -38,7 +39,7 @@ from bertsurgeon.compensation import apply_plan
 from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError
 from bertsurgeon.layers import GroupedLinear
 from bertsurgeon.plan import SUB_LAYERS, Dropped, LayerPlan, MatrixPlan, ModelPlan, dense_plan
-from cli_helpers import write_model
+from cli_helpers import unseal, write_model
 
 NAMES = ["bert", "distilbert", "roberta"]
 Batches = list[dict[str, Tensor]]
@@ -253,6 +254,20 @@ def test_without_the_library_nothing_loads(tiny_model: Factory, tiny_batches: Ba
     assert done.stdout.splitlines() == [f"refused {folder}" for folder in folders], done.stderr
     assert done.returncode != 0
     assert "mismatch" in done.stderr
+    assert (
+        done.stderr.count("Unknown quantization type, got bertsurgeon ") >= 1
+    )  # all that the format can have it print
+
+
+def test_a_readme_tells_how_to_load(saved: Path, tiny_model: Factory, tmp_path: Path) -> None:
+    save_model(load_model(saved), tmp_path / "pruned")
+    text = (tmp_path / "pruned" / "README.md").read_text()
+    assert "pip install bertsurgeon" in text
+    assert "BertForSequenceClassification.from_pretrained" in text
+    save_model(load_model(saved), tmp_path / "with-card", texts={"README.md": "mine"})
+    assert (tmp_path / "with-card" / "README.md").read_text() == "mine"
+    save_model(tiny_model("bert"), tmp_path / "dense")
+    assert not (tmp_path / "dense" / "README.md").exists()
 
 
 # damage
@@ -346,15 +361,29 @@ def test_configurations_that_make_no_model(
     if not is_pruned:
         saved = saved.parent / "dense"
         tiny_model("bert").save_pretrained(saved)
-    edit_config(saved, lambda config: config.update(entries))
+    edit_config(unseal(saved), lambda config: config.update(entries))
     with pytest.raises(CheckpointError, match=r"No model can be made of .*config\.json") as error:
         load_model(saved)
     one_sentence(error)
 
 
+def test_a_type_that_is_a_number(tiny_model: Factory, tmp_path: Path) -> None:
+    tiny_model("bert").save_pretrained(tmp_path)
+    edit_config(tmp_path, lambda config: config.update(dtype=3))
+    with pytest.raises(CheckpointError, match=r"No model can be made of .*config\.json"):
+        load_model(tmp_path)
+
+
+def test_settings_that_only_building_reveals(saved: Path) -> None:
+    edit_config(saved, lambda config: config.update(initializer_range=-0.8))
+    with pytest.raises(CheckpointError, match=r"No model can be made of .*config\.json"):
+        load_model(saved)
+    assert "No model can be made of" in verify(saved).faults[0]
+
+
 @pytest.mark.parametrize("damage", ["missing", "unexpected", "shape", "whole matrix"])
 def test_tensors_that_do_not_fit_the_plan(damage: str, saved: Path) -> None:
-    path = saved / "model.safetensors"
+    path = unseal(saved) / "model.safetensors"
     state = load_file(path)
     name = "bert.encoder.layer.1.attention.self.value.weight"
     if damage == "missing":
@@ -373,7 +402,7 @@ def test_tensors_that_do_not_fit_the_plan(damage: str, saved: Path) -> None:
 
 
 def test_weights_that_are_not_finite(saved: Path) -> None:
-    path = saved / "model.safetensors"
+    path = unseal(saved) / "model.safetensors"
     state = load_file(path)
     state["classifier.weight"][0, 0] = float("inf")
     save_file(state, path, metadata={"format": "pt"})

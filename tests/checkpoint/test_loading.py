@@ -12,8 +12,10 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
 
 from bertsurgeon import save_model
-from bertsurgeon.checkpoint import load_as_saved, load_model, load_tokenizer
-from bertsurgeon.errors import CheckpointError, ModelError
+from bertsurgeon.checkpoint import load_as_saved, load_embedder, load_model, load_tokenizer
+from bertsurgeon.checkpoint.bounds import WithoutWeights
+from bertsurgeon.errors import CheckpointError, ModelError, PlanError
+from bertsurgeon.plan import check_channels
 from cli_helpers import write_model
 
 
@@ -63,16 +65,18 @@ def test_weights_without_which_outputs_differ(dense: Path, name: str) -> None:
         load_model(dense)
 
 
-def test_weights_that_are_not_used_are_named(dense: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Those of other heads, and the pooler, are no surprise."""
+def test_weights_without_a_place(dense: Path, notes: list[str]) -> None:
+    """Those of other heads, and the pooler, are no surprise; those of the encoder and of its own head are."""
     others = {"cls.predictions.bias": torch.ones(2), "bert.pooler.extra": torch.ones(2)}
     edit_weights(dense, lambda weights: {**weights, **others})
     load_model(dense)
-    edit_weights(dense, lambda weights: {**weights, "bert.encoder.gate": torch.ones(2)})
-    load_model(dense)
-    messages = [record.getMessage() for record in caplog.records if record.name == "bertsurgeon"]
-    assert len(messages) == 1
-    assert "bert.encoder.gate; they are left out" in messages[0]
+    assert [note for note in notes if "weights of other heads, which are left out: cls." in note]
+    for name in ("bert.encoder.gate", "bert.encoder.layer.2.output.dense.bias", "classifier.out_proj.weight"):
+        edit_weights(dense, lambda weights, name=name: {**weights, name: torch.ones(2)})
+        for load in (load_model, load_as_saved):
+            with pytest.raises(ModelError, match=rf"no place for: {name}"):
+                load(dense)
+        edit_weights(dense, lambda weights, name=name: {key: weights[key] for key in weights if key != name})
 
 
 @pytest.mark.parametrize("head", ["BertForMultipleChoice", "BertForNextSentencePrediction"])
@@ -123,7 +127,7 @@ def test_a_tokenizer_returns_the_token_types_that_the_model_has(tmp_path: Path, 
 
 
 def test_a_tokenizer_that_needs_a_package(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("You need to install fugashi to use MecabTokenizer.\nMore.")
 
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fail)
@@ -134,3 +138,33 @@ def test_a_tokenizer_that_needs_a_package(dense: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("bertsurgeon.checkpoint.tokenizer.find_spec", lambda _: None)
     with pytest.raises(ModelError, match=r"spm\.model needs a package.*sentencepiece"):
         load_tokenizer(dense)
+
+
+@pytest.mark.parametrize("found", ["5.4.0", "6.0.0"])
+def test_sentence_transformers_below_6_is_refused(found: str, dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before version 6 it imported the modules of any local folder."""
+    monkeypatch.setattr("bertsurgeon.embedder.version", lambda _: found)
+    if found.startswith("6"):
+        assert load_embedder(dense).max_seq_length > 0
+        return
+    with pytest.raises(ModelError, match=r"sentence-transformers 5\.4\.0 runs code .* pip install"):
+        load_embedder(dense)
+
+
+def test_no_weight_is_allocated_for_the_buffers_of_a_pruned_model() -> None:
+    with WithoutWeights():
+        linear, embedding = torch.nn.Linear(3, 4), torch.nn.Embedding(3, 4)
+        positions = torch.arange(4).expand(1, -1)
+    assert linear.weight.is_meta
+    assert embedding.weight.is_meta
+    assert positions.tolist() == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("most", [4, 3])
+def test_channels_are_counted_before_they_take_memory(most: int) -> None:
+    data = {"rows": ["0-1", "7"], "kind": "grouped", "other": ["x", {"columns": "5"}]}
+    if most == 4:
+        check_channels(data, most)
+        return
+    with pytest.raises(PlanError, match="names more than 3 channels"):
+        check_channels(data, most)

@@ -34,7 +34,7 @@ from bertsurgeon.exporting.onnx_graph import trace
 from bertsurgeon.exporting.onnx_tuning import merge_products
 from bertsurgeon.exporting.verify import compare, to_arrays
 from bertsurgeon.plan import ROLES, Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Units
-from bertsurgeon.runtime import MANIFEST, open_exported, open_session
+from bertsurgeon.runtime import MANIFEST, Manifest, open_exported, open_session
 from bertsurgeon.tasks import head_of
 from cli_helpers import files, run, succeed, tokenized_texts, write_data, write_model
 from conftest import make_config
@@ -349,6 +349,9 @@ def test_damaged_exports_are_reported(folder: Path, tmp_path: Path) -> None:
     succeed("export", folder / "dense", "--to", "onnx", "-o", tmp_path / "out")
     model = tmp_path / "out" / "model.onnx"
     model.write_bytes(model.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"model\.onnx is damaged"):
+        open_exported(tmp_path / "out")
+    Manifest.load(tmp_path / "out").save(tmp_path / "out")  # with the digests of the damaged file
     with pytest.raises(CheckpointError, match="ONNX Runtime cannot load"):
         open_exported(tmp_path / "out")
     model.unlink()

@@ -17,6 +17,7 @@ EXAMPLES = {
     "bertsurgeon.benchmark.bench": "bench",
     "bertsurgeon.exporting.export": "export",
     "bertsurgeon.vocabulary.trim": "trim_vocabulary",
+    "bertsurgeon.workflows.verify": "verify",
 }
 """The name of the Python API that each module shows."""
 

@@ -1,7 +1,7 @@
 """Checkpoints: plan and kept weights in stock files, registered with transformers."""
 
 from bertsurgeon.checkpoint.checks import check_finite, check_masked_lm
-from bertsurgeon.checkpoint.folder_record import add_recorded_file
+from bertsurgeon.checkpoint.folder_record import add_recorded_file, read_record
 from bertsurgeon.checkpoint.hf_quantizer import (
     FORMAT_VERSION,
     SPARSE_FORMAT_VERSION,
@@ -17,7 +17,8 @@ from bertsurgeon.checkpoint.hf_quantizer import (
     to_dense,
 )
 from bertsurgeon.checkpoint.int8_ranges import InputRange, InputRanges, clear_int8_ranges, get_ranges, set_ranges
-from bertsurgeon.checkpoint.loading import load_as_saved, load_embedder, load_model, read_config
+from bertsurgeon.checkpoint.loading import check_loadable, load_as_saved, load_embedder, load_model
+from bertsurgeon.checkpoint.model_config import read_config
 from bertsurgeon.checkpoint.output_folder import (
     check_output,
     check_work_folder,
@@ -44,6 +45,7 @@ __all__ = [
     "attach_plan",
     "attach_sparse",
     "check_finite",
+    "check_loadable",
     "check_masked_lm",
     "check_output",
     "check_work_folder",
@@ -63,6 +65,7 @@ __all__ = [
     "new_folder",
     "new_work_folder",
     "read_config",
+    "read_record",
     "remove_work_folder",
     "save_model",
     "set_ranges",

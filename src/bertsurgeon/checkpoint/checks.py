@@ -10,12 +10,26 @@ from transformers import PreTrainedModel
 
 from bertsurgeon import progress
 from bertsurgeon.errors import CheckpointError, ModelError, first_line
+from bertsurgeon.files import special_file
 
-FAULTS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, UnpicklingError)
+FAULTS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    EOFError,
+    UnpicklingError,
+)
 """Errors that other libraries raise for wrong values in a config.json and for damaged pickles of weights."""
 
 COMPILED = "_orig_mod."
 """What ``torch.compile`` adds to the names of the parts of a module."""
+
+OLD_BUFFERS = (".position_ids", ".token_type_ids", ".inv_freq", ".attn.bias", ".masked_bias")
+"""Ends of the names of buffers that earlier versions of transformers saved, and that are computed today."""
 
 UNUSABLE = {
     ("distance_embedding",): "its relative positions (position_embedding_type) have been removed from transformers; "
@@ -95,29 +109,41 @@ def check_prefix(name: str | Path, absent: Iterable[str], present: Iterable[str]
             )
 
 
-def check_unused(name: str | Path, model: PreTrainedModel, unused: Iterable[str]) -> None:
-    """Refuses a dense checkpoint with tensors that change its outputs, and warns of others that are not used.
+def check_unused(name: str | Path, model: PreTrainedModel, unused: Iterable[str], new_head: bool = False) -> None:
+    """Refuses a dense checkpoint with tensors of the encoder or the head that have no place; a note names other heads.
 
-    Tensors outside of the model without its head belong to other heads, and are not reported.
+    The pooler is no part of a model whose head does not use it.
 
     Args:
         name: The model.
         model: The model that was loaded.
         unused: Names of the tensors in its files that it has no place for.
+        new_head: Whether the model gets a new head, so that any other may be left out.
 
     Raises:
-        ModelError: If these are adapters, or relative positions that this version of transformers does not have.
+        ModelError: If tensors of the encoder, or of the head of this model, have no place in it.
     """
     body = "" if model.base_model is model else f"{model.base_model_prefix}."
+    unused = [key for key in unused if not key.endswith(OLD_BUFFERS)]
     parts = {part for part, _ in model.base_model.named_children()} - {"pooler"}
     keys = sorted(key for key in unused if key.startswith(body) and key.removeprefix(body).split(".")[0] in parts)
     for words, remedy in UNUSABLE.items():
         key = next((key for key in keys if any(word in key for word in words)), None)
         if key is not None:
             raise ModelError(f"{name} has weights that transformers does not use ({key}): {remedy}.")
+    is_bare = new_head or not body
+    heads = set() if is_bare else {part for part, _ in model.named_children()} - {model.base_model_prefix}
+    keys += sorted(key for key in unused if key.split(".")[0] in heads and key not in keys)
     if keys:
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-        progress.warn(f"{name} has weights that the model does not use: {keys[0]}{more}; they are left out.")
+        raise ModelError(
+            f"{name} has weights that its model has no place for: {keys[0]}{more}; it would answer differently without "
+            "them. Save the model from the class that its config.json names, or remove these weights if they are not "
+            "needed."
+        )
+    others = sorted({key.split(".")[0] for key in unused if not key.startswith(body or "\0")})
+    if others:
+        progress.note_once(f"{name} has weights of other heads, which are left out: {', '.join(others)[:120]}.")
 
 
 def _ends_of_parts(key: str) -> list[int]:
@@ -131,6 +157,9 @@ def check_headers(folder: Path) -> None:
     Raises:
         CheckpointError: Naming the first damaged file.
     """
+    special = special_file(path for name in ("*.safetensors", "*.bin") for path in sorted(folder.glob(name)))
+    if special is not None:
+        raise CheckpointError(f"{special} is no regular file; copy the model again.")
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:

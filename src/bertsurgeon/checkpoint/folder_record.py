@@ -12,6 +12,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+from bertsurgeon.files import read_json
+
 RECORD = "bertsurgeon_folder.json"
 """Name of the file that lists the files of a folder."""
 
@@ -103,8 +105,8 @@ def _has_our_entry(folder: Path) -> bool:
 def _read_json(file: Path) -> Any:
     """Returns the content of a JSON file; None if it is missing or damaged."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(file, None)
+    except (OSError, ValueError):
         return None
 
 
@@ -136,7 +138,7 @@ def list_files(folder: Path, ignored: Path | None = None) -> list[str]:
 def read_record(folder: Path) -> tuple[str, list[str]] | None:
     """Returns kind and files from the record of a folder; None if there is no record of a version that we know."""
     try:
-        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        content = read_json(folder / RECORD)
         kind, files, version = content["kind"], content["files"], content["format_version"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

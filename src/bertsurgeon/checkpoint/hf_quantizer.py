@@ -6,7 +6,10 @@ models with a plan, which may be sparse as well. ``bertsurgeon-sparse`` is for s
 modules are stock, and the matrices in their files are packed.
 """
 
+import json
+from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +20,11 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from bertsurgeon.architectures import fuse_in_place, unfuse_in_place
+from bertsurgeon.checkpoint.integrity import check_digests
 from bertsurgeon.checkpoint.packed import DAMAGED, Packing, hook_packed, install_packed, packed_state, restore_model
 from bertsurgeon.embedder import new_model_like
 from bertsurgeon.errors import CheckpointError, ModelError, PlanError
+from bertsurgeon.files import DamagedFileError, Digests, make_digests
 from bertsurgeon.layers import dense_twin, install_plan, reset_indices
 from bertsurgeon.plan import ALL_ROLES, ROLES, ModelPlan
 
@@ -44,7 +49,11 @@ class BertSurgeonConfig(QuantizationConfigMixin):
         plan: The plan, or the plain data that its ``to_dict`` wrote.
         format_version: Version of the checkpoint; see ``docs/format.md``.
         sparse: How zeros are stored, or the plain data of that; None if every weight is stored.
+        digests: Plain data of the digests of the files; None if there are none, as in checkpoints of 0.1.0.
         **kwargs: Ignored, so that later minor additions can be read.
+
+    Attributes:
+        digests: Digests of the files until the model is loaded, and after it was saved.
 
     Raises:
         CheckpointError: If the format is newer than this version of the library, or the plan is damaged.
@@ -55,6 +64,7 @@ class BertSurgeonConfig(QuantizationConfigMixin):
         plan: ModelPlan | dict[str, Any] | None = None,
         format_version: int = FORMAT_VERSION,
         sparse: Packing | dict[str, Any] | None = None,
+        digests: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         _check_version(format_version, FORMAT_VERSION, "format")
@@ -63,7 +73,10 @@ class BertSurgeonConfig(QuantizationConfigMixin):
             self.plan = plan if isinstance(plan, ModelPlan) else ModelPlan.from_dict(plan or {})
         except PlanError as error:
             raise CheckpointError(f"config.json is damaged: {error}") from error
+        if not isinstance(sparse, Packing | dict | None):
+            raise CheckpointError(DAMAGED)
         self.packing = Packing.read(sparse) if isinstance(sparse, dict) else sparse
+        self.digests = _read_digests(digests)
 
     @property
     def format_version(self) -> int:
@@ -73,7 +86,9 @@ class BertSurgeonConfig(QuantizationConfigMixin):
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for ``config.json``."""
         entry = {"quant_method": METHOD, "format_version": self.format_version, "plan": self.plan.to_dict()}
-        return entry if self.packing is None else {**entry, "sparse": self.packing.to_dict()}
+        if self.packing is not None:
+            entry["sparse"] = self.packing.to_dict()
+        return entry | _digests_entry(self.digests)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Returns the same as :meth:`to_dict`; no entry has a default that could be left out."""
@@ -90,6 +105,7 @@ class SparseConfig(QuantizationConfigMixin):
     Args:
         block: Consecutive weights of a row that share a bit.
         format_version: Version of the checkpoint; see ``docs/format.md``.
+        digests: See :class:`BertSurgeonConfig`.
         **kwargs: The other fields of :class:`bertsurgeon.checkpoint.Packing`; unknown ones are ignored, so that later
             minor additions can be read.
 
@@ -97,12 +113,19 @@ class SparseConfig(QuantizationConfigMixin):
         CheckpointError: If the format is newer than this version of the library, or the entry is damaged.
     """
 
-    def __init__(self, block: int = 1, format_version: int = SPARSE_FORMAT_VERSION, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        block: int = 1,
+        format_version: int = SPARSE_FORMAT_VERSION,
+        digests: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         _check_version(format_version, SPARSE_FORMAT_VERSION, "sparse format")
         self.quant_method = SPARSE_METHOD  # type: ignore[assignment]  # the enumeration only lists transformers' own
         self.packing = Packing.read({"block": block, **kwargs})
         if any(not set(ROLES) <= set(layer) <= set(ALL_ROLES) for layer in self.packing.values):
             raise CheckpointError(DAMAGED)
+        self.digests = _read_digests(digests)
 
     @property
     def format_version(self) -> int:
@@ -111,7 +134,8 @@ class SparseConfig(QuantizationConfigMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for ``config.json``."""
-        return {"quant_method": SPARSE_METHOD, "format_version": self.format_version, **self.packing.to_dict()}
+        entry = {"quant_method": SPARSE_METHOD, "format_version": self.format_version, **self.packing.to_dict()}
+        return entry | _digests_entry(self.digests)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Returns the same as :meth:`to_dict`; no entry has a default that could be left out."""
@@ -121,8 +145,19 @@ class SparseConfig(QuantizationConfigMixin):
         return f"{type(self).__name__}(block={self.packing.block}, format_version={self.format_version})"
 
 
+def _read_digests(data: dict[str, Any] | None) -> Digests | None:
+    try:
+        return None if data is None else Digests.from_dict(data)
+    except DamagedFileError as error:
+        raise CheckpointError(f"config.json is damaged: {error}; copy the model again.") from error
+
+
+def _digests_entry(digests: Digests | None) -> dict[str, Any]:
+    return {} if digests is None else {"digests": digests.to_dict()}
+
+
 def _check_version(version: object, newest: int, name: str) -> None:
-    if not isinstance(version, int) or not 1 <= version <= newest:
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= newest:
         raise CheckpointError(
             f"The model was saved in {name} {version}, this version of bertsurgeon reads up to {newest}; update "
             "bertsurgeon."
@@ -135,7 +170,10 @@ class BertSurgeonQuantizer(HfQuantizer):
 
     quantization_config: BertSurgeonConfig
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **kwargs: Any
+    ) -> PreTrainedModel:
+        self._check_digests(checkpoint_files)
         install_plan(model, self.quantization_config.plan)
         if self.quantization_config.packing is not None:
             install_packed(model, self.quantization_config.packing)
@@ -149,16 +187,25 @@ class BertSurgeonQuantizer(HfQuantizer):
         _allow_casts(model)
         return model
 
+    def _check_digests(self, checkpoint_files: Sequence[str] | None) -> None:
+        """Checks the files before anything is loaded, and removes the digests: weights in memory may change."""
+        digests = self.quantization_config.digests
+        if digests is not None and checkpoint_files:
+            check_digests(Path(checkpoint_files[0]).parent, [Path(file) for file in checkpoint_files], digests)
+        self.quantization_config.digests = None
+
     def update_weight_conversions(self, weight_conversions: list[Any], model: PreTrainedModel) -> list[Any]:
         """Returns no conversions: files use the names of the model's modules, not those of its first release."""
         return []
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict[str, Tensor] | None, dict[str, str]]:
-        """Returns the tensors of the file (None for those of the model); counts of values go to the configuration."""
+        """Returns the tensors of the file (None for those of the model); counts and digests go to the configuration."""
         config = model.config.quantization_config
-        if config.packing is None:
-            return None, {}
-        state, config.packing = packed_state(model, config.packing)
+        state = None
+        if config.packing is not None:
+            state, config.packing = packed_state(model, config.packing)
+        config.digests = None
+        config.digests = make_digests(_saved_tensors(model, state), json.loads(model.config.to_json_string()))
         return state, {}
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
@@ -187,7 +234,10 @@ class SparseQuantizer(BertSurgeonQuantizer):
 
     quantization_config: SparseConfig  # type: ignore[assignment]  # of another method
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **kwargs: Any
+    ) -> PreTrainedModel:
+        self._check_digests(checkpoint_files)
         unfuse_in_place(model)
         install_packed(model, self.quantization_config.packing)
         return model
@@ -197,6 +247,13 @@ class SparseQuantizer(BertSurgeonQuantizer):
         hook_packed(model)
         _allow_casts(model)
         return model
+
+
+def _saved_tensors(model: PreTrainedModel, state: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    """Returns the tensors that ``save_pretrained`` writes: without those that are tied to others, or left out."""
+    omitted = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}
+    tensors = model.state_dict() if state is None else state
+    return {name: tensor for name, tensor in tensors.items() if name not in omitted}
 
 
 def attach_plan(model: PreTrainedModel, plan: ModelPlan, packing: Packing | None = None) -> None:

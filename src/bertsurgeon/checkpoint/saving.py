@@ -9,9 +9,27 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import distributed
 from bertsurgeon.checkpoint.folder_record import add_recorded_file
+from bertsurgeon.checkpoint.integrity import seal
 from bertsurgeon.checkpoint.output_folder import new_folder
 from bertsurgeon.embedder import COMPANIONS, Embedder
 from bertsurgeon.errors import CheckpointError
+
+README = "README.md"
+
+HOW_TO_LOAD = """# A pruned model
+
+This checkpoint needs the package bertsurgeon (`pip install bertsurgeon`), and its import before the model is loaded:
+
+```python
+import bertsurgeon  # registers the checkpoint format
+from {package} import {name}
+
+model = {call}
+```
+
+Without the import, transformers warns of an unknown quantization type `bertsurgeon` and refuses the weights.
+Do not set `ignore_mismatched_sizes=True`: the model would get random weights.
+"""
 
 
 def save_model(
@@ -33,25 +51,37 @@ def save_model(
         tokenizer: Saved beside the model, if given.
         reports: Plain data to write as JSON, by file name.
         overwrite: Replace a folder that a command, or this function, wrote.
-        texts: Text files to write, such as a model card, by file name.
+        texts: Text files to write, such as a model card, by file name; None for a README.md beside a pruned or sparse
+            model, which tells how to load it.
 
     Raises:
         CheckpointError: If the folder exists and may not be replaced, or cannot be written.
     """
+    if texts is None:
+        texts = {README: _how_to_load(model)} if getattr(model, "hf_quantizer", None) is not None else {}
 
     def write() -> None:
         with new_folder(Path(folder), overwrite) as temporary:
             model.save_pretrained(temporary)
+            seal(temporary)
             if tokenizer is not None:
                 _tokenizer_of(model, tokenizer).save_pretrained(temporary)
             for name, content in getattr(model, COMPANIONS, {}).items():
                 (temporary / name).write_text(content, encoding="utf-8")
             for name, content in (reports or {}).items():
                 (temporary / name).write_text(as_json(content), encoding="utf-8")
-            for name, text in (texts or {}).items():
+            for name, text in texts.items():
                 (temporary / name).write_text(text, encoding="utf-8")
 
     distributed.run_on_main(write)
+
+
+def _how_to_load(model: PreTrainedModel) -> str:
+    """Returns a text for people who find the folder of a pruned model without this package."""
+    name = "SentenceTransformer" if isinstance(model, Embedder) else type(model).__name__
+    package = "sentence_transformers" if isinstance(model, Embedder) else "transformers"
+    call = "SentenceTransformer(FOLDER)" if isinstance(model, Embedder) else f"{name}.from_pretrained(FOLDER)"
+    return HOW_TO_LOAD.format(name=name, package=package, call=call)
 
 
 def write_report(file: str | Path, content: dict[str, Any] | str) -> None:

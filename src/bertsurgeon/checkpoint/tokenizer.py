@@ -9,9 +9,13 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from bertsurgeon import progress
 from bertsurgeon.embedder import encoder_folder
 from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError, first_line
+from bertsurgeon.files import DamagedFileError, read_json, special_file
 
 VOCABULARY_FILES = ("vocab.*", "*.model", "merges.txt", "bpe.codes", "*.tiktoken", "sentencepiece.*")
 """Name patterns of the files that tokenizers read their vocabulary from, beside ``tokenizer.json``."""
+
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "config.json")
+"""Files with the settings of a tokenizer, and of the model beside it."""
 
 TOKEN_TYPES = "token_type_ids"
 
@@ -30,21 +34,40 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         CheckpointError: If its file is damaged.
     """
     source = encoder_folder(name) if Path(name).is_dir() else name
+    _check_files(Path(source))
     absent = f"There is no tokenizer in {name}; save one beside the model (tokenizer.save_pretrained)."
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # tokenizers raises nothing more special
         raise _load_error(name, Path(source), error) or ModelError(absent) from error
     files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
     if Path(source).is_dir() and not any(Path(source, file).is_file() for file in files):
         raise ModelError(absent)  # transformers makes an empty one, which maps all words to the unknown token
     try:
-        config: PretrainedConfig | None = AutoConfig.from_pretrained(source)
+        config: PretrainedConfig | None = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception:  # there is no model beside it, or one whose loading reports the error
         config = None
     _drop_token_types(tokenizer, config, name)
     _choose_padding(tokenizer, config, name)
     return tokenizer
+
+
+def _check_files(folder: Path) -> None:
+    """Checks the settings of a local tokenizer, which are read without bounds otherwise.
+
+    Raises:
+        CheckpointError: If one of its files is damaged.
+    """
+    names = (*SETTINGS_FILES, "tokenizer.json", *VOCABULARY_FILES)
+    special = special_file(path for name in names for path in sorted(folder.glob(name)))
+    if special is not None:
+        raise CheckpointError(f"{special} is no regular file; copy the tokenizer again.")
+    for file in SETTINGS_FILES:
+        try:
+            if (folder / file).is_file():
+                read_json(folder / file)
+        except (OSError, DamagedFileError) as error:
+            raise CheckpointError(f"{folder / file} is damaged ({error}); copy the tokenizer again.") from error
 
 
 def _load_error(name: str | Path, folder: Path, error: Exception) -> BertSurgeonError | None:

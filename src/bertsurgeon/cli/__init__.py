@@ -1,6 +1,19 @@
 """The command line: ``bertsurgeon compress | finetune | prune | recover | evaluate | bench | export | …``."""
 
-from bertsurgeon.cli import bench, compress, demo, export, gradual, layers, measure, prune, report, train, vocabulary
+from bertsurgeon.cli import (
+    bench,
+    compress,
+    demo,
+    export,
+    gradual,
+    layers,
+    measure,
+    prune,
+    report,
+    train,
+    verify,
+    vocabulary,
+)
 from bertsurgeon.cli.app import app, main
 
 __all__ = [
@@ -16,5 +29,6 @@ __all__ = [
     "prune",
     "report",
     "train",
+    "verify",
     "vocabulary",
 ]

@@ -273,7 +273,7 @@ class CandidateMaker:
             network = self._pruned(plan)
             if spec.recovered:
                 self._recover(network, key, training)
-        save_model(network, folder / CHECKPOINT, self.tokenizer)
+        save_model(network, folder / CHECKPOINT, self.tokenizer, texts={})
         sizes = measure_sizes(network)
         dense_weights = measure_sizes(self.model).encoder_weights
         entry: dict[str, Any] = {

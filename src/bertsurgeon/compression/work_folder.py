@@ -26,6 +26,7 @@ from torch import Tensor
 from bertsurgeon.benchmark import environment
 from bertsurgeon.checkpoint import check_work_folder, holds_search, new_folder, new_work_folder, write_report
 from bertsurgeon.errors import CheckpointError
+from bertsurgeon.files import read_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -143,9 +144,7 @@ class WorkFolder:
 
 
 def _read_object(file: Path) -> dict[str, Any]:
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no JSON object")
+    content: dict[str, Any] = read_json(file)
     return content
 
 

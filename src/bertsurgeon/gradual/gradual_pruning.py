@@ -28,6 +28,7 @@ from bertsurgeon.architectures import unfuse_in_place
 from bertsurgeon.calibration import make_batches
 from bertsurgeon.checkpoint import attach_sparse, check_masked_lm, is_sparse
 from bertsurgeon.errors import ModelError, OptionError
+from bertsurgeon.files import read_json
 from bertsurgeon.gradual.recipes import Distillation, Recipe
 from bertsurgeon.layers.masks import Masks, masks_of, sparsity_of, unit_mask
 from bertsurgeon.methods.obert.patterns import Pattern
@@ -342,7 +343,11 @@ def _check_resumed(work_dir: Path, settings: dict[str, Any], resume: bool) -> No
     path = work_dir / "recipe.json"
     settings = json.loads(json.dumps(settings))
     if resume and path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != settings:
+        try:
+            stored = read_json(path)
+        except (OSError, ValueError) as error:
+            raise OptionError(f"{path} is damaged ({error}); run without --resume to start anew.") from error
+        if stored != settings:
             raise OptionError(
                 f"The run in {work_dir} was started with another recipe or seed; resume it with the same ones."
             )

@@ -11,10 +11,17 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from bertsurgeon.errors import OptionError
+from bertsurgeon.files import check_depth
 from bertsurgeon.gradual.recipes import Recipe
 
 PACKAGED = files("bertsurgeon.gradual") / "recipes"
 SUFFIX = ".yaml"
+
+MAX_BYTES = 2**18
+"""Size of the largest recipe; those of the package have about a thousand bytes."""
+
+MAX_PARTS = 5_000
+"""Most lists or sections in a recipe."""
 
 SHOWN_LENGTH = 60
 """Most characters of a wrong value that an error shows."""
@@ -27,6 +34,17 @@ class _Loader(yaml.SafeLoader):
     """Reads 1e-7 as a number, as YAML 1.2 does; in PyYAML's YAML 1.1 it is a string, as it has no point."""
 
 
+def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    """Returns a section, whose keys must differ; PyYAML would take the last of two equal ones."""
+    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise yaml.constructor.ConstructorError(None, None, f"the key {twice} is there twice", node.start_mark)
+    content: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+    return content
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -51,10 +69,10 @@ def load_recipe(name: str | Path) -> Recipe:
     if not file.is_file():
         raise OptionError(f"There is no recipe {name}; name a YAML file, or one of {', '.join(packaged)}.")
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
-        raise OptionError(f"{name} cannot be read as YAML: {problem}.") from error
+        content = _read_yaml(file)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        problem = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise OptionError(f"{name} cannot be read as YAML: {problem.rstrip('.')[:400]}.") from error
     try:
         for key in content if isinstance(content, dict) else ():
             if content[key] is None:  # pydantic would take an empty section for one that is left out
@@ -64,6 +82,24 @@ def load_recipe(name: str | Path) -> Recipe:
         raise OptionError(f"The recipe {name} is not valid: {_explain(error.errors())}") from error
     except OptionError as error:
         raise OptionError(f"The recipe {name} is not valid: {error}") from error
+
+
+def _read_yaml(file: Any) -> Any:
+    """Returns the content of a YAML file within bounds.
+
+    Raises:
+        YAMLError: If it is no YAML, or holds a tag that makes objects.
+        ValueError: If it is too large or nested too deeply, with aliases counted each time, or a value is invalid.
+    """
+    with file.open("rb") as stream:
+        text = stream.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"it is larger than {MAX_BYTES // 2**10} kB")
+    if max(text.count(mark) for mark in (b"[", b"{", b"- ")) > MAX_PARTS:
+        raise ValueError(f"it holds more than {MAX_PARTS:,} lists or sections")
+    content = yaml.load(text.decode("utf-8"), Loader=_Loader)
+    check_depth(content)
+    return content
 
 
 def _explain(errors: Sequence[Mapping[str, Any]]) -> str:

@@ -16,7 +16,15 @@ from bertsurgeon.plan.model_plan import (
     unit_axis,
 )
 from bertsurgeon.plan.structures import Dense, Dropped, Grouped, LowRank, Structure, structure_from_dict
-from bertsurgeon.plan.units import Channels, Units, format_channels, parse_channels, unit_channels
+from bertsurgeon.plan.units import (
+    Channels,
+    Units,
+    check_channels,
+    format_channels,
+    is_integer,
+    parse_channels,
+    unit_channels,
+)
 
 __all__ = [
     "ALL_ROLES",
@@ -34,9 +42,11 @@ __all__ = [
     "Structure",
     "SubLayerName",
     "Units",
+    "check_channels",
     "dense_plan",
     "fold_constants",
     "format_channels",
+    "is_integer",
     "parse_channels",
     "structure_from_dict",
     "sub_layer_of",

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bertsurgeon.errors import PlanError
+from bertsurgeon.errors import PlanError, first_line
+from bertsurgeon.files import read_json
 from bertsurgeon.plan.structures import Dense, Dropped, Structure, structure_from_dict
-from bertsurgeon.plan.units import Channels, Units, unit_channels
+from bertsurgeon.plan.units import MAX_NAMED, Channels, Units, check_channels, is_integer, unit_channels
 
 SubLayerName = Literal["attention", "feed_forward"]
 Role = Literal["query", "key", "value", "attention_output", "intermediate", "gate", "output"]
@@ -209,10 +210,15 @@ class ModelPlan:
             PlanError: If the data is damaged or contradicts itself.
         """
         try:
-            layers = tuple(_layer_from_dict(layer) for layer in data["layers"])
-            return cls(str(data["architecture"]), layers)
-        except (KeyError, TypeError, IndexError) as error:
-            raise PlanError(f"The plan is damaged: it cannot be read ({error!r}). Prune again.") from error
+            check_channels(data, MAX_NAMED)
+            if not isinstance(data["layers"], list) or not isinstance(data["architecture"], str):
+                raise TypeError("layers is a list, architecture a name")
+            return cls(data["architecture"], tuple(_layer_from_dict(layer) for layer in data["layers"]))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+            raise PlanError(
+                f"The plan is damaged: it cannot be read ({type(error).__name__}: {first_line(error)[:80]}). Prune "
+                "again."
+            ) from error
 
     def save(self, path: str | Path) -> None:
         """Writes the plan as JSON."""
@@ -228,8 +234,8 @@ class ModelPlan:
         """
         path = Path(path)
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            return cls.from_dict(read_json(path))
+        except (OSError, ValueError) as error:
             raise PlanError(f"{path} cannot be read as a plan ({error}); check the path, or prune again.") from error
 
 
@@ -243,10 +249,20 @@ def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
 
 
 def _layer_from_dict(data: dict[str, Any]) -> LayerPlan:
-    units = {name: Units.from_dict(data["units"][name]) for name in SUB_LAYERS if name in data.get("units", {})}
+    kept = data.get("units", {})
+    if not isinstance(kept, dict):
+        raise TypeError("units is an object")
+    units = {name: Units.from_dict(kept[name]) for name in SUB_LAYERS if name in kept}
     roles = [role for role in ALL_ROLES if role in ROLES or role in data]
-    shapes = {role: (data[role]["shape"][0], data[role]["shape"][1]) for role in roles}
+    shapes = {role: _shape_from_list(data[role]["shape"]) for role in roles}
     return LayerPlan.build(shapes, {role: structure_from_dict(data[role]) for role in roles}, units)
+
+
+def _shape_from_list(data: Any) -> tuple[int, int]:
+    rows, columns = data
+    if not all(is_integer(size) and size > 0 for size in (rows, columns)):
+        raise TypeError("a shape is two whole numbers above 0")
+    return rows, columns
 
 
 def fold_constants(structures: dict[Role, Structure], positional: bool = False) -> dict[Role, Structure]:

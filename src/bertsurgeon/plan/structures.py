@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bertsurgeon.errors import PlanError
-from bertsurgeon.plan.units import Channels, format_channels, parse_channels
+from bertsurgeon.plan.units import Channels, format_channels, is_integer, parse_channels
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,18 @@ def structure_from_dict(data: dict[str, Any]) -> Structure:
         if kind == Dropped.kind:
             return Dropped()
         if kind == Grouped.kind:
+            if not isinstance(data["rows"], list) or not isinstance(data["columns"], list):
+                raise TypeError("rows and columns are lists")
             return Grouped(
                 tuple(parse_channels(text) for text in data["rows"]),
                 tuple(parse_channels(text) for text in data["columns"]),
             )
         if kind == LowRank.kind:
-            return LowRank(int(data["rank"]))
+            if not is_integer(data["rank"]):
+                raise TypeError("the rank is a whole number")
+            return LowRank(data["rank"])
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"The plan is damaged: a matrix cannot be read ({error!r}). Prune again.") from error
-    raise PlanError(f"The plan contains a structure {kind!r} that this version does not support; update bertsurgeon.")
+    raise PlanError(
+        f"The plan contains a structure {str(kind)[:40]!r} that this version does not support; update bertsurgeon."
+    )

@@ -14,8 +14,14 @@ from bertsurgeon.errors import PlanError
 
 Channels = tuple[int, ...]
 
-_MAX_CHANNEL = 2**24
-_RUNS = re.compile(r"\d+(-\d+)?( \d+(-\d+)?)*")
+MAX_CHANNEL = 2**24
+"""Size of matrices and numbers of channels are below this."""
+
+MAX_NAMED = 2**22
+"""Most channels that a plan names, if the size of the weights is not known; they take some 150 MB of memory."""
+
+_RUN = "[0-9]{1,8}(?:-[0-9]{1,8})?"
+_RUNS = re.compile(f"{_RUN}(?: {_RUN})*")
 
 
 def format_channels(channels: Channels) -> str:
@@ -43,12 +49,43 @@ def parse_channels(text: str) -> Channels:
     for run in text.split(" "):
         start, _, end = run.partition("-")
         first, last = int(start), int(end or start)
-        if not first <= last < _MAX_CHANNEL:
+        if not first <= last < MAX_CHANNEL:
             raise PlanError(f"The plan is damaged: {run!r} is not a range of channels. Prune again.")
         channels.extend(range(first, last + 1))
     if any(b <= a for a, b in pairwise(channels)):
         raise PlanError(f"The plan is damaged: the channels {text[:40]!r} do not ascend. Prune again.")
     return tuple(channels)
+
+
+def check_channels(data: Any, most: int) -> None:
+    """Counts the channels that are named anywhere in plain data, before any of them takes memory.
+
+    Args:
+        data: Plain data, such as that of a plan.
+        most: The largest number that is allowed.
+
+    Raises:
+        PlanError: If there are more.
+    """
+    count, parts = 0, [data]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict | list):
+            parts += part.values() if isinstance(part, dict) else part
+        elif isinstance(part, str) and _RUNS.fullmatch(part):
+            for run in part.split(" "):
+                first, _, last = run.partition("-")
+                count += max(0, int(last or first) - int(first)) + 1
+            if count > most:
+                raise PlanError(
+                    f"The plan is damaged: it names more than {most:,} channels, which its weights do not have. Prune "
+                    "again."
+                )
+
+
+def is_integer(value: object) -> bool:
+    """Returns whether plain data is a whole number that may be the size of a matrix; True and False are none."""
+    return type(value) is int and 0 <= value < MAX_CHANNEL
 
 
 def unit_channels(units: Iterable[int], width: int) -> Channels:
@@ -112,7 +149,10 @@ class Units:
             PlanError: If it is damaged.
         """
         try:
-            return cls(tuple(parse_channels(text) for text in data["kept"]), int(data["total"]), int(data["width"]))
+            kept, total, width = data["kept"], data["total"], data["width"]
+            if not isinstance(kept, list) or not is_integer(total) or not is_integer(width):
+                raise TypeError("kept is a list, total and width are whole numbers")
+            return cls(tuple(parse_channels(text) for text in kept), total, width)
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(
                 f"The plan is damaged: the kept units of a sub-layer cannot be read ({error!r}). Prune again."

@@ -1,6 +1,5 @@
 """Reading the reports that commands write into their folders, strictly: whole, or one sentence on what is wrong."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bertsurgeon.errors import CheckpointError
+from bertsurgeon.files import read_json
 from bertsurgeon.reporting.schema import SCHEMA_VERSION, SHAPES, Kind
 
 _FILES: dict[str, tuple[Kind, ...]] = {
@@ -113,7 +113,7 @@ def read_report(folder: str | Path) -> tuple[Kind, dict[str, Any]]:
     if file is None:
         raise CheckpointError(f"{folder} holds no report of a bertsurgeon command; name a folder that one wrote.")
     try:
-        kind, report = check_report(json.loads(file.read_text(encoding="utf-8")), str(file))
+        kind, report = check_report(read_json(file, None), str(file))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read: it is damaged, or not JSON; run the command again.") from error
     if kind not in _FILES[file.name]:

@@ -1,11 +1,11 @@
 """What each sub-layer of a model kept: the rows of a plan, and their drawings."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bertsurgeon.errors import PlanError
+from bertsurgeon.files import read_json
 from bertsurgeon.plan import Dense, Dropped, Grouped, LowRank, ModelPlan, Structure
 from bertsurgeon.reporting import figures
 from bertsurgeon.reporting import formats as fmt
@@ -53,7 +53,7 @@ def _describe(structure: Structure) -> str:
 def read_plan(folder: Path) -> list[dict[str, Any]] | None:
     """Returns the plan in the configuration of a pruned model; None if there is none that can be read."""
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content = read_json(folder / "config.json")
         return plan_rows(ModelPlan.from_dict(content["quantization_config"]["plan"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, PlanError):
         return None

@@ -1,11 +1,12 @@
 """Manifest of an exported model: its runtime, its precision, and its comparison with PyTorch."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bertsurgeon.errors import CheckpointError
+from bertsurgeon.files import DamagedFileError, file_digest, json_digest, read_json
 
 Runtime = Literal["onnx", "openvino"]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -17,7 +18,11 @@ MODEL_FILES: dict[str, str] = {"onnx": "model.onnx", "openvino": "openvino_model
 RUNTIME_NAMES: dict[str, str] = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 """Names of the runtimes in texts for people; PyTorch runs what is not exported."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version that is written; version 1, that of 0.1.0, has no digests."""
+
+_OWN_DIGEST = "manifest"
+"""Name in the digests for the other entries of the manifest itself."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Manifest:
         kept_float: Names of the products that an INT8 model computes in floating point.
         check: Comparison of the outputs with PyTorch's (:class:`bertsurgeon.exporting.verify.Check`).
         quantization: Source of the ranges of an INT8 model: ``trained``, ``static`` or ``dynamic``; None for others.
+        digests: Digests of the files of the graph by name, and of the manifest; made when it is saved, and empty for
+            exports of 0.1.0.
     """
 
     runtime: Runtime
@@ -43,6 +50,7 @@ class Manifest:
     kept_float: tuple[str, ...] = ()
     check: dict[str, Any] = field(default_factory=dict)
     quantization: str | None = None
+    digests: dict[str, str] = field(default_factory=dict)
 
     @property
     def file(self) -> str:
@@ -50,17 +58,20 @@ class Manifest:
         return MODEL_FILES[self.runtime]
 
     def save(self, folder: Path) -> None:
-        """Writes the manifest.
+        """Writes the manifest, with digests of the files of the graph, which must be there.
 
         Args:
             folder: Folder of the exported model.
         """
-        data = {"format_version": FORMAT_VERSION, **asdict(self)}
-        (folder / MANIFEST).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        data: dict[str, Any] = {"format_version": FORMAT_VERSION, **asdict(self), "digests": {}}
+        digests = {_OWN_DIGEST: json_digest(data)}
+        digests |= {file.name: file_digest(file) for file in _graph_files(folder, self.runtime)}
+        text = json.dumps({**data, "digests": digests}, indent=1) + "\n"
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
-        """Reads the manifest.
+        """Reads the manifest; the files of the graph are checked by :meth:`check_files`.
 
         Args:
             folder: Folder of the exported model.
@@ -68,22 +79,83 @@ class Manifest:
         Raises:
             CheckpointError: If the manifest is damaged or of another format, or the model file is missing.
         """
+        file = folder / MANIFEST
         try:
-            data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            version = data.pop("format_version")
-            if version != FORMAT_VERSION:
+            data = read_json(file)
+            version = data.get("format_version")
+            if version is None:
+                raise DamagedFileError("it has no format_version")
+            if version not in (1, FORMAT_VERSION) or isinstance(version, bool):
                 raise CheckpointError(
-                    f"{folder} was exported in format {version}, and this version reads format {FORMAT_VERSION}; "
-                    "export the model again."
+                    f"{folder} was exported in format {str(version)[:20]}, and this version reads up to format "
+                    f"{FORMAT_VERSION}; update bertsurgeon, or export the model again."
                 )
-            for name in ("inputs", "outputs", "kept_float"):
-                data[name] = tuple(data[name])
-            manifest = cls(**data)
-            if manifest.runtime not in MODEL_FILES or not (folder / manifest.file).is_file():
+            manifest = _from_dict(data, has_digests=version != 1)
+            if not (folder / manifest.file).is_file():
                 raise CheckpointError(f"The export in {folder} is incomplete; export the model again.")
-        except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-            raise CheckpointError(f"{folder / MANIFEST} is damaged ({error}); export the model again.") from error
+        except (OSError, DamagedFileError) as error:
+            raise CheckpointError(f"{file} is damaged ({error}); export the model again.") from error
         return manifest
+
+    def check_files(self, folder: Path) -> None:
+        """Checks that the files of the graph are as they were exported; exports of 0.1.0 cannot be checked.
+
+        Args:
+            folder: Folder of the exported model.
+
+        Raises:
+            CheckpointError: Naming the first file that is not.
+        """
+        for name, digest in self.digests.items():
+            try:
+                is_intact = name == _OWN_DIGEST or file_digest(folder / name) == digest
+            except OSError:
+                is_intact = False
+            if not is_intact:
+                raise CheckpointError(
+                    f"{folder / name} is damaged, missing or another model's; copy it again, or export the model again."
+                )
+
+
+def _graph_files(folder: Path, runtime: str) -> list[Path]:
+    """Returns the files of the graph that are there; weights may be in a file of their own."""
+    name = MODEL_FILES[runtime]
+    return sorted({*folder.glob(f"{name}*"), *folder.glob(f"{Path(name).stem}.bin")})
+
+
+def _from_dict(data: dict[str, Any], has_digests: bool) -> Manifest:
+    """Returns the manifest that is expressed by plain data; entries that later versions may add are ignored.
+
+    Raises:
+        DamagedFileError: If an entry is missing or has a wrong value.
+    """
+    named = {name: data.get(name, []) for name in ("inputs", "outputs", "kept_float")}
+    digests = data.get("digests", {})
+    checks = {
+        "runtime": data.get("runtime") in get_args(Runtime),
+        "precision": data.get("precision") in get_args(Precision),
+        "encoder_weights": type(data.get("encoder_weights")) is int,
+        "quantization": isinstance(data.get("quantization"), str | None),
+        "check": isinstance(data.get("check", {}), dict),
+        "digests": isinstance(digests, dict) and all(isinstance(value, str) for value in digests.values()),
+        **{
+            name: isinstance(names, list) and all(isinstance(one, str) for one in names)
+            for name, names in named.items()
+        },
+    }
+    wrong = next((name for name, is_right in checks.items() if not is_right), None)
+    wrong = wrong or next((name for name in ("inputs", "outputs") if not named[name]), None)
+    if wrong is not None:
+        raise DamagedFileError(f"its entry {wrong} is missing, empty or has a wrong value")
+    if digests and not has_digests:
+        raise DamagedFileError("it is of version 1, which has no digests, and has some")
+    if has_digests:
+        if digests.get(_OWN_DIGEST) != json_digest({**data, "digests": {}}):
+            raise DamagedFileError("it is not as it was saved")
+        if MODEL_FILES[data["runtime"]] not in digests or any(Path(name).name != name for name in digests):
+            raise DamagedFileError("its digests are not those of an export")
+    values = {entry.name: data[entry.name] for entry in fields(Manifest) if entry.name in data}
+    return Manifest(**{**values, **{name: tuple(names) for name, names in named.items()}})
 
 
 def is_exported(folder: str | Path) -> bool:

@@ -12,7 +12,9 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.utils.generic import ModelOutput
 
 from bertsurgeon.errors import CheckpointError, DataError, ExportError, first_line
+from bertsurgeon.files import read_json
 from bertsurgeon.runtime.manifest import Manifest, Precision, Runtime
+from bertsurgeon.runtime.telemetry import decline_telemetry
 
 _DEFAULTS = {"attention_mask": 1, "token_type_ids": 0}
 """Values of inputs that may be missing beside ``input_ids``."""
@@ -186,18 +188,19 @@ def open_exported(folder: str | Path, threads: int | None = None) -> RuntimeMode
         threads: Number of threads; None for all cores.
 
     Raises:
-        CheckpointError: If the folder is damaged.
+        CheckpointError: If the folder is damaged, or a file of the graph is not as it was exported.
         ExportError: If the runtime is not installed.
     """
     folder = Path(folder)
     manifest = Manifest.load(folder)
+    manifest.check_files(folder)
     config = _read_config(folder)
     session = open_session(manifest.runtime, folder / manifest.file, manifest.precision, threads)
     return RuntimeModel(session, manifest, config)
 
 
 def require(package: str, extra: str) -> Any:
-    """Imports an optional package.
+    """Imports an optional package; OpenVINO and NNCF without their telemetry.
 
     Args:
         package: Name of the package or module.
@@ -209,6 +212,8 @@ def require(package: str, extra: str) -> Any:
     Raises:
         ExportError: If the package is not installed.
     """
+    if package in ("nncf", "openvino"):
+        decline_telemetry()
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -219,7 +224,8 @@ def _read_config(folder: Path) -> PretrainedConfig:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} has no config.json; export the model again.")
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder)
+        read_json(folder / "config.json")
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # invalid values raise many unrelated types
         cause = first_line(error).rstrip(":")
         raise CheckpointError(f"{folder / 'config.json'} is damaged ({cause}); export the model again.") from error

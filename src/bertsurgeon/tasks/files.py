@@ -5,7 +5,6 @@ datasets is imported on first use, so that loading a model does not need it.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertsurgeon import progress
 from bertsurgeon.errors import DataError, first_line
+from bertsurgeon.files import parse_rows
 from bertsurgeon.tasks.raw_files import Table, data_suffix, expand, read_lines, read_start, read_table, read_text
 
 if TYPE_CHECKING:
@@ -252,8 +252,8 @@ def read_squad(path: Path) -> Dataset:
     rows = []
     for file in expand(path):
         try:
-            rows += list(_questions(json.loads(read_text(file))["data"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            rows += list(_questions(parse_rows(read_text(file))["data"]))
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise DataError(f"{file} is not in SQuAD's format ({type(error).__name__}: {error}).") from error
     complete = [row for row in rows if not _is_incomplete((row["question"], row["context"]), _PASSAGE, _PASSAGE)]
     if not complete:

@@ -11,7 +11,6 @@ import csv
 import glob
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 from bertsurgeon import progress
 from bertsurgeon.errors import DataError, first_line
+from bertsurgeon.files import parse_rows
 
 MAX_CELL = 2**31 - 1
 """Characters in a cell of CSV or TSV."""
@@ -296,7 +296,7 @@ def _read_json(path: Path, columns: Collection[str]) -> Table:
     """
     text = read_text(path)
     if text.lstrip().startswith("["):
-        rows = [(f"element {number}", row) for number, row in enumerate(json.loads(text), 1)]
+        rows = [(f"element {number}", row) for number, row in enumerate(parse_rows(text), 1)]
     else:
         rows = list(_json_lines(text))
     names: dict[str, None] = {}
@@ -314,7 +314,7 @@ def _json_lines(text: str) -> Iterator[tuple[str, Any]]:
         if not line.strip():
             continue
         try:
-            yield f"line {number}", json.loads(line)
+            yield f"line {number}", parse_rows(line)
         except ValueError as error:
             raise ValueError(
                 f"line {number} is no JSON object ({first_line(error)}); write one object per line, or an array of them"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,14 +18,24 @@ from bertsurgeon.architectures import unfuse
 from bertsurgeon.calibration import Batch, MatrixKey, collect_statistics, make_batches
 from bertsurgeon.checkpoint import new_folder
 from bertsurgeon.devices import Device, running_on
-from bertsurgeon.errors import CheckpointError, ModelError, OptionError, PlanError
+from bertsurgeon.errors import CheckpointError, ModelError, OptionError, PlanError, first_line
+from bertsurgeon.files import METADATA, Digests, json_digest, parse_json, read_json, tensor_digest
 from bertsurgeon.layers import without_fused_operations
 from bertsurgeon.methods.auto.candidates import Candidate, SubLayerCurve
 from bertsurgeon.methods.auto.config import CalibrationConfig
 from bertsurgeon.methods.auto.curves import measure_curves
 from bertsurgeon.methods.base import check_dense, runs_in_bf16
 from bertsurgeon.options import check_config
-from bertsurgeon.plan import ALL_ROLES, Grouped, format_channels, parse_channels, structure_from_dict
+from bertsurgeon.plan import (
+    ALL_ROLES,
+    SUB_LAYERS,
+    Grouped,
+    check_channels,
+    format_channels,
+    is_integer,
+    parse_channels,
+    structure_from_dict,
+)
 from bertsurgeon.prediction import evaluating, gradients_enabled, without_inference_tensors
 from bertsurgeon.tasks import LABELS, has_labels
 from bertsurgeon.timings import Timings
@@ -122,8 +132,14 @@ class Calibration:
 
         def write() -> None:
             with new_folder(folder, overwrite, kind="calibration") as temporary:
-                save_file({name: tensor.cpu() for name, tensor in tensors.items()}, temporary / _TENSORS)
-                (temporary / _DATA).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+                text = json.dumps(data, indent=1) + "\n"
+                digests = Digests(
+                    {name: tensor_digest(name, tensor) for name, tensor in tensors.items()},
+                    {_DATA: json_digest(json.loads(text))},
+                )
+                stored = {name: tensor.cpu() for name, tensor in tensors.items()}
+                save_file(stored, temporary / _TENSORS, {METADATA: json.dumps(digests.to_dict())})
+                (temporary / _DATA).write_text(text, encoding="utf-8")
 
         distributed.run_on_main(write)
 
@@ -132,17 +148,23 @@ class Calibration:
         """Reads what :meth:`save` wrote.
 
         Raises:
-            CheckpointError: If it is missing, damaged, or of a newer format.
+            CheckpointError: If it is missing, damaged, not as it was saved, or of a newer format.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise CheckpointError(f"There is no folder {folder}; pass the output folder of 'bertsurgeon calibrate'.")
         try:
-            data = json.loads((folder / _DATA).read_text(encoding="utf-8"))
+            data = read_json(folder / _DATA)
             version = data["format_version"]
-            if version != FORMAT_VERSION:
+            if version != FORMAT_VERSION or isinstance(version, bool):
                 raise CheckpointError(f"{folder} is a calibration of format {version}; calibrate again.")
+            check_channels(data, (folder / _TENSORS).stat().st_size)
             tensors = load_file(folder / _TENSORS)
+            fault = _find_fault(folder, data, tensors)
+            if fault is not None:
+                raise CheckpointError(f"{folder} is damaged: {fault}; copy it again, or calibrate again.")
+            if not _is_valid(data, len(tensors)):
+                raise TypeError(f"a value in {_DATA} has another type or range than it was saved with")
             batches: list[Batch] = [{} for _ in range(data["batches"])]
             curvature: dict[MatrixKey, Tensor] = {}
             token_weights: dict[MatrixKey, list[Tensor]] = {}
@@ -156,10 +178,60 @@ class Calibration:
                     batches[int(number)][rest] = tensor
                 elif kind == "curvature":
                     curvature[int(number), rest] = tensor.double()  # type: ignore[index]  # roles are names
+                elif kind not in ("token_weights", "tails"):
+                    raise ValueError(f"there is no place for {name[:40]}")
             curves = [_curve_from_dict(number, curve, tensors) for number, curve in enumerate(data["curves"])]
             return cls(data["model"], batches, curvature, token_weights, curves, data["settings"], data["seconds"])
-        except (OSError, SafetensorError, PlanError, KeyError, TypeError, ValueError, IndexError) as error:
-            raise CheckpointError(f"{folder} is no complete calibration ({error}); calibrate again.") from error
+        except (
+            OSError,
+            SafetensorError,
+            PlanError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:
+            raise CheckpointError(
+                f"{folder} is no complete calibration ({first_line(error)}); calibrate again."
+            ) from error
+
+
+def _is_valid(data: dict[str, Any], tensors: int) -> bool:
+    """Returns whether the entries of ``calibration.json`` have their types, and batches no more than the tensors."""
+
+    def is_number(value: object) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+    curves, batches = data["curves"], data["batches"]
+    return (
+        isinstance(data["model"], str)
+        and isinstance(data["settings"], dict)
+        and isinstance(data["settings"]["groups"], bool)
+        and isinstance(data["seconds"], dict)
+        and is_integer(batches)
+        and 0 < batches <= tensors
+        and isinstance(curves, list)
+        and 0 < len(curves) <= tensors
+        and all(is_integer(curve["layer"]) and curve["sub_layer"] in SUB_LAYERS for curve in curves)
+        and all(is_integer(curve["total"]) and is_integer(curve["width"]) for curve in curves)
+        and all(is_number(curve["dropped"]) for curve in curves)
+        and all(isinstance(curve[kind], list) for curve in curves for kind in ("options", "grouped"))
+        and all(is_number(one["error"]) for curve in curves for one in (*curve["options"], *curve["grouped"]))
+    )
+
+
+def _find_fault(folder: Path, data: dict[str, Any], tensors: dict[str, Tensor]) -> str | None:
+    """Returns what is not as it was saved, or None; calibrations of 0.1.0 hold no digests."""
+    with safe_open(folder / _TENSORS, framework="pt") as file:
+        text = (file.metadata() or {}).get(METADATA)
+    if text is None:
+        return None
+    digests = Digests.from_dict(parse_json(text.encode()))
+    if digests.config.get(_DATA) != json_digest(data):
+        return f"{_DATA} is not as it was saved"
+    return digests.tensor_fault({name: tensor_digest(name, tensor) for name, tensor in tensors.items()})
 
 
 def _rank_error_name(curve: int, candidate: int, role: str) -> str:
