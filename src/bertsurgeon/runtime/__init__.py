@@ -1,5 +1,6 @@
 """Exported models: their manifest, and the sessions that run them."""
 
+from bertsurgeon.runtime.limited import can_limit, run_without_vnni
 from bertsurgeon.runtime.manifest import MANIFEST, MODEL_FILES, RUNTIME_NAMES, Manifest, Precision, Runtime, is_exported
 from bertsurgeon.runtime.sessions import RuntimeModel, Session, open_exported, open_session, require
 
@@ -12,8 +13,10 @@ __all__ = [
     "Runtime",
     "RuntimeModel",
     "Session",
+    "can_limit",
     "is_exported",
     "open_exported",
     "open_session",
     "require",
+    "run_without_vnni",
 ]

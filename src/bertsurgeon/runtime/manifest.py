@@ -33,6 +33,10 @@ class Manifest:
         kept_float: Names of the products that an INT8 model computes in floating point.
         check: Comparison of the outputs with PyTorch's (:class:`bertsurgeon.exporting.verify.Check`).
         quantization: Source of the ranges of an INT8 model: ``trained``, ``static`` or ``dynamic``; None for others.
+        quality: What the exported model loses on validation data (:class:`bertsurgeon.exporting.bounds.Quality`); None
+            if no bound was measured.
+        invariance: How far answers depend on padding, other texts, threads and processor
+            (:func:`bertsurgeon.exporting.invariance.measure_invariance`); None if that was not measured.
     """
 
     runtime: Runtime
@@ -43,6 +47,8 @@ class Manifest:
     kept_float: tuple[str, ...] = ()
     check: dict[str, Any] = field(default_factory=dict)
     quantization: str | None = None
+    quality: dict[str, Any] | None = None
+    invariance: dict[str, Any] | None = None
 
     @property
     def file(self) -> str:
