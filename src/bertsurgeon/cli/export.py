@@ -179,6 +179,7 @@ def _invariance_lines(manifest: Manifest) -> Iterator[str]:
     for label, names in (
         (f"The same texts {', '.join(_CHANGES[name] for name in changes)}", changes),
         ("On a processor without VNNI", ["without_vnni"]),
+        ("There with OpenVINO's own settings", ["saturated"]),
     ):
         measured = worst(invariance, names)
         if measured is not None:

@@ -35,7 +35,7 @@ class ExportConfig:
     quantization: Quantization | None = option(
         None,
         "Source of the activation ranges of int8: the model's own training, calibration on the data (static), or each "
-        "batch at run time (dynamic, onnx only). Default: trained if the model was trained for int8, else static.",
+        "token at run time (dynamic, onnx only). Default: trained if the model was trained for int8, else static.",
         choices=get_args(Quantization),
     )
     samples: int = option(256, "Texts on which static int8 is calibrated.")

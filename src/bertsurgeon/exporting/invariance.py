@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bertsurgeon import progress
 from bertsurgeon.calibration import PIXELS, Batch, count_samples
 from bertsurgeon.errors import ExportError
-from bertsurgeon.exporting.verify import Arrays, Check, compare, is_per_token, run_session, to_arrays
-from bertsurgeon.runtime import Precision, Runtime, Session, can_limit, open_session, run_without_vnni
+from bertsurgeon.exporting.verify import Arrays, compare, is_per_token, run_session, to_arrays
+from bertsurgeon.runtime import OpenVinoSession, Precision, Runtime, Session, is_x86, open_session, run_without_vnni
 from bertsurgeon.tasks import Head
 
 ADDED_PADDING = 16
@@ -50,9 +49,10 @@ def measure_invariance(
     Returns:
         :class:`bertsurgeon.exporting.verify.Check` as plain data, by what was changed: ``alone`` (each text by itself,
         without padding), ``padded`` (16 more tokens of padding), ``order`` (the texts of each batch reversed),
-        ``threads`` (two threads compared with one) and ``without_vnni`` (the instructions of a processor with AVX2
-        alone). None for what cannot be measured: padding of images or of batches of the full length; two threads on one
-        core; the instructions of ONNX Runtime, which has no switch for them, or of other processors.
+        ``threads`` (two threads compared with one), ``without_vnni`` (about what :func:`bertsurgeon.open_exported`
+        computes on a processor with AVX2 alone) and ``saturated`` (what OpenVINO computes there in INT8 with its own
+        settings). None for what cannot be measured: padding of images or of batches of the full length; two threads on
+        one core; the instructions of ONNX Runtime, which has no switch for them, or of other processors.
     """
     reference = run_session(session, batches, inputs)
 
@@ -69,7 +69,7 @@ def measure_invariance(
         "padded": _compare_padded(session, batches, reference, inputs, head, pad_token_id, max_length),
         "order": compared(reverse),
         "threads": _compare_threads(file, runtime, precision, batches, inputs, head),
-        "without_vnni": _compare_without_vnni(file, runtime, batches, reference, inputs, head),
+        **_compare_without_vnni(file, runtime, precision, batches, reference, inputs, head),
     }
 
 
@@ -90,9 +90,11 @@ def _mask(batch: Batch) -> Any:
 
 def _run_alone(session: Session, batch: Batch, together: Arrays, inputs: Sequence[str], head: Head | None) -> Arrays:
     """Runs every row of a batch by itself, without padding, and returns the outputs in the form of the batch's."""
-    outputs = {name: np.zeros_like(array) for name, array in together.items()}
+    outputs = {name: array.copy() for name, array in together.items()}
     mask = None if PIXELS in batch else _mask(batch)
     for row in range(count_samples(batch)):
+        if mask is not None and not mask[row].any():
+            continue  # a row of padding has no text to run
         single = {name: value[row : row + 1] for name, value in batch.items() if name in inputs}
         if mask is not None:
             single = {name: value[:, torch.from_numpy(mask[row])] for name, value in single.items()}
@@ -166,17 +168,21 @@ def _cores() -> int:
 def _compare_without_vnni(
     file: Path,
     runtime: Runtime,
+    precision: Precision,
     batches: Sequence[Batch],
     reference: Sequence[Arrays],
     inputs: Sequence[str],
     head: Head | None,
-) -> dict[str, Any] | None:
-    if runtime != "openvino" or not can_limit():
-        return None
+) -> dict[str, dict[str, Any] | None]:
+    if runtime != "openvino" or not is_x86():
+        return {"without_vnni": None, "saturated": None}
+    limited = None
     try:
         outputs = run_without_vnni(file, [to_arrays(batch, inputs) for batch in batches], SECONDS_WITHOUT_VNNI)
+        limited = compare([dict(one) for one in outputs], reference, batches, head).to_dict()
     except ExportError as error:
         progress.warn(f"The answers of a processor without VNNI were not measured: {error}")
-        return None
-    check: Check = compare([dict(one) for one in outputs], reference, batches, head)
-    return check.to_dict()
+    if precision != "int8":
+        return {"without_vnni": limited, "saturated": None}
+    opened = run_session(OpenVinoSession(file, precision, has_vnni=False), batches, inputs)
+    return {"without_vnni": compare(opened, reference, batches, head).to_dict(), "saturated": limited}

@@ -7,7 +7,6 @@ AVX-512 nor VNNI, and computes INT8 as an emulated Haswell does (docs/deployment
 
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -24,11 +23,6 @@ from bertsurgeon.runtime.sessions import Arrays, openvino_settings
 ISA_VARIABLE, WITHOUT_VNNI = "ONEDNN_MAX_CPU_ISA", "AVX2"
 
 _NEWER_KERNEL = re.compile(r"avx512\w*_i8|vnni|amx", re.IGNORECASE)
-
-
-def can_limit() -> bool:
-    """Returns whether this processor has instructions that the variable limits."""
-    return platform.machine().lower() in ("x86_64", "amd64")
 
 
 def run_without_vnni(file: Path, batches: Sequence[Arrays], timeout: float | None = None) -> list[Arrays]:
