@@ -314,7 +314,7 @@ class CandidateMaker:
             prepared = move(load_model(str(folder / CHECKPOINT)), self.model.device)
             prepare_for_inference(prepared)
             return prepared
-        options = ExportConfig(self.runtime, precision, tolerance=inf, seed=self.config.seed)
+        options = ExportConfig(self.runtime, precision, tolerance=inf, invariance=False, seed=self.config.seed)
         manifest = export(network, options, self.inputs.calibration, self.tokenizer, output=folder / EXPORT)
         entry["file_bytes"] = folder_size(folder / EXPORT)
         entry["kept_float"] = list(manifest.kept_float)

@@ -35,7 +35,7 @@ class ExportConfig:
     quantization: Quantization | None = option(
         None,
         "Source of the activation ranges of int8: the model's own training, calibration on the data (static), or each "
-        "batch at run time (dynamic, onnx only). Default: trained if the model was trained for int8, else static.",
+        "token at run time (dynamic, onnx only). Default: trained if the model was trained for int8, else static.",
         choices=get_args(Quantization),
     )
     samples: int = option(256, "Texts on which static int8 is calibrated.")
@@ -44,7 +44,23 @@ class ExportConfig:
         "Maximum relative error of the outputs: the root mean square of the differences from PyTorch divided by the "
         "outputs' standard deviation. Default: "
         + ", ".join(f"{limit:g} in {precision}" for precision, limit in TOLERANCES.items())
-        + ".",
+        + "; in int8 only where neither of the two bounds below applies.",
+    )
+    max_drop: float | None = option(
+        None,
+        "Largest loss of the task's metric against PyTorch, in points, measured with the exported model on the "
+        "validation data; above it nothing is written. Default for int8 with labeled data and without a tolerance: 1, "
+        "or 3 answers on fewer than 300 texts.",
+    )
+    min_agreement: float | None = option(
+        None,
+        "Smallest share of the PyTorch model's answers that must stay the same, in percent, measured on the "
+        "validation data; needs no labels.",
+    )
+    invariance: bool = option(
+        True,
+        "Whether to measure how far answers depend on padding, the other texts of a batch, threads and the processor.",
+        flag="--invariance/--no-invariance",
     )
     seed: int = option(0, "Seed of the choice of texts.")
 
@@ -62,6 +78,7 @@ class ExportConfig:
             raise OptionError(f"Export needs at least one sample, not {self.samples}.")
         if self.tolerance is not None and not self.tolerance > 0:
             raise OptionError(f"The tolerance must be greater than 0, not {self.tolerance}.")
+        self._check_bounds()
 
     def _check_quantization(self) -> None:
         if self.quantization is None:
@@ -75,6 +92,14 @@ class ExportConfig:
         if self.quantization == "dynamic" and self.runtime != "onnx":
             raise OptionError("Dynamic quantization requires the runtime onnx; use it, or static quantization.")
 
+    def _check_bounds(self) -> None:
+        if self.max_drop is not None and self.min_agreement is not None:
+            raise OptionError("Name one bound: either max_drop or min_agreement.")
+        if self.max_drop is not None and not 0 <= self.max_drop < 100:
+            raise OptionError(f"max_drop must lie between 0 and 100 points, not {self.max_drop:g}.")
+        if self.min_agreement is not None and not 0 < self.min_agreement <= 100:
+            raise OptionError(f"min_agreement must lie between 0 and 100 percent, not {self.min_agreement:g}.")
+
     def _check_opset(self) -> None:
         first, last = OPSETS
         if not first <= self.opset <= last:
@@ -86,6 +111,11 @@ class ExportConfig:
             )
 
     @property
+    def has_bound(self) -> bool:
+        """Whether the loss of the task's metric, or of equal answers, is bounded by an option."""
+        return self.max_drop is not None or self.min_agreement is not None
+
+    @property
     def limit(self) -> float:
-        """Maximum relative error of the outputs that is accepted."""
+        """Maximum relative error of the outputs that is accepted, where no other bound applies."""
         return TOLERANCES[self.precision] if self.tolerance is None else self.tolerance

@@ -1,15 +1,18 @@
 """Export of a model to a folder that a runtime executes."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
 from bertsurgeon.architectures import unfuse
@@ -18,13 +21,15 @@ from bertsurgeon.calibration import PIXELS, Batch, make_batches
 from bertsurgeon.checkpoint import check_output, get_ranges, new_folder
 from bertsurgeon.devices import on_cpu
 from bertsurgeon.errors import OptionError
+from bertsurgeon.exporting.bounds import describe_remedies, make_bound, require_quality
 from bertsurgeon.exporting.config import ExportConfig
+from bertsurgeon.exporting.invariance import measure_invariance
 from bertsurgeon.exporting.verify import reference, require_agreement
-from bertsurgeon.exporting.write import ExportJob, trace_fastest, trace_model, write
+from bertsurgeon.exporting.write import ExportJob, stock_config, trace_fastest, trace_model, write
 from bertsurgeon.options import check_config
 from bertsurgeon.prediction import evaluating, gradients_enabled, without_inference_tensors
-from bertsurgeon.runtime import MODEL_FILES, Manifest, RuntimeModel, open_session, require
-from bertsurgeon.tasks import TOKEN_TYPES, Data, as_dataset, collect_data, is_batches
+from bertsurgeon.runtime import MODEL_FILES, Manifest, RuntimeModel, Session, open_session, require
+from bertsurgeon.tasks import TOKEN_TYPES, Data, Task, as_dataset, collect_data, is_batches, max_input_length
 from bertsurgeon.tasks.types.embedding import EMBEDDING
 
 OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output", EMBEDDING)
@@ -48,6 +53,8 @@ def export(
     *,
     output: str | Path,
     overwrite: bool = False,
+    validation: Data | None = None,
+    task: Task | None = None,
 ) -> Manifest:
     """Exports a dense or pruned model, compares it with PyTorch, and writes a folder.
 
@@ -59,13 +66,18 @@ def export(
         tokenizer: Tokenizer, or image processor, of the model; it is saved in the folder.
         output: The folder; it is written completely or not at all.
         overwrite: Replace an existing folder.
+        validation: Rows on which the loss is measured, with labels if there is a ``task``; raw or tokenized.
+        task: Task of the validation rows. INT8 is then bounded by ``max_drop`` even if the options have no bound.
 
     Returns:
         Description of the exported model, which the folder holds as well.
 
     Raises:
-        ExportError: If the model cannot be traced, a package is missing, or the outputs differ too much.
-        OptionError: If trained quantization is requested and the model was not trained for INT8.
+        ExportError: If the model cannot be traced, a package is missing, the outputs differ too much, or a bound is
+            exceeded.
+        ModelError: If the model's head does not fit the task.
+        OptionError: If trained quantization is requested and the model was not trained for INT8, or a bound has no data
+            to be measured on.
         CheckpointError: If the folder exists or cannot be written.
         DataError: If there are no texts.
 
@@ -101,18 +113,24 @@ def export(
     model = on_cpu(unfuse(without_inference_tensors(model)))  # graphs are traced and compared there
     if model.dtype != torch.float32:  # graphs compute in fp32, whatever the stored precision
         model = nn.Module.float(deepcopy(model))  # transformers forbids model.float() for quantized models
+    bound = make_bound(model, config, validation, task, tokenizer)
+    limit = inf if bound is not None and config.precision == "int8" and config.tolerance is None else config.limit
     with progress.bar(f"Exporting to {config.runtime}", 4) as advance, evaluating(model):
         outputs, expected = reference(model, checked, OUTPUTS)
         advance()
-        job = ExportJob(config, model, calibration, checked, inputs, outputs, expected)
+        job = ExportJob(config, model, calibration, checked, inputs, outputs, expected, limit, bound)
         graph_model = trace_fastest(job)
         advance()
         with new_folder(output, overwrite, kind="export") as temporary:
             file = temporary / MODEL_FILES[config.runtime]
             kept_float = write(graph_model, file, job)
             advance()
-            check = job.check(open_session(config.runtime, file, config.precision))
-            require_agreement(check, config.precision, config.limit)
+            session = open_session(config.runtime, file, config.precision)
+            check = job.check(session)
+            require_agreement(check, config.precision, limit, describe_remedies(config, model))
+            quality = None if bound is None else bound.measure(job.open(session))
+            if quality is not None:
+                require_quality(quality, config, model)
             manifest = Manifest(
                 config.runtime,
                 config.precision,
@@ -122,12 +140,28 @@ def export(
                 kept_float,
                 check.to_dict(),
                 config.quantization if config.precision == "int8" else None,
+                None if quality is None else quality.to_dict(),
+                _invariance(job, session, file) if config.invariance else None,
             )
             manifest.save(temporary)
-            _stock_config(model).save_pretrained(temporary)
+            stock_config(model).save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             advance()
     return manifest
+
+
+def _invariance(job: ExportJob, session: Session, file: Path) -> dict[str, Any]:
+    return measure_invariance(
+        session,
+        file,
+        job.config.runtime,
+        job.config.precision,
+        job.checked,
+        job.inputs,
+        job.head,
+        pad_token_id=getattr(job.model.config, "pad_token_id", None) or 0,
+        max_length=max_input_length(job.model.config),
+    )
 
 
 def open_for_timing(model: PreTrainedModel, config: ExportConfig, batch: Batch) -> RuntimeModel:
@@ -178,12 +212,3 @@ def _split(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
     checked = list(batches[::step])
     calibration = [batch for index, batch in enumerate(batches) if index % step]
     return calibration or checked, checked
-
-
-def _stock_config(model: PreTrainedModel) -> PretrainedConfig:
-    """Returns the configuration with the name of the model class and without the plan, which the graph contains."""
-    config = deepcopy(model.config)
-    config.architectures = [type(model).__name__]
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    return config

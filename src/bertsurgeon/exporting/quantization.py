@@ -1,4 +1,4 @@
-"""INT8 quantization of graphs: static (NNCF), dynamic (ONNX Runtime), or as trained (quantization-aware training).
+"""INT8 quantization of graphs: static (NNCF), dynamic (each token), or as trained (quantization-aware training).
 
 Static quantization is NNCF's for both runtimes: it migrates outliers of the activations into the weights (SmoothQuant,
 Xiao et al., 2023, arXiv 2211.10438), which halves the error of a fine-tuned MiniLM compared with min-max ranges
@@ -13,7 +13,6 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from transformers import PreTrainedModel
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch
 from bertsurgeon.checkpoint import InputRange, get_plan, get_ranges
-from bertsurgeon.exporting.onnx_graph import add_constant, insert, remove_if_unused
+from bertsurgeon.exporting.onnx_graph import add_constant, constant_array, insert, remove_if_unused
 from bertsurgeon.exporting.onnx_tuning import look_up_integers
 from bertsurgeon.exporting.verify import Arrays, compare, reference
 from bertsurgeon.layers import is_on_grid, quantize_rows
@@ -36,6 +35,11 @@ if TYPE_CHECKING:
 
 STEPS = 255
 """Quantization steps between the smallest and the largest value."""
+
+_LARGEST_INT8 = 127
+
+_SMALLEST_RANGE = 1e-30
+"""Smallest range of a token; the tokens below it are zero."""
 
 
 def quantize_statically(model: Any, inputs: Sequence[Arrays], kept_float: Sequence[str] = ()) -> Any:
@@ -62,24 +66,51 @@ def quantize_statically(model: Any, inputs: Sequence[Arrays], kept_float: Sequen
         )
 
 
-def quantize_dynamically(model: Any, file: Path) -> None:
-    """Quantizes the weights of a graph; the ranges of activations are computed at run time.
+def quantize_dynamically(graph_model: "ir.Model") -> int:
+    """Quantizes the weights of a graph; each token's range is computed at run time, from its largest magnitude.
+
+    The range of a token depends on no other token, so padding and the other texts of a batch do not change answers.
+    (ONNX Runtime's own dynamic quantization has one range for all tokens of a batch.) Tokens are scaled to [-1, 1] and
+    quantized there with constants, because ONNX Runtime multiplies integers only where these are constant.
 
     Args:
-        model: An ``onnx.ModelProto``; its shape annotations are removed.
-        file: Where the quantized model is written.
+        graph_model: In floating point; changed in place.
+
+    Returns:
+        The number of products that multiply integers.
     """
-    quantization = require("onnxruntime.quantization", "onnx")
-    del model.graph.value_info[:]  # the quantizer infers shapes itself and fails on existing ones
-    with _silence():
-        quantization.quantize_dynamic(
-            model,
-            file,
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            weight_type=quantization.QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True},
-        )
+    graph = graph_model.graph
+    one = InputRange(1 / _LARGEST_INT8, _LARGEST_INT8 + 1)
+    count = 0
+    for node in list(graph):
+        weight = node.inputs[1] if node.op_type == "MatMul" and node.domain == "" else None
+        array = constant_array(weight)
+        if array is None or array.ndim != 2:
+            continue
+        last_axis = add_constant(graph, f"{node.name}.last_axis", np.array([-1]))
+        smallest = add_constant(graph, f"{node.name}.smallest", np.float32(_SMALLEST_RANGE))
+        magnitudes = insert(graph, node, "Abs", [node.inputs[0]])
+        largest = insert(graph, node, "ReduceMax", [magnitudes, last_axis], {"keepdims": 1})
+        ranges = insert(graph, node, "Max", [largest, smallest])
+        node.replace_input_with(0, insert(graph, node, "Div", [node.inputs[0], ranges]))
+        _quantize_product(graph_model, node, one, {})
+        _scale_output(graph, node, ranges)
+        count += 1
+    return count
+
+
+def _scale_output(graph: "ir.Graph", node: "ir.Node", factors: "ir.Value") -> None:
+    """Multiplies the output of a product."""
+    import onnx_ir as ir
+
+    output = node.outputs[0]
+    scaling = ir.node("Mul", [output, factors])
+    scaling.name = f"{node.name}.scaled"
+    scaled = scaling.outputs[0]
+    scaled.name, scaled.shape, scaled.dtype = f"{scaling.name}.output", output.shape, ir.DataType.FLOAT
+    graph.insert_after(node, scaling)
+    ir.convenience.replace_all_uses_with(output, scaled, replace_graph_outputs=True)
+    scaling.replace_input_with(0, output)
 
 
 def product_names(model: Any) -> list[str]:

@@ -18,12 +18,6 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.3}
 """Default limits of the relative error of the outputs."""
 
-_REMEDIES: dict[Precision, str] = {
-    "fp32": "raise the tolerance only if you accept other outputs, and report this model, since fp32 should agree",
-    "bf16": "use fp32, or raise the tolerance",
-    "int8": "calibrate on more texts, or on texts of your own, use another precision, or raise the tolerance",
-}
-
 
 @dataclass(frozen=True)
 class Check:
@@ -113,7 +107,7 @@ def compare(
         values, targets = (
             np.concatenate(
                 [
-                    arrays[name][mask] if _is_per_token(name, arrays[name], mask, head) else arrays[name]
+                    arrays[name][mask] if is_per_token(name, arrays[name], mask, head) else arrays[name]
                     for arrays, mask in zip(results, masks, strict=True)
                 ]
             )
@@ -130,8 +124,15 @@ def compare(
     return Check(sum(map(len, masks)), max(errors), largest, agreement)
 
 
-def _is_per_token(name: str, array: np.ndarray[Any, Any], mask: np.ndarray[Any, Any], head: Head | None) -> bool:
-    """Returns whether an output has one entry per token."""
+def is_per_token(name: str, array: np.ndarray[Any, Any], mask: np.ndarray[Any, Any], head: Head | None) -> bool:
+    """Returns whether an output has one entry per token.
+
+    Args:
+        name: Name of the output.
+        array: The output for a batch.
+        mask: Mask of the batch, shape (texts, tokens).
+        head: The model's head; None if it is unknown.
+    """
     if head is not None and name in head.outputs:
         return head.outputs[name]
     same_shape: bool = array.shape[:2] == mask.shape
@@ -142,13 +143,14 @@ def _to_tensors(results: Sequence[Arrays]) -> list[dict[str, torch.Tensor]]:
     return [{name: torch.from_numpy(array) for name, array in arrays.items()} for arrays in results]
 
 
-def require_agreement(check: Check, precision: Precision, limit: float) -> None:
+def require_agreement(check: Check, precision: Precision, limit: float, remedies: str) -> None:
     """Checks that the relative error does not exceed a limit.
 
     Args:
         check: The comparison with PyTorch.
         precision: Precision of the exported graph.
         limit: Maximum relative error.
+        remedies: What helps, in the imperative.
 
     Raises:
         ExportError: If the error is larger, or not a number.
@@ -156,5 +158,6 @@ def require_agreement(check: Check, precision: Precision, limit: float) -> None:
     if not check.relative_error <= limit:
         raise ExportError(
             f"The exported {precision} model differs from PyTorch by {check.relative_error:.3g} of the standard "
-            f"deviation of its outputs (allowed: {limit:.2g}), so nothing was written; {_REMEDIES[precision]}."
+            f"deviation of its outputs (allowed: {limit:.2g}), so nothing was written; {remedies}, or raise the "
+            "tolerance if you accept other outputs."
         )

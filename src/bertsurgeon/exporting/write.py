@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from bertsurgeon import progress
 from bertsurgeon.benchmark import fitting_length, random_inputs, time_batches
 from bertsurgeon.calibration import Batch
+from bertsurgeon.exporting.bounds import QualityBound
 from bertsurgeon.exporting.config import ExportConfig
 from bertsurgeon.exporting.lowering import Graph, has_groups, lower
 from bertsurgeon.exporting.onnx_graph import save_graph, serialize, trace
@@ -25,8 +27,8 @@ from bertsurgeon.exporting.quantization import (
     sub_layer_matrices,
 )
 from bertsurgeon.exporting.verify import Arrays, Check, compare, run_session, to_arrays
-from bertsurgeon.runtime import Precision, Session, open_session, require
-from bertsurgeon.tasks import find_head, model_class_names
+from bertsurgeon.runtime import Manifest, Precision, RuntimeModel, Session, open_session, require
+from bertsurgeon.tasks import Head, find_head, model_class_names
 
 TIMED_SHAPE = (8, 128)
 """Texts and tokens of the batch on which grouped layers are timed against dense ones."""
@@ -44,6 +46,8 @@ class ExportJob:
         inputs: Names of the graph's inputs.
         outputs: Names of the graph's outputs.
         expected: Outputs of the PyTorch model by name, for each batch of ``checked``.
+        limit: Maximum relative error of the outputs.
+        bound: What the export may lose on validation data; None if its outputs alone are compared.
     """
 
     config: ExportConfig
@@ -53,11 +57,22 @@ class ExportJob:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     expected: list[Arrays]
+    limit: float = inf
+    bound: QualityBound | None = None
+
+    @property
+    def head(self) -> Head | None:
+        """The model's head; None if it is unknown."""
+        return find_head(model_class_names(self.model), self.model.config)
 
     def check(self, session: Session) -> Check:
         """Compares the outputs of a session with those of PyTorch."""
-        head = find_head(model_class_names(self.model), self.model.config)
-        return compare(run_session(session, self.checked, self.inputs), self.expected, self.checked, head)
+        return compare(run_session(session, self.checked, self.inputs), self.expected, self.checked, self.head)
+
+    def open(self, session: Session) -> RuntimeModel:
+        """Returns a session as a model."""
+        manifest = Manifest(self.config.runtime, self.config.precision, self.inputs, self.outputs, 0)
+        return RuntimeModel(session, manifest, stock_config(self.model))
 
 
 def trace_model(job: ExportJob) -> Any:
@@ -125,10 +140,7 @@ def _write_onnx(graph_model: Any, file: Path, job: ExportJob) -> tuple[str, ...]
     if job.config.precision == "int8":
         merge_products(graph_model)
     if job.config.quantization == "dynamic":
-        with TemporaryDirectory() as folder:
-            quantized = Path(folder) / file.name
-            quantize_dynamically(serialize(graph_model), quantized)
-            graph_model = onnx_ir.load(quantized)
+        quantize_dynamically(graph_model)
     elif job.config.quantization == "static":
         model, kept_float = _quantize_within_limit(
             serialize(graph_model), job, lambda proto: open_session("onnx", proto.SerializeToString(), "int8")
@@ -159,7 +171,7 @@ def _write_openvino(graph_model: Any, file: Path, job: ExportJob) -> tuple[str, 
 
 
 def _quantize_within_limit(model: Any, job: ExportJob, load: Callable[[Any], Session]) -> tuple[Any, tuple[str, ...]]:
-    """Quantizes all products statically or, if the error exceeds the limit, all but those of sensitive sub-layers.
+    """Quantizes all products statically or, if that exceeds a bound, all but those of sensitive sub-layers.
 
     Args:
         model: An ``onnx.ModelProto`` or an ``openvino.Model``.
@@ -167,30 +179,42 @@ def _quantize_within_limit(model: Any, job: ExportJob, load: Callable[[Any], Ses
         load: Opens a session of such a model.
 
     Returns:
-        The model with the smallest error of those tried, and the encoder products that stay in floating point.
+        The first model that holds the bounds, or else the one with the smallest error, and the encoder products that
+        stay in floating point.
     """
     inputs = [to_arrays(batch, job.inputs) for batch in job.calibration]
-    limit = job.config.limit
     products = product_names(model)
     encoder = [name for names in sub_layer_matrices(job.model) for name in names]
     # the head processes few tokens and takes little time, but its errors reach the outputs undamped
     head = [product for product in products if not any(name in product for name in (*encoder, "matmul"))]
 
-    def attempt(kept_float: tuple[str, ...]) -> tuple[float, Any, tuple[str, ...]]:
+    def attempt(kept_float: tuple[str, ...]) -> tuple[bool, float, Any, tuple[str, ...]]:
         quantized = quantize_statically(deepcopy(model), inputs, [*head, *kept_float])
-        return job.check(load(quantized)).relative_error, quantized, kept_float
+        session = load(quantized)
+        error = job.check(session).relative_error
+        holds = error <= job.limit and (job.bound is None or job.bound.measure(job.open(session)).holds)
+        return not holds, error, quantized, kept_float
 
     best = attempt(())
-    if best[0] > limit:
+    if best[0]:
         progress.note(
-            f"INT8 in all products has a relative error of {best[0]:.2g}; the most sensitive sub-layers stay in "
-            "floating point."
+            f"INT8 in all products has a relative error of {best[1]:.2g} and exceeds the bound; the most sensitive "
+            "sub-layers stay in floating point."
         )
         ranked = [names for _, names in rank_sub_layers(job.model, job.checked, job.expected)]
         count = 1
-        while best[0] > limit and count <= len(ranked):
+        while best[0] and count <= len(ranked):
             sensitive = [name for names in ranked[:count] for name in names]
             kept_float = tuple(product for product in products if any(name in product for name in sensitive))
-            best = min(best, attempt(kept_float), key=lambda result: result[0])
+            best = min(best, attempt(kept_float), key=lambda result: result[:2])
             count *= 2
-    return best[1:]
+    return best[2:]
+
+
+def stock_config(model: PreTrainedModel) -> PretrainedConfig:
+    """Returns the configuration with the name of the model class and without the plan, which the graph contains."""
+    config = deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return config

@@ -40,6 +40,10 @@ class Manifest:
         quantization: Source of the ranges of an INT8 model: ``trained``, ``static`` or ``dynamic``; None for others.
         digests: Digests of the files of the graph by name, and of the manifest; made when it is saved, and empty for
             exports of 0.1.0.
+        quality: What the exported model loses on validation data (:class:`bertsurgeon.exporting.bounds.Quality`); None
+            if no bound was measured.
+        invariance: How far answers depend on padding, other texts, threads and processor
+            (:func:`bertsurgeon.exporting.invariance.measure_invariance`); None if that was not measured.
     """
 
     runtime: Runtime
@@ -51,6 +55,8 @@ class Manifest:
     check: dict[str, Any] = field(default_factory=dict)
     quantization: str | None = None
     digests: dict[str, str] = field(default_factory=dict)
+    quality: dict[str, Any] | None = None
+    invariance: dict[str, Any] | None = None
 
     @property
     def file(self) -> str:

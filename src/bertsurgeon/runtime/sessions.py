@@ -1,6 +1,7 @@
 """Sessions of exported models, which take tensors and return outputs like the PyTorch models they come from."""
 
 import importlib
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils.generic import ModelOutput
 
+from bertsurgeon.devices import instruction_sets
 from bertsurgeon.errors import CheckpointError, DataError, ExportError, first_line
 from bertsurgeon.files import read_json
 from bertsurgeon.runtime.manifest import Manifest, Precision, Runtime
@@ -48,6 +50,9 @@ class OnnxSession:
         options.log_severity_level = 3
         # idle threads spin by default, which would slow down whatever runs after this session
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # without VNNI, sums of two products of INT8 saturate at 16 bits and answers differ from those of processors
+        # with it; this option avoids that, and has no effect where there is VNNI
+        options.add_session_config_entry("session.x64quantprecision", "1")
         source = model if isinstance(model, bytes) else str(model)
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -67,20 +72,18 @@ class OpenVinoSession:
         model: File of the model, or an ``openvino.Model`` or ``openvino.CompiledModel``.
         precision: Precision of the products; the remaining operations of INT8 models run in fp32.
         threads: Threads per inference; None for all cores.
+        has_vnni: Whether INT8 is computed in integers (:func:`openvino_settings`); None if the processor decides.
 
     Raises:
         CheckpointError: If the model cannot be loaded.
         ExportError: If OpenVINO is not installed.
     """
 
-    def __init__(self, model: Any, precision: Precision, threads: int | None = None) -> None:
+    def __init__(
+        self, model: Any, precision: Precision, threads: int | None = None, has_vnni: bool | None = None
+    ) -> None:
         openvino = require("openvino", "openvino")
-        settings: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        }
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = threads
+        settings = openvino_settings(precision, threads, _has_vnni() if has_vnni is None else has_vnni)
         try:
             core = openvino.Core()
             graph = core.read_model(model) if isinstance(model, Path) else model
@@ -95,6 +98,37 @@ class OpenVinoSession:
         """Computes the outputs by name, for inputs by name."""
         arrays = self._request.infer(dict(inputs), share_inputs=True)
         return {name: np.array(arrays[index]) for index, name in enumerate(self._outputs)}
+
+
+def openvino_settings(precision: Precision, threads: int | None = None, has_vnni: bool = True) -> dict[str, Any]:
+    """Returns the settings with which OpenVINO compiles a graph.
+
+    Args:
+        precision: Precision of the products; the remaining operations of INT8 models run in fp32.
+        threads: Threads per inference; None for all cores.
+        has_vnni: Whether the processor multiplies integers without saturation. If not, the rounding of INT8 is computed
+            in fp32: sums of two integer products would saturate at 16 bits, and answers differ from those elsewhere.
+    """
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+    }
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    if precision == "int8" and not has_vnni:
+        settings["LP_TRANSFORMS_MODE"] = False
+    return settings
+
+
+def is_x86() -> bool:
+    """Returns whether this processor is one of the x86-64 family."""
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+def _has_vnni() -> bool:
+    """Returns whether INT8 products do not saturate; True for other processors, or where the system does not tell."""
+    names = instruction_sets()
+    return not is_x86() or not names or any("vnni" in name for name in names)
 
 
 class RuntimeModel:
