@@ -1,7 +1,6 @@
 """Checkpoints: plan and kept weights in stock files, registered with transformers."""
 
 from bertsurgeon.checkpoint.checks import check_finite, check_masked_lm
-from bertsurgeon.checkpoint.folder_record import add_recorded_file
 from bertsurgeon.checkpoint.hf_quantizer import (
     FORMAT_VERSION,
     SPARSE_FORMAT_VERSION,
@@ -19,6 +18,7 @@ from bertsurgeon.checkpoint.hf_quantizer import (
 from bertsurgeon.checkpoint.int8_ranges import InputRange, InputRanges, clear_int8_ranges, get_ranges, set_ranges
 from bertsurgeon.checkpoint.loading import load_as_saved, load_embedder, load_model, read_config
 from bertsurgeon.checkpoint.output_folder import (
+    add_recorded_file,
     check_output,
     check_work_folder,
     holds_search,
@@ -27,6 +27,7 @@ from bertsurgeon.checkpoint.output_folder import (
     new_work_folder,
     remove_work_folder,
 )
+from bertsurgeon.checkpoint.output_lock import lock_outputs, locks_output
 from bertsurgeon.checkpoint.packed import Packing, count_kept, hook_packed
 from bertsurgeon.checkpoint.saving import save_model, write_report
 from bertsurgeon.checkpoint.tokenizer import load_tokenizer
@@ -60,6 +61,8 @@ __all__ = [
     "load_embedder",
     "load_model",
     "load_tokenizer",
+    "lock_outputs",
+    "locks_output",
     "new_folder",
     "new_work_folder",
     "read_config",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from rich.console import Console
 
 from bertsurgeon.benchmark import environment, folder_size
-from bertsurgeon.checkpoint import check_output, load_tokenizer
+from bertsurgeon.checkpoint import check_output, load_tokenizer, locks_output
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.exporting import ExportConfig
@@ -24,6 +24,7 @@ from bertsurgeon.workflows.inputs import (
 
 @app.command(runs_models=False)
 @guarded
+@locks_output
 @opt.expand
 def export(
     *,

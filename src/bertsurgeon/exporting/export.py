@@ -5,7 +5,6 @@ from copy import deepcopy
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from bertsurgeon import progress
 from bertsurgeon.architectures import unfuse
 from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.calibration import PIXELS, Batch, make_batches
-from bertsurgeon.checkpoint import check_output, get_ranges, new_folder
+from bertsurgeon.checkpoint import check_output, get_ranges, locks_output, new_folder
 from bertsurgeon.devices import on_cpu
 from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting.config import ExportConfig
@@ -24,6 +23,7 @@ from bertsurgeon.exporting.write import ExportJob, trace_fastest, trace_model, w
 from bertsurgeon.options import check_config
 from bertsurgeon.prediction import evaluating, gradients_enabled, without_inference_tensors
 from bertsurgeon.runtime import MODEL_FILES, Manifest, RuntimeModel, open_session, require
+from bertsurgeon.storage import temporary_folder
 from bertsurgeon.tasks import TOKEN_TYPES, Data, as_dataset, collect_data, is_batches
 from bertsurgeon.tasks.types.embedding import EMBEDDING
 
@@ -40,6 +40,7 @@ BATCH_SIZE = 16
 
 
 @gradients_enabled()
+@locks_output
 def export(
     model: PreTrainedModel,
     config: ExportConfig,
@@ -145,10 +146,10 @@ def open_for_timing(model: PreTrainedModel, config: ExportConfig, batch: Batch) 
     inputs = tuple(batch)
     model = on_cpu(model)
     batch = {name: value.cpu() for name, value in batch.items()}
-    with evaluating(model), TemporaryDirectory() as folder:
+    with evaluating(model), temporary_folder() as folder:
         outputs, expected = reference(model, [batch], OUTPUTS)
         job = ExportJob(config, model, [batch], [batch], inputs, outputs, expected)
-        file = Path(folder) / MODEL_FILES[config.runtime]
+        file = folder / MODEL_FILES[config.runtime]
         write(trace_model(job), file, job)
         session = open_session(config.runtime, file, config.precision)
     weights = measure_sizes(model).encoder_weights

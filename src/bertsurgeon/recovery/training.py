@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from bertsurgeon.recovery.config import LABEL_LEARNING_RATE, TrainingConfig
 from bertsurgeon.recovery.distillation import TEACHER_PREFIX, DistillationTrainer
 from bertsurgeon.recovery.learning_rate import GOOD_START_RATE, measure_recovery_rate
 from bertsurgeon.recovery.selection import ScoringTrainer, SelectionReport, Start, make_score
+from bertsurgeon.storage import find_failure
 from bertsurgeon.tasks import (
     LABELS,
     WORD_STARTS,
@@ -311,6 +312,14 @@ def _run(
         if checkpoint is not None and "loading state_dict" in str(error):
             raise CheckpointError(
                 f"The unfinished run in {work_dir} trained another model; resume it with that model, or start anew."
+            ) from error
+        failure = find_failure(error, [work_dir])
+        if failure is not None and failure.cause != "memory":
+            if distributed.is_main():
+                with suppress(OSError):
+                    _last_checkpoint(work_dir)  # removes the incomplete one, which takes up space
+            raise CheckpointError(
+                f"The checkpoints in {work_dir} cannot be written: {failure.reason}; {failure.remedy}, and run again."
             ) from error
         raise
     finally:
