@@ -34,7 +34,7 @@ from bertsurgeon.checkpoint.folder_record import (
 )
 from bertsurgeon.checkpoint.output_lock import check_no_run, file_not_writable, lock_outputs, not_writable
 from bertsurgeon.errors import BertSurgeonError, CheckpointError
-from bertsurgeon.storage import find_failure
+from bertsurgeon.storage import find_failure, remove_tree
 
 
 def check_output(folder: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
@@ -95,7 +95,7 @@ def new_folder(
                     raise not_writable(folder, error) from error
                 raise
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove_tree(temporary)
 
 
 def _apply_umask(folder: Path) -> None:
@@ -157,7 +157,7 @@ def new_work_folder(folder: Path, kind: FolderKind = "training", files: Sequence
         except OSError as error:
             raise not_writable(folder, error) from error
         finally:
-            shutil.rmtree(new, ignore_errors=True)
+            remove_tree(new)
 
 
 def check_work_folder(

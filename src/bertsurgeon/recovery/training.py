@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -302,6 +303,8 @@ def _run(
     progress_callback = ProgressCallback(description)
     trainer.add_callback(progress_callback)
     checkpoint = distributed.run_on_main(lambda: _last_checkpoint(work_dir)) if resume else None
+    if checkpoint is not None:
+        _restore_problem_type(model, Path(checkpoint))
     start = None if trainer.score is None else Start(trainer, model, work_dir, resumed=checkpoint is not None)
     try:
         with nullcontext() if dropout else dropout_disabled(model):
@@ -373,6 +376,14 @@ def _comparable_hidden_states(model: PreTrainedModel) -> list[int]:
         return list(range(1, int(model.config.num_hidden_layers) + 1))
     next_is_dropped = [layer.is_dropped("attention") for layer in plan.layers[1:]] + [False]
     return [index + 1 for index, shifted in enumerate(next_is_dropped) if not shifted]
+
+
+def _restore_problem_type(model: PreTrainedModel, checkpoint: Path) -> None:
+    """Takes ``problem_type`` from a checkpoint: transformers sets it with the first loss, of which none may be left."""
+    with suppress(OSError, ValueError):
+        content = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        if isinstance(content, dict) and getattr(model.config, "problem_type", None) is None:
+            model.config.problem_type = content.get("problem_type")
 
 
 def _last_checkpoint(work_dir: Path) -> str | None:

@@ -2,7 +2,13 @@
 
 from bertsurgeon.storage.failures import EXHAUSTED, Failure, find_failure
 from bertsurgeon.storage.locks import Lock, LockHeldError, existing_lock, try_lock
-from bertsurgeon.storage.temporary import private_temporary_files, remove_abandoned, temporary_folder, temporary_root
+from bertsurgeon.storage.temporary import (
+    private_temporary_files,
+    remove_abandoned,
+    remove_tree,
+    temporary_folder,
+    temporary_root,
+)
 
 __all__ = [
     "EXHAUSTED",
@@ -13,6 +19,7 @@ __all__ = [
     "find_failure",
     "private_temporary_files",
     "remove_abandoned",
+    "remove_tree",
     "temporary_folder",
     "temporary_root",
     "try_lock",

@@ -43,10 +43,15 @@ class Lock:
         self._descriptor = descriptor
         _held.add(descriptor)
 
-    def release(self) -> None:
-        """Removes the file, then gives up the lock; nobody can have locked the removed file for good."""
-        with suppress(OSError):
-            self.file.unlink()
+    def release(self, keep_file: bool = False) -> None:
+        """Removes the file, then gives up the lock; nobody can have locked the removed file for good.
+
+        Args:
+            keep_file: Leave the file, as a process that dies does, so that the next one removes what is left.
+        """
+        if not keep_file:
+            with suppress(OSError):
+                self.file.unlink()
         _held.discard(self._descriptor)
         os.close(self._descriptor)
 

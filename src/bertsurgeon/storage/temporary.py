@@ -45,8 +45,16 @@ def temporary_folder() -> Iterator[Path]:
         folder.mkdir(mode=0o700)
         yield folder
     finally:
+        lock.release(keep_file=not remove_tree(folder))
+
+
+def remove_tree(folder: Path) -> bool:
+    """Removes a folder, in a second attempt if the first one fails; returns whether it is gone."""
+    for _ in range(2):
         shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
+        if not os.path.lexists(folder):
+            return True
+    return False
 
 
 @contextmanager
@@ -77,8 +85,7 @@ def remove_abandoned() -> None:
                 continue
             lock = existing_lock(root / entry.name)
             if lock is not None:
-                shutil.rmtree(root / match[1], ignore_errors=True)
-                lock.release()
+                lock.release(keep_file=not remove_tree(root / match[1]))
 
 
 def _is_mine(entry: "os.DirEntry[str]") -> bool:
