@@ -3,12 +3,13 @@ PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clean
+.PHONY: help setup demo test drills clean
 
 help:
 	@echo "make setup  create $(VENV) and install the package with its demo and dev extras"
 	@echo "make demo   setup, then run the demo into demo-output/"
 	@echo "make test   setup, then lint, format check, type check, import check and tests"
+	@echo "make drills kill every command that writes, at random moments, and let its disk fail; under 30 minutes"
 	@echo "make clean  remove .venv, caches and demo-output/"
 
 setup: $(STAMP)
@@ -28,7 +29,12 @@ test: setup
 	$(VENV)/bin/lint-imports
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n logical --dist loadfile --no-loadscope-reorder  # a thread each: more would wait for each other
 
+drills: setup
+	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/kills.py
+	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/anomalies.py --commands calibrate,finetune --step 25
+	$(VENV)/bin/python drills/make_docs.py
+
 # Another VENV than the default is its owner's to remove.
 clean:
 	rm -rf .venv demo-output dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find src tests experiments examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests drills experiments examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -159,6 +159,7 @@ def _run_in_child(
         with log.open("wb") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         tempfile.tempdir, os.environ["TMPDIR"] = None, str(temporary)
         sys.argv = ["bertsurgeon", *arguments]
         random.seed()  # names of temporary files

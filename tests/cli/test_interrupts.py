@@ -32,6 +32,7 @@ def in_child(program: Callable[[], None], folder: Path, terminal: bool = False) 
             os.chdir(folder)
             os.dup2(write, 1)
             os.dup2(write, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.default_int_handler)
             program()

@@ -147,11 +147,15 @@ def list_files(folder: Path) -> list[str]:
 
 
 def read_record(folder: Path) -> tuple[str, list[str]] | None:
-    """Returns kind and files from the record of a folder; None if there is no record of a version that we know."""
+    """Returns kind and files from the record of a folder; None if there is no record of a version that we know.
+
+    Raises:
+        OSError: If it cannot be read, so that nobody knows whose folder it is.
+    """
     try:
         content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         kind, files, version = content["kind"], content["files"], content["format_version"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, RecursionError):
         return None
     is_valid = isinstance(kind, str) and isinstance(files, list) and all(isinstance(name, str) for name in files)
     return (kind, files) if is_valid and version == RECORD_VERSION else None

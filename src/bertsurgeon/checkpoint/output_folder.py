@@ -176,8 +176,12 @@ def check_work_folder(
     """
     _check_place(folder, inputs)
     if folder.is_dir() and not keep:
-        record = read_record(folder)
-        foreign = next(iter(sorted(list_files(folder))), None) if record is None else unlisted_file(folder, record[1])
+        try:
+            record = read_record(folder)
+            foreign = unlisted_file(folder, [] if record is None else record[1])
+            foreign = RECORD if record is None and (folder / RECORD).exists() else foreign
+        except OSError as error:
+            raise not_writable(folder, error) from error
         if (record is not None and record[0] != kind) or foreign is not None:
             raise CheckpointError(
                 f"The work folder {folder} holds {foreign or RECORD}, which no {kind} of bertsurgeon left there; "
