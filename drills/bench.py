@@ -59,19 +59,24 @@ REPORTS = (
 """Files with times and latencies, which differ from run to run; they must be complete."""
 
 
-def warm_up() -> None:
-    """Imports what the commands import, so that no fork has to."""
+def warm_up(exports: bool = True) -> None:
+    """Imports what the commands import, so that no fork has to.
+
+    Args:
+        exports: Whether models will be exported.
+    """
     import datasets
-    import onnx  # noqa: F401
-    import onnxruntime  # noqa: F401
-    import onnxscript  # noqa: F401
     import sklearn.metrics  # noqa: F401
     import torch
-    import torch.onnx
-    from transformers import AutoModelForSequenceClassification, Trainer  # noqa: F401
+    from transformers import BertForSequenceClassification, Trainer  # noqa: F401
 
     import bertsurgeon.cli  # noqa: F401
 
+    if exports:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+        import torch.onnx
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
 

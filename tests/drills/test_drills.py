@@ -1,5 +1,6 @@
 """Short forms of the drills (``make drills``): a few kills, and disks that refuse one call after the other."""
 
+import errno
 import json
 import os
 import sys
@@ -25,6 +26,7 @@ ERRORS = ("ENOSPC", "EIO", "EACCES")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Toy models and data of the drills."""
     folder = tmp_path_factory.mktemp("drill")
+    bench.warm_up(exports=False)
     bench.prepare(folder)
     return folder
 
@@ -48,6 +50,30 @@ def test_a_command_on_a_bad_disk(folder: Path) -> None:
     result = anomalies.loop(folder, "calibrate", "open", "ENOSPC", step=12, limit=3)
     assert result["faults"] == []
     assert result["errors"] >= 1
+
+
+def test_a_training_on_a_full_disk_goes_on(folder: Path, references: dict[str, Any]) -> None:
+    """The disk is full when the second checkpoint is written; with --resume the training ends with the same bits."""
+    reference = references.get("finetune") or kills.Reference(folder, "finetune")
+
+    def fill_disk() -> None:
+        def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+            if event == "open" and "checkpoint-4" in str(arguments[0]):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        sys.addaudithook(refuse)
+
+    bench.clear(folder, None)
+    ended = bench.run(folder, bench.arguments_of("finetune"), before=fill_disk)
+    assert ended.code == 2
+    assert anomalies.one_sentence(ended.text)
+    assert "the disk is full (" in ended.text
+    assert "Pass --resume to continue the training." in ended.text
+    assert [path.name for path in (folder / "place" / "out.training").glob("checkpoint-*")] == ["checkpoint-2"]
+    ended = bench.run(folder, bench.arguments_of("finetune", "--resume"))
+    assert ended.code == 0, ended.text
+    assert bench.stable(folder / "place" / "out") == reference.new
+    assert bench.leftovers(folder, "finetune") == []
 
 
 def test_the_judge_of_anomalies(folder: Path) -> None:
