@@ -38,6 +38,8 @@ def kills() -> str:
 
 def anomalies() -> str:
     """Returns the table of failing calls, with one row per command."""
+    if not read("anomalies"):
+        return "No run of this drill is recorded yet."
     lines = ["| command | call and error | runs | of these refused | broken promises |", "|---|---|---:|---:|---:|"]
     for command in COMMANDS:
         for row in read("anomalies"):
