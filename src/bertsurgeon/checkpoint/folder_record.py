@@ -150,7 +150,7 @@ def read_record(folder: Path) -> tuple[str, list[str]] | None:
     """Returns kind and files from the record of a folder; None if there is no record of a version that we know.
 
     Raises:
-        OSError: If it cannot be read, so that nobody knows whose folder it is.
+        OSError: If it cannot be read, so that its owner is unknown.
     """
     try:
         content = json.loads((folder / RECORD).read_text(encoding="utf-8"))

@@ -62,7 +62,7 @@ def begin_command() -> None:
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """Returns the exit code of an interrupted command; after a hang-up there is nobody to print to."""
+    """Returns the exit code of an interrupted command; after a hang-up nothing can be printed."""
     if not isinstance(error, HangUpError):
         return INTERRUPTED
     close_output()
@@ -70,7 +70,7 @@ def exit_code(error: KeyboardInterrupt) -> int:
 
 
 def close_output() -> None:
-    """Discards all further output: the terminal is gone, and Python would fail to write to it at its end."""
+    """Discards all further output: the terminal is closed, and Python would fail to write to it at its end."""
     with suppress(OSError, ValueError):
         sink = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
@@ -80,8 +80,8 @@ def close_output() -> None:
 
 def _signals() -> list[signal.Signals]:
     """Returns the signals of this system that are not ignored, as they are in the background or with ``nohup``."""
-    known = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-    return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+    available = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    return [number for number in available if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -94,10 +94,10 @@ def find_failure(error: BaseException, folders: Iterable[Path] = ()) -> Failure 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """Yields an error and what caused it."""
-    seen: list[BaseException] = []
+    visited: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and current not in seen:
-        seen.append(current)
+    while current is not None and current not in visited:
+        visited.append(current)
         yield current
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
 

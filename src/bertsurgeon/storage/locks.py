@@ -24,7 +24,7 @@ _held: set[int] = set()
 
 
 class LockHeldError(Exception):
-    """Another process holds the lock; the message says which one and since when."""
+    """Another process holds the lock; the message names it, and since when."""
 
 
 class Lock:
@@ -44,7 +44,7 @@ class Lock:
         _held.add(descriptor)
 
     def release(self, keep_file: bool = False) -> None:
-        """Removes the file, then gives up the lock; nobody can have locked the removed file for good.
+        """Removes the file, then gives up the lock; no one can keep a lock of the removed file.
 
         Args:
             keep_file: Leave the file, as a process that dies does, so that the next one removes what is left.
@@ -82,7 +82,7 @@ def try_lock(file: Path) -> Lock:
 
 
 def existing_lock(file: Path) -> Lock | None:
-    """Locks a file that a process left that died; returns None if it is gone, held, or cannot be locked at all."""
+    """Locks a file that a process left that died; returns None if it is absent, held, or cannot be locked at all."""
     try:
         lock = _lock(file, _open_existing(file), is_new=False)
     except (OSError, LockHeldError):

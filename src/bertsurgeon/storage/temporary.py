@@ -1,7 +1,7 @@
 """Temporary folders with an owner: what a killed process left is removed by the next one.
 
 Each folder ``bertsurgeon-XXXXXXXX`` has a locked file ``.bertsurgeon-XXXXXXXX.lock`` beside it as long as its process
-lives. A folder whose lock can be taken belongs to nobody.
+lives. A folder whose lock can be taken has no owner.
 """
 
 import os
@@ -49,7 +49,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def remove_tree(folder: Path) -> bool:
-    """Removes a folder, in a second attempt if the first one fails; returns whether it is gone."""
+    """Removes a folder, in a second attempt if the first one fails; returns whether it is removed."""
     for _ in range(2):
         shutil.rmtree(folder, ignore_errors=True)
         if not os.path.lexists(folder):
