@@ -3,15 +3,16 @@ PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz attacks clean
+.PHONY: help setup demo test drills fuzz attacks clean
 
 help:
-	@echo "make setup  create $(VENV) and install the package with its demo and dev extras"
-	@echo "make demo   setup, then run the demo into demo-output/"
-	@echo "make test   setup, then lint, format check, type check, import check and tests"
-	@echo "make fuzz   setup, then 100,000 mutated files; writes their counts into docs/trust-files.md"
-	@echo "make attacks  setup, then flipped bits and the worst hostile files; writes their numbers there, too"
-	@echo "make clean  remove .venv, caches and demo-output/"
+	@echo "make setup   create $(VENV) and install the package with its demo and dev extras"
+	@echo "make demo    setup, then run the demo into demo-output/"
+	@echo "make test    setup, then lint, format check, type check, import check and tests"
+	@echo "make fuzz    setup, then 100,000 mutated files; writes their counts into docs/trust-files.md"
+	@echo "make attacks setup, then flipped bits and the worst hostile files; writes their numbers there, too"
+	@echo "make drills  setup, then kill every command that writes, at random moments, and let its disk fail; under 30 minutes"
+	@echo "make clean   remove .venv, caches and demo-output/"
 
 setup: $(STAMP)
 
@@ -36,8 +37,12 @@ fuzz: setup
 attacks: setup
 	OMP_NUM_THREADS=1 $(VENV)/bin/python attacks/flips.py --write
 	OMP_NUM_THREADS=1 $(VENV)/bin/python attacks/measure.py --write
+drills: setup
+	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/kills.py
+	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/anomalies.py --commands calibrate,finetune --step 25
+	$(VENV)/bin/python drills/make_docs.py
 
 # Another VENV than the default is its owner's to remove.
 clean:
 	rm -rf .venv demo-output dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find src tests experiments examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests drills experiments examples -name __pycache__ -type d -prune -exec rm -rf {} +

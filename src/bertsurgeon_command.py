@@ -3,10 +3,12 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from typing import NoReturn
 
 INTERRUPTED = 130
+HUNG_UP = 129
 SILENT = {"-q", "--quiet"}
 HELP = {"-h", "--help"}
 LOADING = "bertsurgeon: loading …"
@@ -20,18 +22,19 @@ def main() -> None:
     if arguments == ["--version"]:
         print(f"bertsurgeon {version('bertsurgeon')}")
         return
-    handles_interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if handles_interrupts:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _stop)
     message = _loading(arguments)
     _write(message)
     from bertsurgeon.cli import main as run
 
     if message == LOADING:
         _write(ERASE)
-    if handles_interrupts:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    run()
+    run()  # with its own handlers
 
 
 def _loading(arguments: list[str]) -> str:
@@ -55,8 +58,9 @@ def _write(text: str) -> None:
         sys.stderr.flush()
 
 
-def _stop(*_: object) -> NoReturn:
+def _stop(number: int, _: object) -> NoReturn:
     """Ends the process at once: an exception in the middle of an import may be swallowed, or leave a traceback."""
     erase = ERASE if _is_terminal() else ""
-    os.write(2, f"{erase}Interrupted; nothing was started.\n".encode())
-    os._exit(INTERRUPTED)
+    with suppress(OSError):  # the terminal may be closed
+        os.write(2, f"{erase}Interrupted; nothing was started.\n".encode())
+    os._exit(HUNG_UP if number == getattr(signal, "SIGHUP", None) else INTERRUPTED)

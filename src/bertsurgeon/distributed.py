@@ -12,10 +12,8 @@ copies the tensor. In a single process, nothing here creates or uses a process g
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bertsurgeon import storage
 from bertsurgeon.errors import BertSurgeonError, OptionError
 
 T = TypeVar("T")
@@ -172,13 +171,10 @@ def temporary_folder() -> Iterator[Path]:
 
     With several machines, the folder of temporary files (``TMPDIR``) must be shared by them.
     """
-    folder = run_on_main(lambda: Path(tempfile.mkdtemp(prefix="bertsurgeon-")))
-    try:
+    with ExitStack() as stack:
+        folder = run_on_main(lambda: stack.enter_context(storage.temporary_folder()))
         yield folder
         run_on_main(lambda: None)  # waits until no process needs the folder
-    finally:
-        if rank() == 0:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_enough(items: Sequence[Any], noun: str) -> None:

@@ -17,9 +17,9 @@ from bertsurgeon.checkpoint import (
     load_tokenizer,
     new_folder,
     new_work_folder,
-    output_folder,
     remove_work_folder,
 )
+from bertsurgeon.checkpoint import exchange as exchange_module
 from bertsurgeon.checkpoint.folder_record import RECORD
 from bertsurgeon.errors import CheckpointError
 from cli_helpers import files, run, succeed, write_data, write_model
@@ -55,7 +55,7 @@ def one_sentence(error: pytest.ExceptionInfo[BaseException]) -> str:
 def exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With and without a file system that exchanges folders atomically."""
     if not request.param:
-        monkeypatch.setattr(output_folder, "_exchange_atomically", lambda first, second: False)
+        monkeypatch.setattr(exchange_module, "_exchange_atomically", lambda first, second: False)
 
 
 # writing
@@ -107,7 +107,8 @@ def test_new_folder_leaves_nothing_behind(is_there: bool, error: BaseException, 
 def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be written") as error:
         write(tmp_path / "out", error=OSError(errno.ENOSPC, "No space left on device"))
-    assert "No space left" in one_sentence(error)
+    assert "the disk is full" in one_sentence(error)
+    assert "free some space" in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -125,7 +126,7 @@ def test_linux_exchanges_folders(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
-    if not output_folder._exchange_atomically(tmp_path / "first", tmp_path / "second"):
+    if not exchange_module._exchange_atomically(tmp_path / "first", tmp_path / "second"):
         pytest.skip("this file system cannot")
     assert set(contents(tmp_path)) == {"first/second", "second/first"}
 
@@ -140,13 +141,13 @@ def fail_on(monkeypatch: pytest.MonkeyPatch, condition: Callable[[Path, Path], b
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", fail)
-    monkeypatch.setattr(output_folder, "_exchange_atomically", lambda first, second: False)
+    monkeypatch.setattr(exchange_module, "_exchange_atomically", lambda first, second: False)
 
 
 def test_the_old_folder_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "out", "old")
     fail_on(monkeypatch, lambda source, target: "-new-" in source.name)
-    with pytest.raises(CheckpointError, match="Input/output error"):
+    with pytest.raises(CheckpointError, match="input/output error"):
         write(tmp_path / "out", "new", overwrite=True)
     assert contents(tmp_path) == {"out/old": b"old"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -171,8 +172,8 @@ def test_the_only_copy_is_never_deleted(tmp_path: Path, monkeypatch: pytest.Monk
 KILLED = """
 import os, sys
 from pathlib import Path
-from bertsurgeon.checkpoint import new_folder, output_folder
-output_folder._exchange_atomically = lambda first, second: False
+from bertsurgeon.checkpoint import exchange as exchange_module, new_folder
+exchange_module._exchange_atomically = lambda first, second: False
 replace = Path.replace
 def kill_after(self, target):
     replace(self, target)
@@ -205,7 +206,7 @@ def test_what_cannot_be_renamed_is_filled(tmp_path: Path, monkeypatch: pytest.Mo
     write(tmp_path, "second", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [RECORD, "second"]
     fail_on(monkeypatch, lambda source, target: source.name == "b")
-    with pytest.raises(CheckpointError, match="Input/output error"):
+    with pytest.raises(CheckpointError, match="input/output error"):
         write(tmp_path, "a", "b", "second", overwrite=True)
     assert contents(tmp_path) == {"second": b"second"}
     fail_on(monkeypatch, lambda source, target: source.name == "b" or target == tmp_path / "second")

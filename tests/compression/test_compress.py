@@ -3,7 +3,9 @@
 import json
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -196,8 +198,11 @@ def test_exported_graph_in_the_folder(toy, tmp_path):
 
 def test_two_searches_do_not_share_a_work_folder(finished, toy):
     model, tokenizer, texts = toy
-    with WorkFolder.beside(finished.folder).open(), pytest.raises(CheckpointError, match="is running"):
-        compress(model, LOOSE, CompressData(texts, texts, TASK), tokenizer, output=finished.folder, overwrite=True)
+    search = partial(compress, model, LOOSE, CompressData(texts, texts, TASK), tokenizer, output=finished.folder)
+    with ThreadPoolExecutor(1) as other, WorkFolder.beside(finished.folder).open():
+        running = other.submit(search, overwrite=True)
+        with pytest.raises(CheckpointError, match="in use by another thread"):
+            running.result()
 
 
 def test_the_setting_of_a_candidate(monkeypatch):

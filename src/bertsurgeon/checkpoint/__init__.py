@@ -1,7 +1,7 @@
 """Checkpoints: plan and kept weights in stock files, registered with transformers."""
 
 from bertsurgeon.checkpoint.checks import check_finite, check_masked_lm
-from bertsurgeon.checkpoint.folder_record import add_recorded_file, read_record
+from bertsurgeon.checkpoint.folder_record import read_record
 from bertsurgeon.checkpoint.hf_quantizer import (
     FORMAT_VERSION,
     SPARSE_FORMAT_VERSION,
@@ -20,6 +20,7 @@ from bertsurgeon.checkpoint.int8_ranges import InputRange, InputRanges, clear_in
 from bertsurgeon.checkpoint.loading import check_loadable, load_as_saved, load_embedder, load_model
 from bertsurgeon.checkpoint.model_config import read_config
 from bertsurgeon.checkpoint.output_folder import (
+    add_recorded_file,
     check_output,
     check_work_folder,
     holds_search,
@@ -28,6 +29,7 @@ from bertsurgeon.checkpoint.output_folder import (
     new_work_folder,
     remove_work_folder,
 )
+from bertsurgeon.checkpoint.output_lock import lock_outputs, locks_output
 from bertsurgeon.checkpoint.packed import Packing, count_kept, hook_packed
 from bertsurgeon.checkpoint.saving import save_model, write_report
 from bertsurgeon.checkpoint.tokenizer import load_tokenizer
@@ -62,6 +64,8 @@ __all__ = [
     "load_embedder",
     "load_model",
     "load_tokenizer",
+    "lock_outputs",
+    "locks_output",
     "new_folder",
     "new_work_folder",
     "read_config",

@@ -24,6 +24,14 @@ FolderKind = Literal["model", "calibration", "export", "training", "search"]
 TRAINING_FILES = ("checkpoint-*/", "start/", "recipe.json")
 """What a training keeps in its work folder; a name that ends in a slash is a folder with all that is in it."""
 
+WORK_FOLDERS = (".training", ".search")
+"""Ends of the names of work folders, which follow the name of the output folder."""
+
+LOCK = "bertsurgeon-lock"
+
+_HIDDEN = re.compile(r"\.(?P<name>.+)\.bertsurgeon-(?P<purpose>lock|(?:new|old)-[a-z0-9_]{8})", re.DOTALL)
+"""Names of lock files, and of what is being written or replaced; ``name`` is that of the folder they belong to."""
+
 _HEAVY = r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|(pytorch|openvino)_model\.(bin|xml)"
 _RELEASED_FILES = re.compile(
     rf"(\d+_[A-Z]\w*/)?(config\.json|{_HEAVY})|generation_config\.json|(pre)?processor_config\.json|"
@@ -52,20 +60,22 @@ _RELEASED_KEYS = {
 _METHODS = ("bertsurgeon", "bertsurgeon-sparse")
 
 
-def foreign_file(folder: Path, ignored: Path | None = None) -> str | None:
-    """Returns the first file of a folder that none of our commands wrote, or None.
+def is_hidden(name: str, folder: Path) -> bool:
+    """Returns whether a name is that of the lock of a folder, or of something that is being written for it."""
+    match = _HIDDEN.fullmatch(name)
+    return match is not None and match["name"] == folder.resolve().name
 
-    Args:
-        folder: The folder.
-        ignored: A folder inside it that is not looked at.
+
+def foreign_file(folder: Path) -> str | None:
+    """Returns the first file of a folder that none of our commands wrote, or None.
 
     Raises:
         OSError: If part of it cannot be read.
     """
     record = read_record(folder)
     if record is not None:
-        return unlisted_file(folder, record[1], ignored)
-    files = list_files(folder, ignored)
+        return unlisted_file(folder, record[1])
+    files = list_files(folder)
     if files == _RELEASED_CALIBRATION:
         return None if _has_released_keys(folder, files[0]) else files[0]
     for file in files:
@@ -110,24 +120,27 @@ def _read_json(file: Path) -> Any:
         return None
 
 
-def unlisted_file(folder: Path, listed: Sequence[str], ignored: Path | None = None) -> str | None:
+def unlisted_file(folder: Path, listed: Sequence[str]) -> str | None:
     """Returns the first file of a folder that its record does not list, or None."""
     patterns = [name for name in listed if name.endswith("/")]
-    for file in list_files(folder, ignored):
+    for file in list_files(folder):
         top = f"{file.partition('/')[0]}/" if "/" in file else ""
         if file != RECORD and file not in listed and not any(fnmatchcase(top, pattern) for pattern in patterns):
             return file
     return None
 
 
-def list_files(folder: Path, ignored: Path | None = None) -> list[str]:
-    """Returns the files of a folder, links and empty folders included, as sorted paths relative to it."""
+def list_files(folder: Path) -> list[str]:
+    """Returns the files of a folder, links and empty folders included, as sorted paths relative to it.
+
+    What is being written inside for the folder itself does not count.
+    """
     files = []
     for parent, folders, names in os.walk(folder, onerror=_reraise):
         path = Path(parent)
-        if ignored is not None and path.resolve() == ignored:
-            folders.clear()
-            continue
+        if path == folder:
+            for entries in (folders, names):
+                entries[:] = [name for name in entries if not is_hidden(name, folder)]
         links = [name for name in folders if (path / name).is_symlink()]
         files += [(path / name).relative_to(folder).as_posix() for name in (*names, *links)]
         if not folders and not names and path != folder:
@@ -136,55 +149,25 @@ def list_files(folder: Path, ignored: Path | None = None) -> list[str]:
 
 
 def read_record(folder: Path) -> tuple[str, list[str]] | None:
-    """Returns kind and files from the record of a folder; None if there is no record of a version that we know."""
+    """Returns kind and files from the record of a folder; None if there is no record of a version that we know.
+
+    Raises:
+        OSError: If it cannot be read, so that its owner is unknown.
+    """
     try:
         content = read_json(folder / RECORD)
         kind, files, version = content["kind"], content["files"], content["format_version"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, RecursionError):
         return None
     is_valid = isinstance(kind, str) and isinstance(files, list) and all(isinstance(name, str) for name in files)
     return (kind, files) if is_valid and version == RECORD_VERSION else None
 
 
-def add_recorded_file(folder: Path, name: str, text: str) -> None:
-    """Writes a text file into a folder of ours at once, and lists it in the folder's record.
-
-    A folder of 0.1.0, which has no record, is given one; a folder that none of our commands wrote stays without one.
-
-    Args:
-        folder: The folder.
-        name: Name of the file; it is replaced if it exists.
-        text: Its content.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    record = read_record(folder)
-    has_files = record is None and not (folder / RECORD).exists() and bool(list_files(folder))
-    if has_files and foreign_file(folder) is None:
-        record = (_released_kind(folder), list_files(folder))
-    if record is not None and name not in record[1]:  # first the record: a file that it lists may be absent
-        content = {"format_version": RECORD_VERSION, "kind": record[0], "files": sorted([*record[1], name])}
-        _replace(folder / RECORD, json.dumps(content, indent=1) + "\n")
-    _replace(folder / name, text)
-
-
-def _released_kind(folder: Path) -> FolderKind:
+def released_kind(folder: Path) -> FolderKind:
     """Returns what a folder of 0.1.0 holds."""
     if (folder / "bertsurgeon_export.json").exists():
         return "export"
     return "calibration" if (folder / _RELEASED_CALIBRATION[0]).exists() else "model"
-
-
-def _replace(file: Path, text: str) -> None:
-    """Writes a text file completely or not at all."""
-    new = file.with_name(f".{file.name}.new")
-    try:
-        new.write_text(text, encoding="utf-8")
-        new.replace(file)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
 
 
 def write_record(folder: Path, kind: FolderKind, files: Sequence[str]) -> None:
@@ -195,5 +178,9 @@ def write_record(folder: Path, kind: FolderKind, files: Sequence[str]) -> None:
         kind: What it holds.
         files: Its files, as :func:`list_files` returns them, or names of folders that end in a slash.
     """
-    content = {"format_version": RECORD_VERSION, "kind": kind, "files": list(files)}
-    (folder / RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / RECORD).write_text(record_text(kind, files), encoding="utf-8")
+
+
+def record_text(kind: str, files: Sequence[str]) -> str:
+    """Returns the content of a record."""
+    return json.dumps({"format_version": RECORD_VERSION, "kind": kind, "files": list(files)}, indent=1) + "\n"

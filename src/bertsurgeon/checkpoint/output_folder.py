@@ -1,37 +1,40 @@
 """Output folders: complete or absent, and replaced only if one of our commands wrote them.
 
 Every folder that a command writes holds a record that lists its files (:mod:`bertsurgeon.checkpoint.folder_record`).
-A new folder is written beside the old one and exchanged with it when it is complete; the old one is deleted last.
+A new folder is written beside the old one and exchanged with it when it is complete; the old one is deleted last
+(:mod:`bertsurgeon.checkpoint.exchange`), all under a lock (:mod:`bertsurgeon.checkpoint.output_lock`).
 """
 
-import ctypes
-import errno
-import os
-import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
-
-from safetensors import SafetensorError
 
 from bertsurgeon import distributed, progress
+from bertsurgeon.checkpoint.exchange import (
+    cannot_be_renamed,
+    flush_files,
+    hidden_path,
+    put_back,
+    put_in_place,
+    write_file,
+)
 from bertsurgeon.checkpoint.folder_record import (
+    LOCK,
     RECORD,
     TRAINING_FILES,
     FolderKind,
     foreign_file,
     list_files,
     read_record,
+    record_text,
+    released_kind,
     unlisted_file,
     write_record,
 )
-from bertsurgeon.errors import CheckpointError
-
-_RENAME_EXCHANGE = 2
-_AT_FDCWD = -100
+from bertsurgeon.checkpoint.output_lock import check_no_run, file_not_writable, lock_outputs, not_writable
+from bertsurgeon.errors import BertSurgeonError, CheckpointError
+from bertsurgeon.storage import find_failure, remove_tree
 
 
 def check_output(folder: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
@@ -45,7 +48,13 @@ def check_output(folder: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> 
     Raises:
         CheckpointError: If the folder may not be replaced, or cannot be written.
     """
-    distributed.run_on_main(lambda: _check_output(folder, overwrite, inputs))
+
+    def check() -> None:
+        _check_place(folder, inputs)
+        with lock_outputs(folder):
+            _check_output(folder, overwrite, inputs)
+
+    distributed.run_on_main(check)
 
 
 @contextmanager
@@ -66,30 +75,62 @@ def new_folder(
     Raises:
         CheckpointError: See :func:`check_output`; also if the disk is full.
     """
-    _check_output(folder, overwrite, inputs)
-    target = folder.resolve()
-    stays = _cannot_be_renamed(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _hidden_folder(target, "new", inside=stays)
-    except OSError as error:
-        raise _not_writable(folder, error) from error
-    try:
-        yield temporary
-        write_record(temporary, kind, list_files(temporary))
-        temporary.chmod(0o777 & ~_umask())
-        _check_output(folder, overwrite, inputs, ignored=temporary)  # files may have come in the meantime
-        _flush(temporary)
-        if stays:
-            _move_entries(temporary, target)
-        elif target.exists():
-            _exchange(temporary, target)
-        else:
-            temporary.replace(target)
-    except (OSError, SafetensorError) as error:
-        raise _not_writable(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with lock_outputs(folder):
+        _check_output(folder, overwrite, inputs)
+        target = folder.resolve()
+        temporary = hidden_path(target, "new", inside=cannot_be_renamed(target))
+        try:
+            try:
+                temporary.mkdir(parents=True)
+                yield temporary
+                write_record(temporary, kind, list_files(temporary))
+                _apply_umask(temporary)
+                _check_output(folder, overwrite, inputs)  # files may have come in the meantime
+                flush_files(temporary)
+                put_in_place(temporary, target)
+            except BertSurgeonError:
+                raise
+            except Exception as error:
+                if isinstance(error, OSError) or find_failure(error) is not None:
+                    raise not_writable(folder, error) from error
+                raise
+        finally:
+            remove_tree(temporary)
+
+
+def _apply_umask(folder: Path) -> None:
+    """Gives all files and folders the permissions of new ones; safetensors makes files that only their owner reads."""
+    mode = (folder / RECORD).stat().st_mode & 0o666
+    for name in list_files(folder):
+        file = folder / name
+        if file.is_file() and not file.is_symlink() and file.stat().st_mode & 0o777 != mode:
+            file.chmod(mode)
+
+
+def add_recorded_file(folder: Path, name: str, text: str) -> None:
+    """Writes a text file into a folder of ours at once, and lists it in the folder's record.
+
+    A folder of 0.1.0, which has no record, is given one; a folder that none of our commands wrote stays without one.
+
+    Args:
+        folder: The folder.
+        name: Name of the file; it is replaced if it exists.
+        text: Its content.
+
+    Raises:
+        CheckpointError: If it cannot be written, or another run is writing into the folder.
+    """
+    is_ours = (folder / RECORD).exists() or (bool(list_files(folder)) and foreign_file(folder) is None)
+    with lock_outputs(folder) if is_ours else nullcontext():
+        try:
+            record = read_record(folder)
+            if record is None and is_ours and not (folder / RECORD).exists():
+                record = (released_kind(folder), list_files(folder))
+            if record is not None and name not in record[1]:  # first the record: a file that it lists may be absent
+                write_file(folder / RECORD, record_text(record[0], sorted([*record[1], name])))
+            write_file(folder / name, text)
+        except OSError as error:
+            raise file_not_writable(folder / name, error) from error
 
 
 def new_work_folder(folder: Path, kind: FolderKind = "training", files: Sequence[str] = TRAINING_FILES) -> None:
@@ -103,14 +144,20 @@ def new_work_folder(folder: Path, kind: FolderKind = "training", files: Sequence
     Raises:
         CheckpointError: See :func:`check_work_folder`.
     """
-    check_work_folder(folder, kind=kind)
-    try:
-        if folder.exists():
-            _remove_recorded(folder)
-        folder.mkdir(parents=True)
-        write_record(folder, kind, files)
-    except OSError as error:
-        raise _not_writable(folder, error) from error
+    with lock_outputs(folder):
+        check_work_folder(folder, kind=kind)
+        target = folder.resolve()
+        new = hidden_path(target, "new")
+        try:
+            if folder.exists():
+                _remove_recorded(folder)
+            new.mkdir(parents=True)
+            write_record(new, kind, files)
+            new.replace(target)
+        except OSError as error:
+            raise not_writable(folder, error) from error
+        finally:
+            remove_tree(new)
 
 
 def check_work_folder(
@@ -129,8 +176,12 @@ def check_work_folder(
     """
     _check_place(folder, inputs)
     if folder.is_dir() and not keep:
-        record = read_record(folder)
-        foreign = next(iter(sorted(list_files(folder))), None) if record is None else unlisted_file(folder, record[1])
+        try:
+            record = read_record(folder)
+            foreign = unlisted_file(folder, [] if record is None else record[1])
+            foreign = RECORD if record is None and (folder / RECORD).exists() else foreign
+        except OSError as error:
+            raise not_writable(folder, error) from error
         if (record is not None and record[0] != kind) or foreign is not None:
             raise CheckpointError(
                 f"The work folder {folder} holds {foreign or RECORD}, which no {kind} of bertsurgeon left there; "
@@ -175,15 +226,17 @@ def remove_work_folder(folder: Path, only_if_empty: bool = False) -> None:
         progress.note(f"{folder} cannot be removed ({error.strerror}); remove it yourself.")
 
 
-def _check_output(folder: Path, overwrite: bool, inputs: Sequence[Path], ignored: Path | None = None) -> None:
+def _check_output(folder: Path, overwrite: bool, inputs: Sequence[Path]) -> None:
     _check_place(folder, inputs)
     try:
-        _repair(folder.resolve())
-        is_empty = not folder.is_dir() or all(entry.resolve() == ignored for entry in folder.iterdir())
-        foreign = None if is_empty else foreign_file(folder, ignored)
+        put_back(folder.resolve())
+        if folder.is_dir():
+            _check_unused(folder, list_files(folder))
+        files = list_files(folder) if folder.is_dir() else []
+        foreign = foreign_file(folder) if files else None
     except OSError as error:
-        raise _not_writable(folder, error) from error
-    if not is_empty:
+        raise not_writable(folder, error) from error
+    if files:
         if foreign is not None:
             raise CheckpointError(
                 f"The output folder {folder} is not empty and holds {foreign}, which bertsurgeon did not write; choose "
@@ -195,6 +248,13 @@ def _check_output(folder: Path, overwrite: bool, inputs: Sequence[Path], ignored
                 "Python)."
             )
     _check_writable(folder)
+
+
+def _check_unused(folder: Path, files: Sequence[str]) -> None:
+    """Checks that no run writes into a folder inside an output folder; what one left that died is removed."""
+    for name in files:
+        if name.endswith(f".{LOCK}") and "/" not in name and name.startswith("."):
+            check_no_run(folder / name[1:].removesuffix(f".{LOCK}"))
 
 
 def _check_place(folder: Path, inputs: Sequence[Path]) -> None:
@@ -217,107 +277,14 @@ def _check_place(folder: Path, inputs: Sequence[Path]) -> None:
 
 def _check_writable(folder: Path) -> None:
     target = folder.resolve()
-    parents = (path for path in target.parents if path.exists())
+    probe = hidden_path(target, "new", inside=cannot_be_renamed(target))
     try:
-        parent = target if _cannot_be_renamed(target) else next(parents)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{target.name}-"):
-            pass
+        while not probe.parent.exists():
+            probe = probe.parent.with_name(probe.name)
+        probe.mkdir()
+        probe.rmdir()
     except OSError as error:
-        raise _not_writable(folder, error) from error
-
-
-def _not_writable(folder: Path, error: Exception) -> CheckpointError:
-    reason = getattr(error, "strerror", None) or error
-    return CheckpointError(f"The output folder {folder} cannot be written: {reason}.")
-
-
-def _hidden_folder(target: Path, purpose: Literal["new", "old"], inside: bool = False) -> Path:
-    parent = target if inside else target.parent
-    return Path(tempfile.mkdtemp(dir=parent, prefix=f".{target.name}.bertsurgeon-{purpose}-"))
-
-
-def _repair(target: Path) -> None:
-    """Puts a folder back in its place that a killed process had moved aside and did not replace any more."""
-    if target.exists() or target.is_symlink():
-        return
-    for aside in sorted(target.parent.glob(f"{_escape(f'.{target.name}.bertsurgeon-old-')}*/{_escape(target.name)}")):
-        aside.replace(target)
-        aside.parent.rmdir()
-        return
-
-
-def _escape(text: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", text)
-
-
-def _exchange(new: Path, target: Path) -> None:
-    """Puts a complete folder in the place of another one and deletes that; if it cannot, nothing has changed."""
-    if _exchange_atomically(new, target):
-        _delete_replaced(new)
-        return
-    aside = _hidden_folder(target, "old")
-    try:
-        target.replace(aside / target.name)  # a process that is killed here leaves what _repair puts back
-        new.replace(target)
-    except BaseException:
-        _move_back([(target, aside / target.name)], aside)
-        raise
-    _delete_replaced(aside)
-
-
-def _exchange_atomically(first: Path, second: Path) -> bool:
-    """Exchanges two folders by Linux's ``renameat2``; returns False where the system cannot."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError, TypeError):  # not Linux, or an old C library
-        return False
-    if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM):  # the file system has no exchange
-        return False
-    raise OSError(code, os.strerror(code))
-
-
-def _move_entries(new: Path, target: Path) -> None:
-    """Replaces all entries of a folder by those of a folder inside it; if that fails, they are moved back."""
-    before = [entry for entry in target.iterdir() if entry != new]
-    aside = _hidden_folder(target, "old", inside=True)
-    moves = [(entry, aside / entry.name) for entry in before]
-    moves += [(entry, target / entry.name) for entry in new.iterdir()]
-    try:
-        for source, destination in moves:
-            source.replace(destination)
-    except BaseException:
-        _move_back(moves, aside)
-        raise
-    _delete_replaced(aside)
-
-
-def _move_back(moves: Sequence[tuple[Path, Path]], aside: Path) -> None:
-    """Undoes moves, as far as they were made, the last one first.
-
-    Raises:
-        CheckpointError: Naming the folder with the old files, which is kept, if that fails too.
-    """
-    try:
-        for source, destination in reversed(moves):
-            if os.path.lexists(destination) and not os.path.lexists(source):
-                destination.replace(source)
-        aside.rmdir()
-    except OSError as error:
-        raise CheckpointError(
-            f"Replacing a folder failed, and so did undoing it ({error.strerror}); its old files are safe in {aside}, "
-            "move them back yourself."
-        ) from error
-
-
-def _delete_replaced(folder: Path) -> None:
-    """Deletes what a complete new folder has replaced; if that fails, the user is told where it is."""
-    try:
-        shutil.rmtree(folder)
-    except OSError as error:
-        progress.note(f"The replaced files in {folder} cannot be removed ({error.strerror}); remove them yourself.")
+        raise not_writable(folder, error) from error
 
 
 def _remove_recorded(folder: Path) -> None:
@@ -329,28 +296,3 @@ def _remove_recorded(folder: Path) -> None:
             entry.unlink()
     (folder / RECORD).unlink(missing_ok=True)
     folder.rmdir()
-
-
-def _flush(folder: Path) -> None:
-    """Writes the files of a folder to the disk, before the folder that they replace is deleted."""
-    if os.name != "posix":
-        return
-    for name in (*list_files(folder), "."):
-        if (folder / name).is_symlink():
-            continue
-        descriptor = os.open(folder / name, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _cannot_be_renamed(folder: Path) -> bool:
-    """Returns whether a folder can be emptied and filled but not be renamed."""
-    return folder.is_dir() and (folder.is_mount() or Path.cwd() == folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,6 +1,7 @@
 """Saving models and reports, completely or not at all."""
 
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import distributed
-from bertsurgeon.checkpoint.folder_record import add_recorded_file
 from bertsurgeon.checkpoint.integrity import seal
-from bertsurgeon.checkpoint.output_folder import new_folder
+from bertsurgeon.checkpoint.output_folder import add_recorded_file, new_folder
 from bertsurgeon.embedder import COMPANIONS, Embedder
-from bertsurgeon.errors import CheckpointError
 
 README = "README.md"
 
@@ -40,6 +39,7 @@ def save_model(
     overwrite: bool = False,
     *,
     texts: dict[str, str] | None = None,
+    describe: Callable[[Path], dict[str, str]] | None = None,
 ) -> None:
     """Saves a model with its tokenizer; the folder is complete or absent.
 
@@ -53,6 +53,8 @@ def save_model(
         overwrite: Replace a folder that a command, or this function, wrote.
         texts: Text files to write, such as a model card, by file name; None for a README.md beside a pruned or sparse
             model, which tells how to load it.
+        describe: Returns more such files once the model is in the folder that it is called with, before anyone can see
+            that as ``folder``.
 
     Raises:
         CheckpointError: If the folder exists and may not be replaced, or cannot be written.
@@ -70,7 +72,8 @@ def save_model(
                 (temporary / name).write_text(content, encoding="utf-8")
             for name, content in (reports or {}).items():
                 (temporary / name).write_text(as_json(content), encoding="utf-8")
-            for name, text in texts.items():
+            described = {} if describe is None else describe(temporary)
+            for name, text in {**texts, **described}.items():
                 (temporary / name).write_text(text, encoding="utf-8")
 
     distributed.run_on_main(write)
@@ -95,10 +98,7 @@ def write_report(file: str | Path, content: dict[str, Any] | str) -> None:
         CheckpointError: If it cannot be written.
     """
     file = Path(file)
-    try:
-        add_recorded_file(file.parent, file.name, content if isinstance(content, str) else as_json(content))
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be written: {error.strerror}.") from error
+    add_recorded_file(file.parent, file.name, content if isinstance(content, str) else as_json(content))
 
 
 def _tokenizer_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -1,14 +1,13 @@
 """The application object, and how errors reach the user: one sentence and an exit code."""
 
-import errno
 import functools
 import inspect
 import json
 import logging
-import signal
+import sys
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
@@ -18,7 +17,10 @@ from rich.console import Console
 from rich.text import Text
 
 from bertsurgeon import devices, distributed, progress
+from bertsurgeon.checkpoint import holds_training
+from bertsurgeon.cli import interrupts
 from bertsurgeon.errors import BertSurgeonError, OptionError
+from bertsurgeon.storage import EXHAUSTED, Failure, find_failure, private_temporary_files, temporary_root
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -128,7 +130,6 @@ def common(
 output = Console(markup=False, emoji=False)  # file names may look like markup
 
 BAD_INPUT = 2
-INTERRUPTED = 130
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
@@ -166,30 +167,57 @@ def guarded_together(command: Callable[P, R]) -> Callable[P, R]:
 def _guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        interrupts.begin_command()
         before = _modification_times(kwargs)
         try:
             return command(*args, **kwargs)
         except BertSurgeonError as error:
-            _print_error(str(error))
+            _print_error(_sentence(error, kwargs))
             raise typer.Exit(BAD_INPUT) from error
         except KeyboardInterrupt as error:
             unchanged = _modification_times(kwargs) == before
             outcome = "no output was written" if unchanged else "finished output is kept"
             resume = " Pass --resume to continue the training." if "resume" in kwargs else ""
             _print_last(f"Interrupted; {outcome}.{resume}")
-            raise typer.Exit(INTERRUPTED) from error
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                distributed.is_first_to_fail()
-                raise
-            _print_error("The disk is full; free some space and run again.")
-            raise typer.Exit(BAD_INPUT) from error
+            raise typer.Exit(interrupts.exit_code(error)) from error
         except Exception as error:
+            failure = find_failure(error, _written_folders(kwargs))
+            if failure is not None:
+                _print_error(_describe(failure) + _way_to_resume(kwargs))
+                raise typer.Exit(BAD_INPUT) from error
             if distributed.is_first_to_fail():
                 raise
             raise typer.Exit(1) from error  # another process failed first, and reports the cause
 
     return run
+
+
+def _sentence(error: BertSurgeonError, options: Mapping[str, Any]) -> str:
+    """Returns an error's message; if the disk or the memory was exhausted, which many libraries misreport, that."""
+    failure = find_failure(error, _written_folders(options))
+    if failure is None or failure.cause not in EXHAUSTED:
+        return str(error)
+    message = str(error) if failure.reason.split(" (")[0] in str(error) else _describe(failure)
+    return message + _way_to_resume(options)
+
+
+def _describe(failure: Failure) -> str:
+    return f"{failure.reason[:1].upper()}{failure.reason[1:]}; {failure.remedy}, and run again."
+
+
+def _way_to_resume(options: Mapping[str, Any]) -> str:
+    """Returns how to continue, if an unfinished training is there."""
+    output = options.get("output")
+    if "resume" not in options or not isinstance(output, Path) or not output.name:
+        return ""
+    is_unfinished = holds_training(output.with_name(f"{output.name}.training"))
+    return " Pass --resume to continue the training." if is_unfinished else ""
+
+
+def _written_folders(options: Mapping[str, Any]) -> list[Path]:
+    """Returns the folders in which a command writes files."""
+    output = options.get("output")
+    return [*([output] if isinstance(output, Path) else []), temporary_root()]
 
 
 def _modification_times(options: Mapping[str, Any]) -> dict[Path, int]:
@@ -209,7 +237,9 @@ def _print_error(sentence: str) -> None:
 
 def _print_last(message: str | Text) -> None:
     """Prints the last line of a command, unless another process failed first and reports the cause."""
-    if distributed.is_first_to_fail():
+    if not distributed.is_first_to_fail():
+        return
+    with suppress(OSError):  # the terminal may be closed
         progress.console.print(message, highlight=False, soft_wrap=True)
 
 
@@ -233,8 +263,24 @@ def main() -> None:
     """Entry point of the command ``bertsurgeon``."""
     silence_libraries()
     progress.show()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM cleans up like an interrupt
-    app()
+    try:
+        with interrupts.handled(), _temporary_files():
+            app()
+    except interrupts.EndedError as ended:
+        with suppress(OSError):
+            progress.console.print("Interrupted; nothing was started.", highlight=False)
+        if ended.exit_code == interrupts.HUNG_UP:
+            interrupts.close_output()
+        sys.exit(ended.exit_code)
+
+
+@contextmanager
+def _temporary_files() -> Iterator[None]:
+    """Keeps the temporary files of all libraries in one folder, which the next run removes if this one dies."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # a full or read-only disk: the commands that need it report it
+            stack.enter_context(private_temporary_files())
+        yield
 
 
 def silence_libraries() -> None:

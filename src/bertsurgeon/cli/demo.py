@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bertsurgeon import progress
 from bertsurgeon.budgets import Sparsity
-from bertsurgeon.checkpoint import check_output
+from bertsurgeon.checkpoint import check_output, lock_outputs
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.tables import print_metrics_before_recovery, print_plan, print_summary
@@ -35,15 +35,16 @@ def demo(
     """Fine-tunes the packaged MiniLM on docstrings, prunes it, recovers it briefly, and compares."""
     dense_folder, pruned_folder = output / "dense", output / "pruned"
     config = AutoConfig(Sparsity(sparsity), samples=512, seed=seed)
-    for folder in (dense_folder, pruned_folder):
-        check_output(folder, overwrite)
     data = DataConfig(TASK, max_length=LENGTH, max_train_samples=max_train_samples)
     training = TrainingConfig(epochs=1, learning_rate=1e-4, seed=seed)
-    progress.note("1. Fine-tuning all-MiniLM-L6-v2: which package was a docstring written for?")
-    finetune_and_save(MINILM, training, data, TrainingOutput(dense_folder, overwrite=overwrite))
-    progress.note(f"2. Pruning {100 * sparsity:.0f} % of its encoder, then one epoch of recovery")
-    inputs = load_inputs(str(dense_folder), data, seed)
-    [pruned] = prune_to_budgets(inputs, [(config, pruned_folder)], training, overwrite=overwrite)
+    with lock_outputs(dense_folder, pruned_folder):
+        for folder in (dense_folder, pruned_folder):
+            check_output(folder, overwrite)
+        progress.note("1. Fine-tuning all-MiniLM-L6-v2: which package was a docstring written for?")
+        finetune_and_save(MINILM, training, data, TrainingOutput(dense_folder, overwrite=overwrite))
+        progress.note(f"2. Pruning {100 * sparsity:.0f} % of its encoder, then one epoch of recovery")
+        inputs = load_inputs(str(dense_folder), data, seed)
+        [pruned] = prune_to_budgets(inputs, [(config, pruned_folder)], training, overwrite=overwrite)
 
     def show(console: Console) -> None:
         print_plan(pruned.report.plan, console)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from bertsurgeon import progress
 from bertsurgeon.benchmark import environment, folder_size
-from bertsurgeon.checkpoint import check_output, load_tokenizer
+from bertsurgeon.checkpoint import check_output, load_tokenizer, locks_output
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.errors import DataError, ModelError, OptionError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 @app.command(runs_models=False)
 @guarded
+@locks_output
 @opt.expand
 def export(
     *,

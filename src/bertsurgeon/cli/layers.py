@@ -8,7 +8,14 @@ from transformers import PreTrainedTokenizerBase
 
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import measure_sizes
-from bertsurgeon.checkpoint import check_output, load_as_saved, load_embedder, load_tokenizer, save_model
+from bertsurgeon.checkpoint import (
+    check_output,
+    load_as_saved,
+    load_embedder,
+    load_tokenizer,
+    locks_output,
+    save_model,
+)
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.errors import OptionError
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 
 @app.command()
 @guarded
+@locks_output
 @opt.expand
 def drop_layers(
     *,

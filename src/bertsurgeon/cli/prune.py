@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from bertsurgeon.checkpoint import check_output, load_model
+from bertsurgeon.checkpoint import check_output, load_model, lock_outputs, locks_output
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import Command, app, emit, guarded_together
 from bertsurgeon.cli.tables import print_metrics_before_recovery, print_plan, print_sparsity, print_summary
@@ -73,20 +73,21 @@ def make_prune_command(methods: Mapping[str, Method]) -> Command:
             raise OptionError("Two of the budgets are too close to have folders of their own; leave one out.")
         recovery = replace(training, epochs=recover_epochs, seed=seed) if recover_epochs else None
         inputs_on_disk = input_paths(resolve_model(model), teacher, calibration, data=data)
-        for folder in folders:
-            check_output(folder, overwrite, inputs_on_disk)
-        loaded = None if calibration is None else Calibration.load(calibration)
-        check_same_vocabulary(model, teacher)
-        inputs = load_inputs(resolve_model(model), data, seed, recovery)
-        pruned = prune_to_budgets(
-            inputs,
-            list(zip(configs, folders, strict=True)),
-            recovery,
-            overwrite=overwrite,
-            calibration=loaded,
-            teacher=None if teacher is None else load_model(resolve_model(teacher)),
-            trim=trim_vocabulary,
-        )
+        with lock_outputs(*folders):
+            for folder in folders:
+                check_output(folder, overwrite, inputs_on_disk)
+            loaded = None if calibration is None else Calibration.load(calibration)
+            check_same_vocabulary(model, teacher)
+            inputs = load_inputs(resolve_model(model), data, seed, recovery)
+            pruned = prune_to_budgets(
+                inputs,
+                list(zip(configs, folders, strict=True)),
+                recovery,
+                overwrite=overwrite,
+                calibration=loaded,
+                teacher=None if teacher is None else load_model(resolve_model(teacher)),
+                trim=trim_vocabulary,
+            )
         results = [one.result for one in pruned]
         emit(results[0] if len(results) == 1 else {"models": results}, as_json, lambda console: _show(pruned, console))
 
@@ -117,6 +118,7 @@ app.command("prune")(guarded_together(make_prune_command(METHODS)))
 
 @app.command()
 @guarded_together
+@locks_output
 @opt.expand
 def calibrate(
     *,

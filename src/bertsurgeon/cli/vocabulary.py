@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from rich.console import Console
 
 from bertsurgeon.benchmark import folder_size
-from bertsurgeon.checkpoint import check_output, load_as_saved, load_tokenizer, save_model
+from bertsurgeon.checkpoint import check_output, load_as_saved, load_tokenizer, locks_output, save_model
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.errors import OptionError
@@ -15,6 +15,7 @@ from bertsurgeon.workflows.inputs import DataConfig, input_paths, load_data, loa
 
 @app.command(runs_models=False)
 @guarded
+@locks_output
 @opt.expand
 def trim_vocabulary(
     *,

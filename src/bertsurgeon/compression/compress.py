@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
-from bertsurgeon.checkpoint import check_output, new_folder
+from bertsurgeon.checkpoint import check_output, locks_output, new_folder
 from bertsurgeon.checkpoint.folder_record import RECORD, list_files
 from bertsurgeon.checkpoint.saving import as_json
 from bertsurgeon.compression.candidates import CHECKPOINT, EXPORT, Candidate, CandidateMaker
@@ -71,6 +71,7 @@ class CompressResult:
 
 @gradients_enabled()
 @forked_rng()
+@locks_output
 def compress(
     model: PreTrainedModel,
     config: CompressConfig | None,

@@ -18,13 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bertsurgeon.benchmark import environment
-from bertsurgeon.checkpoint import check_work_folder, holds_search, new_folder, new_work_folder, write_report
+from bertsurgeon.checkpoint import (
+    check_work_folder,
+    holds_search,
+    lock_outputs,
+    new_folder,
+    new_work_folder,
+    write_report,
+)
 from bertsurgeon.errors import CheckpointError
 from bertsurgeon.files import read_json
 
@@ -42,7 +48,7 @@ _CHANGED_BY_SAVING = ("_name_or_path", "architectures", "dtype", "transformers_v
 
 _PACKAGES = {"pytorch": (), "onnx": ("onnxruntime",), "openvino": ("openvino",)}
 
-_VALUES, _LOCK = "values.json", "lock"
+_VALUES = "values.json"
 
 
 class WorkFolder:
@@ -71,25 +77,16 @@ class WorkFolder:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Makes the folder if it is absent, and keeps other processes out of it.
+        """Makes the folder if it is absent, and keeps other processes out of it by the lock of the output folder.
 
         Raises:
             CheckpointError: If another process uses it, or it cannot be written.
         """
-        if not holds_search(self.folder):
-            new_work_folder(self.folder, kind="search", files=FILES)
-        lock = FileLock(self.folder / _LOCK, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise CheckpointError(
-                f"Another compress is running in {self.folder}; wait for it, or choose another output folder."
-            ) from None
-        try:
+        with lock_outputs(self.folder):
+            if not holds_search(self.folder):
+                new_work_folder(self.folder, kind="search", files=FILES)
             self._remove_unfinished()
             yield
-        finally:
-            lock.release()
 
     def _remove_unfinished(self) -> None:
         """Removes candidates that a killed process had begun to write."""

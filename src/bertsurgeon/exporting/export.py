@@ -7,7 +7,6 @@ from copy import deepcopy
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from bertsurgeon import progress
 from bertsurgeon.architectures import unfuse
 from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.calibration import PIXELS, Batch, make_batches
-from bertsurgeon.checkpoint import check_output, get_ranges, new_folder
+from bertsurgeon.checkpoint import check_output, get_ranges, locks_output, new_folder
 from bertsurgeon.devices import on_cpu
 from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting.bounds import describe_remedies, make_bound, require_quality
@@ -29,6 +28,7 @@ from bertsurgeon.exporting.write import ExportJob, stock_config, trace_fastest, 
 from bertsurgeon.options import check_config
 from bertsurgeon.prediction import evaluating, gradients_enabled, without_inference_tensors
 from bertsurgeon.runtime import MODEL_FILES, Manifest, RuntimeModel, Session, open_session, require
+from bertsurgeon.storage import temporary_folder
 from bertsurgeon.tasks import TOKEN_TYPES, Data, Task, as_dataset, collect_data, is_batches, max_input_length
 from bertsurgeon.tasks.types.embedding import EMBEDDING
 
@@ -45,6 +45,7 @@ BATCH_SIZE = 16
 
 
 @gradients_enabled()
+@locks_output
 def export(
     model: PreTrainedModel,
     config: ExportConfig,
@@ -140,8 +141,8 @@ def export(
                 kept_float,
                 check.to_dict(),
                 config.quantization if config.precision == "int8" else None,
-                None if quality is None else quality.to_dict(),
-                _invariance(job, session, file) if config.invariance else None,
+                quality=None if quality is None else quality.to_dict(),
+                invariance=_invariance(job, session, file) if config.invariance else None,
             )
             manifest.save(temporary)
             stock_config(model).save_pretrained(temporary)
@@ -179,10 +180,10 @@ def open_for_timing(model: PreTrainedModel, config: ExportConfig, batch: Batch) 
     inputs = tuple(batch)
     model = on_cpu(model)
     batch = {name: value.cpu() for name, value in batch.items()}
-    with evaluating(model), TemporaryDirectory() as folder:
+    with evaluating(model), temporary_folder() as folder:
         outputs, expected = reference(model, [batch], OUTPUTS)
         job = ExportJob(config, model, [batch], [batch], inputs, outputs, expected)
-        file = Path(folder) / MODEL_FILES[config.runtime]
+        file = folder / MODEL_FILES[config.runtime]
         write(trace_model(job), file, job)
         session = open_session(config.runtime, file, config.precision)
     weights = measure_sizes(model).encoder_weights

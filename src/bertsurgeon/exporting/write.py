@@ -5,7 +5,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
@@ -28,6 +27,7 @@ from bertsurgeon.exporting.quantization import (
 )
 from bertsurgeon.exporting.verify import Arrays, Check, compare, run_session, to_arrays
 from bertsurgeon.runtime import Manifest, Precision, RuntimeModel, Session, open_session, require
+from bertsurgeon.storage import temporary_folder
 from bertsurgeon.tasks import Head, find_head, model_class_names
 
 TIMED_SHAPE = (8, 128)
@@ -102,10 +102,10 @@ def trace_fastest(job: ExportJob) -> Any:
         return grouped
     filled = trace(Graph(lower(model, fill_groups=True), job.inputs, job.outputs), config.opset)
     batch = random_inputs([model], TIMED_SHAPE[0], fitting_length([model], TIMED_SHAPE[1]))
-    with TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         sessions: dict[str, Any] = {}
         for name, graph in (("grouped", grouped), ("filled", filled)):
-            file = Path(folder) / f"{name}.onnx"
+            file = folder / f"{name}.onnx"
             save_graph(graph, file)
             precision: Precision = "bf16" if config.precision == "bf16" else "fp32"
             session = open_session(config.runtime, file, precision)
@@ -158,9 +158,9 @@ def _write_openvino(graph_model: Any, file: Path, job: ExportJob) -> tuple[str, 
     kept_float: tuple[str, ...] = ()
     if job.config.quantization == "trained":
         quantize_as_trained(graph_model, job.model)
-    with TemporaryDirectory() as folder:
-        save_graph(graph_model, Path(folder) / "model.onnx")
-        model = openvino.convert_model(Path(folder) / "model.onnx")
+    with temporary_folder() as folder:
+        save_graph(graph_model, folder / "model.onnx")
+        model = openvino.convert_model(folder / "model.onnx")
         if job.config.quantization == "static":
             model, kept_float = _quantize_within_limit(
                 model, job, lambda quantized: open_session("openvino", quantized, "int8")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from bertsurgeon.recovery.config import LABEL_LEARNING_RATE, TrainingConfig
 from bertsurgeon.recovery.distillation import TEACHER_PREFIX, DistillationTrainer
 from bertsurgeon.recovery.learning_rate import GOOD_START_RATE, measure_recovery_rate
 from bertsurgeon.recovery.selection import ScoringTrainer, SelectionReport, Start, make_score
+from bertsurgeon.storage import find_failure
 from bertsurgeon.tasks import (
     LABELS,
     WORD_STARTS,
@@ -301,6 +303,8 @@ def _run(
     progress_callback = ProgressCallback(description)
     trainer.add_callback(progress_callback)
     checkpoint = distributed.run_on_main(lambda: _last_checkpoint(work_dir)) if resume else None
+    if checkpoint is not None:
+        _restore_problem_type(model, Path(checkpoint))
     start = None if trainer.score is None else Start(trainer, model, work_dir, resumed=checkpoint is not None)
     try:
         with nullcontext() if dropout else dropout_disabled(model):
@@ -311,6 +315,14 @@ def _run(
         if checkpoint is not None and "loading state_dict" in str(error):
             raise CheckpointError(
                 f"The unfinished run in {work_dir} trained another model; resume it with that model, or start anew."
+            ) from error
+        failure = find_failure(error, [work_dir])
+        if failure is not None and failure.cause != "memory":
+            if distributed.is_main():
+                with suppress(OSError):
+                    _last_checkpoint(work_dir)  # removes the incomplete one, which takes up space
+            raise CheckpointError(
+                f"The checkpoints in {work_dir} cannot be written: {failure.reason}; {failure.remedy}, and run again."
             ) from error
         raise
     finally:
@@ -364,6 +376,14 @@ def _comparable_hidden_states(model: PreTrainedModel) -> list[int]:
         return list(range(1, int(model.config.num_hidden_layers) + 1))
     next_is_dropped = [layer.is_dropped("attention") for layer in plan.layers[1:]] + [False]
     return [index + 1 for index, shifted in enumerate(next_is_dropped) if not shifted]
+
+
+def _restore_problem_type(model: PreTrainedModel, checkpoint: Path) -> None:
+    """Takes ``problem_type`` from a checkpoint: transformers sets it with the first loss, of which none may be left."""
+    with suppress(OSError, ValueError):
+        content = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        if isinstance(content, dict) and getattr(model.config, "problem_type", None) is None:
+            model.config.problem_type = content.get("problem_type")
 
 
 def _last_checkpoint(work_dir: Path) -> str | None:

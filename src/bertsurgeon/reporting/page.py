@@ -58,11 +58,12 @@ def write_report_page(folder: str | Path) -> Path:
     page = render(report, read_plan(folder))
     file = folder / REPORT_PAGE
     try:
-        if file.exists() and _GENERATOR not in file.read_text(encoding="utf-8", errors="replace"):
-            raise CheckpointError(f"{file} was not written by bertsurgeon; move it to another folder, and run again.")
-        add_recorded_file(folder, REPORT_PAGE, page)
+        is_foreign = file.exists() and _GENERATOR not in file.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise CheckpointError(f"{file} cannot be written: {error.strerror}.") from error
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}; remove it, and run again.") from error
+    if is_foreign:
+        raise CheckpointError(f"{file} was not written by bertsurgeon; move it to another folder, and run again.")
+    add_recorded_file(folder, REPORT_PAGE, page)
     return file
 
 

@@ -1,11 +1,9 @@
 """Trimming: removes tokens that a corpus never uses from a model and its tokenizer."""
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +15,7 @@ from bertsurgeon import progress
 from bertsurgeon.embedder import Embedder
 from bertsurgeon.errors import DataError, ModelError, OptionError
 from bertsurgeon.options import with_article
+from bertsurgeon.storage import temporary_folder
 from bertsurgeon.vocabulary.pieces import Json, keep_pieces, needed_pieces, piece_ids, special_ids
 
 Text = str | Sequence[str]
@@ -258,8 +257,8 @@ def _for_config_ids(model: PreTrainedModel, visit: Callable[[Any, str, Any], Non
 
 def _rebuild(tokenizer: PreTrainedTokenizerBase, tokenizer_json: Json) -> PreTrainedTokenizerBase:
     """Returns a tokenizer of the same class with another JSON."""
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         tokenizer.save_pretrained(folder)
-        (Path(folder) / "tokenizer.json").write_text(json.dumps(tokenizer_json, ensure_ascii=False), encoding="utf-8")
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json, ensure_ascii=False), encoding="utf-8")
         rebuilt: PreTrainedTokenizerBase = type(tokenizer).from_pretrained(folder)
     return rebuilt

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from bertsurgeon.checkpoint import check_output, load_tokenizer
+from bertsurgeon.checkpoint import check_output, load_tokenizer, locks_output
 from bertsurgeon.compression import CompressConfig, CompressData, CompressResult, Provenance, compress
 from bertsurgeon.compression.dry_run import plan_search
 from bertsurgeon.compression.work_folder import WorkFolder
@@ -37,6 +37,7 @@ MIN_TEXTS = 20
 """Fewest unlabeled texts that can be divided."""
 
 
+@locks_output
 def compress_and_save(
     name: str,
     config: CompressConfig,

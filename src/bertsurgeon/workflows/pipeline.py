@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from bertsurgeon import distributed, progress
@@ -21,8 +19,9 @@ from bertsurgeon.benchmark import (
     folder_size,
     measure_sizes,
 )
-from bertsurgeon.checkpoint import load_tokenizer, save_model, write_report
-from bertsurgeon.errors import CheckpointError, first_line
+from bertsurgeon.checkpoint import load_tokenizer, lock_outputs, save_model
+from bertsurgeon.checkpoint.saving import as_json
+from bertsurgeon.errors import CheckpointError
 from bertsurgeon.evaluation import check_head, compare, evaluate
 from bertsurgeon.methods.auto.measurements import Calibration
 from bertsurgeon.methods.base import PruneConfig, PruneReport
@@ -30,6 +29,7 @@ from bertsurgeon.methods.registry import get_method
 from bertsurgeon.pruning import prune
 from bertsurgeon.recovery import TrainingConfig, recover_with_report
 from bertsurgeon.reporting import CARD, model_card, model_source
+from bertsurgeon.storage import find_failure, temporary_folder, temporary_root
 from bertsurgeon.tasks import Task, align_to_model, as_dataset
 from bertsurgeon.vocabulary import trim_vocabulary
 from bertsurgeon.workflows.inputs import DataConfig, load_data, load_network, load_texts, raw_texts
@@ -149,7 +149,8 @@ def prune_to_budgets(
     """
     calibrates = calibration is None and get_method(targets[0][0]).calibrate is not None
     shared_steps = int(calibrates) + int(inputs.task is not None)
-    with progress.steps(shared_steps + len(targets) * (3 if training is None else 5)) as begin_step:
+    steps = shared_steps + len(targets) * (3 if training is None else 5)
+    with lock_outputs(*(folder for _, folder in targets)), progress.steps(steps) as begin_step:
         return _prune_to_budgets(
             inputs,
             targets,
@@ -176,6 +177,7 @@ def _prune_to_budgets(
     """Does what :func:`prune_to_budgets` describes, and calls ``begin_step`` before each step that shows progress."""
     dense, tokenizer = inputs.model, inputs.tokenizer
     first = targets[0][0]
+    dense_bytes = distributed.run_on_main(lambda: _saved_size(dense))  # first of all, as it takes room on the disk
     data: Any = inputs.calibration
     method = get_method(first)
     if method.calibrate is not None:
@@ -213,12 +215,17 @@ def _prune_to_budgets(
             "models": metrics,
             "environment": environment(),
         }
-        card = _card(result, inputs)
-        save_model(pruned, folder, saved_tokenizer, {REPORT: result}, overwrite=overwrite, texts={CARD: card})
         begin_step()
-        result["models"] = distributed.run_on_main(partial(_compare, dense, pruned, folder, metrics))
-        distributed.run_on_main(partial(write_report, folder / REPORT, result))
-        distributed.run_on_main(partial(write_report, folder / CARD, _card(result, inputs)))
+        measure = partial(summarize, {"dense": dense, "pruned": pruned}, metrics=metrics)
+
+        def describe(
+            saved: Path, measure: Callable[..., dict[str, Any]] = measure, result: dict[str, Any] = result
+        ) -> dict[str, str]:
+            result["models"] = measure({"dense": dense_bytes, "pruned": folder_size(saved)})
+            return {REPORT: as_json(result), CARD: _card(result, inputs)}
+
+        save_model(pruned, folder, saved_tokenizer, overwrite=overwrite, describe=describe)
+        result["models"] = distributed.run_on_main(partial(result.get, "models"))
         models.append(PrunedModel(folder, result, report))
         _note_time_left(progress.clock() - start, len(models), len(targets))
     return models
@@ -261,33 +268,35 @@ def _recover(pruned: PreTrainedModel, inputs: Inputs, training: TrainingConfig) 
     return training_settings(training, report, inputs.selection)
 
 
-def _compare(
-    dense: PreTrainedModel, pruned: PreTrainedModel, folder: Path, metrics: dict[str, dict[str, float]]
-) -> dict[str, dict[str, Any]]:
-    """Both models side by side; the dense one's file size is that of a new copy, without other files of its folder.
+def _saved_size(model: PreTrainedModel) -> int:
+    """Returns the bytes of a model's files when it is saved, without other files of the folder that it came from.
 
     Raises:
-        CheckpointError: If there is no room for that copy.
+        CheckpointError: If there is no room for a copy.
     """
-    with tempfile.TemporaryDirectory() as copy:
-        try:
-            dense.save_pretrained(copy)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{folder} is written, but there is no room in {tempfile.gettempdir()} to compare its size with the "
-                f"dense model's ({first_line(error)}); set TMPDIR to another folder."
-            ) from error
-        return summarize({"dense": dense, "pruned": pruned}, {"dense": Path(copy), "pruned": folder}, metrics)
+    try:
+        with temporary_folder() as copy:
+            model.save_pretrained(copy)
+            return folder_size(copy)
+    except Exception as error:
+        root = temporary_root()
+        failure = find_failure(error, [root])
+        if failure is None:
+            raise
+        raise CheckpointError(
+            f"The size of the dense model cannot be measured by a copy in {root}: {failure.reason}; {failure.remedy}, "
+            "or set TMPDIR to another folder."
+        ) from error
 
 
 def summarize(
-    models: dict[str, PreTrainedModel], folders: dict[str, Path], metrics: dict[str, dict[str, float]], runs: int = 10
+    models: dict[str, PreTrainedModel], file_bytes: dict[str, int], metrics: dict[str, dict[str, float]], runs: int = 10
 ) -> dict[str, dict[str, Any]]:
     """Measures size, FLOPs and latency of models, beside their quality.
 
     Args:
         models: The models by name.
-        folders: Folder of each model.
+        file_bytes: Bytes of the files of each model.
         metrics: The task's metrics of each model, in percent; may be empty.
         runs: Timed forward passes per model and batch size.
 
@@ -304,7 +313,7 @@ def summarize(
             **metrics.get(name, {}),
             "encoder_weights": sizes.encoder_weights,
             "parameters": sizes.parameters,
-            "file_bytes": folder_size(folders[name]),
+            "file_bytes": file_bytes[name],
             "flops": count_flops(model, 1, length),
             **{f"latency_ms_{size}x{length}": latency[name].p50_ms for size, latency in latencies.items()},
         }

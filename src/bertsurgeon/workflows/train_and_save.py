@@ -20,6 +20,7 @@ from bertsurgeon.checkpoint import (
     is_sparse,
     load_model,
     load_tokenizer,
+    locks_output,
     new_work_folder,
     read_config,
     remove_work_folder,
@@ -105,6 +106,7 @@ class TrainingOutput:
         return replace(self, overwrite=overwrite)
 
 
+@locks_output
 def finetune_and_save(
     name: str, config: TrainingConfig, data: DataConfig, output: TrainingOutput
 ) -> tuple[PreTrainedModel, dict[str, float]]:
@@ -138,6 +140,7 @@ def finetune_and_save(
     return model, _fit_and_save(model, tokenizer, job, fit, "finetune", output, folder)["metrics"]
 
 
+@locks_output
 def recover_and_save(
     name: str, config: TrainingConfig, data: DataConfig, output: TrainingOutput, teacher: str | None = None
 ) -> tuple[PreTrainedModel, dict[str, dict[str, float]]]:
@@ -196,6 +199,7 @@ def recover_and_save(
     return model, _fit_and_save(model, tokenizer, job, fit, "recover", output, name, score_before=True)
 
 
+@locks_output
 def prune_gradually_and_save(
     name: str,
     recipe: Recipe,
