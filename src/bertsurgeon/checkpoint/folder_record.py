@@ -12,6 +12,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+EXPORT_MANIFEST = "bertsurgeon_export.json"
+"""File that an exported model has, see :mod:`bertsurgeon.runtime.manifest`."""
+
 RECORD = "bertsurgeon_folder.json"
 """Name of the file that lists the files of a folder."""
 
@@ -169,7 +172,7 @@ def add_recorded_file(folder: Path, name: str, text: str) -> None:
 
 def _released_kind(folder: Path) -> FolderKind:
     """Returns what a folder of 0.1.0 holds."""
-    if (folder / "bertsurgeon_export.json").exists():
+    if (folder / EXPORT_MANIFEST).exists():
         return "export"
     return "calibration" if (folder / _RELEASED_CALIBRATION[0]).exists() else "model"
 

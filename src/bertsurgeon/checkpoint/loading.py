@@ -36,6 +36,7 @@ from bertsurgeon.checkpoint.checks import (
     check_unused,
     unusable_model,
 )
+from bertsurgeon.checkpoint.folder_record import EXPORT_MANIFEST
 from bertsurgeon.checkpoint.hf_quantizer import (
     METHOD,
     SPARSE_METHOD,
@@ -159,6 +160,8 @@ def read_config(name: str | Path) -> PretrainedConfig:
     """
     folder = Path(name)
     if folder.is_dir():
+        if (folder / EXPORT_MANIFEST).is_file():
+            raise ModelError(f"{folder} is an exported model, without weights to load; name what it was exported from.")
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder} holds no model: there is no config.json in it.")
         try:

@@ -17,13 +17,14 @@ from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.calibration import PIXELS, Batch, make_batches
 from bertsurgeon.checkpoint import check_output, get_ranges, new_folder
 from bertsurgeon.devices import on_cpu
+from bertsurgeon.embedder import Embedder
 from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting.config import ExportConfig
-from bertsurgeon.exporting.verify import reference, require_agreement
+from bertsurgeon.exporting.verify import Arrays, reference, require_agreement
 from bertsurgeon.exporting.write import ExportJob, trace_fastest, trace_model, write
 from bertsurgeon.options import check_config
 from bertsurgeon.prediction import evaluating, gradients_enabled, without_inference_tensors
-from bertsurgeon.runtime import MODEL_FILES, Manifest, RuntimeModel, open_session, require
+from bertsurgeon.runtime import MODEL_FILES, Manifest, RuntimeModel, require
 from bertsurgeon.tasks import TOKEN_TYPES, Data, as_dataset, collect_data, is_batches
 from bertsurgeon.tasks.types.embedding import EMBEDDING
 
@@ -102,7 +103,7 @@ def export(
     if model.dtype != torch.float32:  # graphs compute in fp32, whatever the stored precision
         model = nn.Module.float(deepcopy(model))  # transformers forbids model.float() for quantized models
     with progress.bar(f"Exporting to {config.runtime}", 4) as advance, evaluating(model):
-        outputs, expected = reference(model, checked, OUTPUTS)
+        outputs, expected = _reference(model, checked)
         advance()
         job = ExportJob(config, model, calibration, checked, inputs, outputs, expected)
         graph_model = trace_fastest(job)
@@ -111,13 +112,13 @@ def export(
             file = temporary / MODEL_FILES[config.runtime]
             kept_float = write(graph_model, file, job)
             advance()
-            check = job.check(open_session(config.runtime, file, config.precision))
+            check = job.check(job.open(file, config.precision))
             require_agreement(check, config.precision, config.limit)
             manifest = Manifest(
                 config.runtime,
                 config.precision,
                 inputs,
-                outputs,
+                job.compared,
                 measure_sizes(model).encoder_weights,
                 kept_float,
                 check.to_dict(),
@@ -125,6 +126,10 @@ def export(
             )
             manifest.save(temporary)
             _stock_config(model).save_pretrained(temporary)
+            if isinstance(model, Embedder) and text_tokenizer is not None:
+                model.save_settings(temporary)
+                tokenizer = deepcopy(text_tokenizer)
+                tokenizer.model_max_length = model.max_seq_length  # where other libraries cut texts
             tokenizer.save_pretrained(temporary)
             advance()
     return manifest
@@ -146,13 +151,26 @@ def open_for_timing(model: PreTrainedModel, config: ExportConfig, batch: Batch) 
     model = on_cpu(model)
     batch = {name: value.cpu() for name, value in batch.items()}
     with evaluating(model), TemporaryDirectory() as folder:
-        outputs, expected = reference(model, [batch], OUTPUTS)
+        outputs, expected = _reference(model, [batch])
         job = ExportJob(config, model, [batch], [batch], inputs, outputs, expected)
         file = Path(folder) / MODEL_FILES[config.runtime]
         write(trace_model(job), file, job)
-        session = open_session(config.runtime, file, config.precision)
+        session = job.open(file, config.precision)
     weights = measure_sizes(model).encoder_weights
-    return RuntimeModel(session, Manifest(config.runtime, config.precision, inputs, outputs, weights), model.config)
+    manifest = Manifest(config.runtime, config.precision, inputs, job.compared, weights)
+    return RuntimeModel(session, manifest, model.config)
+
+
+def _reference(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[tuple[str, ...], list[Arrays]]:
+    """Returns the names of the graph's outputs, and those outputs of PyTorch that are compared, for each batch.
+
+    The graph of an embedder also has the embeddings of the tokens, as first output, from which other libraries pool
+    them themselves; the embedding of the text is made of them.
+    """
+    outputs, expected = reference(model, batches, OUTPUTS)
+    if EMBEDDING in outputs:
+        expected = [{EMBEDDING: arrays[EMBEDDING]} for arrays in expected]
+    return outputs, expected
 
 
 def _resolve_quantization(config: ExportConfig, model: PreTrainedModel) -> ExportConfig:

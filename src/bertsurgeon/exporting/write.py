@@ -43,7 +43,7 @@ class ExportJob:
         checked: Batches on which outputs are compared.
         inputs: Names of the graph's inputs.
         outputs: Names of the graph's outputs.
-        expected: Outputs of the PyTorch model by name, for each batch of ``checked``.
+        expected: Outputs of the PyTorch model by name, for each batch of ``checked``: those that are compared.
     """
 
     config: ExportConfig
@@ -53,6 +53,15 @@ class ExportJob:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     expected: list[Arrays]
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Names of the outputs that are compared, and that a session computes."""
+        return tuple(self.expected[0])
+
+    def open(self, model: Any, precision: Precision) -> Session:
+        """Opens a graph, as a file or in memory, in the runtime."""
+        return open_session(self.config.runtime, model, precision, outputs=self.compared)
 
     def check(self, session: Session) -> Check:
         """Compares the outputs of a session with those of PyTorch."""
@@ -93,7 +102,7 @@ def trace_fastest(job: ExportJob) -> Any:
             file = Path(folder) / f"{name}.onnx"
             save_graph(graph, file)
             precision: Precision = "bf16" if config.precision == "bf16" else "fp32"
-            session = open_session(config.runtime, file, precision)
+            session = job.open(file, precision)
             sessions[name] = lambda s=session, **batch: s.run(to_arrays(batch, job.inputs))
         latencies = time_batches(sessions, [batch], runs=5, warmup=2)
     if latencies["grouped"].p50_ms <= latencies["filled"].p50_ms:
@@ -131,7 +140,7 @@ def _write_onnx(graph_model: Any, file: Path, job: ExportJob) -> tuple[str, ...]
             graph_model = onnx_ir.load(quantized)
     elif job.config.quantization == "static":
         model, kept_float = _quantize_within_limit(
-            serialize(graph_model), job, lambda proto: open_session("onnx", proto.SerializeToString(), "int8")
+            serialize(graph_model), job, lambda proto: job.open(proto.SerializeToString(), "int8")
         )
         graph_model = onnx_ir.serde.deserialize_model(model)
     elif job.config.quantization == "trained":
@@ -150,9 +159,7 @@ def _write_openvino(graph_model: Any, file: Path, job: ExportJob) -> tuple[str, 
         save_graph(graph_model, Path(folder) / "model.onnx")
         model = openvino.convert_model(Path(folder) / "model.onnx")
         if job.config.quantization == "static":
-            model, kept_float = _quantize_within_limit(
-                model, job, lambda quantized: open_session("openvino", quantized, "int8")
-            )
+            model, kept_float = _quantize_within_limit(model, job, lambda quantized: job.open(quantized, "int8"))
         # bfloat16 products do not use the bits that 16-bit weights lack
         openvino.save_model(model, file, compress_to_fp16=job.config.precision == "bf16")
     return kept_float

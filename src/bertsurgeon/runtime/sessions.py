@@ -1,7 +1,7 @@
 """Sessions of exported models, which take tensors and return outputs like the PyTorch models they come from."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,13 +33,14 @@ class OnnxSession:
     Args:
         model: File of the model, or its bytes.
         threads: Threads per product; None for all cores.
+        outputs: Names of the outputs to compute; None for all.
 
     Raises:
         CheckpointError: If the model cannot be loaded.
         ExportError: If ONNX Runtime is not installed.
     """
 
-    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
+    def __init__(self, model: Path | bytes, threads: int | None = None, outputs: Sequence[str] | None = None) -> None:
         onnxruntime = require("onnxruntime", "onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
@@ -51,7 +52,8 @@ class OnnxSession:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the exception types of ONNX Runtime are not public
             raise _load_error("ONNX Runtime", model, first_line(error)) from error
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        names = [output.name for output in self._session.get_outputs()]
+        self._outputs = [name for name in names if outputs is None or name in outputs]
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Computes the outputs by name, for inputs by name."""
@@ -65,13 +67,16 @@ class OpenVinoSession:
         model: File of the model, or an ``openvino.Model`` or ``openvino.CompiledModel``.
         precision: Precision of the products; the remaining operations of INT8 models run in fp32.
         threads: Threads per inference; None for all cores.
+        outputs: Names of the outputs to compute; None for all.
 
     Raises:
         CheckpointError: If the model cannot be loaded.
         ExportError: If OpenVINO is not installed.
     """
 
-    def __init__(self, model: Any, precision: Precision, threads: int | None = None) -> None:
+    def __init__(
+        self, model: Any, precision: Precision, threads: int | None = None, outputs: Sequence[str] | None = None
+    ) -> None:
         openvino = require("openvino", "openvino")
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -83,16 +88,35 @@ class OpenVinoSession:
             core = openvino.Core()
             graph = core.read_model(model) if isinstance(model, Path) else model
             is_compiled = isinstance(graph, openvino.CompiledModel)
+            if outputs is not None and not is_compiled:
+                graph = _with_outputs(graph, outputs)
             self._compiled = graph if is_compiled else core.compile_model(graph, "CPU", settings)
         except RuntimeError as error:
             raise _load_error("OpenVINO", model, _last_line(error)) from error
-        self._outputs = [output.get_any_name() for output in self._compiled.outputs]
+        self._outputs = [_output_name(output, outputs) for output in self._compiled.outputs]
         self._request = self._compiled.create_infer_request()
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Computes the outputs by name, for inputs by name."""
         arrays = self._request.infer(dict(inputs), share_inputs=True)
         return {name: np.array(arrays[index]) for index, name in enumerate(self._outputs)}
+
+
+def _output_name(output: Any, outputs: Sequence[str] | None) -> str:
+    """Returns the name of an output of OpenVINO, which may have several: the one that is asked for."""
+    return next((name for name in outputs or () if name in output.names), str(output.get_any_name()))
+
+
+def _with_outputs(graph: Any, outputs: Sequence[str]) -> Any:
+    """Returns a graph of OpenVINO without its other outputs, which would be copied at every inference."""
+    others = [output.names for output in graph.outputs if not output.names & set(outputs)]
+    if not others:
+        return graph
+    graph = graph.clone()
+    for output in list(graph.outputs):
+        if output.names in others:
+            graph.remove_result(output.node)
+    return graph
 
 
 class RuntimeModel:
@@ -102,18 +126,23 @@ class RuntimeModel:
         session: The loaded graph.
         manifest: Description of the exported model.
         config: Configuration of the model that was exported.
+        folder: Its folder; None if it was not opened from one.
 
     Attributes:
         session: The loaded graph.
         manifest: Description of the exported model.
         config: Configuration of the model that was exported.
+        folder: Its folder; None if it was not opened from one.
         device: The CPU.
     """
 
-    def __init__(self, session: Session, manifest: Manifest, config: PretrainedConfig) -> None:
+    def __init__(
+        self, session: Session, manifest: Manifest, config: PretrainedConfig, folder: Path | None = None
+    ) -> None:
         self.session = session
         self.manifest = manifest
         self.config = config
+        self.folder = folder
         self.device = torch.device("cpu")
 
     def __call__(self, input_ids: Tensor | None = None, **inputs: Any) -> ModelOutput:
@@ -162,7 +191,13 @@ def _as_array(name: str, value: Any) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(tensor.numpy())
 
 
-def open_session(runtime: Runtime, model: Any, precision: Precision, threads: int | None = None) -> Session:
+def open_session(
+    runtime: Runtime,
+    model: Any,
+    precision: Precision,
+    threads: int | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Session:
     """Loads a graph into its runtime.
 
     Args:
@@ -170,12 +205,15 @@ def open_session(runtime: Runtime, model: Any, precision: Precision, threads: in
         model: File of the model, or the model in a form that the runtime accepts.
         precision: Precision of the products.
         threads: Number of threads; None for all cores.
+        outputs: Names of the outputs to compute; None for all.
 
     Raises:
         CheckpointError: If the model cannot be loaded.
         ExportError: If the runtime is not installed.
     """
-    return OnnxSession(model, threads) if runtime == "onnx" else OpenVinoSession(model, precision, threads)
+    if runtime == "onnx":
+        return OnnxSession(model, threads, outputs)
+    return OpenVinoSession(model, precision, threads, outputs)
 
 
 def open_exported(folder: str | Path, threads: int | None = None) -> RuntimeModel:
@@ -192,8 +230,8 @@ def open_exported(folder: str | Path, threads: int | None = None) -> RuntimeMode
     folder = Path(folder)
     manifest = Manifest.load(folder)
     config = _read_config(folder)
-    session = open_session(manifest.runtime, folder / manifest.file, manifest.precision, threads)
-    return RuntimeModel(session, manifest, config)
+    session = open_session(manifest.runtime, folder / manifest.file, manifest.precision, threads, manifest.outputs)
+    return RuntimeModel(session, manifest, config, folder)
 
 
 def require(package: str, extra: str) -> Any:
