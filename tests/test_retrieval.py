@@ -272,6 +272,8 @@ def test_compress_takes_a_search_as_its_bound(folder: Path, tmp_path: Path, monk
     assert report["bound"]["metric"] == "ndcg_at_10"
     assert report["data"]["search"] == 12  # queries
     assert report["data"]["training"] == 30  # documents
+    assert [file["name"] for file in report["data"]["files"]] == ["corpus.jsonl", "queries.jsonl", "test.tsv"]
+    assert "on 12 queries" in report["verdict"]["sentence"]
     assert set(report["reference"]) == {"ndcg_at_10", "recall_at_100", "mrr_at_10"}
     assert report["candidates"][1]["quality"]["texts"] == 12
     # the metric of the report is that of evaluate
