@@ -11,6 +11,9 @@ judgements and STS-B only measure. Rows are `MODEL/VARIANT/RUNTIME-PRECISION`, w
 any two rows can be compared; `dense` of MiniLM is what a user would take instead of a pruned base-size model, and
 `static` (model2vec, distilled from the same teacher) is the fast end. `--speed` times all variants of a runtime in
 turns, from texts to embeddings, and needs an idle machine. `--only 'minilm/auto-0.5/*'` selects rows.
+
+The static model needs model2vec, whose distillation names older versions of transformers than it runs with:
+`pip install model2vec && pip install --no-deps 'skeletoken<0.7'`.
 """
 
 import argparse
