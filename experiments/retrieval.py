@@ -47,6 +47,7 @@ from bertsurgeon import (
     load_model,
     open_exported,
     prepare_for_inference,
+    progress,
     prune,
     save_model,
     train,
@@ -295,8 +296,11 @@ def plot(runtime: str) -> None:
     """Draws nDCG@10 against texts per second of a runtime, INT8 where it has it."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     speeds = read_rows("retrieval", f"speed/{runtime}-")
+    if not speeds:
+        progress.note(f"No speeds of {runtime} are stored; measure them with --speed.")
+        return
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for name, row in speeds.items():
         precision = name.rpartition("-")[2]
         for model in ("mpnet", "minilm"):
