@@ -215,6 +215,13 @@ EXPERIMENTS = {
             "docs/embeddings.md#measured",
         ),
         Experiment(
+            "retrieval",
+            "What does pruning cost embedders on judged queries, beside the small models that replace them?",
+            "--data-dir $GLUE --cranfield ../shared/data/cranfield",
+            "docs/retrieval.md",
+            has_results=False,
+        ),
+        Experiment(
             "decoder",
             "How does the perplexity of a small decoder change, against removal by magnitude?",
             "",

@@ -4,9 +4,10 @@ To the rest of the library it is a model with a head like any other. sentence-tr
 and writes the files, so that its settings (pooling, prompts, maximum length) are preserved.
 """
 
+import json
 import os
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,45 @@ _CHECKPOINT_ATTRIBUTES = ("hf_quantizer", "is_quantized", "quantization_method",
 """Attributes of a pruned model that ``save_pretrained`` reads its plan from."""
 
 
+_POOLING_FLAGS = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "max": "pooling_mode_max_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+"""Entries of a pooling configuration by mode, as all versions of sentence-transformers and other servers read them."""
+
+
+@dataclass(frozen=True)
+class SentenceSettings:
+    """How sentence-transformers embeds texts with a model.
+
+    Attributes:
+        max_length: Number of tokens at which texts are cut; None if the folder does not name it.
+        prompts: Texts to put before texts of a kind (``query``, ``document``, …), by the kind's name.
+        similarity: Name of the function that compares embeddings.
+        pools_prompt: Whether the tokens of a prompt are part of the embedding.
+    """
+
+    max_length: int | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    similarity: str = "cosine"
+    pools_prompt: bool = True
+
+
 @dataclass
 class EmbedderOutput(ModelOutput):
     """Outputs of an :class:`Embedder`.
 
     Attributes:
+        last_hidden_state: Embeddings of the tokens before pooling, shape (texts, tokens, width).
         sentence_embedding: One vector per text, shape (texts, width).
         hidden_states: Hidden states of the encoder, each of shape (texts, tokens, width), if requested.
     """
 
+    last_hidden_state: Tensor | None = None
     sentence_embedding: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
 
@@ -130,12 +161,52 @@ class Embedder(PreTrainedModel):
         }
         for module in self.tail:
             features = module(features)
-        return EmbedderOutput(features[EMBEDDING], outputs.hidden_states)
+        return EmbedderOutput(outputs.last_hidden_state, features[EMBEDDING], outputs.hidden_states)
 
     @property
     def max_seq_length(self) -> int:
         """Number of tokens at which ``SentenceTransformer`` truncates a text."""
         return int(self.sentence_model.max_seq_length)
+
+    @property
+    def settings(self) -> SentenceSettings:
+        """How ``SentenceTransformer`` embeds texts with the model."""
+        model = self.sentence_model
+        prompts = {name: text for name, text in dict(model.prompts).items() if text}
+        pools_prompt = all(getattr(module, "include_prompt", True) for module in self.tail)
+        return SentenceSettings(self.max_seq_length, prompts, str(model.similarity_fn_name), pools_prompt)
+
+    def save_settings(self, folder: Path) -> None:
+        """Writes the files by which any version of ``SentenceTransformer`` reads a folder with an exported encoder.
+
+        Args:
+            folder: Folder with the encoder's configuration and tokenizer.
+        """
+        modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+        for index, module in enumerate(self.tail, 1):
+            name = type(module).__name__
+            path = folder / f"{index}_{name}"
+            path.mkdir()
+            if name == "Pooling":
+                _write(path / "config.json", _pooling_config(module))
+            else:
+                untyped: Any = module
+                untyped.save(str(path))
+            modules.append(
+                {"idx": index, "name": str(index), "path": path.name, "type": f"sentence_transformers.models.{name}"}
+            )
+        settings = self.settings
+        _write(folder / MODULES, modules)
+        _write(folder / TRANSFORMER, {"max_seq_length": settings.max_length, "do_lower_case": False})
+        _write(
+            folder / SETTINGS,
+            {
+                "model_type": "SentenceTransformer",
+                "prompts": dict(self.sentence_model.prompts),
+                "default_prompt_name": self.sentence_model.default_prompt_name,
+                "similarity_fn_name": settings.similarity,
+            },
+        )
 
     def set_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Replaces the tokenizer inside the ``SentenceTransformer``; its maximum length remains.
@@ -234,6 +305,32 @@ def _module_folders(file: Path) -> list[str]:
     return paths
 
 
+def read_settings(folder: str | Path) -> SentenceSettings:
+    """Reads how sentence-transformers embeds texts with a folder, such as that of an exported embedder.
+
+    Args:
+        folder: Folder of the embedder; what it does not name has its default.
+
+    Raises:
+        CheckpointError: If a file is damaged.
+    """
+    folder = Path(folder)
+    try:
+        settings = _read(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+        transformer = _read(folder / TRANSFORMER) if (folder / TRANSFORMER).is_file() else {}
+        modules = _read(folder / MODULES, list) if (folder / MODULES).is_file() else []
+        pooling = [folder / each["path"] / "config.json" for each in modules if each["type"].endswith(".Pooling")]
+        length = transformer.get("max_seq_length")
+        return SentenceSettings(
+            None if length is None else int(length),
+            {str(name): str(text) for name, text in (settings.get("prompts") or {}).items() if text},
+            str(settings.get("similarity_fn_name") or "cosine"),
+            all(_read(file).get("include_prompt", True) for file in pooling if file.is_file()),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"The settings of the embedder in {folder} are damaged ({first_line(error)}).") from error
+
+
 def read_companions(folder: str | Path) -> dict[str, str]:
     """Reads the files that sentence-transformers keeps beside a cross-encoder, to be saved beside a pruned one as well.
 
@@ -316,6 +413,20 @@ def _find(name: str | Path, file: str) -> Path | None:
     except (OSError, ValueError):  # the model does not exist or cannot be reached; loading it reports the error
         return None
     return None if path is None else Path(path)
+
+
+def _pooling_config(pooling: Any) -> dict[str, Any]:
+    modes = (pooling.pooling_mode,) if isinstance(pooling.pooling_mode, str) else pooling.pooling_mode
+    flags = {entry: mode in modes for mode, entry in _POOLING_FLAGS.items()}
+    return {
+        "word_embedding_dimension": int(pooling.embedding_dimension),
+        **flags,
+        "include_prompt": bool(pooling.include_prompt),
+    }
+
+
+def _write(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _read(file: Path, form: type[Any] = dict) -> Any:

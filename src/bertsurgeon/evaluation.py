@@ -44,7 +44,7 @@ def check_head(model: Predictor, task: Task) -> None:
     """
     task_type = task_type_of(model)
     outputs = task_type.num_outputs_of(model.config)
-    if type(task_type) is not type(task.type) or outputs != task.num_labels:
+    if not task.type.fits_head(task_type) or outputs != task.num_labels:
         raise ModelError(
             f"The model has a head for {task_type.describe(outputs)}, but task {task.name!r} is "
             f"{task.type.describe(task.num_labels)}; choose the task the model was fine-tuned on (your own data: also "

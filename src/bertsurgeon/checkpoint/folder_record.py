@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 from bertsurgeon.files import read_json
 
+EXPORT_MANIFEST = "bertsurgeon_export.json"
+"""File that an exported model has, see :mod:`bertsurgeon.runtime.manifest`."""
+
 RECORD = "bertsurgeon_folder.json"
 """Name of the file that lists the files of a folder."""
 
@@ -165,7 +168,7 @@ def read_record(folder: Path) -> tuple[str, list[str]] | None:
 
 def released_kind(folder: Path) -> FolderKind:
     """Returns what a folder of 0.1.0 holds."""
-    if (folder / "bertsurgeon_export.json").exists():
+    if (folder / EXPORT_MANIFEST).exists():
         return "export"
     return "calibration" if (folder / _RELEASED_CALIBRATION[0]).exists() else "model"
 

@@ -8,6 +8,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from bertsurgeon.architectures import get_architecture
+from bertsurgeon.checkpoint.folder_record import EXPORT_MANIFEST
 from bertsurgeon.checkpoint.hf_quantizer import METHOD, SPARSE_METHOD
 from bertsurgeon.errors import CheckpointError, ModelError, first_line
 from bertsurgeon.files import DamagedFileError, read_json
@@ -34,6 +35,8 @@ def read_config(name: str | Path) -> PretrainedConfig:
     """
     folder = Path(name)
     if folder.is_dir():
+        if (folder / EXPORT_MANIFEST).is_file():
+            raise ModelError(f"{folder} is an exported model, without weights to load; name what it was exported from.")
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder} holds no model: there is no config.json in it.")
         try:

@@ -14,6 +14,7 @@ from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
 from bertsurgeon.cli.tables import compact_table
 from bertsurgeon.compression import CompressConfig
+from bertsurgeon.retrieval import RetrievalConfig
 from bertsurgeon.runtime import RUNTIME_NAMES
 from bertsurgeon.workflows.compress import compress_and_save
 from bertsurgeon.workflows.compress import dry_run as plan_only
@@ -39,6 +40,7 @@ def compress(
         ),
     ] = None,
     config: Annotated[CompressConfig, opt.Panel("Compression")],
+    retrieval: Annotated[RetrievalConfig, opt.Panel("Retrieval (--task retrieval)")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan of the search with predictions, and do nothing else.")
     ] = False,
@@ -67,7 +69,14 @@ def compress(
     if push_to_hub is not None:
         check_upload(push_to_hub)
     result = compress_and_save(
-        model, config, data, output, test_file=test_file, overwrite=overwrite, command=command_line()
+        model,
+        config,
+        data,
+        output,
+        test_file=test_file,
+        retrieval=retrieval,
+        overwrite=overwrite,
+        command=command_line(),
     )
     report = result.report
     if push_to_hub is not None:

@@ -11,13 +11,15 @@ from bertsurgeon.benchmark import folder_size, measure_sizes
 from bertsurgeon.checkpoint import count_kept, get_plan, load_model, load_tokenizer, sparse_block
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import app, emit, guarded
-from bertsurgeon.cli.tables import print_plan, print_sparsity
+from bertsurgeon.cli.tables import format_metrics, print_differences, print_plan, print_sparsity
 from bertsurgeon.cli.train import show_metrics
 from bertsurgeon.errors import OptionError
 from bertsurgeon.evaluation import check_head, compare
 from bertsurgeon.evaluation import evaluate as evaluate_model
 from bertsurgeon.plan import dense_plan
+from bertsurgeon.retrieval import RetrievalConfig, compare_results
 from bertsurgeon.tasks import task_type_for_texts, tokenize
+from bertsurgeon.tasks.retrieval import PairedDifference
 from bertsurgeon.workflows.inputs import (
     DataConfig,
     check_same_vocabulary,
@@ -26,6 +28,7 @@ from bertsurgeon.workflows.inputs import (
     read_all_texts,
     resolve_model,
 )
+from bertsurgeon.workflows.retrieval import Searcher, is_retrieval
 
 
 @app.command()
@@ -42,6 +45,7 @@ def evaluate(
         ),
     ] = None,
     data: Annotated[DataConfig, opt.Panel("Data", without=("max_train_samples",))],
+    retrieval: Annotated[RetrievalConfig, opt.Panel("Retrieval (--task retrieval)")],
     seed: opt.Seed = 0,
     as_json: opt.Json = False,
 ) -> None:
@@ -49,7 +53,12 @@ def evaluate(
 
     --validation-file is enough: the model has the codes of the classes. A --train-file is read for its classes only.
     Texts of --text-file should be ones that nothing was pruned or recovered with; all of them are compared.
+    --task retrieval searches the collection in --data-dir with an embedder, or sorts candidates with a reranker; with a
+    --reference, the differences are tested over its queries.
     """
+    if is_retrieval(data, retrieval):
+        evaluate_search(model, reference, data, retrieval, seed, as_json)
+        return
     if data.text_file is not None and (reference is None or not data.only_texts):
         raise OptionError("--text-file evaluates without labels: name a --reference with it, and no other data.")
     check_same_vocabulary(model, reference)
@@ -67,6 +76,34 @@ def evaluate(
     if reference is not None:
         metrics |= compare(open_model(reference, data), network, rows, tokenizer)
     show_metrics({"model": model, "task": name, "metrics": metrics}, as_json)
+
+
+def evaluate_search(
+    model: str, reference: str | None, data: DataConfig, config: RetrievalConfig, seed: int, as_json: bool
+) -> None:
+    """Evaluates a model on a retrieval collection, beside another one if that is named."""
+    if data.text_file is not None:
+        raise OptionError("--text-file has no effect with --task retrieval, which reads a collection; leave it out.")
+    searcher = Searcher(data, config)
+    result = searcher(model)
+    report = {"model": model, "task": data.task, "collection": searcher.collection.name, **result.to_dict()}
+    differences: dict[str, PairedDifference] = {}
+    if reference is not None:
+        other = searcher(reference)
+        differences = compare_results(other, result, seed=seed)
+        report |= {
+            "reference": {"model": reference, **other.to_dict()},
+            "differences": {name: difference.to_dict() for name, difference in differences.items()},
+        }
+
+    def show(console: Console) -> None:
+        console.print(format_metrics(result.metrics), highlight=False)
+        if result.first_stage is not None:
+            console.print("first stage: " + format_metrics(result.first_stage), highlight=False)
+        if differences:
+            print_differences(differences, console)
+
+    emit(report, as_json, show)
 
 
 @app.command(runs_models=False)

@@ -1,6 +1,6 @@
 """Tables that commands print; they fit 80 columns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bertsurgeon.plan import Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Role, Structure, SubLayerName
+from bertsurgeon.tasks.retrieval import PairedDifference
 
 _FORMATS: dict[str, tuple[str, float, str]] = {
     "encoder_weights": ("encoder weights", 1e6, "{:.2f} M"),
@@ -73,6 +74,31 @@ def print_metrics_before_recovery(metrics: dict[str, float] | None, console: Con
 def format_metrics(metrics: dict[str, float]) -> str:
     """Formats metrics in one line."""
     return "  ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+
+
+def print_differences(differences: Mapping[str, PairedDifference], console: Console) -> None:
+    """Prints the differences of two models over queries, and the smallest one that so many queries show."""
+    table = compact_table()
+    table.add_column("metric")
+    for heading in ("reference", "model", "difference", "95 % interval", "p"):
+        table.add_column(heading, justify="right")
+    for name, one in differences.items():
+        table.add_row(
+            name,
+            f"{one.reference:.2f}",
+            f"{one.model:.2f}",
+            f"{one.difference:+.2f}",
+            f"{one.low:+.2f} to {one.high:+.2f}",
+            f"{one.p:.4f}",
+        )
+    console.print(table)
+    name, first = next(iter(differences.items()))
+    if first.detectable:
+        console.print(
+            f"{first.queries:,} queries with this spread show differences of {name} of about {first.detectable:.1f} "
+            "points or more.",
+            highlight=False,
+        )
 
 
 def print_plan(plan: ModelPlan, console: Console) -> None:

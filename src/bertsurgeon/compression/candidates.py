@@ -44,6 +44,7 @@ from bertsurgeon.recovery import TrainingConfig, recover
 from bertsurgeon.runtime import Precision, open_exported
 from bertsurgeon.tasks import head_of
 from bertsurgeon.tasks.contributions import Contributions, agreement_contributions, contributions
+from bertsurgeon.tasks.retrieval import Ranking
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -366,7 +367,9 @@ class CandidateMaker:
 
     def measure_loss(self, dense: Outputs, outputs: Outputs, rows: Dataset, confidence: float) -> tuple[float, Quality]:
         """Returns the agreement with the dense model, in percent, and the loss against the bound."""
-        agreement = agreement_contributions(head_of(self.model), dense, outputs, rows)
+        task = self.inputs.task
+        head = task.type if task is not None and isinstance(task.type, Ranking) else head_of(self.model)
+        agreement = agreement_contributions(head, dense, outputs, rows)
         if self.bound.kind == "min_agreement":
             return agreement.metric, judge(None, agreement, self.bound, confidence, self.config.seed)
         sides: list[Contributions] = [

@@ -18,6 +18,7 @@ from bertsurgeon.errors import DataError
 from bertsurgeon.evaluation import check_head
 from bertsurgeon.methods.auto.measurements import fingerprint
 from bertsurgeon.tasks import Data, Embedding, QuestionAnswering, Task, as_dataset
+from bertsurgeon.tasks.retrieval import SHARED, Ranking, query_numbers
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -127,7 +128,7 @@ def set_aside(validation: Dataset, task: Task | None, seed: int) -> tuple[Datase
     """Divides validation data into a half to search on and a half to confirm on, if there is enough of it.
 
     Args:
-        validation: Tokenized rows; all rows of a question, or of a pair, stay together.
+        validation: Tokenized rows; all rows of a question, a pair or a query stay together.
         task: The task; None without labels.
         seed: Fixes the halves.
 
@@ -135,16 +136,27 @@ def set_aside(validation: Dataset, task: Task | None, seed: int) -> tuple[Datase
         Both parts; all of the data and None if there is not enough.
     """
     units = text_numbers(validation, task)
-    names = np.unique(units)
+    names = np.unique(units[units != SHARED])
     if len(names) < MIN_TO_SET_ASIDE:
         return validation, None
     chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
-    searched = np.isin(units, chosen)
-    return validation.select(np.flatnonzero(searched)), validation.select(np.flatnonzero(~searched))
+    searched, shared = np.isin(units, chosen), units == SHARED
+    return validation.select(np.flatnonzero(searched | shared)), validation.select(np.flatnonzero(~searched))
+
+
+def count_texts(rows: Dataset, task: Task | None) -> int:
+    """Returns the number of texts, questions, pairs or queries."""
+    units = text_numbers(rows, task)
+    return len(np.unique(units[units != SHARED]))
 
 
 def text_numbers(rows: Dataset, task: Task | None) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Returns the number of the text that each row belongs to: of the question, or of the pair of embedded texts."""
+    """Returns the number of the text that each row belongs to: of the question, pair of embedded texts, or query.
+
+    Documents of a search belong to all queries, and have the number ``SHARED``.
+    """
+    if task is not None and isinstance(task.type, Ranking):
+        return query_numbers(rows)
     if task is not None and isinstance(task.type, QuestionAnswering):
         return np.asarray(rows["example"])
     numbers = np.arange(len(rows))

@@ -30,7 +30,7 @@ from bertsurgeon.compression.candidates import (
     Spec,
     latency_to_dict,
 )
-from bertsurgeon.compression.inputs import text_numbers
+from bertsurgeon.compression.inputs import count_texts
 from bertsurgeon.compression.search import SearchResult
 from bertsurgeon.compression.work_folder import key_of, load_outputs
 from bertsurgeon.devices import instruction_sets
@@ -38,6 +38,7 @@ from bertsurgeon.prediction import Predictor, evaluating, predict_outputs
 from bertsurgeon.reporting import plan_rows
 from bertsurgeon.runtime import RUNTIME_NAMES, open_exported
 from bertsurgeon.tasks import head_of
+from bertsurgeon.tasks.retrieval import Ranking
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -239,7 +240,7 @@ def build_report(
         "data": {
             "calibration": calibrated,
             "training": len(maker.inputs.training),
-            "search": len(np.unique(text_numbers(rows, task))),
+            "search": count_texts(rows, task),
             "confirmation": 0 if confirmation is None else confirmation["texts"],
             "files": provenance["files"],
         },
@@ -314,7 +315,9 @@ def describe_verdict(
     assert quality is not None
     measured: dict[str, Any] = quality.to_dict() if confirmation is None else confirmation
     unit = "points of agreement" if bound.kind == "min_agreement" else f"points of {bound.metric}"
-    on = f"{measured['texts']:,} texts" + (" that the search did not use" if confirmation is not None else "")
+    task = maker.inputs.task
+    texts = "queries" if task is not None and isinstance(task.type, Ranking) else "texts"
+    on = f"{measured['texts']:,} {texts}" + (" that the search did not use" if confirmation is not None else "")
     points = round(abs(measured["loss"]), 2)
     change = f"{'loses' if measured['loss'] > 0 else 'gains'} {points:.2f} {unit}" if points else f"loses no {unit}"
     loss = f"It {change} on {on}"
@@ -326,16 +329,16 @@ def describe_verdict(
         )
     elif measured["verdict"] == "not shown":
         needed = measured["texts_needed"]
-        more = f"; about {needed:,} texts would show it" if needed else ""
+        more = f"; about {needed:,} {texts} would show it" if needed else ""
         sentences.append(
-            f"{loss}, within the bound of {bound.value:g}, but {measured['texts']:,} texts do not show it (the loss "
+            f"{loss}, within the bound of {bound.value:g}, but {measured['texts']:,} {texts} do not show it (the loss "
             f"may be {measured['limit']:.2f}){more}."
         )
         shown = result.best_shown
         if shown is not None and shown is not chosen:
             sentences.append(f"The best model that is shown to hold the bound is {_title(maker, rows[shown.name])}.")
         elif shown is None:
-            sentences.append("No model is shown to hold the bound on so few texts.")
+            sentences.append(f"No model is shown to hold the bound on so few {texts}.")
     else:
         sentences.append(f"{loss}, more than the bound of {bound.value:g}.")
     row, int8 = rows[chosen.name], rows.get("dense int8")

@@ -19,15 +19,16 @@ from bertsurgeon.benchmark import measure_sizes
 from bertsurgeon.calibration import PIXELS, Batch, make_batches
 from bertsurgeon.checkpoint import check_output, get_ranges, locks_output, new_folder
 from bertsurgeon.devices import on_cpu
+from bertsurgeon.embedder import Embedder
 from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting.bounds import describe_remedies, make_bound, require_quality
 from bertsurgeon.exporting.config import ExportConfig
 from bertsurgeon.exporting.invariance import measure_invariance
-from bertsurgeon.exporting.verify import reference, require_agreement
+from bertsurgeon.exporting.verify import Arrays, reference, require_agreement
 from bertsurgeon.exporting.write import ExportJob, stock_config, trace_fastest, trace_model, write
 from bertsurgeon.options import check_config
 from bertsurgeon.prediction import evaluating, gradients_enabled, without_inference_tensors
-from bertsurgeon.runtime import MODEL_FILES, Manifest, RuntimeModel, Session, open_session, require
+from bertsurgeon.runtime import MODEL_FILES, Manifest, RuntimeModel, Session, require
 from bertsurgeon.storage import temporary_folder
 from bertsurgeon.tasks import TOKEN_TYPES, Data, Task, as_dataset, collect_data, is_batches, max_input_length
 from bertsurgeon.tasks.types.embedding import EMBEDDING
@@ -117,7 +118,7 @@ def export(
     bound = make_bound(model, config, validation, task, tokenizer)
     limit = inf if bound is not None and config.precision == "int8" and config.tolerance is None else config.limit
     with progress.bar(f"Exporting to {config.runtime}", 4) as advance, evaluating(model):
-        outputs, expected = reference(model, checked, OUTPUTS)
+        outputs, expected = _reference(model, checked)
         advance()
         job = ExportJob(config, model, calibration, checked, inputs, outputs, expected, limit, bound)
         graph_model = trace_fastest(job)
@@ -126,17 +127,17 @@ def export(
             file = temporary / MODEL_FILES[config.runtime]
             kept_float = write(graph_model, file, job)
             advance()
-            session = open_session(config.runtime, file, config.precision)
+            session = job.open(file, config.precision)
             check = job.check(session)
             require_agreement(check, config.precision, limit, describe_remedies(config, model))
-            quality = None if bound is None else bound.measure(job.open(session))
+            quality = None if bound is None else bound.measure(job.as_model(session))
             if quality is not None:
                 require_quality(quality, config, model)
             manifest = Manifest(
                 config.runtime,
                 config.precision,
                 inputs,
-                outputs,
+                job.compared,
                 measure_sizes(model).encoder_weights,
                 kept_float,
                 check.to_dict(),
@@ -146,6 +147,10 @@ def export(
             )
             manifest.save(temporary)
             stock_config(model).save_pretrained(temporary)
+            if isinstance(model, Embedder) and text_tokenizer is not None:
+                model.save_settings(temporary)
+                tokenizer = deepcopy(text_tokenizer)
+                tokenizer.model_max_length = model.max_seq_length  # where other libraries cut texts
             tokenizer.save_pretrained(temporary)
             advance()
     return manifest
@@ -181,13 +186,26 @@ def open_for_timing(model: PreTrainedModel, config: ExportConfig, batch: Batch) 
     model = on_cpu(model)
     batch = {name: value.cpu() for name, value in batch.items()}
     with evaluating(model), temporary_folder() as folder:
-        outputs, expected = reference(model, [batch], OUTPUTS)
+        outputs, expected = _reference(model, [batch])
         job = ExportJob(config, model, [batch], [batch], inputs, outputs, expected)
         file = folder / MODEL_FILES[config.runtime]
         write(trace_model(job), file, job)
-        session = open_session(config.runtime, file, config.precision)
+        session = job.open(file, config.precision)
     weights = measure_sizes(model).encoder_weights
-    return RuntimeModel(session, Manifest(config.runtime, config.precision, inputs, outputs, weights), model.config)
+    manifest = Manifest(config.runtime, config.precision, inputs, job.compared, weights)
+    return RuntimeModel(session, manifest, model.config)
+
+
+def _reference(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[tuple[str, ...], list[Arrays]]:
+    """Returns the names of the graph's outputs, and those outputs of PyTorch that are compared, for each batch.
+
+    The graph of an embedder also has the embeddings of the tokens, as first output, from which other libraries pool
+    them themselves; the embedding of the text is made of them.
+    """
+    outputs, expected = reference(model, batches, OUTPUTS)
+    if EMBEDDING in outputs:
+        expected = [{EMBEDDING: arrays[EMBEDDING]} for arrays in expected]
+    return outputs, expected
 
 
 def _resolve_quantization(config: ExportConfig, model: PreTrainedModel) -> ExportConfig:

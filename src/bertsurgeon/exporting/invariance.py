@@ -68,7 +68,7 @@ def measure_invariance(
         "alone": compared(alone),
         "padded": _compare_padded(session, batches, reference, inputs, head, pad_token_id, max_length),
         "order": compared(reverse),
-        "threads": _compare_threads(file, runtime, precision, batches, inputs, head),
+        "threads": _compare_threads(file, runtime, precision, batches, inputs, tuple(reference[0]), head),
         **_compare_without_vnni(file, runtime, precision, batches, reference, inputs, head),
     }
 
@@ -152,11 +152,14 @@ def _compare_threads(
     precision: Precision,
     batches: Sequence[Batch],
     inputs: Sequence[str],
+    outputs: Sequence[str],
     head: Head | None,
 ) -> dict[str, Any] | None:
     if runtime == "openvino" and _cores() < 2:  # it would take one thread
         return None
-    one, two = (run_session(open_session(runtime, file, precision, count), batches, inputs) for count in (1, 2))
+    one, two = (
+        run_session(open_session(runtime, file, precision, count, outputs), batches, inputs) for count in (1, 2)
+    )
     return compare(two, one, batches, head).to_dict()
 
 
@@ -179,10 +182,12 @@ def _compare_without_vnni(
     limited = None
     try:
         outputs = run_without_vnni(file, [to_arrays(batch, inputs) for batch in batches], SECONDS_WITHOUT_VNNI)
-        limited = compare([dict(one) for one in outputs], reference, batches, head).to_dict()
+        limited = compare(
+            [{name: one[name] for name in reference[0]} for one in outputs], reference, batches, head
+        ).to_dict()
     except ExportError as error:
         progress.warn(f"The answers of a processor without VNNI were not measured: {error}")
     if precision != "int8":
         return {"without_vnni": limited, "saturated": None}
-    opened = run_session(OpenVinoSession(file, precision, has_vnni=False), batches, inputs)
+    opened = run_session(OpenVinoSession(file, precision, has_vnni=False, outputs=tuple(reference[0])), batches, inputs)
     return {"without_vnni": compare(opened, reference, batches, head).to_dict(), "saturated": limited}

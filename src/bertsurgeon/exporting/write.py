@@ -45,7 +45,7 @@ class ExportJob:
         checked: Batches on which outputs are compared.
         inputs: Names of the graph's inputs.
         outputs: Names of the graph's outputs.
-        expected: Outputs of the PyTorch model by name, for each batch of ``checked``.
+        expected: Outputs of the PyTorch model by name, for each batch of ``checked``: those that are compared.
         limit: Maximum relative error of the outputs.
         bound: What the export may lose on validation data; None if its outputs alone are compared.
     """
@@ -65,13 +65,22 @@ class ExportJob:
         """The model's head; None if it is unknown."""
         return find_head(model_class_names(self.model), self.model.config)
 
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Names of the outputs that are compared, and that a session computes."""
+        return tuple(self.expected[0])
+
+    def open(self, model: Any, precision: Precision) -> Session:
+        """Opens a graph, as a file or in memory, in the runtime."""
+        return open_session(self.config.runtime, model, precision, outputs=self.compared)
+
     def check(self, session: Session) -> Check:
         """Compares the outputs of a session with those of PyTorch."""
         return compare(run_session(session, self.checked, self.inputs), self.expected, self.checked, self.head)
 
-    def open(self, session: Session) -> RuntimeModel:
+    def as_model(self, session: Session) -> RuntimeModel:
         """Returns a session as a model."""
-        manifest = Manifest(self.config.runtime, self.config.precision, self.inputs, self.outputs, 0)
+        manifest = Manifest(self.config.runtime, self.config.precision, self.inputs, self.compared, 0)
         return RuntimeModel(session, manifest, stock_config(self.model))
 
 
@@ -108,7 +117,7 @@ def trace_fastest(job: ExportJob) -> Any:
             file = folder / f"{name}.onnx"
             save_graph(graph, file)
             precision: Precision = "bf16" if config.precision == "bf16" else "fp32"
-            session = open_session(config.runtime, file, precision)
+            session = job.open(file, precision)
             sessions[name] = lambda s=session, **batch: s.run(to_arrays(batch, job.inputs))
         latencies = time_batches(sessions, [batch], runs=5, warmup=2)
     if latencies["grouped"].p50_ms <= latencies["filled"].p50_ms:
@@ -143,7 +152,7 @@ def _write_onnx(graph_model: Any, file: Path, job: ExportJob) -> tuple[str, ...]
         quantize_dynamically(graph_model)
     elif job.config.quantization == "static":
         model, kept_float = _quantize_within_limit(
-            serialize(graph_model), job, lambda proto: open_session("onnx", proto.SerializeToString(), "int8")
+            serialize(graph_model), job, lambda proto: job.open(proto.SerializeToString(), "int8")
         )
         graph_model = onnx_ir.serde.deserialize_model(model)
     elif job.config.quantization == "trained":
@@ -162,9 +171,7 @@ def _write_openvino(graph_model: Any, file: Path, job: ExportJob) -> tuple[str, 
         save_graph(graph_model, folder / "model.onnx")
         model = openvino.convert_model(folder / "model.onnx")
         if job.config.quantization == "static":
-            model, kept_float = _quantize_within_limit(
-                model, job, lambda quantized: open_session("openvino", quantized, "int8")
-            )
+            model, kept_float = _quantize_within_limit(model, job, lambda quantized: job.open(quantized, "int8"))
         # bfloat16 products do not use the bits that 16-bit weights lack
         openvino.save_model(model, file, compress_to_fp16=job.config.precision == "bf16")
     return kept_float
@@ -192,7 +199,7 @@ def _quantize_within_limit(model: Any, job: ExportJob, load: Callable[[Any], Ses
         quantized = quantize_statically(deepcopy(model), inputs, [*head, *kept_float])
         session = load(quantized)
         error = job.check(session).relative_error
-        holds = error <= job.limit and (job.bound is None or job.bound.measure(job.open(session)).holds)
+        holds = error <= job.limit and (job.bound is None or job.bound.measure(job.as_model(session)).holds)
         return not holds, error, quantized, kept_float
 
     best = attempt(())

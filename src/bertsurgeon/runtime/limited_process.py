@@ -26,7 +26,8 @@ def main(graph: str, settings: str, inputs: str, outputs: str) -> None:
     for number, batch in batches.items():
         arrays = request.infer(batch)
         for index, output in enumerate(compiled.outputs):
-            results[f"{number}.{output.get_any_name()}"] = np.array(arrays[index])
+            for name in output.names:  # an output may have several
+                results[f"{number}.{name}"] = np.array(arrays[index])
     np.savez(outputs, **results)
 
 

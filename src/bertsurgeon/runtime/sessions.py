@@ -2,7 +2,7 @@
 
 import importlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,13 +37,14 @@ class OnnxSession:
     Args:
         model: File of the model, or its bytes.
         threads: Threads per product; None for all cores.
+        outputs: Names of the outputs to compute; None for all.
 
     Raises:
         CheckpointError: If the model cannot be loaded.
         ExportError: If ONNX Runtime is not installed.
     """
 
-    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
+    def __init__(self, model: Path | bytes, threads: int | None = None, outputs: Sequence[str] | None = None) -> None:
         onnxruntime = require("onnxruntime", "onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
@@ -58,7 +59,8 @@ class OnnxSession:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the exception types of ONNX Runtime are not public
             raise _load_error("ONNX Runtime", model, first_line(error)) from error
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        names = [output.name for output in self._session.get_outputs()]
+        self._outputs = [name for name in names if outputs is None or name in outputs]
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Computes the outputs by name, for inputs by name."""
@@ -73,6 +75,7 @@ class OpenVinoSession:
         precision: Precision of the products; the remaining operations of INT8 models run in fp32.
         threads: Threads per inference; None for all cores.
         has_vnni: Whether INT8 is computed in integers (:func:`openvino_settings`); None if the processor decides.
+        outputs: Names of the outputs to compute; None for all.
 
     Raises:
         CheckpointError: If the model cannot be loaded.
@@ -80,7 +83,12 @@ class OpenVinoSession:
     """
 
     def __init__(
-        self, model: Any, precision: Precision, threads: int | None = None, has_vnni: bool | None = None
+        self,
+        model: Any,
+        precision: Precision,
+        threads: int | None = None,
+        has_vnni: bool | None = None,
+        outputs: Sequence[str] | None = None,
     ) -> None:
         openvino = require("openvino", "openvino")
         settings = openvino_settings(precision, threads, _has_vnni() if has_vnni is None else has_vnni)
@@ -88,10 +96,12 @@ class OpenVinoSession:
             core = openvino.Core()
             graph = core.read_model(model) if isinstance(model, Path) else model
             is_compiled = isinstance(graph, openvino.CompiledModel)
+            if outputs is not None and not is_compiled:
+                graph = _with_outputs(graph, outputs)
             self._compiled = graph if is_compiled else core.compile_model(graph, "CPU", settings)
         except RuntimeError as error:
             raise _load_error("OpenVINO", model, _last_line(error)) from error
-        self._outputs = [output.get_any_name() for output in self._compiled.outputs]
+        self._outputs = [_output_name(output, outputs) for output in self._compiled.outputs]
         self._request = self._compiled.create_infer_request()
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
@@ -131,6 +141,23 @@ def _has_vnni() -> bool:
     return not is_x86() or not names or any("vnni" in name for name in names)
 
 
+def _output_name(output: Any, outputs: Sequence[str] | None) -> str:
+    """Returns the name of an output of OpenVINO, which may have several: the one that is asked for."""
+    return next((name for name in outputs or () if name in output.names), str(output.get_any_name()))
+
+
+def _with_outputs(graph: Any, outputs: Sequence[str]) -> Any:
+    """Returns a graph of OpenVINO without its other outputs, which would be copied at every inference."""
+    others = [output.names for output in graph.outputs if not output.names & set(outputs)]
+    if not others:
+        return graph
+    graph = graph.clone()
+    for output in list(graph.outputs):
+        if output.names in others:
+            graph.remove_result(output.node)
+    return graph
+
+
 class RuntimeModel:
     """An exported model with the interface of a PyTorch model.
 
@@ -138,18 +165,23 @@ class RuntimeModel:
         session: The loaded graph.
         manifest: Description of the exported model.
         config: Configuration of the model that was exported.
+        folder: Its folder; None if it was not opened from one.
 
     Attributes:
         session: The loaded graph.
         manifest: Description of the exported model.
         config: Configuration of the model that was exported.
+        folder: Its folder; None if it was not opened from one.
         device: The CPU.
     """
 
-    def __init__(self, session: Session, manifest: Manifest, config: PretrainedConfig) -> None:
+    def __init__(
+        self, session: Session, manifest: Manifest, config: PretrainedConfig, folder: Path | None = None
+    ) -> None:
         self.session = session
         self.manifest = manifest
         self.config = config
+        self.folder = folder
         self.device = torch.device("cpu")
 
     def __call__(self, input_ids: Tensor | None = None, **inputs: Any) -> ModelOutput:
@@ -198,7 +230,13 @@ def _as_array(name: str, value: Any) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(tensor.numpy())
 
 
-def open_session(runtime: Runtime, model: Any, precision: Precision, threads: int | None = None) -> Session:
+def open_session(
+    runtime: Runtime,
+    model: Any,
+    precision: Precision,
+    threads: int | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Session:
     """Loads a graph into its runtime.
 
     Args:
@@ -206,12 +244,15 @@ def open_session(runtime: Runtime, model: Any, precision: Precision, threads: in
         model: File of the model, or the model in a form that the runtime accepts.
         precision: Precision of the products.
         threads: Number of threads; None for all cores.
+        outputs: Names of the outputs to compute; None for all.
 
     Raises:
         CheckpointError: If the model cannot be loaded.
         ExportError: If the runtime is not installed.
     """
-    return OnnxSession(model, threads) if runtime == "onnx" else OpenVinoSession(model, precision, threads)
+    if runtime == "onnx":
+        return OnnxSession(model, threads, outputs)
+    return OpenVinoSession(model, precision, threads, outputs=outputs)
 
 
 def open_exported(folder: str | Path, threads: int | None = None) -> RuntimeModel:
@@ -229,8 +270,8 @@ def open_exported(folder: str | Path, threads: int | None = None) -> RuntimeMode
     manifest = Manifest.load(folder)
     manifest.check_files(folder)
     config = _read_config(folder)
-    session = open_session(manifest.runtime, folder / manifest.file, manifest.precision, threads)
-    return RuntimeModel(session, manifest, config)
+    session = open_session(manifest.runtime, folder / manifest.file, manifest.precision, threads, manifest.outputs)
+    return RuntimeModel(session, manifest, config, folder)
 
 
 def require(package: str, extra: str) -> Any:

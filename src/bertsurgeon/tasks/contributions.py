@@ -20,6 +20,7 @@ from bertsurgeon.errors import OptionError
 from bertsurgeon.tasks.collate import IGNORED, WORD_STARTS
 from bertsurgeon.tasks.distributions import EMBEDDINGS, NORMAL
 from bertsurgeon.tasks.metrics import exact_match, normalize_answer, token_f1
+from bertsurgeon.tasks.retrieval import Ranking
 from bertsurgeon.tasks.types.embedding import EMBEDDING, SCORES, Embedding
 from bertsurgeon.tasks.types.heads import Head, Outputs
 from bertsurgeon.tasks.types.question import QuestionAnswering
@@ -49,7 +50,7 @@ class Contributions:
     is_binary: bool = False
 
     def __len__(self) -> int:
-        """Returns the number of texts; of questions for question answering, of pairs for labeled embeddings."""
+        """Returns the number of texts, or of questions, pairs of labeled embeddings, or queries."""
         return len(self.values)
 
     @property
@@ -80,7 +81,9 @@ def contributions(task: Task, metric: str, outputs: Sequence[Outputs], dataset: 
     """
     kind = task.type
     result: Contributions | None = None
-    if isinstance(kind, (Classification, Regression, MultiLabel)):
+    if isinstance(kind, Ranking):
+        result = Contributions(kind.measure([metric], outputs, dataset)[metric][:, None], _mean)
+    elif isinstance(kind, (Classification, Regression, MultiLabel)):
         logits = torch.stack([row["logits"] for row in outputs]).numpy()
         result = _sequence(metric, np.asarray(dataset["labels"]), np.asarray(kind.decode(logits)), kind, task.labels)
     elif isinstance(kind, TokenClassification):
@@ -102,14 +105,17 @@ def agreement_contributions(
     """Returns what every text contributes to the agreement of two models.
 
     The agreement is the share of equal predicted values; for numbers Pearson's correlation, for embeddings the mean
-    overlap of the neighbors' ranks (:func:`bertsurgeon.tasks.metrics.neighbor_metrics`).
+    overlap of the neighbors' ranks (:func:`bertsurgeon.tasks.metrics.neighbor_metrics`), and for searches the overlap
+    of each query's first ten documents.
 
     Args:
-        head: The models' head.
+        head: The models' head, or the type of a task that is a search.
         reference: Outputs of the reference for each row, without padding.
         outputs: Outputs of the other model for each row.
         dataset: The rows.
     """
+    if isinstance(head, Ranking):
+        return Contributions(head.overlaps(reference, outputs, dataset)[:, None], _mean)
     if isinstance(head, Embedding):
         from bertsurgeon.tasks.metrics import rank_overlaps
 

@@ -134,6 +134,34 @@ def read_text(path: Path) -> str:
         ) from error
 
 
+def stream_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields the lines of a UTF-8 file with their numbers from 1, without their ends, one at a time.
+
+    Args:
+        path: The file; compressed if its name ends in ``.gz``.
+
+    Raises:
+        DataError: If it is missing, a folder, in another encoding, or cannot be read.
+    """
+    if not path.is_file():
+        read_text(path)  # which reports the cause
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if number == 1 and (mark := next((mark for mark in _OTHER_ENCODINGS if line.startswith(mark)), None)):
+                    raise DataError(
+                        f"{path} cannot be read as UTF-8 text: it is {_OTHER_ENCODINGS[mark]}; save it as UTF-8."
+                    )
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} cannot be read as UTF-8 text: line {number} holds the byte 0x{error.object[error.start]:02x}, "
+            "which is of another encoding; save it as UTF-8."
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {first_line(error)}.") from error
+
+
 def read_lines(path: Path) -> list[str]:
     """Returns the lines of a UTF-8 file without their ends, see :func:`read_text`."""
     return read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+RETRIEVAL = "retrieval"
+"""Name of the task of retrieval collections, see :mod:`bertsurgeon.tasks.retrieval`."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Local files of a task, tab-separated or in SQuAD's JSON, and their columns.
@@ -250,6 +254,10 @@ def get_task(name: str) -> Task:
     Raises:
         OptionError: If there is none.
     """
+    if name == RETRIEVAL:
+        raise OptionError(
+            "A retrieval collection is a task of evaluate and compress; other commands take its texts with --text-file."
+        )
     try:
         return TASKS[name]
     except KeyError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,7 +15,7 @@ from bertsurgeon import progress
 from bertsurgeon.errors import DataError, OptionError, first_line
 from bertsurgeon.tasks.fitting import fit_dataset
 from bertsurgeon.tasks.types import CLASSIFICATION, TaskType, task_type_for_texts
-from bertsurgeon.tasks.types.base import TRUNCATED
+from bertsurgeon.tasks.types.base import TRUNCATED, TruncationLimit
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,6 +56,65 @@ def tokenize(
         DataError: If the dataset is empty or lacks a column.
         OptionError: If ``max_length`` leaves no room for text.
     """
+    encoded, truncation = tokenize_part(dataset, tokenizer, max_length, task_type)
+    truncation.report()
+    return encoded
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """How many rows of a dataset were cut.
+
+    Attributes:
+        cut: Rows that were cut.
+        rows: All rows.
+        limit: What is cut where.
+        accepted: Maximum number of tokens that the model accepts.
+    """
+
+    cut: int
+    rows: int
+    limit: TruncationLimit
+    accepted: int
+
+    def __add__(self, other: Truncation) -> Truncation:
+        """Returns the truncation of two parts of a dataset."""
+        return replace(self, cut=self.cut + other.cut, rows=self.rows + other.rows)
+
+    def report(self) -> None:
+        """Warns of rows that were cut, if there are any."""
+        if not self.cut:
+            return
+        if self.limit.option != "max_length":
+            remedy = f"; {self.limit.option} raises the limit"
+        elif self.limit.tokens < self.accepted:
+            remedy = "; --max-length (max_length in Python) raises the limit"
+        else:
+            remedy = ", the most that the model accepts"
+        progress.warn(
+            f"{self.cut:,} of {self.rows:,} {self.limit.unit} were longer than {self.limit.tokens} tokens and were cut "
+            f"there{remedy}."
+        )
+
+
+def tokenize_part(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None, task_type: TaskType
+) -> tuple[Dataset, Truncation]:
+    """Does what :func:`tokenize` does for a part of a dataset, without a warning.
+
+    Args:
+        dataset: The part.
+        tokenizer: Tokenizer of the model.
+        max_length: Maximum number of tokens per row; None for the task type's default.
+        task_type: Type of the task.
+
+    Returns:
+        The tokenized rows, and what was cut.
+
+    Raises:
+        DataError: If the dataset is empty or lacks a column.
+        OptionError: If ``max_length`` leaves no room for text.
+    """
     if len(dataset) == 0:
         raise DataError("The dataset is empty; at least one text is needed.")
     text_columns = _text_columns(task_type)
@@ -75,8 +135,9 @@ def tokenize(
             with_indices=True,
             remove_columns=dataset.column_names,
         )
-    _report_truncation(sum(encoded[TRUNCATED]), dataset, task_type, limit, accepted)
-    return encoded.remove_columns(TRUNCATED)
+    cut = task_type.truncation_limit(dataset.column_names, limit)
+    truncation = Truncation(sum(encoded[TRUNCATED]), len(dataset), cut, accepted)
+    return encoded.remove_columns(TRUNCATED), truncation
 
 
 @contextmanager
@@ -92,21 +153,6 @@ def _bars_of_datasets() -> Iterator[None]:
     finally:
         if hide:
             enable_progress_bars()
-
-
-def _report_truncation(count: int, dataset: Dataset, task_type: TaskType, limit: int, accepted: int) -> None:
-    if not count:
-        return
-    cut = task_type.truncation_limit(dataset.column_names, limit)
-    if cut.option != "max_length":
-        remedy = f"; {cut.option} raises the limit"
-    elif limit < accepted:
-        remedy = "; --max-length (max_length in Python) raises the limit"
-    else:
-        remedy = ", the most that the model accepts"
-    progress.warn(
-        f"{count:,} of {len(dataset):,} {cut.unit} were longer than {cut.tokens} tokens and were cut there{remedy}."
-    )
 
 
 def as_dataset(

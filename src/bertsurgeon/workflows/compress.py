@@ -16,7 +16,9 @@ from bertsurgeon.compression.work_folder import WorkFolder
 from bertsurgeon.errors import DataError, OptionError
 from bertsurgeon.evaluation import check_head
 from bertsurgeon.reporting import model_source
+from bertsurgeon.retrieval import RetrievalConfig
 from bertsurgeon.tasks import align_to_model, find_files, read_texts, task_type_for_texts, tokenize
+from bertsurgeon.tasks.retrieval import collection_files
 from bertsurgeon.workflows.inputs import (
     DataConfig,
     input_paths,
@@ -25,6 +27,7 @@ from bertsurgeon.workflows.inputs import (
     read_all_texts,
     resolve_model,
 )
+from bertsurgeon.workflows.retrieval import is_retrieval, load_retrieval_data
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,6 +48,7 @@ def compress_and_save(
     output: Path,
     *,
     test_file: Path | None = None,
+    retrieval: RetrievalConfig | None = None,
     overwrite: bool = False,
     command: str | None = None,
 ) -> CompressResult:
@@ -56,6 +60,7 @@ def compress_and_save(
         data: The task and its data, or unlabeled texts.
         output: The output folder.
         test_file: Texts that the search does not use, in the form of the other files.
+        retrieval: How a retrieval collection is searched.
         overwrite: Replace an output folder that a command of this package wrote.
         command: The command line, for the report.
 
@@ -64,18 +69,26 @@ def compress_and_save(
     """
     folder = resolve_model(name)
     check_data_options(data, test_file)
+    retrieval = retrieval or RetrievalConfig()
+    searches = is_retrieval(data, retrieval)
     paths = [*input_paths(folder, data=data), *([] if test_file is None else find_files(test_file))]
     check_output(output, overwrite, paths)  # before anything is loaded
     WorkFolder.beside(output).check(paths)
     set_seed(config.seed)
     model, tokenizer = load_network(name, data), load_tokenizer(folder)
-    compressed = load_compress_data(model, tokenizer, data, config, test_file)
+    files = _files(data, test_file)
+    if searches:
+        assert data.data_dir is not None
+        files += collection_files(data.data_dir, retrieval.split)
+        compressed = load_retrieval_data(model, tokenizer, data, retrieval, config.seed)
+    else:
+        compressed = load_compress_data(model, tokenizer, data, config, test_file)
     source = model_source(folder)
     provenance = Provenance(
         Path(folder).name if Path(folder).exists() else name,
         source.base_model,
         source.license,
-        [_describe_file(path) for path in _files(data, test_file)],
+        [_describe_file(path) for path in files],
         command,
     )
     return compress(

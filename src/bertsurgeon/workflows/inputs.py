@@ -58,8 +58,12 @@ class DataConfig:
     Nothing is checked before the data is loaded.
     """
 
-    task: str | None = option(None, "Task by name: sst2, mnli, …, squad, squad_v2, docstrings.")
-    data_dir: Path | None = option(None, "Folder with local GLUE or SQuAD files. Default: the hub.")
+    task: str | None = option(
+        None, "Task by name: sst2, mnli, …, squad, squad_v2, docstrings; retrieval for evaluate and compress."
+    )
+    data_dir: Path | None = option(
+        None, "Folder with local GLUE or SQuAD files (default: the hub), or a retrieval collection."
+    )
     train_file: Path | None = option(None, "Your own training data: CSV, TSV, JSONL, Parquet, CoNLL or SQuAD JSON.")
     validation_file: Path | None = option(None, "Your own validation data, for the metrics; formats as above.")
     task_type: str | None = option(

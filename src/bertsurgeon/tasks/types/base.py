@@ -89,6 +89,14 @@ class TaskType(Head):
     learns_from_labels: ClassVar[bool] = True
     """Whether its models compute a loss from labels; otherwise training requires a teacher."""
 
+    def fits_head(self, head: Head) -> bool:
+        """Returns whether models with a head can be scored on tasks of this type.
+
+        Args:
+            head: The head, as :func:`bertsurgeon.tasks.task_type_of` finds it.
+        """
+        return type(head) is type(self)
+
     @abstractmethod
     def describe(self, outputs: int) -> str:
         """Returns a description for error messages, for instance "a classification into 3 classes".

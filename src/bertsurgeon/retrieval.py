@@ -1,0 +1,373 @@
+"""Retrieval judged by people: rankings by embedders and rerankers, their metrics, and paired tests over queries.
+
+Embedders search all documents exactly, in blocks; rerankers sort what a first stage found. Texts are encoded as
+sentence-transformers encodes them: with the model's prompts, cut at the model's own length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from bertsurgeon import progress
+from bertsurgeon.devices import Device, running_on
+from bertsurgeon.embedder import MODULES, Embedder, SentenceSettings, read_settings
+from bertsurgeon.errors import ModelError, OptionError
+from bertsurgeon.evaluation import check_head
+from bertsurgeon.options import documented, option
+from bertsurgeon.prediction import Predictor, evaluating, predict_outputs
+from bertsurgeon.tasks import Embedding, Task, as_dataset, head_of, max_input_length
+from bertsurgeon.tasks.retrieval import (
+    DEPTH,
+    METRICS,
+    RERANKING_METRICS,
+    SIMILARITIES,
+    Collection,
+    Reranking,
+    TopDocuments,
+    measure_queries,
+    rank_by_words,
+    reranking_rows,
+    reranking_task,
+    retrieval_task,
+)
+from bertsurgeon.tasks.retrieval.measures import require_retrieval
+from bertsurgeon.tasks.retrieval.paired import PairedDifference, paired_difference
+from bertsurgeon.tasks.tokenization import Truncation, tokenize_part
+from bertsurgeon.tasks.types.embedding import EMBEDDING
+
+if TYPE_CHECKING:
+    pass
+
+BM25 = "bm25"
+"""Name of the first stage by words."""
+
+QUERY_PROMPTS, DOCUMENT_PROMPTS = ("query",), ("document", "passage", "corpus")
+"""Names of prompts in the order in which sentence-transformers looks for them."""
+
+BLOCK = 4096
+"""Documents that are tokenized, embedded and searched at a time."""
+
+MAX_LENGTH = 100_000
+"""Tokens above which a tokenizer's limit is none."""
+
+
+@documented
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """How a collection is searched.
+
+    Raises:
+        OptionError: If there are fewer than 2 candidates, or more than the metrics read.
+    """
+
+    split: str | None = option(
+        None, "Collection in BEIR's layout: name of a file of judgements in qrels. Default: test, or the only one."
+    )
+    query_prompt: str | None = option(
+        None,
+        "Embedders: the name of a prompt of the model, or a text with a space or colon, before each query. Default: "
+        "the model's prompt for queries, if it has one; '' for none.",
+    )
+    document_prompt: str | None = option(None, "Embedders: the same for documents.")
+    first_stage: str = option(
+        BM25, "Rerankers: what finds the candidates: bm25, or the folder or hub id of an embedder."
+    )
+    candidates: int = option(50, "Rerankers: documents per query that the first stage finds.")
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.candidates <= DEPTH:
+            raise OptionError(f"The number of candidates must lie between 2 and {DEPTH}, not {self.candidates}.")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How texts are encoded for a search.
+
+    Attributes:
+        max_length: Number of tokens at which texts are cut.
+        query_prompt: Text before each query.
+        document_prompt: Text before each document.
+        similarity: Name of the function that compares embeddings.
+    """
+
+    max_length: int
+    query_prompt: str = ""
+    document_prompt: str = ""
+    similarity: str = "cosine"
+
+
+@dataclass(frozen=True)
+class RetrievalResult:
+    """Metrics of a model on a collection.
+
+    Attributes:
+        metrics: Means over queries, in percent.
+        by_query: Metrics of each query, between 0 and 1, in the order of ``queries``.
+        queries: Ids of the queries.
+        rankings: Documents of each query, best first, at most ``DEPTH``.
+        encoding: How texts were encoded.
+        truncated: Texts, or pairs, that were cut.
+        first_stage: Metrics of the first stage of a reranker, in percent; None for embedders.
+    """
+
+    metrics: dict[str, float]
+    by_query: dict[str, NDArray[np.float64]]
+    queries: list[str]
+    rankings: dict[str, list[str]]
+    encoding: Encoding
+    truncated: int
+    first_stage: dict[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for reports, without the rankings."""
+        return {
+            "metrics": self.metrics,
+            "queries": len(self.queries),
+            "encoding": asdict(self.encoding),
+            "truncated": self.truncated,
+            "first_stage": self.first_stage,
+            "by_query": {
+                name: dict(zip(self.queries, values.tolist(), strict=True)) for name, values in self.by_query.items()
+            },
+        }
+
+
+def evaluate_retrieval(
+    model: Predictor,
+    config: RetrievalConfig | None,
+    collection: Collection,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    candidates: Mapping[str, list[str]] | None = None,
+    batch_size: int = 64,
+    max_length: int | None = None,
+    device: Device | None = None,
+) -> RetrievalResult:
+    """Searches a collection with an embedder, or sorts candidates with a reranker, and computes the metrics.
+
+    Args:
+        model: Dense, pruned or exported embedder, or model that scores a pair of texts with one number.
+        config: Options; None for the defaults.
+        collection: The collection (:func:`bertsurgeon.tasks.retrieval.read_collection`).
+        tokenizer: Tokenizer of the model.
+        candidates: What a first stage found, by query, best first; None for BM25's. Embedders have none.
+        batch_size: Texts per batch.
+        max_length: Maximum number of tokens per text, or pair; None for the model's own.
+        device: Where a PyTorch model runs; None for its own device if that is no CPU, else for the accelerator of the
+            machine, if it has one.
+
+    Raises:
+        ModelError: If the model neither embeds nor scores, or has a prompt that its pooling ignores.
+        OptionError: If an option does not fit the model, or the extra ``retrieval`` is not installed.
+
+    Example:
+        >>> from bertsurgeon.tasks.retrieval import Collection, Judgement
+        >>> texts = {"a": "warm film", "b": "cold film", "c": "a dull day"}
+        >>> collection = Collection.from_parts("films", texts, {"1": "a warm film"}, [Judgement("1", "a", 2)])
+        >>> collection.summary
+        '3 documents, 1 judged queries, 1 relevant pairs of a query and a document'
+    """
+    require_retrieval("ir_measures")
+    config = config or RetrievalConfig()
+    encoding = encoding_of(model, config, tokenizer, max_length)
+    task = task_for(model, encoding)
+    check_head(model, task)
+    is_reranker = isinstance(task.type, Reranking)
+    with evaluating(model), running_on(device, model):
+        if not is_reranker:
+            rankings, truncation = search(model, collection, tokenizer, encoding, batch_size)
+            first_stage = None
+        else:
+            chosen = rank_by_words(collection, config.candidates) if candidates is None else dict(candidates)
+            chosen = {query: documents[: config.candidates] for query, documents in chosen.items()}
+            first = measure_queries(chosen, collection.judgements, RERANKING_METRICS)
+            first_stage = _percent(first)
+            rows, truncation = tokenize_part(
+                reranking_rows(collection, chosen), tokenizer, encoding.max_length, task.type
+            )
+            assert isinstance(task.type, Reranking)
+            rankings = task.type.rankings(
+                predict_outputs(model, as_dataset(rows, tokenizer, model), tokenizer, batch_size, "Scoring pairs"), rows
+            )
+    truncation.report()
+    metrics = RERANKING_METRICS if is_reranker else tuple(METRICS)
+    by_query = measure_queries(rankings, collection.judgements, metrics)
+    queries = list(collection.judgements)
+    return RetrievalResult(_percent(by_query), by_query, queries, rankings, encoding, truncation.cut, first_stage)
+
+
+def task_for(model: Predictor, encoding: Encoding) -> Task:
+    """Returns the task of a model: a search for embedders, reranking for all others."""
+    return retrieval_task(encoding.similarity) if isinstance(head_of(model), Embedding) else reranking_task()
+
+
+def search(
+    model: Predictor,
+    collection: Collection,
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: Encoding,
+    batch_size: int = 64,
+) -> tuple[dict[str, list[str]], Truncation]:
+    """Searches all documents with an embedder, in blocks, so that memory does not grow with their number.
+
+    Args:
+        model: The embedder, in evaluation mode.
+        collection: The collection.
+        tokenizer: Tokenizer of the model.
+        encoding: How texts are encoded.
+        batch_size: Texts per batch.
+
+    Returns:
+        Documents of each query, best first; and what was cut.
+    """
+    ids = list(collection.documents)
+    queries, truncation = _embed(
+        model, [encoding.query_prompt + text for text in collection.queries.values()], tokenizer, encoding, batch_size
+    )
+    places = {document: position for position, document in enumerate(ids)}
+    identical = collection.identical_documents()
+    excluded = {row: places[identical[query]] for row, query in enumerate(collection.queries) if query in identical}
+    top = TopDocuments(queries, ids, encoding.similarity, excluded)
+    for start in range(0, len(ids), BLOCK):
+        texts = [encoding.document_prompt + collection.documents[name] for name in ids[start : start + BLOCK]]
+        vectors, part = _embed(model, texts, tokenizer, encoding, batch_size)
+        top.add(start, vectors)
+        truncation += part
+    return dict(zip(collection.queries, top.rankings(), strict=True)), truncation
+
+
+def _embed(
+    model: Predictor, texts: list[str], tokenizer: PreTrainedTokenizerBase, encoding: Encoding, batch_size: int
+) -> tuple[torch.Tensor, Truncation]:
+    from datasets import Dataset
+
+    rows, truncation = tokenize_part(Dataset.from_dict({"text": texts}), tokenizer, encoding.max_length, Embedding())
+    outputs = predict_outputs(model, as_dataset(rows, tokenizer, model), tokenizer, batch_size, "Embedding texts")
+    return torch.stack([row[EMBEDDING] for row in outputs]), truncation
+
+
+# how texts are encoded
+
+
+def encoding_of(
+    model: Predictor, config: RetrievalConfig, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+) -> Encoding:
+    """Returns how a model encodes texts: as sentence-transformers would, unless options say otherwise; notes report it.
+
+    Args:
+        model: Embedder or reranker.
+        config: Options.
+        tokenizer: Tokenizer of the model.
+        max_length: Maximum number of tokens; None for the model's own.
+
+    Raises:
+        ModelError: If the model's similarity is unknown, or its pooling ignores prompts.
+        OptionError: If there is no such prompt, a reranker gets one, or no maximum length is known.
+    """
+    accepted = [int(tokenizer.model_max_length), max_input_length(model.config) or MAX_LENGTH + 1]
+    if not isinstance(head_of(model), Embedding):
+        if config.query_prompt is not None or config.document_prompt is not None:
+            raise OptionError("Prompts are for embedders; a reranker reads both texts at once. Leave the prompts out.")
+        return Encoding(_limit(max_length, min(accepted)))
+    settings = settings_of(model)
+    if settings.similarity not in SIMILARITIES:
+        raise ModelError(
+            f"The model compares embeddings by {settings.similarity!r}; only {', '.join(SIMILARITIES)} are supported."
+        )
+    query_prompt = choose_prompt(settings, config.query_prompt, QUERY_PROMPTS)
+    document_prompt = choose_prompt(settings, config.document_prompt, DOCUMENT_PROMPTS)
+    if (query_prompt or document_prompt) and not settings.pools_prompt:
+        raise ModelError(
+            "The model's pooling leaves the tokens of prompts out (include_prompt), which is not supported; evaluate "
+            "it without prompts (--query-prompt '' --document-prompt '')."
+        )
+    limit = _limit(max_length, settings.max_length or min(accepted))
+    for texts, prompt in (("Queries", query_prompt), ("Documents", document_prompt)):
+        if prompt:
+            progress.note_once(f"{texts} begin with {prompt!r}.")
+    return Encoding(limit, query_prompt, document_prompt, settings.similarity)
+
+
+def settings_of(model: Predictor) -> SentenceSettings:
+    """Returns the settings of an embedder, in PyTorch or exported."""
+    if isinstance(model, Embedder):
+        return model.settings
+    folder: Path | None = getattr(model, "folder", None)
+    if folder is None or not (folder / MODULES).is_file():
+        progress.note_once(
+            "The exported embedder has no settings of sentence-transformers: no prompts, cosine, and texts are cut "
+            "where its tokenizer cuts them; export it again to have those of its model."
+        )
+        return SentenceSettings()
+    return read_settings(folder)
+
+
+def choose_prompt(settings: SentenceSettings, given: str | None, names: tuple[str, ...]) -> str:
+    """Returns the prompt of queries, or of documents.
+
+    Args:
+        settings: Settings of the model.
+        given: The option: a name, a text with a space or colon, "" for none, or None for the default.
+        names: Names of the default prompts.
+
+    Raises:
+        OptionError: If it is a single word, and no prompt of the model.
+    """
+    if given is None:
+        return next((settings.prompts[name] for name in names if name in settings.prompts), "")
+    if given in settings.prompts:
+        return settings.prompts[given]
+    if given and not any(mark in given for mark in " :"):
+        existing = ", ".join(settings.prompts) or "none"
+        raise OptionError(
+            f"The model has no prompt {given!r} (it has: {existing}); name one of these, or give a text with a "
+            "space or colon."
+        )
+    return given
+
+
+def _limit(max_length: int | None, accepted: int) -> int:
+    if max_length is None and accepted > MAX_LENGTH:
+        raise OptionError("Neither the model nor its tokenizer names a maximum length; name one with --max-length.")
+    return accepted if max_length is None else max_length
+
+
+# two models
+
+
+def compare_results(
+    reference: RetrievalResult, model: RetrievalResult, *, confidence: float = 0.95, seed: int = 0
+) -> dict[str, PairedDifference]:
+    """Tests the difference of two models on the same queries.
+
+    Args:
+        reference: Result of the model to compare with.
+        model: Result of the other model, on the same collection.
+        confidence: Confidence of the intervals.
+        seed: Seed of the resamples.
+
+    Returns:
+        For each metric that both have.
+
+    Raises:
+        OptionError: If the queries differ.
+    """
+    if reference.queries != model.queries:
+        raise OptionError("The results are of different queries; evaluate both models on the same collection.")
+    return {
+        name: paired_difference(reference.by_query[name], values, confidence=confidence, seed=seed)
+        for name, values in model.by_query.items()
+        if name in reference.by_query
+    }
+
+
+def _percent(by_query: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
+    return {name: 100.0 * float(values.mean()) for name, values in by_query.items()}

@@ -1,0 +1,143 @@
+"""A retrieval collection: documents, queries, and graded judgements of which documents answer a query."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bertsurgeon import progress
+from bertsurgeon.errors import DataError
+
+NAMED = 3
+"""Ids that a message names."""
+
+
+class Judgement(NamedTuple):
+    """One line of judgements.
+
+    Attributes:
+        query: Id of the query.
+        document: Id of the document.
+        grade: Relevance; 0 and below are not relevant.
+    """
+
+    query: str
+    document: str
+    grade: int
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Documents to search, queries with at least one judgement, and the judgements.
+
+    Attributes:
+        name: Name for messages and reports.
+        documents: Text of each document by id.
+        queries: Text of each query by id.
+        judgements: Grades of judged documents by query id, then document id; the queries are those of ``queries``.
+    """
+
+    name: str
+    documents: dict[str, str]
+    queries: dict[str, str]
+    judgements: dict[str, dict[str, int]]
+
+    @classmethod
+    def from_parts(
+        cls,
+        name: str,
+        documents: Mapping[str, str],
+        queries: Mapping[str, str],
+        judgements: Iterable[Judgement],
+    ) -> Collection:
+        """Makes a collection of what was read; notes report what is left out, and what counts differently.
+
+        Args:
+            name: Name for messages.
+            documents: Texts by id.
+            queries: Texts by id.
+            judgements: The judgements; one that is repeated must have the same grade.
+
+        Raises:
+            DataError: If there are no documents, a judgement is repeated with another grade, or no judgement names a
+                query and a document of the collection.
+        """
+        if not documents:
+            raise DataError(f"{name} holds no documents; a search needs at least one.")
+        grades: dict[str, dict[str, int]] = {}
+        unknown_queries: dict[str, None] = {}
+        unknown_documents: dict[str, None] = {}
+        negative = 0
+        for query, document, grade in judgements:
+            if query not in queries:
+                unknown_queries[query] = None
+                continue
+            if document not in documents:
+                unknown_documents[document] = None
+                continue
+            of_query = grades.setdefault(query, {})
+            if of_query.get(document, grade) != grade:
+                raise DataError(
+                    f"The judgements of {name} give document {document!r} two grades for query {query!r}, "
+                    f"{of_query[document]} and {grade}; leave one of them."
+                )
+            negative += document not in of_query and grade < 0
+            of_query[document] = grade
+        if not grades:
+            raise DataError(
+                f"No judgement of {name} names both a query and a document of the collection; check that the files "
+                "belong together."
+            )
+        blank = [query for query in grades if not queries[query].strip()]
+        judged = {query: queries[query] for query in queries if query in grades and query not in blank}
+        if not judged:
+            raise DataError(f"All queries of {name} that have judgements are blank; check the column of their texts.")
+        _note(name, "Judgements of {} name queries that it does not hold; they are left out", unknown_queries)
+        _note(name, "Judgements of {} name documents that it does not hold; they are left out", unknown_documents)
+        _note(name, "Blank queries of {} are left out", blank)
+        _note(name, "Queries of {} without judgements are left out", [one for one in queries if one not in grades])
+        _note(
+            name,
+            "Queries of {} have no relevant document and count 0, whatever is found",
+            [query for query in judged if max(grades[query].values()) <= 0],
+        )
+        _note(
+            name,
+            "Documents of {} have no text, but can be found",
+            [one for one, text in documents.items() if not text.strip()],
+        )
+        if negative:
+            progress.note_once(
+                f"Judgements of {name} with a negative grade, which count as not relevant: {negative:,}."
+            )
+        return cls(name, dict(documents), judged, {query: grades[query] for query in judged})
+
+    @property
+    def summary(self) -> str:
+        """Sizes in words."""
+        count = sum(grade > 0 for grades in self.judgements.values() for grade in grades.values())
+        return (
+            f"{len(self.documents):,} documents, {len(self.queries):,} judged queries, "
+            f"{count:,} relevant pairs of a query and a document"
+        )
+
+    def identical_documents(self) -> dict[str, str]:
+        """Returns queries that are documents themselves: same id and same text, as in duplicate questions.
+
+        Returns:
+            The document's id by query id; it is left out of that query's ranking, as in BEIR.
+        """
+        return {
+            query: query
+            for query, text in self.queries.items()
+            if query in self.documents and self.documents[query].strip() == text.strip()
+        }
+
+
+def _note(name: str, message: str, ids: Iterable[str]) -> None:
+    """Reports how many ids something is true of, and the first of them."""
+    names = list(ids)
+    if names:
+        listed = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+        progress.note_once(f"{message.format(name)}: {len(names):,} ({listed}).")
