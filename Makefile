@@ -3,12 +3,14 @@ PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clean
+.PHONY: help setup demo test site release-check clean
 
 help:
 	@echo "make setup  create $(VENV) and install the package with its demo and dev extras"
 	@echo "make demo   setup, then run the demo into demo-output/"
 	@echo "make test   setup, then lint, format check, type check, import check and tests"
+	@echo "make site   setup, then build the documentation into site/, strictly"
+	@echo "make release-check  setup, then build wheel and sdist, and try them in fresh environments"
 	@echo "make clean  remove .venv, caches and demo-output/"
 
 setup: $(STAMP)
@@ -28,7 +30,13 @@ test: setup
 	$(VENV)/bin/lint-imports
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n logical --dist loadfile --no-loadscope-reorder  # a thread each: more would wait for each other
 
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
+
+release-check: setup
+	$(VENV)/bin/python tools/check_release.py
+
 # Another VENV than the default is its owner's to remove.
 clean:
-	rm -rf .venv demo-output dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv demo-output dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests experiments examples -name __pycache__ -type d -prune -exec rm -rf {} +
