@@ -3,7 +3,7 @@ PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test drills fuzz attacks clean
+.PHONY: help setup demo test drills fuzz attacks site release-check clean
 
 help:
 	@echo "make setup   create $(VENV) and install the package with its demo and dev extras"
@@ -12,6 +12,8 @@ help:
 	@echo "make fuzz    setup, then 100,000 mutated files; writes their counts into docs/trust-files.md"
 	@echo "make attacks setup, then flipped bits and the worst hostile files; writes their numbers there, too"
 	@echo "make drills  setup, then kill every command that writes, at random moments, and let its disk fail; under 30 minutes"
+	@echo "make site    setup, then build the documentation into site/, strictly"
+	@echo "make release-check  setup, then build wheel and sdist, and try them in fresh environments"
 	@echo "make clean   remove .venv, caches and demo-output/"
 
 setup: $(STAMP)
@@ -37,12 +39,19 @@ fuzz: setup
 attacks: setup
 	OMP_NUM_THREADS=1 $(VENV)/bin/python attacks/flips.py --write
 	OMP_NUM_THREADS=1 $(VENV)/bin/python attacks/measure.py --write
+
 drills: setup
 	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/kills.py
 	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/anomalies.py --commands calibrate,finetune --step 25
 	$(VENV)/bin/python drills/make_docs.py
 
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
+
+release-check: setup
+	$(VENV)/bin/python tools/check_release.py
+
 # Another VENV than the default is its owner's to remove.
 clean:
-	rm -rf .venv demo-output dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find src tests drills experiments examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv demo-output dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests attacks drills experiments examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -156,6 +156,13 @@ EXPERIMENTS = {
             "docs/results.md#recovery",
         ),
         Experiment(
+            "site_figures",
+            "Which method suits which goal, in pictures of the other results?",
+            "",
+            "docs/choosing.md",
+            has_results=False,
+        ),
+        Experiment(
             "figures",
             "What do permutations, error curves and plans look like?",
             SST2,

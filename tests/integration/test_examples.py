@@ -1,13 +1,19 @@
 """The examples are run as scripts on toy models."""
 
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import pytest
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+GALLERY = sorted((EXAMPLES / "gallery").glob("*.py"))
 
 
 @pytest.mark.parametrize(
@@ -36,3 +42,25 @@ def test_every_example_has_cells() -> None:
     for script in EXAMPLES.glob("*.py"):
         text = script.read_text(encoding="utf-8")
         assert text.count("\n# %%") >= 5, script
+
+
+@pytest.mark.parametrize("script", GALLERY, ids=lambda path: path.stem)
+def test_gallery_ends_in_a_picture(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = tmp_path / "picture.svg"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(script), str(picture)])
+    with mpl.rc_context():
+        mpl.use("agg")
+        runpy.run_path(str(script), run_name="__main__")
+        plt.close("all")
+    lines = picture.read_text(encoding="utf-8").count("<path")
+    assert lines > 10, "an empty picture"
+
+
+def test_the_page_of_the_gallery_shows_every_script_and_its_picture() -> None:
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    names = [script.stem for script in GALLERY]
+    assert len(names) >= 6
+    assert sorted(re.findall(r"<!-- code: examples/gallery/(\w+)\.py -->", page)) == names
+    assert sorted(re.findall(r"\(figures/gallery-(\w+)\.svg\)", page)) == names
+    assert all((ROOT / "docs" / "figures" / f"gallery-{name}.svg").is_file() for name in names)

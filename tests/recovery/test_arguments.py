@@ -1,6 +1,6 @@
 """Training options, TrainingArguments and callbacks: what reaches the Trainer, and what is refused."""
 
-from dataclasses import fields
+from dataclasses import fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from bertsurgeon.recovery import (
     recover,
     train,
 )
+from bertsurgeon.recovery import arguments as training_arguments
 from bertsurgeon.recovery.learning_rate import recovery_rate
 from cli_helpers import tokenized_texts
 
@@ -180,3 +181,11 @@ def test_every_option_of_training_has_help() -> None:
     assert metadata["dropout"]["flag"] == "--dropout/--no-dropout"
     assert TrainingConfig.__doc__ is not None
     assert all(f"    {name}: " in TrainingConfig.__doc__ for name in metadata)
+
+
+@pytest.mark.parametrize("name", ["train_sampling_strategy", "group_by_length"])
+def test_batches_of_similar_length_in_any_transformers_5(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        training_arguments, "TrainingArguments", make_dataclass("Arguments", [("output_dir", str), name])
+    )
+    assert list(training_arguments._by_length()) == [name]

@@ -105,7 +105,7 @@ def make_arguments(
         OptionError: If transformers refuses the overrides, or the processes cannot share a step evenly.
     """
     together = micro_batch_size(config)
-    settings = {
+    settings: dict[str, Any] = {
         "output_dir": str(work_dir),
         "max_steps": steps,
         "per_device_train_batch_size": together,
@@ -116,7 +116,7 @@ def make_arguments(
         "bf16": config.bf16,
         "use_cpu": choose_device().type == "cpu",
         "seed": config.seed,
-        "train_sampling_strategy": "group_by_length",
+        **_by_length(),
         "logging_strategy": "no",
         "save_strategy": "steps" if saves else "no",
         "save_steps": interval,
@@ -140,6 +140,13 @@ def make_arguments(
         raise OptionError(
             f"transformers refuses the training arguments {', '.join(overrides)}: {first_line(error)}."
         ) from error
+
+
+def _by_length() -> dict[str, Any]:
+    """Returns the argument that puts texts of similar length into a batch; its name depends on transformers."""
+    if any(field.name == "train_sampling_strategy" for field in fields(TrainingArguments)):
+        return {"train_sampling_strategy": "group_by_length"}
+    return {"group_by_length": True}
 
 
 def micro_batch_size(config: TrainingConfig) -> int:
