@@ -48,6 +48,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 
 RESUMABLE = ("finetune", "recover", "gradual")
 
+TIMED = "calibration.safetensors"
+"""File whose metadata depend on the times that a run took."""
+
 REPORTS = (
     "report.json",
     "training_report.json",
@@ -208,7 +211,17 @@ def stable(folder: Path) -> dict[str, Any] | None:
         if hashes is not None and name in hashes:
             text = (folder / name).read_text(encoding="utf-8")
             hashes[name] = sorted(_keys(json.loads(text))) if name.endswith(".json") else bool(text)
+    if hashes is not None and TIMED in hashes:
+        hashes[TIMED] = _without_metadata((folder / TIMED).read_bytes())
     return hashes
+
+
+def _without_metadata(content: bytes) -> str:
+    """Returns the hash of a safetensors file without its metadata, which hold a digest of the times beside it."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header.pop("__metadata__", None)
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode() + content[start:]).hexdigest()
 
 
 def _keys(value: Any, prefix: str = "") -> set[str]:

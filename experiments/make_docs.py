@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 
 from lib.architecture_tables import architectures, names
+from lib.base_tables import base_recovery, base_study
 from lib.compress_tables import compress_found, compress_means, coverage, kill_compress
 from lib.gpu_tables import gpu_equality, gpu_pruning, gpu_speed
 from lib.index import check_index, index
@@ -59,6 +60,8 @@ SECTIONS: dict[str, tuple[Callable[[], str], ...]] = {
         skip_norm,
     ),
     "docs/results.md": (
+        base_study,
+        base_recovery,
         study,
         seeds,
         choices,

@@ -20,6 +20,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
+    "drills/README.md": "drills.md",
     "experiments/README.md": "experiments.md",
 }
 """Pages made from files outside ``docs``, by the path of the file in the repository."""

@@ -74,8 +74,7 @@ EXPERIMENTS = {
             "base_study",
             "How good is each method at each share of a base-size encoder on six tasks?",
             "--data-dir $GLUE --banking $BANKING",
-            "docs/results.md",
-            has_results=False,
+            "docs/results.md#a-base-size-encoder",
         ),
         Experiment(
             "base_peers",
@@ -88,8 +87,7 @@ EXPERIMENTS = {
             "base_recovery",
             "Which rate, length and losses suit recovery at base size, and does rounding in training help INT8?",
             "--data-dir $GLUE --banking $BANKING",
-            "docs/results.md",
-            has_results=False,
+            "docs/results.md#a-base-size-encoder",
         ),
         Experiment(
             "base_deployed",

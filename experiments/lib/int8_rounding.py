@@ -28,7 +28,7 @@ def int8_rounding(model: PreTrainedModel) -> Iterator[None]:
     """Rounds weights and inputs of the encoder's whole and low-rank matrices while the block runs, in training only."""
 
     def run(module: nn.Linear | LowRankLinear, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        if not module.training:
+        if not torch.is_grad_enabled():  # distillation trains in evaluation mode, without dropout
             return forward(x)
         weight = round_rows(module.weight)
         if isinstance(module, nn.Linear):

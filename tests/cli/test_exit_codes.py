@@ -10,7 +10,8 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from typer.testing import CliRunner
 
 from bertsurgeon import ModelPlan, Sparsity, load_model, verify
-from bertsurgeon.cli.app import BAD_INPUT, INTERRUPTED, guarded
+from bertsurgeon.cli.app import BAD_INPUT, guarded
+from bertsurgeon.cli.interrupts import INTERRUPTED
 from bertsurgeon.errors import (
     BertSurgeonError,
     CheckpointError,

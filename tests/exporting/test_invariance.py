@@ -62,7 +62,7 @@ def test_what_is_measured(formula: Callable[..., Any], changes: set[str], monkey
 
 
 def test_threads_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_formula(runtime: str, file: Path, precision: str, threads: int) -> Formula:
+    def open_formula(runtime: str, file: Path, precision: str, threads: int, outputs: object = None) -> Formula:
         return Formula(lambda sums, **_: sums * threads)
 
     monkeypatch.setattr(invariance, "open_session", open_formula)

@@ -74,6 +74,7 @@ def export(
         "quality": manifest.quality,
         "invariance": manifest.invariance,
         "kept_float": manifest.kept_float,
+        "outlier_channels": manifest.outlier_channels,
         "environment": environment(),
     }
 
@@ -89,6 +90,10 @@ def export(
         for line in (_quality_line(manifest), *_invariance_lines(manifest)):
             if line:
                 console.print(line, highlight=False, soft_wrap=True)
+        if manifest.outlier_channels:
+            console.print(
+                f"Channels with outliers, multiplied in floating point: {manifest.outlier_channels}.", highlight=False
+            )
         if manifest.kept_float:
             console.print(f"Kept in floating point: {', '.join(manifest.kept_float)}.", highlight=False)
 

@@ -24,6 +24,7 @@ from bertsurgeon.errors import OptionError
 from bertsurgeon.exporting.bounds import describe_remedies, make_bound, require_quality
 from bertsurgeon.exporting.config import ExportConfig
 from bertsurgeon.exporting.invariance import measure_invariance
+from bertsurgeon.exporting.outliers import find_outliers
 from bertsurgeon.exporting.verify import Arrays, reference, require_agreement
 from bertsurgeon.exporting.write import ExportJob, stock_config, trace_fastest, trace_model, write
 from bertsurgeon.options import check_config
@@ -120,7 +121,8 @@ def export(
     with progress.bar(f"Exporting to {config.runtime}", 4) as advance, evaluating(model):
         outputs, expected = _reference(model, checked)
         advance()
-        job = ExportJob(config, model, calibration, checked, inputs, outputs, expected, limit, bound)
+        outliers = find_outliers(model, calibration) if config.quantization == "static" else {}
+        job = ExportJob(config, model, calibration, checked, inputs, outputs, expected, limit, bound, outliers)
         graph_model = trace_fastest(job)
         advance()
         with new_folder(output, overwrite, kind="export") as temporary:
@@ -143,6 +145,7 @@ def export(
                 check.to_dict(),
                 config.quantization if config.precision == "int8" else None,
                 quality=None if quality is None else quality.to_dict(),
+                outlier_channels=sum(map(len, outliers.values())),
                 invariance=_invariance(job, session, file) if config.invariance else None,
             )
             manifest.save(temporary)

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.checkpoint import get_plan
+from bertsurgeon.exporting.outliers import Outliers, split_outliers
 from bertsurgeon.layers import GroupedLinear, chunk_of, gather_channels, make_linear, undo_prepare_for_inference
 from bertsurgeon.plan import Dense, sub_layer_of
 
@@ -92,12 +93,13 @@ def has_groups(model: PreTrainedModel) -> bool:
     return any(isinstance(module, GroupedLinear) for module in model.modules())
 
 
-def lower(model: PreTrainedModel, fill_groups: bool = False) -> PreTrainedModel:
+def lower(model: PreTrainedModel, fill_groups: bool = False, outliers: Outliers | None = None) -> PreTrainedModel:
     """Copies a model for tracing: in evaluation mode, on the CPU, with eager attention and sliced groups.
 
     Args:
         model: Dense or pruned, also after :func:`bertsurgeon.prepare_for_inference`; left as it is.
         fill_groups: Write grouped layers as zero-filled dense products instead of slices.
+        outliers: Outlier channels that are multiplied apart (:mod:`bertsurgeon.exporting.outliers`).
 
     Returns:
         The copy, in fp32.
@@ -105,10 +107,10 @@ def lower(model: PreTrainedModel, fill_groups: bool = False) -> PreTrainedModel:
     lowered = undo_prepare_for_inference(deepcopy(model))
     nn.Module.float(nn.Module.cpu(lowered)).eval()  # transformers forbids both methods for quantized models
     lowered.set_attn_implementation("eager")
-    plan = get_plan(model)
+    plan, encoder = get_plan(model), Encoder(lowered)
+    split_outliers(encoder, outliers or {})
     if plan is None:
         return lowered
-    encoder = Encoder(lowered)
     for index, layer in enumerate(plan.layers):
         roles = [role for role in layer.matrices if not layer.is_dropped(sub_layer_of(role))]
         sliced: dict[str, SlicedLinear] = {}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from bertsurgeon.exporting.config import ExportConfig
 from bertsurgeon.exporting.lowering import Graph, has_groups, lower
 from bertsurgeon.exporting.onnx_graph import save_graph, serialize, trace
 from bertsurgeon.exporting.onnx_tuning import merge_products, tune
+from bertsurgeon.exporting.outliers import OUTLIERS, Outliers
 from bertsurgeon.exporting.quantization import (
     product_names,
     quantize_as_trained,
@@ -48,6 +49,7 @@ class ExportJob:
         expected: Outputs of the PyTorch model by name, for each batch of ``checked``: those that are compared.
         limit: Maximum relative error of the outputs.
         bound: What the export may lose on validation data; None if its outputs alone are compared.
+        outliers: Outlier channels that are multiplied in floating point.
     """
 
     config: ExportConfig
@@ -59,6 +61,7 @@ class ExportJob:
     expected: list[Arrays]
     limit: float = inf
     bound: QualityBound | None = None
+    outliers: Outliers = field(default_factory=dict)
 
     @property
     def head(self) -> Head | None:
@@ -93,7 +96,7 @@ def trace_model(job: ExportJob) -> Any:
     Raises:
         ExportError: If the model cannot be traced.
     """
-    return trace(Graph(lower(job.model), job.inputs, job.outputs), job.config.opset)
+    return trace(Graph(lower(job.model, outliers=job.outliers), job.inputs, job.outputs), job.config.opset)
 
 
 def trace_fastest(job: ExportJob) -> Any:
@@ -109,7 +112,7 @@ def trace_fastest(job: ExportJob) -> Any:
     grouped = trace_model(job)
     if not has_groups(model):
         return grouped
-    filled = trace(Graph(lower(model, fill_groups=True), job.inputs, job.outputs), config.opset)
+    filled = trace(Graph(lower(model, fill_groups=True, outliers=job.outliers), job.inputs, job.outputs), config.opset)
     batch = random_inputs([model], TIMED_SHAPE[0], fitting_length([model], TIMED_SHAPE[1]))
     with temporary_folder() as folder:
         sessions: dict[str, Any] = {}
@@ -192,11 +195,12 @@ def _quantize_within_limit(model: Any, job: ExportJob, load: Callable[[Any], Ses
     inputs = [to_arrays(batch, job.inputs) for batch in job.calibration]
     products = product_names(model)
     encoder = [name for names in sub_layer_matrices(job.model) for name in names]
+    apart = [product for product in products if product.endswith(f".{OUTLIERS}")]
     # the head processes few tokens and takes little time, but its errors reach the outputs undamped
     head = [product for product in products if not any(name in product for name in (*encoder, "matmul"))]
 
     def attempt(kept_float: tuple[str, ...]) -> tuple[bool, float, Any, tuple[str, ...]]:
-        quantized = quantize_statically(deepcopy(model), inputs, [*head, *kept_float])
+        quantized = quantize_statically(deepcopy(model), inputs, [*head, *apart, *kept_float])
         session = load(quantized)
         error = job.check(session).relative_error
         holds = error <= job.limit and (job.bound is None or job.bound.measure(job.as_model(session)).holds)

@@ -42,6 +42,8 @@ class Manifest:
             exports of 0.1.0.
         quality: What the exported model loses on validation data (:class:`bertsurgeon.exporting.bounds.Quality`); None
             if no bound was measured.
+        outlier_channels: Number of inputs that an INT8 model multiplies in floating point, because they are far larger
+            than others (:mod:`bertsurgeon.exporting.outliers`).
         invariance: How far answers depend on padding, other texts, threads and processor
             (:func:`bertsurgeon.exporting.invariance.measure_invariance`); None if that was not measured.
     """
@@ -57,6 +59,7 @@ class Manifest:
     digests: dict[str, str] = field(default_factory=dict)
     quality: dict[str, Any] | None = None
     invariance: dict[str, Any] | None = None
+    outlier_channels: int = 0
 
     @property
     def file(self) -> str:
@@ -141,6 +144,7 @@ def _from_dict(data: dict[str, Any], has_digests: bool) -> Manifest:
         "runtime": data.get("runtime") in get_args(Runtime),
         "precision": data.get("precision") in get_args(Precision),
         "encoder_weights": type(data.get("encoder_weights")) is int,
+        "outlier_channels": type(data.get("outlier_channels", 0)) is int,
         "quantization": isinstance(data.get("quantization"), str | None),
         "check": isinstance(data.get("check", {}), dict),
         "digests": isinstance(digests, dict) and all(isinstance(value, str) for value in digests.values()),
