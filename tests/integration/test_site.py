@@ -32,6 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 HOSTS = {
+    "doi.org",
     "arxiv.org",
     "huggingface.co",
     "keepachangelog.com",
