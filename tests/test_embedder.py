@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,17 @@ def test_the_encoder_may_lie_in_a_folder_of_its_own(folder: Path, tmp_path: Path
     succeed("prune", old, "-o", tmp_path / "out", "--sparsity", "0.5", "--text-file", folder / "texts.txt")
     assert encoder_folder(tmp_path / "out") == tmp_path / "out"
     assert encode(tmp_path / "out", texts).shape == (3, 24)
+
+
+def test_a_head_of_setfit_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr("bertsurgeon.progress.note_once", notes.append)
+    shutil.copytree(folder / "plain", tmp_path / "setfit")
+    load_embedder(tmp_path / "setfit")
+    assert not any("SetFit" in note for note in notes)
+    (tmp_path / "setfit" / "model_head.pkl").write_bytes(b"")
+    load_embedder(tmp_path / "setfit")
+    assert "classification head of SetFit (model_head.pkl), which is left out" in notes[-2] + notes[-1]
 
 
 def test_a_decoder_embeds(folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
+from bertsurgeon import progress
 from bertsurgeon.architectures import get_architecture
 from bertsurgeon.checkpoint.bounds import check_archives, check_dense_size, check_shards
 from bertsurgeon.checkpoint.checks import (
@@ -118,6 +119,12 @@ def load_embedder(name: str | Path) -> PreTrainedModel:
     if not Path(name).is_dir():
         read_config(name)  # raises if there is no such model
     folder = _local_folder(name)
+    heads = sorted(path.name for path in folder.glob("model_head.*"))
+    if heads or (folder / "config_setfit.json").is_file():
+        progress.note_once(
+            f"{name} has a classification head of SetFit ({', '.join(heads) or 'config_setfit.json'}), which is left "
+            "out: only the embedder is read, so train the head again on its embeddings."
+        )
     encoder = _load_complete(encoder_folder(folder), AutoModel)
     return Embedder(encoder, open_sentence_model(folder))
 
