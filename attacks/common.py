@@ -21,6 +21,16 @@ Attack = Callable[[Path], list[str]]
 MAX_CPU_SECONDS = 5.0
 """Most processor time until a hostile file is refused."""
 
+SMALL_MANIFEST = {
+    "format_version": 1,
+    "runtime": "onnx",
+    "precision": "fp32",
+    "inputs": ["input_ids"],
+    "outputs": ["logits"],
+    "encoder_weights": 1,
+}
+"""Manifest of an export in the format of 0.1.0, which holds no digests."""
+
 
 def dense(folder: Path) -> Path:
     """Writes a dense model without digests, as an attacker would; returns its folder."""

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bertsurgeon import open_exported
 from bertsurgeon.runtime import MANIFEST
-from common import dense, main, refused
+from common import SMALL_MANIFEST, dense, main, refused
 
 
 def attack(folder: Path) -> list[str]:
@@ -31,14 +31,7 @@ def attack(folder: Path) -> list[str]:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
         (export / "model.onnx").write_bytes(model.SerializeToString())
         assert onnx.load(export / "model.onnx", load_external_data=False).graph.initializer[0].external_data
-        manifest = {
-            "runtime": "onnx",
-            "precision": "fp32",
-            "inputs": ["input_ids"],
-            "outputs": ["logits"],
-            "encoder_weights": 1,
-        }
-        (export / MANIFEST).write_text(json.dumps({"format_version": 1, **manifest}))
+        (export / MANIFEST).write_text(json.dumps(SMALL_MANIFEST))
         lines.append(refused(f"weights in {location[:12]}…", lambda: open_exported(export)))
     return lines
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from bertsurgeon import AutoConfig, Calibration, Sparsity, calibrate, load_model, open_exported
 from bertsurgeon.runtime import MANIFEST
 from bertsurgeon.testing import toy_classifier
-from common import dense, edit, main, pruned, refused
+from common import SMALL_MANIFEST, dense, edit, main, pruned, refused
 
 VALUES: tuple[Any, ...] = (None, True, -1, 10**30, 0.5, "x", [], [[]], {}, {"a": 1}, "0-1", ["x"])
 
@@ -42,16 +42,9 @@ def attack(folder: Path) -> list[str]:
     lines += _calibrations(folder)
     export = dense(folder / "export")
     (export / "model.onnx").write_bytes(b"graph")
-    manifest = {
-        "runtime": "onnx",
-        "precision": "fp32",
-        "inputs": ["input_ids"],
-        "outputs": ["logits"],
-        "encoder_weights": 1,
-    }
-    for name in ("format_version", *manifest):
+    for name in SMALL_MANIFEST:
         for value in VALUES:
-            content = {"format_version": 1, **manifest, name: value}
+            content = {**SMALL_MANIFEST, name: value}
             (export / MANIFEST).write_text(json.dumps(content))
             lines.append(refused(f"{value!r} as {name} of a manifest", lambda: open_exported(export)))
     return lines

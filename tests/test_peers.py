@@ -120,12 +120,12 @@ def test_tuning_the_mask_lowers_the_error_of_every_sub_layer(toy: tuple[PreTrain
     kept = {key: torch.arange(len(view.sum_units(view.last_weight(key)[0], key))) % 2 == 0 for key in view.keys}
     for key in view.keys:
         units.scale_units(view, key, kept[key])
-    errors = kwon.tune(Encoder(model), view, kept, batches)
+    errors = kwon.tune(model, view, kept, batches)
     assert list(errors) == view.keys
     assert all(after < before for before, after in errors.values())
     copy, untouched = units.copy_encoder(model)
     everything = {key: torch.ones_like(kept[key]) for key in view.keys}
-    kwon.tune(Encoder(model), untouched, everything, batches)
+    kwon.tune(model, untouched, everything, batches)
     torch.testing.assert_close(outputs(copy, batches), outputs(model, batches))
 
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon.calibration import Batch, MatrixKey, token_mask
-from bertsurgeon.tasks import model_inputs
-from peers.units import UnitView, copy_encoder
+from bertsurgeon.calibration import Batch, collect_statistics
+from peers.units import copy_encoder
 
 
 @torch.no_grad()
@@ -31,9 +30,10 @@ def prune_by_data_aware_rank(
         The model, whose matrices are products of the factors, and the share of the weights that the factors have.
     """
     pruned, view = copy_encoder(model)
-    moments = second_moments(view, batches)
+    statistics = collect_statistics(view.encoder.model, batches, gradients=False, moments=True)
     count = 0
-    for (layer, role), moment in moments.items():
+    for (layer, role), moments in statistics.moments.items():
+        moment = moments.covariance + torch.outer(moments.mean, moments.mean)
         weight = view.encoder.weight(layer, role)
         rank = max(1, int(share * weight.numel() / sum(weight.shape)))
         weight.copy_(reduce_rank(weight, rank, moment))
@@ -47,7 +47,7 @@ def reduce_rank(weight: Tensor, rank: int, moment: Tensor) -> Tensor:
     Args:
         weight: W, shape (out, in).
         rank: Rank of the result.
-        moment: C, the sum of xxᵀ over all tokens, shape (in, in).
+        moment: C, the mean of xxᵀ over all tokens, shape (in, in).
     """
     values, vectors = torch.linalg.eigh(moment)
     roots = values.clamp_min(0).sqrt()
@@ -57,33 +57,3 @@ def reduce_rank(weight: Tensor, rank: int, moment: Tensor) -> Tensor:
     reduced: Tensor = (outputs[:, :rank] * singular[:rank]) @ inputs[:rank]
     product: Tensor = reduced @ (vectors / roots).T
     return product.to(weight)
-
-
-def second_moments(view: UnitView, batches: Sequence[Batch]) -> dict[MatrixKey, Tensor]:
-    """Returns the second moment of the inputs of every matrix, in fp64."""
-    encoder, model = view.encoder, view.encoder.model
-    moments: dict[MatrixKey, Tensor] = {}
-    shared: dict[MatrixKey, MatrixKey] = {}
-    masks: list[Tensor] = []
-
-    def add(key: MatrixKey, x: Tensor) -> None:
-        rows = x[masks[0]]
-        moments[key] = moments.get(key, 0) + (rows.T @ rows).double()
-
-    handles = []
-    for layer in range(len(encoder.layers)):
-        for roles in encoder.sub_layers.values():
-            for role in roles:
-                # all but the last matrix read the same
-                shared[layer, role] = key = (layer, role if role == roles[-1] else roles[0])
-                if key == (layer, role):
-                    hook = encoder.linear(layer, role).register_forward_pre_hook
-                    handles.append(hook(lambda _, inputs, key=key: add(key, inputs[0])))
-    try:
-        for batch in batches:
-            masks[:] = [token_mask(model, batch)]
-            model(**model_inputs(batch))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {key: moments[source] for key, source in shared.items()}

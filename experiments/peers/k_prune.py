@@ -14,18 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch
-from bertsurgeon.compensation.lockstep import (
-    LayerInputs,
-    Stage,
-    Tracker,
-    first_layer_inputs,
-    lockstep,
-    track_input,
-    track_target,
-)
-from bertsurgeon.plan import sub_layer_of
+from peers.lockstep_fit import LastMatrix, last_matrices
 from peers.units import Key, Units, UnitView, copy_encoder, scale_units, unit_gradients
 
 BALANCES = (0.0, 0.00025, 1.0)
@@ -49,25 +39,16 @@ def prune_by_knowledge(
         The model, and the share of the weights that it keeps.
     """
     pruned, view = copy_encoder(model)
-    dense = Encoder(model)
-    architecture = dense.architecture
-    layer_inputs = list(first_layer_inputs(model, batches))
-    trackers: dict[str, Tracker] = {}
-    for sub_layer, roles in dense.sub_layers.items():
-        trackers |= {architecture.residual(sub_layer): track_input, architecture.matrices[roles[-1]]: track_target}
     budget = share * view.total()
     kept: Units = {}
     with torch.no_grad():
-        for stage in lockstep(dense, view.encoder, layer_inputs, lambda _: trackers):
-            sub_layer = sub_layer_of(stage.roles[0])
-            if dense.last_role(sub_layer) not in stage.roles:
-                continue
-            key: Key = (stage.layer, sub_layer)
+        for matrix in last_matrices(model, view, batches):
+            key = matrix.key
             rest = [other for other in view.keys if other not in kept]
             knowledge = measure_knowledge(view, measured, rest, balance, seed)
             kept[key] = above_threshold(view, knowledge, budget)[key]
             budget -= int(kept[key].sum()) * view.cost(key)
-            refit(view, key, kept[key], stage, layer_inputs)
+            refit(view, matrix, kept[key])
     return pruned, view.count(kept) / view.total()
 
 
@@ -106,22 +87,17 @@ def above_threshold(view: UnitView, knowledge: Units, budget: float) -> Units:
     return dict(zip(keys, mask.split([len(knowledge[key]) for key in keys]), strict=True))
 
 
-def refit(view: UnitView, key: Key, kept: Tensor, stage: Stage, layer_inputs: Sequence[LayerInputs]) -> None:
+def refit(view: UnitView, matrix: LastMatrix, kept: Tensor) -> None:
     """Refits the columns of the last matrix that kept units have, and removes the others, in place."""
-    sub_layer = key[1]
-    architecture = view.encoder.architecture
-    paths = [architecture.matrices[view.encoder.last_role(sub_layer)], architecture.residual(sub_layer)]
+    key = matrix.key
     columns = kept.repeat_interleave(view.width(key)).nonzero().flatten()
     weight = view.last_weight(key)
     system = torch.zeros(len(columns), len(columns), dtype=torch.float64)
     right_side = torch.zeros(len(columns), len(weight), dtype=torch.float64)
-    for inputs in layer_inputs:
-        if sub_layer == "feed_forward":
-            inputs.keep_attention(stage.pruned)
-        values = inputs.pruned_inputs(stage.pruned, paths)
-        x, drift = values[paths[0]][:, columns], inputs.tracked[paths[1]] - values[paths[1]]
+    for inputs, target in matrix.pairs():
+        x = inputs[:, columns]
         system += x.T @ x
-        right_side += x.T @ (inputs.tracked[paths[0]] + drift)
+        right_side += x.T @ target
     scale_units(view, key, torch.zeros(len(kept)))
     if len(columns):
         weight[:, columns] = torch.linalg.lstsq(system, right_side, driver="gelsd").solution.T.to(weight)

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch
-from bertsurgeon.compensation.lockstep import Tracker, first_layer_inputs, lockstep, track_input, track_target
-from bertsurgeon.plan import sub_layer_of
+from peers.lockstep_fit import last_matrices
 from peers.units import Key, Units, UnitView, copy_encoder, scale_units, unit_gradients
 
 LARGEST_FACTOR = 10.0
@@ -39,7 +37,7 @@ def prune_by_fisher(model: PreTrainedModel, share: float, batches: Sequence[Batc
     kept = {key: rearrange(fisher[key], kept[key]) for key in view.keys}
     for key in view.keys:
         scale_units(view, key, kept[key])
-    tune(Encoder(model), view, kept, batches)
+    tune(model, view, kept, batches)
     return pruned, view.count(kept) / view.total()
 
 
@@ -104,11 +102,13 @@ def rearrange(block: Tensor, kept: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def tune(dense: Encoder, view: UnitView, kept: Units, batches: Sequence[Batch]) -> dict[Key, tuple[float, float]]:
+def tune(
+    model: PreTrainedModel, view: UnitView, kept: Units, batches: Sequence[Batch]
+) -> dict[Key, tuple[float, float]]:
     """Scales the kept units, sub-layer by sub-layer, so that the residual stream comes nearest to the dense one.
 
     Args:
-        dense: Encoder of the dense model.
+        model: The dense model.
         view: Units of the pruned model, changed in place.
         kept: The units that are kept.
         batches: Calibration texts.
@@ -117,30 +117,15 @@ def tune(dense: Encoder, view: UnitView, kept: Units, batches: Sequence[Batch]) 
         By sub-layer the squared error before and after, without the damping.
     """
     errors: dict[Key, tuple[float, float]] = {}
-    architecture = dense.architecture
-    layer_inputs = list(first_layer_inputs(dense.model, batches))
-    trackers: dict[str, Tracker] = {}
-    for sub_layer, roles in dense.sub_layers.items():
-        trackers |= {architecture.residual(sub_layer): track_input, architecture.matrices[roles[-1]]: track_target}
-    is_stable = True
-    for stage in lockstep(dense, view.encoder, layer_inputs, lambda _: trackers):
-        sub_layer = sub_layer_of(stage.roles[0])
-        last = dense.last_role(sub_layer)
-        if last not in stage.roles or not is_stable:
-            continue
-        key: Key = (stage.layer, sub_layer)
-        paths = [architecture.matrices[last], architecture.residual(sub_layer)]
+    for matrix in last_matrices(model, view, batches):
+        key = matrix.key
         weight = view.last_weight(key)
         products = weight.T @ weight
         system = torch.zeros_like(products, dtype=torch.float64)
         right_side = torch.zeros(len(products), dtype=torch.float64)
         squares = 0.0
-        for inputs in layer_inputs:
-            if sub_layer == "feed_forward":
-                inputs.keep_attention(stage.pruned)
-            values = inputs.pruned_inputs(stage.pruned, paths)
-            x, drift = values[paths[0]], inputs.tracked[paths[1]] - values[paths[1]]
-            error = inputs.tracked[paths[0]] + drift - x @ weight.T
+        for x, target in matrix.pairs():
+            error = target - x @ weight.T
             system += x.T @ x
             right_side += (x * (error @ weight)).sum(0)
             squares += float(error.square().sum())
@@ -149,8 +134,8 @@ def tune(dense: Encoder, view: UnitView, kept: Units, batches: Sequence[Batch]) 
         right_side = view.sum_units(right_side, key)
         step = torch.linalg.solve(system + torch.eye(len(system)), right_side)  # the damping is 1
         factors = (1 + step) * kept[key]
-        is_stable = bool(factors.abs().max() <= LARGEST_FACTOR)
-        if is_stable:
-            scale_units(view, key, factors)
-            errors[key] = squares, squares + float(step @ system @ step - 2 * step @ right_side)
+        if factors.abs().max() > LARGEST_FACTOR:
+            break
+        scale_units(view, key, factors)
+        errors[key] = squares, squares + float(step @ system @ step - 2 * step @ right_side)
     return errors
