@@ -80,8 +80,10 @@ def measure_auto(task: BaseTask, share: float) -> dict[str, Any]:
     return {**task.score(model), **measured}
 
 
-def rows_of(task: BaseTask, methods: list[str]) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    for share in SHARES:
+def rows_of(
+    task: BaseTask, methods: list[str], shares: list[float]
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    for share in shares:
         if share not in STUDY_SHARES:
             yield f"auto-{share:g}", partial(measure_auto, task, share)
         for method in methods:
@@ -92,11 +94,12 @@ def main() -> None:
     parser = make_parser(__doc__)
     add_options(parser)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--shares", nargs="*", type=float, default=list(SHARES))
     arguments = parse_arguments(parser)
     for name in arguments.tasks:
         task = open_task(name, arguments)
         results = ResultsStore("base_peers", arguments)
-        for row, make in rows_of(task, arguments.methods):
+        for row, make in rows_of(task, arguments.methods, arguments.shares):
             results.run(f"{name}/{row}", make, {"task": name, "encoder": arguments.encoder.name})
 
 

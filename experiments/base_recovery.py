@@ -48,7 +48,7 @@ def variants(seed: int) -> Iterator[tuple[str, Variant | None]]:
     yield "start", None
     yield "default", Variant(base)
     for epochs in (3, 10):
-        for rate in (5e-5, 1e-4, 2e-4):
+        for rate in (2e-5, 5e-5, 1e-4, 2e-4):
             yield f"rate-{rate:g}-epochs-{epochs}", Variant(replace(base, learning_rate=rate, epochs=epochs))
     at_rate = replace(base, learning_rate=1e-4)
     yield "rate-0.0001-epochs-3-int8", Variant(at_rate, rounds=True)
