@@ -2,13 +2,13 @@
 
     python drills/anomalies.py
 
-The n-th ``open``, ``mkdir``, ``rename`` and ``fsync`` of a command below its own folders fails, with no space
-(ENOSPC), an input/output error (EIO) or a missing permission (EACCES), for n = 1, 2, 3 … until the run succeeds. Then
+The n-th ``open``, ``mkdir``, ``rename``, exchange of two folders (``renameat2``) and ``fsync`` of a command below its
+own folders fails, with no space (ENOSPC), an input/output error (EIO) or a missing permission (EACCES), for n = 1, 2,
+3 … until the run succeeds. Then
 files may grow to 512, 1024, 2048 … bytes only (``ulimit -f``), which reaches the writes of C++ and Rust as well. After
 each run the output must be the old folder or the new one, nothing else may be left, and the error is one sentence.
 """
 
-import argparse
 import errno
 import os
 import re
@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import bench
-
-sys.path.append(str(bench.ROOT / "experiments"))
+from bertsurgeon.checkpoint import exchange
 
 ERRORS = ("ENOSPC", "EIO", "EACCES")
-CALLS = ("open", "mkdir", "rename", "fsync")
+CALLS = ("open", "mkdir", "rename", "exchange", "fsync")
 SMALLEST, MAX_BYTES = 2**9, 2**22
 """Limits on file sizes; the first one lets the error be printed into a file."""
 
@@ -34,7 +33,7 @@ class Fault:
     """Makes the n-th call of one kind fail; the counter and the place are those of one process.
 
     Args:
-        call: ``open``, ``mkdir``, ``rename`` or ``fsync``.
+        call: ``open``, ``mkdir``, ``rename``, ``exchange`` or ``fsync``.
         number: Which call fails, from 1; 0 for none.
         error: Name of the error.
         folder: Only calls below this folder count.
@@ -45,17 +44,18 @@ class Fault:
         self.error = getattr(errno, error)
         self.count = 0
         self.is_active = True
-        self._fsync = os.fsync
+        self._fsync, self._exchange = os.fsync, exchange._exchange_atomically
 
     def install(self) -> None:
         """Installs the fault; an audit hook sees what C code of Python does, too, and stays for the process."""
         sys.addaudithook(self._audit)
         os.fsync = self._fail_fsync  # type: ignore[assignment]
+        exchange._exchange_atomically = self._fail_exchange  # no audit hook sees a call through ctypes
 
     def remove(self) -> None:
         """Makes all calls succeed again."""
         self.is_active = False
-        os.fsync = self._fsync
+        os.fsync, exchange._exchange_atomically = self._fsync, self._exchange
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.is_active and _EVENTS.get(event) == self.call and isinstance(arguments[0], (str, bytes, os.PathLike)):
@@ -67,6 +67,11 @@ class Fault:
         if self.call == "fsync":
             self._hit(None)
         self._fsync(descriptor)
+
+    def _fail_exchange(self, first: Path, second: Path) -> bool:
+        if self.call == "exchange":
+            self._hit(str(second))
+        return self._exchange(first, second)
 
     def _hit(self, path: str | None) -> None:
         self.count += 1
@@ -127,13 +132,9 @@ def loop(folder: Path, command: str, kind: str, error: str, step: int, limit: in
     Returns:
         The number of runs, how many of them ended in an error, and the faults.
     """
-    bench.clear(folder, None)
-    ended = bench.run(folder, bench.arguments_of(command, seed=1))
-    assert ended.code == 0, ended.text
-    old = bench.keep(folder, f"{command}-old")
-    bench.clear(folder, None)
-    ended = bench.run(folder, bench.arguments_of(command))
-    assert ended.code == 0, ended.text
+    old = bench.make_old_output(folder, command)
+    bench.clear(folder, old if command in bench.IN_PLACE else None)
+    bench.complete(folder, bench.arguments_of(command))
     new = bench.stable(folder / "place" / "out")
     assert new is not None
     old_files = bench.exact(old)
@@ -142,7 +143,8 @@ def loop(folder: Path, command: str, kind: str, error: str, step: int, limit: in
     while runs < limit:
         bench.clear(folder, old)
         before = _before(kind, number, error, folder)
-        ended = bench.run(folder, bench.arguments_of(command, "--overwrite"), before=before)
+        overwrite = () if command in bench.IN_PLACE else ("--overwrite",)
+        ended = bench.run(folder, bench.arguments_of(command, *overwrite), before=before)
         runs += 1
         errors += ended.code != 0
         faults += [f"{number}: {fault}" for fault in judge(folder, command, ended, old_files, new)]
@@ -180,19 +182,12 @@ def _before(kind: str, number: int, error: str, folder: Path) -> Callable[[], No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commands", default=",".join(bench.COMMANDS), help="commands, separated by commas")
+    parser = bench.make_parser(__doc__)
     parser.add_argument("--step", type=int, default=1, help="every n-th call is made to fail")
     parser.add_argument("--limit", type=int, default=1000, help="largest number of runs per call and error")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=bench.ROOT / "runs" / "drills", help="where the runs write")
-    parser.add_argument("--rerun", help="rows that are done again, by a pattern of their names")
     arguments = parser.parse_args()
-    from lib.results_store import ResultsStore
-
     bench.warm_up()
-    store = ResultsStore("anomalies", arguments)
-    store.path = bench.RESULTS / "anomalies.jsonl"
+    store = bench.open_store("anomalies", arguments)
     folder = arguments.folder.resolve() / "anomalies"
     bench.prepare(folder)
     faults = 0

@@ -3,6 +3,7 @@
 All imports are made once; each run is a fork, so it takes the second that its work takes.
 """
 
+import argparse
 import atexit
 import hashlib
 import json
@@ -17,9 +18,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "experiments"))
+
+if TYPE_CHECKING:
+    from lib.results_store import ResultsStore
+
 RESULTS = ROOT / "drills" / "results"
 
 RECIPE = """
@@ -43,8 +49,14 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *("dense", "--to", "pytorch", "--objective", "size", "--length", "16", "--max-drop", "30"),
         *("--no-recover", "--max-candidates", "3"),
     ),
+    "drop-layers": ("dense", "--keep", "1", "--strategy", "importance"),
+    "trim-vocabulary": ("dense",),
+    "report": ("place/out",),
 }
 """The commands that write, with their model and options; paths are relative to the folder of :func:`prepare`."""
+
+IN_PLACE = ("report",)
+"""Commands that write into the folder of their model, without data and a seed."""
 
 RESUMABLE = ("finetune", "recover", "gradual")
 
@@ -60,6 +72,25 @@ REPORTS = (
     "report.html",
 )
 """Files with times and latencies, which differ from run to run; they must be complete."""
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Makes a parser with the options of all drills."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commands", default=",".join(COMMANDS), help="commands, separated by commas")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "drills", help="where the runs write")
+    parser.add_argument("--rerun", help="rows that are done again, by a pattern of their names")
+    return parser
+
+
+def open_store(name: str, arguments: argparse.Namespace) -> "ResultsStore":
+    """Opens the results of a drill, as those of experiments are stored."""
+    from lib.results_store import ResultsStore
+
+    store = ResultsStore(name, arguments)
+    store.path = RESULTS / f"{name}.jsonl"
+    return store
 
 
 def warm_up(exports: bool = True) -> None:
@@ -104,6 +135,8 @@ def prepare(folder: Path) -> None:
 
 def arguments_of(command: str, *options: str, seed: int = 0) -> list[str]:
     """Returns the command line that writes ``place/out``."""
+    if command in IN_PLACE:
+        return [command, *COMMANDS[command], "-q"]
     data = ("--train-file", "train.csv", "--validation-file", "validation.csv")
     return [command, *COMMANDS[command], *data, "-o", "place/out", "--seed", str(seed), "-q", *options]
 
@@ -237,6 +270,20 @@ def leftovers(folder: Path, command: str) -> list[str]:
     work = folder / "place" / "out.search"
     hidden = sorted(f"out.search/{path.name}" for path in work.glob(".*")) if work.is_dir() else []
     return [*beside, *hidden, *sorted(f"temporary/{path.name}" for path in (folder / "temporary").iterdir())]
+
+
+def make_old_output(folder: Path, command: str) -> Path:
+    """Writes an old output of another seed, and keeps it; commands that write in place get that of ``prune``."""
+    clear(folder, None)
+    complete(folder, arguments_of("prune" if command in IN_PLACE else command, seed=1))
+    return keep(folder, f"{command}-old")
+
+
+def complete(folder: Path, arguments: Sequence[str]) -> Ended:
+    """Runs a command that must succeed."""
+    ended = run(folder, arguments)
+    assert ended.code == 0, ended.text
+    return ended
 
 
 def clear(folder: Path, old: Path | None) -> None:

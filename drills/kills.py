@@ -8,15 +8,12 @@ done are not repeated, so the drill can be continued. Where a kill comes is meas
 does not change. In every second round the output replaces an old one.
 """
 
-import argparse
 import random
 import sys
 from pathlib import Path
 from typing import Any
 
 import bench
-
-sys.path.append(str(bench.ROOT / "experiments"))
 
 ROUND = 5
 """Kills per row of the results."""
@@ -29,14 +26,9 @@ class Reference:
     """What runs that are not killed write: the expected output, and an old one of another seed."""
 
     def __init__(self, folder: Path, command: str) -> None:
+        self.old = bench.make_old_output(folder, command)
         bench.clear(folder, None)
-        ended = bench.run(folder, bench.arguments_of(command, seed=1))
-        assert ended.code == 0, ended.text
-        self.old = bench.keep(folder, f"{command}-old")
-        bench.clear(folder, None)
-        ended = bench.run(folder, bench.arguments_of(command))
-        assert ended.code == 0, ended.text
-        self.seconds = ended.cpu_seconds
+        self.seconds = bench.complete(folder, bench.arguments_of(command)).cpu_seconds
         self.new = bench.stable(folder / "place" / "out")
 
 
@@ -105,18 +97,12 @@ def is_fault(one: dict[str, Any]) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench.make_parser(__doc__)
+    parser.set_defaults(commands=",".join(KILLS))
     parser.add_argument("--share", type=float, default=1.0, help="share of the planned kills")
-    parser.add_argument("--commands", default=",".join(bench.COMMANDS), help="commands, separated by commas")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=bench.ROOT / "runs" / "drills", help="where the runs write")
-    parser.add_argument("--rerun", help="rounds that are done again, by a pattern of their names")
     arguments = parser.parse_args()
-    from lib.results_store import ResultsStore
-
     bench.warm_up()
-    store = ResultsStore("kills", arguments)
-    store.path = bench.RESULTS / "kills.jsonl"
+    store = bench.open_store("kills", arguments)
     folder = arguments.folder.resolve()
     bench.prepare(folder)
     faults, references = 0, dict[str, Reference]()

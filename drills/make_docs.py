@@ -36,19 +36,39 @@ def kills() -> str:
     return "\n".join(lines)
 
 
+CALLS = {"open": "`open`", "mkdir": "`mkdir`", "rename": "`rename`", "exchange": "exchange", "fsync": "`fsync`"}
+"""Headings of the columns with failing calls."""
+
+
 def anomalies() -> str:
-    """Returns the table of failing calls, with one row per command."""
-    if not read("anomalies"):
+    """Returns the table of failing calls, with one row per command and a total."""
+    rows = read("anomalies")
+    if not rows:
         return "No run of this drill is recorded yet."
-    lines = ["| command | call and error | runs | of these refused | broken promises |", "|---|---|---:|---:|---:|"]
+    calls = {**CALLS, "size": "file size"}
+    lines = [
+        f"| command | {' | '.join(calls.values())} | broken promises |",
+        f"|---|{'---:|' * (len(calls) + 1)}",
+    ]
+    total = dict.fromkeys((*calls, "errors", "faults"), 0)
     for command in COMMANDS:
-        for row in read("anomalies"):
-            configuration, result = row["configuration"], row["result"]
-            if configuration["command"] == command:
-                call = "file size" if configuration["call"] == "size" else f"`{configuration['call']}`"
-                every = f", every {configuration['step']}th" if configuration["step"] > 1 else ""
-                cells = [f"`{command}`", f"{call}, {configuration['error']}{every}", result["runs"], result["errors"]]
-                lines.append("| " + " | ".join(map(str, [*cells, len(result["faults"])])) + " |")
+        of_command = [row for row in rows if row["configuration"]["command"] == command]
+        if not of_command:
+            continue
+        cells, faults = [], sum(len(row["result"]["faults"]) for row in of_command)
+        for call in calls:
+            results = [row["result"] for row in of_command if row["configuration"]["call"] == call]
+            runs, errors = (sum(result[key] for result in results) for key in ("runs", "errors"))
+            cells.append(f"{runs} ({errors})")
+            total[call] += runs
+            total["errors"] += errors
+        total["faults"] += faults
+        steps = {row["configuration"]["step"] for row in of_command} - {1}
+        every = f", every {max(steps)}th" if steps else ""
+        lines.append(f"| `{command}`{every} | {' | '.join(cells)} | {faults} |")
+    runs = sum(total[call] for call in calls)
+    cells = [str(total[call]) for call in calls]
+    lines.append(f"| **all {runs:,} ({total['errors']:,})** | {' | '.join(cells)} | **{total['faults']}** |")
     return "\n".join(lines)
 
 

@@ -114,9 +114,13 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int]:
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:
-    """Returns the ``config.json`` of a folder; None if it is missing or damaged, which other checks report."""
+    """Returns the ``config.json`` of a folder; None if it is missing or damaged, which other checks report.
+
+    Raises:
+        OSError: If the disk cannot read it: without it, a folder would be sealed without its digests.
+    """
     try:
         content: dict[str, Any] = read_json(folder / CONFIG)
-    except (OSError, DamagedFileError):
+    except (FileNotFoundError, NotADirectoryError, DamagedFileError):
         return None
     return content

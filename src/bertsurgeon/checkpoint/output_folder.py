@@ -7,7 +7,7 @@ A new folder is written beside the old one and exchanged with it when it is comp
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from bertsurgeon import distributed, progress
@@ -118,18 +118,26 @@ def add_recorded_file(folder: Path, name: str, text: str) -> None:
         text: Its content.
 
     Raises:
-        CheckpointError: If it cannot be written, or another run is writing into the folder.
+        CheckpointError: If it cannot be written, or another run is writing into the folder; the folder is as it was.
     """
     is_ours = (folder / RECORD).exists() or (bool(list_files(folder)) and foreign_file(folder) is None)
     with lock_outputs(folder) if is_ours else nullcontext():
+        had_record, before = (folder / RECORD).exists(), None
         try:
             record = read_record(folder)
-            if record is None and is_ours and not (folder / RECORD).exists():
+            if record is None and is_ours and not had_record:
                 record = (released_kind(folder), list_files(folder))
             if record is not None and name not in record[1]:  # first the record: a file that it lists may be absent
+                before = record_text(*record)
                 write_file(folder / RECORD, record_text(record[0], sorted([*record[1], name])))
             write_file(folder / name, text)
         except OSError as error:
+            if before is not None and not (folder / name).exists():
+                with suppress(OSError):
+                    if had_record:
+                        write_file(folder / RECORD, before)
+                    else:
+                        (folder / RECORD).unlink(missing_ok=True)
             raise file_not_writable(folder / name, error) from error
 
 
