@@ -291,6 +291,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     add_options(parser)
     parser.add_argument("--rate", type=float, help="learning rate of dense models, instead of choosing it")
+    parser.add_argument("--epochs", type=float, help="of dense models, instead of the task's")
     parser.add_argument("--minilm", help="folder of all-MiniLM-L6-v2, if its package is not installed")
     parser.add_argument("--rows", nargs="*", default=("*",), help="patterns of rows after the dense model's")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no new row after so long")
@@ -302,7 +303,14 @@ def main() -> None:
         task = open_task(name, arguments)
         if arguments.rate is not None:
             task = replace(task, recipe=replace(task.recipe, rates=(arguments.rate,)))
-        configuration = {"task": name, "encoder": arguments.encoder.name, "training_rows": len(task.data.train)}
+        if arguments.epochs is not None:
+            task = replace(task, recipe=replace(task.recipe, epochs=arguments.epochs))
+        configuration = {
+            "task": name,
+            "encoder": arguments.encoder.name,
+            "training_rows": len(task.data.train),
+            "epochs": task.recipe.epochs,
+        }
         chosen = results.run(f"{name}/chosen", partial(choose, task), configuration)
         results.run(f"{name}/dense", partial(make_dense, task, chosen["rate"]), configuration)
         if not task.folder.is_dir():
