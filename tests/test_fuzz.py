@@ -61,3 +61,13 @@ def test_a_failure_is_noticed(targets: dict[str, Any]) -> None:
         with pytest.raises((AssertionError, ZeroDivisionError)):
             target.case(Random(0))
     target.read = read
+
+
+def test_a_case_does_not_depend_on_earlier_ones(targets: dict[str, Any]) -> None:
+    """A value that is put into a file is a copy: a later change of it would reach all cases that follow."""
+    from fuzz.mutations import VALUES, mutate_json
+
+    before = repr(VALUES)
+    for seed in range(2000):
+        mutate_json(b'{"a": [1, 2], "b": {"c": []}}', Random(seed))
+    assert repr(VALUES) == before

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -80,7 +81,7 @@ def mutate_value(value: Any, random: Random) -> Any:
 def _change(root: Any, random: Random) -> Any:
     places = _places(root)
     if not places:
-        return random.choice(VALUES)
+        return _new_value(random)
     parent, key = random.choice(places)
     kind = random.randrange(8)
     if kind == 0:
@@ -102,8 +103,13 @@ def _change(root: Any, random: Random) -> Any:
         for _ in range(random.choice((1, 3, 70))):
             parent[key] = [parent[key]]
     else:
-        parent[key] = random.choice(VALUES)
+        parent[key] = _new_value(random)
     return root
+
+
+def _new_value(random: Random) -> Any:
+    """Returns one of the values, of lists and dictionaries a copy: later changes must not reach the next cases."""
+    return deepcopy(random.choice(VALUES))
 
 
 def _places(root: Any) -> list[tuple[Any, Any]]:
