@@ -25,8 +25,11 @@ from bertsurgeon.runtime import open_exported
 from lib.common import make_parser, parse_arguments
 from lib.int8_rounding import int8_rounding
 from lib.results_store import ResultsStore
+from lib.varied_texts import with_variations
 
 SHARES = (0.12, 0.25)
+REPLACED = 0.15
+"""Share of the tokens that are replaced in variations of texts."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,12 @@ class Variant:
     Attributes:
         config: The training options.
         rounds: Whether the encoder is rounded to INT8 during training.
+        copies: Variations of each text, which the teacher answers; with them, labels are not used.
     """
 
     config: TrainingConfig
     rounds: bool = False
+    copies: int = 0
 
 
 def variants(seed: int) -> Iterator[tuple[str, Variant | None]]:
@@ -54,6 +59,10 @@ def variants(seed: int) -> Iterator[tuple[str, Variant | None]]:
     yield "rate-0.0001-epochs-3-int8", Variant(at_rate, rounds=True)
     yield "rate-0.0001-epochs-3-hidden", Variant(replace(at_rate, hidden_weight=1.0))
     yield "rate-0.0001-epochs-3-teacher", Variant(replace(at_rate, distillation_weight=1.0))
+    for rate in (5e-5, 1e-4):
+        # as many steps as three epochs
+        varied = replace(base, learning_rate=rate, epochs=1, distillation_weight=1.0)
+        yield f"rate-{rate:g}-varied-texts", Variant(varied, copies=2)
     yield "rate-0.0001-epochs-10-int8", Variant(replace(at_rate, epochs=10), rounds=True)
 
 
@@ -61,8 +70,11 @@ def measure(task: BaseTask, share: float, name: str, variant: Variant | None) ->
     model = load_model(task.folder_of(f"auto-{share:g}"))
     start = time.perf_counter()
     if variant is not None:
+        texts = task.training
+        if variant.copies:
+            texts = with_variations(texts, task.tokenizer, variant.copies, REPLACED, task.seed)
         with int8_rounding(model) if variant.rounds else nullcontext():
-            recover(model, variant.config, task.training, task.tokenizer, teacher=task.dense)
+            recover(model, variant.config, texts, task.tokenizer, teacher=task.dense)
     seconds = time.perf_counter() - start
     if variant is not None:
         save_model(model, task.folder_of(f"auto-{share:g}-{name}"), task.tokenizer, overwrite=True)
