@@ -159,7 +159,8 @@ def make_targets(folder: Path) -> dict[str, Target]:
     )
     released = shutil.copytree(folder / "export", folder / "export-bare")
     content = json.loads((released / MANIFEST).read_text())
-    del content["digests"]
+    for name in ("digests", "quality", "invariance", "outlier_channels"):
+        del content[name]
     (released / MANIFEST).write_text(json.dumps({**content, "format_version": 1}))
     targets["manifest of 0.1.0"] = Target(released, {MANIFEST: mutate_json}, _read_manifest, False, 150)
     (folder / "recipe").mkdir()
