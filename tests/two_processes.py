@@ -26,9 +26,10 @@ from bertsurgeon import (
     train,
 )
 from bertsurgeon.calibration import collect_statistics, make_batches
-from bertsurgeon.checkpoint import load_model, save_model
+from bertsurgeon.checkpoint import load_model, lock_outputs, save_model
 from bertsurgeon.errors import CheckpointError, OptionError
 from bertsurgeon.prediction import predict
+from bertsurgeon.storage import try_lock
 from bertsurgeon.tasks import TASK_TYPES, Task
 from cli_helpers import tokenized_texts
 
@@ -66,6 +67,22 @@ def check_collectives() -> None:
     with distributed.disabled():
         assert (distributed.world_size(), distributed.all_gather([rank])) == (1, [rank])
         assert not distributed.any_process(False)
+
+
+def check_locks(folder: Path) -> None:
+    """The first process locks for both, and a lock that another process holds refuses both, in one sentence."""
+    file = folder / ".locked.bertsurgeon-lock"
+    with lock_outputs(folder / "locked"), lock_outputs(folder / "locked"):
+        assert all(distributed.all_gather([file.exists()]))
+    distributed.all_gather([None])  # the first process has released it
+    assert not file.exists()
+    distributed.all_gather([None])
+    held = try_lock(file) if distributed.rank() == 1 else None
+    distributed.all_gather([None])  # the second process holds it
+    with pytest.raises(CheckpointError, match="locked"), lock_outputs(folder / "locked"):
+        pass
+    if held is not None:
+        held.release()
 
 
 def compare(folder: Path) -> None:
@@ -154,6 +171,7 @@ if __name__ == "__main__":
         distributed.init()
         assert distributed.world_size() == 2
         check_collectives()
+        check_locks(Path(arguments[0]))
         compare(Path(arguments[0]))
         distributed.shutdown()
     else:

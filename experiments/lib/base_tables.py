@@ -1,5 +1,6 @@
 """The tables of the base-size study in ``docs/results.md`` and the README."""
 
+from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
@@ -128,23 +129,89 @@ def base_recovery() -> str:
     return table(["task", "kept", "recovery", "metric (agreement) in fp32", "in OpenVINO INT8", "minutes"], lines)
 
 
+@dataclass(frozen=True)
+class Deployed:
+    """A model of the study in one runtime and precision.
+
+    Attributes:
+        score: The task's metric; of fp32 that of PyTorch, which exports are checked to agree with.
+        speed: Speed of the dense model in PyTorch fp32 as a multiple, at 8 x 128 tokens; None if it was not timed.
+    """
+
+    score: float | None
+    speed: float | None
+
+    def format(self) -> str:
+        """Returns both."""
+        if self.score is None:
+            return MISSING
+        return f"{self.score:.1f} · {MISSING if self.speed is None else format_ratio(self.speed)}"
+
+
+def deployed_model(task: str, row: str, target: str) -> Deployed:
+    """Returns quality and speed of a model in a runtime and precision, such as ``openvino-int8``."""
+    rows = _by_task("base_deployed").get(task, {})
+    result = rows.get(f"{row}/{target}")
+    if target.endswith("-fp32"):
+        result = result or _by_task("base_study")[task].get(row)
+    # recovery changes no shapes, so the speed is that of the one-shot model
+    timed = rows.get(f"speed/{target}-8x128", {}).get("models", {})
+    latency = timed.get(row) or timed.get(row.removesuffix("-recovered"))
+    return Deployed(first_metric(result), None if latency is None else latency["speedup_to_reference"])
+
+
+def deployed_tasks() -> list[str]:
+    """Returns the tasks whose models were timed."""
+    results = _by_task("base_deployed")
+    return [task for task in TASKS if any(name.startswith("speed/") for name in results.get(task, {}))]
+
+
 def base_deployed() -> str:
     """One table per task: a row per model, and for each runtime and precision the metric and the speedup."""
     tables = []
-    for task, rows in _by_task("base_deployed").items():
-        speeds = {target: rows.get(f"speed/{target}-8x128", {}).get("models", {}) for target, _ in TARGETS}
+    for task in deployed_tasks():
         lines = []
         for row, title in ROWS.items():
-            by_target = {target: rows.get(f"{row}/{target}") for target, _ in TARGETS}
-            if not any(by_target.values()):
-                continue
-            cells = []
-            for target, result in by_target.items():
-                # recovery changes no shapes, so the speed is that of the one-shot model
-                timed = speeds[target].get(row.removesuffix("-recovered"))
-                ratio = MISSING if timed is None else format_ratio(timed["speedup_to_reference"])
-                cells.append(MISSING if result is None else f"{format_metric(result)} · {ratio}")
-            lines.append([title, *cells])
-        if lines:
-            tables.append(table([TASKS[task], *(title for _, title in TARGETS)], lines))
+            models = [deployed_model(task, row, target) for target, _ in TARGETS]
+            if any(model.score is not None for model in models):
+                lines.append([title, *(model.format() for model in models)])
+        tables.append(table([TASKS[task], *(title for _, title in TARGETS)], lines))
     return "\n\n".join(tables)
+
+
+HEADLINE = {
+    "dense": "dense",
+    "auto-0.5": "**auto**, one-shot, no labels",
+    "auto-0.25": "**auto**, one-shot, no labels",
+    "auto-0.12": "**auto**, one-shot, no labels",
+    "auto-0.12-recovered": "**auto**, recovered",
+    "auto-0.06-recovered": "**auto**, recovered",
+    "minilm": "all-MiniLM-L6-v2, fine-tuned instead",
+}
+DENSE_WEIGHTS = 84_934_656
+
+
+def base_headline() -> str:
+    """The first table of the README: quality in fp32 and OpenVINO INT8, and the speed of the same models in INT8."""
+    study, tasks = _by_task("base_study"), deployed_tasks()
+    lines = []
+    for row, title in HEADLINE.items():
+        results = {task: study[task].get(row) for task in tasks}
+        first = next((result for result in results.values() if result is not None), None)
+        if first is None:
+            continue
+        cells, shares, speeds = [], [], []
+        for task, result in results.items():
+            int8 = deployed_model(task, row, "openvino-int8")
+            if result is None or int8.score is None:
+                cells.append(format_metric(result))
+                continue
+            cells.append(f"{first_metric(result):.1f} → {int8.score:.1f}")
+            shares.append(int8.score / first_metric(study[task]["dense"]))
+            speeds += [] if int8.speed is None else [int8.speed]
+        share = f"{100 * mean(shares):.1f} %" if len(shares) == len(tasks) else MISSING
+        speed = format_ratio(mean(speeds)) if speeds else MISSING
+        kept = f"{100 * first['encoder_weights'] / DENSE_WEIGHTS:.0f} %"
+        lines.append([title, kept, *cells, share, speed])
+    header = [f"{TASKS[task]}, fp32 → INT8" for task in tasks]
+    return table(["all-mpnet-base-v2", "encoder weights", *header, "INT8, of dense fp32", "speed in INT8"], lines)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def run_with_fault(place: Path, call: str, number: int, error: str) -> tuple[int
     return code, bool(hit)
 
 
-@pytest.mark.parametrize("call", ["open", "mkdir", "rename", "fsync"])
+@pytest.mark.parametrize("call", anomalies.CALLS)
 def test_folders_on_a_bad_disk(call: str, tmp_path: Path) -> None:
     number = 0
     while True:
@@ -149,3 +150,9 @@ def test_folders_on_a_bad_disk(call: str, tmp_path: Path) -> None:
         if not is_hit:
             break
     assert number > 1
+
+
+def test_the_tables_of_the_docs_are_those_of_the_drills() -> None:
+    script = Path(bench.ROOT) / "drills" / "make_docs.py"
+    result = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
