@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from bertsurgeon.compression import Bound, CompressConfig, Quality
 from bertsurgeon.compression import search as module
 from bertsurgeon.compression.candidates import Candidate, Spec
+from bertsurgeon.compression.report import describe_verdict
 from bertsurgeon.compression.search import SHARES, Search
 from bertsurgeon.recovery import TrainingConfig
 
@@ -67,6 +69,19 @@ def test_int8_alone_wins_where_pruning_adds_nothing():
     result = Search(Maker(lambda share: 5.0, recover=False)).run()
     assert result.chosen.spec == Spec("int8")
     assert len(result.candidates) <= 8
+
+
+def test_the_verdict_judges_pruning_only_where_it_was_tried():
+    for loss, count, expected in ((5.0, 9, "Pruning adds nothing within this bound."), (0.1, 2, "2 models were tried")):
+        maker = Maker(lambda share, loss=loss: loss, recover=False, max_candidates=count)
+        maker.inputs = SimpleNamespace(task=None)
+        result = Search(maker).run()
+        rows = {
+            one.name: one.entry | {"name": one.name, "speedup": 2.0, "speedup_int8": 1.0} for one in result.candidates
+        }
+        sentence = describe_verdict(maker, result, None, rows)["sentence"]
+        assert expected in sentence
+        assert ("No pruned model was measured" in sentence) == (count == 2)
 
 
 def test_floating_point_where_int8_exceeds_the_bound():

@@ -153,7 +153,12 @@ def test_texts_that_no_file_can_hold_are_replaced() -> None:
 
 
 def test_dense_int8_as_the_result() -> None:
-    assert "Pruning adds nothing to INT8 alone" in render(without_figures() | {"chosen": "dense int8"})
+    report = without_figures() | {"chosen": "dense int8"}
+    assert "Pruning adds nothing to INT8 alone" in render(report)
+    untried = [one for one in report["candidates"] if one["kind"] == "dense"]
+    text = render(report | {"candidates": untried})
+    assert "No pruned model was measured" in text
+    assert "adds nothing" not in text
 
 
 def test_numbers_that_are_not_finite_are_left_out() -> None:

@@ -342,7 +342,9 @@ def describe_verdict(
     else:
         sentences.append(f"{loss}, more than the bound of {bound.value:g}.")
     row, int8 = rows[chosen.name], rows.get("dense int8")
-    if chosen.is_dense:
+    if chosen.is_dense and all(one.is_dense or one.quality is None for one in result.candidates):
+        sentences.append(f"No pruned model was measured: {result.stopped}.")
+    elif chosen.is_dense:
         sentences.append("Pruning adds nothing within this bound.")
     elif int8 is not None and maker.config.objective == "size" and int8["file_bytes"]:
         sentences.append(

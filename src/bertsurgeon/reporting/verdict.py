@@ -63,6 +63,8 @@ def int8_sentence(report: Report) -> str:
     chosen, int8 = chosen_of(report), int8_of(report)
     if int8 is None or not chosen:
         return ""
+    if chosen is int8 and all(one["kind"] == "dense" or one.get("error") for one in report["candidates"]):
+        return "No pruned model was measured; the dense INT8 model is the result."
     if chosen is int8:
         return "Pruning adds nothing to INT8 alone here: the dense INT8 model is the result."
     if chosen["kind"] == "dense":
