@@ -42,7 +42,9 @@ attacks: setup
 
 drills: setup
 	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/kills.py
-	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/anomalies.py --commands calibrate,finetune --step 25
+	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/anomalies.py --commands report,drop-layers,trim-vocabulary,calibrate,prune
+	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/anomalies.py --commands recover,finetune,gradual --step 25
+	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/anomalies.py --commands export --step 10
 	$(VENV)/bin/python drills/make_docs.py
 
 site: setup
