@@ -37,7 +37,7 @@ fuzz: setup
 	OMP_NUM_THREADS=1 $(VENV)/bin/python attacks/fuzz/run.py --cases 100000 --write
 
 attacks: setup
-	OMP_NUM_THREADS=1 $(VENV)/bin/python attacks/flips.py --write
+	OMP_NUM_THREADS=1 $(VENV)/bin/python attacks/flips.py --flips 60 --write
 	OMP_NUM_THREADS=1 $(VENV)/bin/python attacks/measure.py --write
 
 drills: setup
