@@ -27,7 +27,7 @@ from lib.int8_rounding import int8_rounding
 from lib.results_store import ResultsStore
 from lib.varied_texts import with_variations
 
-SHARES = (0.12, 0.25)
+SHARES = (0.12, 0.25, 0.06)
 REPLACED = 0.15
 """Share of the tokens that are replaced in variations of texts."""
 
