@@ -197,8 +197,10 @@ def prune_auto(task: BaseTask, share: float, seed: int | None = None) -> Made:
 
 
 def prune_and_recover(task: BaseTask, share: float) -> Made:
-    model, measured = prune_auto(task, share)
-    return recover_it(task, model, measured, True)
+    """Recovers the one-shot model of the same share, which is pruned first if it is not kept."""
+    one_shot = task.folder_of(f"auto-{share:g}")
+    model, measured = (load_model(one_shot), {}) if one_shot.is_dir() else prune_auto(task, share)
+    return recover_it(task, move(model, choose_device()), measured, True)
 
 
 def recover_it(task: BaseTask, model: PreTrainedModel, measured: dict[str, Any], distill: bool) -> Made:
