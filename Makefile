@@ -3,7 +3,7 @@ PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test drills fuzz attacks site release-check clean
+.PHONY: help setup demo test drills drill-kills drill-anomalies fuzz attacks site release-check clean
 
 help:
 	@echo "make setup   create $(VENV) and install the package with its demo and dev extras"
@@ -41,11 +41,16 @@ attacks: setup
 	OMP_NUM_THREADS=1 $(VENV)/bin/python attacks/measure.py --write
 
 drills: setup
-	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/kills.py
+	$(MAKE) -j 2 drill-kills drill-anomalies
+	$(VENV)/bin/python drills/make_docs.py
+
+drill-kills:
+	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/kills.py --folder runs/drill-kills
+
+drill-anomalies:
 	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/anomalies.py --commands report,drop-layers,trim-vocabulary,calibrate,prune
 	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/anomalies.py --commands recover,finetune,gradual --step 25
 	OMP_NUM_THREADS=1 $(VENV)/bin/python drills/anomalies.py --commands export --step 10
-	$(VENV)/bin/python drills/make_docs.py
 
 site: setup
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build

@@ -1,0 +1,67 @@
+"""The table of the retrieval study in ``docs/retrieval.md``."""
+
+from typing import Any
+
+import numpy as np
+
+from bertsurgeon.tasks.retrieval import paired_difference
+from lib.results_store import read_result
+from lib.tables import MISSING, table
+
+MODELS = {
+    "mpnet/dense": "all-mpnet-base-v2, dense",
+    **{
+        f"mpnet/auto-{share}{end}": f"… `auto`, {percent} % kept{title}"
+        for share, percent in (("0.5", 50), ("0.25", 25), ("0.12", 12))
+        for end, title in (("", ""), ("-recovered", ", recovered"))
+    },
+    **{
+        f"mpnet/drop-{share}-recovered": f"… first {layers} layers of 12, recovered"
+        for share, layers in (("0.5", 6), ("0.25", 3), ("0.12", 1))
+    },
+    "minilm/dense": "all-MiniLM-L6-v2, dense",
+    "mpnet/static": "static model of the same teacher (model2vec)",
+}
+"""Rows of the study and their titles."""
+
+RUNTIME = "openvino"
+
+
+def retrieval_study() -> str:
+    """A row per model: quality in fp32 with an interval against MiniLM, in INT8, and speed in INT8."""
+    lines = []
+    for name, title in MODELS.items():
+        result = _result(name, "fp32")
+        if result is None:
+            continue
+        metrics, int8 = result["metrics"], _result(name, "int8")
+        cells = [f"{metrics[key]:.1f}" for key in ("ndcg_at_10", "recall_at_100", "mrr_at_10", "stsb_test")]
+        weights = f"{result['encoder_weights'] / 1e6:.1f} M" if "encoder_weights" in result else MISSING
+        in_int8 = MISSING if int8 is None else f"{int8['metrics']['ndcg_at_10']:.1f}"
+        lines.append([title, weights, *cells, _against(result, "minilm/dense"), in_int8, _speed(name)])
+    header = ["OpenVINO", "encoder weights", "nDCG@10", "Recall@100", "MRR@10", "STS-B test"]
+    return table([*header, "nDCG@10 beyond MiniLM's", "nDCG@10 in INT8", "texts per second in INT8"], lines)
+
+
+def _result(name: str, precision: str) -> dict[str, Any] | None:
+    """Returns what was measured of a model; the static one is in one precision."""
+    return read_result("retrieval", f"{name}/numpy-fp32" if name.endswith("static") else f"{name}/{RUNTIME}-{precision}")
+
+
+def _against(result: dict[str, Any], other: str) -> str:
+    """Returns the difference of nDCG@10 from another model's over the same queries, with its 95 % interval."""
+    reference = _result(other, "fp32")
+    if reference is None or reference is result:
+        return MISSING
+    first, second = (np.array(one["by_query"]["ndcg_at_10"]) for one in (reference, result))
+    if np.array_equal(first, second):
+        return MISSING
+    difference = paired_difference(first, second)
+    return f"{difference.difference:+.1f} ({difference.low:+.1f} to {difference.high:+.1f})"
+
+
+def _speed(name: str) -> str:
+    """Returns texts per second of a model; recovery does not change it."""
+    timed = (read_result("retrieval", f"speed/{RUNTIME}-int8") or {}).get("models", {})
+    latency = timed.get(name) or timed.get(name.removesuffix("-recovered"))
+    return MISSING if latency is None else f"{latency['texts_per_second']:.0f}"
