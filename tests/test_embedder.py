@@ -95,6 +95,15 @@ def test_a_folder_is_what_sentence_transformers_says(folder: Path) -> None:
     assert bertsurgeon.load_model(folder / "plain").num_labels == 2
 
 
+def test_embedders_have_a_learning_rate_of_their_kind(folder: Path) -> None:
+    """Not that of the damage: few neighbors are kept even where embeddings are close."""
+    model, teacher = (bertsurgeon.load_model(folder / "dense") for _ in range(2))
+    config = bertsurgeon.TrainingConfig(max_steps=1, distillation_weight=1.0)
+    tokenizer = load_tokenizer(folder / "dense")
+    report = bertsurgeon.train(model, config, sentences(12, seed=3), tokenizer, teacher=teacher)
+    assert report.learning_rate == 2e-4
+
+
 @pytest.mark.parametrize("method", ["auto", "pgb", "obert"])
 def test_pruned_and_recovered_without_labels(method: str, folder: Path, tmp_path: Path) -> None:
     data = ("--text-file", folder / "texts.txt")

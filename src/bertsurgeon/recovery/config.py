@@ -36,7 +36,7 @@ class TrainingConfig:
     learning_rate: float | None = option(
         None,
         "Peak learning rate of AdamW, which then falls linearly to 0. Default: 5e-5; with a teacher from 2e-5, if the "
-        "model agrees with it on 97 % of the training texts or more, to 1e-4, at 90 % or less.",
+        "model agrees with it on 97 % of the training texts or more, to 1e-4, at 90 % or less; 2e-4 for embedders.",
     )
     warmup: float = option(0.06, "Share of the steps in which the learning rate rises.", cli=False)
     weight_decay: float = option(0.01, "Weight decay of AdamW.", cli=False)

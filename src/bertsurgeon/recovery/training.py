@@ -236,6 +236,8 @@ def train(
         data = data.shuffle(seed=config.seed).select(range(steps * config.batch_size))
     distill = teacher is not None and config.uses_teacher
     rate = config.learning_rate
+    if rate is None and distill and mlm_collator is None:
+        rate = head_of(model).recovery_rate
     if rate is None and teacher is not None and distill and mlm_collator is None:
         rate = measure_recovery_rate(model, teacher, data, tokenizer, bf16=config.bf16, seed=config.seed)
     elif rate is None:

@@ -56,6 +56,7 @@ class Embedding(TaskType):
     columns: ClassVar[dict[str, str]] = {"text": "text", "text_pair": "text_pair", "label": "label"}
     max_length: ClassVar[int] = 256
     learns_from_labels: ClassVar[bool] = False
+    recovery_rate: ClassVar[float | None] = 2e-4  # docs/embeddings.md; neighbors tell little about the damage
 
     def describe(self, outputs: int) -> str:
         """Returns a description for error messages."""

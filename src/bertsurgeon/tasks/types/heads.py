@@ -40,6 +40,9 @@ class Head(ABC):
     outputs: ClassVar[dict[str, bool]] = {"logits": False}
     """Names of the outputs that hold predictions; True for those with one entry per token."""
 
+    recovery_rate: ClassVar[float | None] = None
+    """Learning rate with which a pruned model is recovered; None if its agreement with the teacher sets it."""
+
     def fits(self, config: PretrainedConfig) -> bool:
         """Returns whether a model of such a class has this head, for classes that several heads share.
 
