@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 
 from lib.architecture_tables import architectures, names
-from lib.base_tables import base_recovery, base_study
+from lib.base_tables import base_deployed, base_headline, base_peers, base_recovery, base_study
 from lib.compress_tables import compress_found, compress_means, coverage, kill_compress
 from lib.gpu_tables import gpu_equality, gpu_pruning, gpu_speed
 from lib.index import check_index, index
@@ -29,6 +29,7 @@ from lib.pruning_tables import (
     structures,
 )
 from lib.results_store import ROOT
+from lib.retrieval_tables import retrieval_study
 from lib.speed_tables import (
     compound,
     deployed,
@@ -43,7 +44,7 @@ from lib.study_tables import seeds, study
 from lib.task_tables import decoder, embedder, embedder_recovery, squad
 
 SECTIONS: dict[str, tuple[Callable[[], str], ...]] = {
-    "README.md": (headline,),
+    "README.md": (base_headline, headline),
     "docs/adding-an-architecture.md": (architectures,),
     "docs/compress.md": (coverage, compress_found, compress_means, kill_compress),
     "docs/embeddings.md": (embedder, embedder_recovery),
@@ -61,7 +62,9 @@ SECTIONS: dict[str, tuple[Callable[[], str], ...]] = {
     ),
     "docs/results.md": (
         base_study,
+        base_deployed,
         base_recovery,
+        base_peers,
         study,
         seeds,
         choices,
@@ -76,6 +79,7 @@ SECTIONS: dict[str, tuple[Callable[[], str], ...]] = {
         gradual,
         grouped_zeros,
     ),
+    "docs/retrieval.md": (retrieval_study,),
     "docs/tasks.md": (squad,),
     "docs/testing.md": (mutation,),
     "experiments/README.md": (baseline, index),

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from html import unescape
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lib.base_tables import TASKS, deployed_model, deployed_tasks
 from lib.results_store import ROOT, read_result, read_rows
 from lib.speed_tables import RUNTIMES, deployed_speed
 from lib.study_tables import METHODS, STUDY_TASKS, score
@@ -117,6 +119,40 @@ def draw_compress(numbers: Numbers, axes: Axes) -> None:
     axes.legend(fontsize=9, loc="upper right")
 
 
+BASE_KINDS = {
+    "auto, one-shot": ("dense", "auto-0.5", "auto-0.25", "auto-0.12", "auto-0.06"),
+    "auto, recovered": ("auto-0.25-recovered", "auto-0.12-recovered", "auto-0.06-recovered"),
+    "fewer layers, fine-tuned": ("layers-6", "layers-4", "layers-3"),
+    "MiniLM-L6, fine-tuned": ("minilm",),
+}
+
+
+def base_numbers(target: str) -> Numbers:
+    """Speed and quality of the base-size study's models in a runtime, by task and kind."""
+    numbers = {}
+    for task in deployed_tasks():
+        kinds = {}
+        for kind, rows in BASE_KINDS.items():
+            models = [deployed_model(task, row, target) for row in rows]
+            kinds[kind] = [[model.speed, model.score] for model in models if None not in (model.speed, model.score)]
+        numbers[TASKS[task]] = kinds
+    return numbers
+
+
+def draw_base(runtime: str, numbers: Numbers, axes: Axes) -> None:
+    """A line per kind of model; the first task that was timed."""
+    task, kinds = next(iter(numbers.items()))
+    for (kind, pairs), color, marker in zip(kinds.items(), COLORS, MARKERS, strict=False):
+        if pairs:
+            axes.plot(*zip(*pairs, strict=True), marker=marker, color=color, label=kind, linewidth=1.5, markersize=5)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([4, 8, 16, 32], ["4x", "8x", "16x", "32x"])
+    axes.set_xlabel("speed, of dense PyTorch fp32 (8 × 128 tokens)")
+    axes.set_ylabel(task)
+    axes.set_title(f"all-mpnet-base-v2 in {runtime}")
+    axes.legend()
+
+
 def layer_numbers() -> Numbers:
     """Accuracy and speed of fewer layers, pruning and both, all in OpenVINO INT8."""
     series = {}
@@ -188,6 +224,7 @@ DRAWINGS: dict[str, tuple[Callable[[], Numbers], Callable[[Numbers, Axes], None]
     "choosing-compress": (compress_numbers, draw_compress),
     "choosing-layers": (layer_numbers, draw_layers),
     "choosing-files": (file_numbers, draw_files),
+    "base-openvino": (partial(base_numbers, "openvino-int8"), partial(draw_base, "OpenVINO INT8")),
 }
 """Numbers and drawing of each figure, by the name of its file."""
 

@@ -41,7 +41,8 @@ def base_study() -> str:
             continue
         shares = [first_metric(one) / first_metric(results[task]["dense"]) for task, one in by_task.items() if one]
         cells = [MISSING if one is None else f"{first_metric(one):.1f}" for one in by_task.values()]
-        lines.append([title, *cells, f"{100 * mean(shares):.1f} %"])
+        measured = "" if len(shares) == len(tasks) else f" ({len(shares)} of {len(tasks)} tasks)"
+        lines.append([title, *cells, f"{100 * mean(shares):.1f} %{measured}"])
     return table(["model", *(TASKS[task] for task in tasks), "of dense, mean"], lines)
 
 
@@ -170,12 +171,12 @@ def base_deployed() -> str:
     """One table per task: a row per model, and for each runtime and precision the metric and the speedup."""
     tables = []
     for task in deployed_tasks():
-        lines = []
+        lines, targets = [], [one for one in TARGETS if deployed_model(task, "dense", one[0]).speed is not None]
         for row, title in ROWS.items():
-            models = [deployed_model(task, row, target) for target, _ in TARGETS]
-            if any(model.score is not None for model in models):
+            models = [deployed_model(task, row, target) for target, _ in targets]
+            if any(model.speed is not None for model in models):
                 lines.append([title, *(model.format() for model in models)])
-        tables.append(table([TASKS[task], *(title for _, title in TARGETS)], lines))
+        tables.append(table([TASKS[task], *(title for _, title in targets)], lines))
     return "\n\n".join(tables)
 
 
@@ -186,6 +187,7 @@ HEADLINE = {
     "auto-0.12": "**auto**, one-shot, no labels",
     "auto-0.12-recovered": "**auto**, recovered",
     "auto-0.06-recovered": "**auto**, recovered",
+    "layers-4": "first 4 layers, fine-tuned instead",
     "minilm": "all-MiniLM-L6-v2, fine-tuned instead",
 }
 DENSE_WEIGHTS = 84_934_656
@@ -193,7 +195,8 @@ DENSE_WEIGHTS = 84_934_656
 
 def base_headline() -> str:
     """The first table of the README: quality in fp32 and OpenVINO INT8, and the speed of the same models in INT8."""
-    study, tasks = _by_task("base_study"), deployed_tasks()
+    study = _by_task("base_study")
+    tasks = [task for task in TASKS if "dense" in study.get(task, {})]
     lines = []
     for row, title in HEADLINE.items():
         results = {task: study[task].get(row) for task in tasks}
@@ -209,7 +212,8 @@ def base_headline() -> str:
             cells.append(f"{first_metric(result):.1f} → {int8.score:.1f}")
             shares.append(int8.score / first_metric(study[task]["dense"]))
             speeds += [] if int8.speed is None else [int8.speed]
-        share = f"{100 * mean(shares):.1f} %" if len(shares) == len(tasks) else MISSING
+        measured = "" if len(shares) == len(tasks) else f" ({len(shares)} of {len(tasks)} tasks)"
+        share = f"{100 * mean(shares):.1f} %{measured}" if shares else MISSING
         speed = format_ratio(mean(speeds)) if speeds else MISSING
         kept = f"{100 * first['encoder_weights'] / DENSE_WEIGHTS:.0f} %"
         lines.append([title, kept, *cells, share, speed])

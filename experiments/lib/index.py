@@ -80,8 +80,7 @@ EXPERIMENTS = {
             "base_peers",
             "How do other retraining-free methods do on the same dense models, with the same budgets?",
             "--data-dir $GLUE --banking $BANKING",
-            "docs/results.md",
-            has_results=False,
+            "docs/results.md#a-base-size-encoder",
         ),
         Experiment(
             "base_recovery",
@@ -93,8 +92,7 @@ EXPERIMENTS = {
             "base_deployed",
             "How good and how fast are the base-size study's models in each runtime and precision?",
             "--data-dir $GLUE --banking $BANKING",
-            "docs/results.md",
-            has_results=False,
+            "docs/results.md#a-base-size-encoder",
         ),
         Experiment(
             "base_choices",
@@ -223,8 +221,7 @@ EXPERIMENTS = {
             "retrieval",
             "What does pruning cost embedders on judged queries, beside the small models that replace them?",
             "--data-dir $GLUE --cranfield ../shared/data/cranfield",
-            "docs/retrieval.md",
-            has_results=False,
+            "docs/retrieval.md#what-pruning-costs-embedders",
         ),
         Experiment(
             "decoder",

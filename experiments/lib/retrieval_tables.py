@@ -20,6 +20,8 @@ MODELS = {
         for share, layers in (("0.5", 6), ("0.25", 3), ("0.12", 1))
     },
     "minilm/dense": "all-MiniLM-L6-v2, dense",
+    "minilm/auto-0.5": "… `auto`, 50 % kept",
+    "minilm/auto-0.25": "… `auto`, 25 % kept",
     "mpnet/static": "static model of the same teacher (model2vec)",
 }
 """Rows of the study and their titles."""
