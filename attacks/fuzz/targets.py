@@ -33,6 +33,7 @@ from bertsurgeon.checkpoint import load_model
 from bertsurgeon.errors import BertSurgeonError
 from bertsurgeon.gradual.recipe_files import PACKAGED, load_recipe
 from bertsurgeon.runtime import MANIFEST, Manifest
+from bertsurgeon.runtime.manifest import LATER_ENTRIES
 from bertsurgeon.tasks import load_user_task
 from bertsurgeon.testing import toy_classifier
 from bertsurgeon.workflows.verify import verify
@@ -159,7 +160,7 @@ def make_targets(folder: Path) -> dict[str, Target]:
     )
     released = shutil.copytree(folder / "export", folder / "export-bare")
     content = json.loads((released / MANIFEST).read_text())
-    for name in ("digests", "quality", "invariance", "outlier_channels"):
+    for name in LATER_ENTRIES:
         del content[name]
     (released / MANIFEST).write_text(json.dumps({**content, "format_version": 1}))
     targets["manifest of 0.1.0"] = Target(released, {MANIFEST: mutate_json}, _read_manifest, False, 150)

@@ -190,7 +190,6 @@ HEADLINE = {
     "layers-4": "first 4 layers, fine-tuned instead",
     "minilm": "all-MiniLM-L6-v2, fine-tuned instead",
 }
-DENSE_WEIGHTS = 84_934_656
 
 
 def base_headline() -> str:
@@ -215,7 +214,7 @@ def base_headline() -> str:
         measured = "" if len(shares) == len(tasks) else f" ({len(shares)} of {len(tasks)} tasks)"
         share = f"{100 * mean(shares):.1f} %{measured}" if shares else MISSING
         speed = format_ratio(mean(speeds)) if speeds else MISSING
-        kept = f"{100 * first['encoder_weights'] / DENSE_WEIGHTS:.0f} %"
+        kept = f"{100 * first['encoder_weights'] / study[tasks[0]]['dense']['encoder_weights']:.0f} %"
         lines.append([title, kept, *cells, share, speed])
     header = [f"{TASKS[task]}, fp32 → INT8" for task in tasks]
     return table(["all-mpnet-base-v2", "encoder weights", *header, "INT8, of dense fp32", "speed in INT8"], lines)

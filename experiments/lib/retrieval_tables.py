@@ -46,10 +46,10 @@ def retrieval_study() -> str:
 
 
 def _result(name: str, precision: str) -> dict[str, Any] | None:
-    """Returns what was measured of a model; the static one is in one precision."""
-    return read_result(
-        "retrieval", f"{name}/numpy-fp32" if name.endswith("static") else f"{name}/{RUNTIME}-{precision}"
-    )
+    """Returns what was measured of a model; the static one is in fp32 alone."""
+    if name.endswith("static"):
+        return read_result("retrieval", f"{name}/numpy-fp32") if precision == "fp32" else None
+    return read_result("retrieval", f"{name}/{RUNTIME}-{precision}")
 
 
 def _against(result: dict[str, Any], other: str) -> str:

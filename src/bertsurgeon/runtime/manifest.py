@@ -21,7 +21,7 @@ RUNTIME_NAMES: dict[str, str] = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "
 FORMAT_VERSION = 2
 """Version that is written; version 1, that of 0.1.0, has no digests."""
 
-_LATER_ENTRIES = ("digests", "quality", "invariance", "outlier_channels")
+LATER_ENTRIES = ("digests", "quality", "invariance", "outlier_channels")
 """Entries that version 1 has not."""
 
 _OWN_DIGEST = "manifest"
@@ -160,7 +160,7 @@ def _from_dict(data: dict[str, Any], has_digests: bool) -> Manifest:
     wrong = wrong or next((name for name in ("inputs", "outputs") if not named[name]), None)
     if wrong is not None:
         raise DamagedFileError(f"its entry {wrong} is missing, empty or has a wrong value")
-    later = None if has_digests else next((name for name in _LATER_ENTRIES if name in data), None)
+    later = None if has_digests else next((name for name in LATER_ENTRIES if name in data), None)
     if later is not None:
         raise DamagedFileError(f"it is of version 1, which has no {later}, and has some")
     if has_digests:
