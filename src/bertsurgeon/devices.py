@@ -34,7 +34,7 @@ def choose_device(device: Device | None = None) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, TypeError) as error:
         accelerator = _accelerator()
         names = "cpu" if accelerator is None else f"cpu or {accelerator.type}"
         raise OptionError(f"This machine has no device {str(device)!r} that PyTorch can use; name {names}.") from error

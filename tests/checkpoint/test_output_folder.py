@@ -2,7 +2,6 @@
 
 import errno
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -167,32 +166,6 @@ def test_the_only_copy_is_never_deleted(tmp_path: Path, monkeypatch: pytest.Monk
         check_output(tmp_path / "out", overwrite=False)
     assert contents(tmp_path) == {"out/old": b"old"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-KILLED = """
-import os, sys
-from pathlib import Path
-from bertsurgeon.checkpoint import exchange as exchange_module, new_folder
-exchange_module._exchange_atomically = lambda first, second: False
-replace = Path.replace
-def kill_after(self, target):
-    replace(self, target)
-    os._exit(9)
-with new_folder(Path(sys.argv[1]), overwrite=True) as folder:
-    (folder / "new").touch()
-    Path.replace = kill_after
-"""
-
-
-def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
-    """It dies between the two renames; the next run puts the old folder back before it looks."""
-    write(tmp_path / "out[1]", "old")
-    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path / "out[1]"], check=False).returncode == 9
-    assert not (tmp_path / "out[1]").exists()
-    check_output(tmp_path / "out[1]", overwrite=True)
-    assert contents(tmp_path / "out[1]") == {"old": b"old"}
-    write(tmp_path / "out[1]", "newer", overwrite=True)
-    assert contents(tmp_path / "out[1]") == {"newer": b"newer"}
 
 
 def test_what_cannot_be_renamed_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

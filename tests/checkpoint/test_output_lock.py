@@ -6,7 +6,7 @@ import signal
 import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -256,7 +256,11 @@ def test_permissions_follow_the_umask(mask: int, tmp_path: Path) -> None:
     assert set(modes.values()) == {0o666 & ~mask}
 
 
-def test_moved_files_are_put_back_before_anything_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_moved_files_are_put_back_before_anything_is_removed(
+    overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process dies between the two renames; the next run puts the old folder back before it looks."""
     program = """
     from pathlib import Path
     import os
@@ -266,16 +270,17 @@ def test_moved_files_are_put_back_before_anything_is_removed(tmp_path: Path, mon
     def kill_after(self, target):
         replace(self, target)
         os._exit(9)
-    with new_folder(Path("out"), overwrite=True) as folder:
+    with new_folder(Path("out[1]"), overwrite=True) as folder:
         Path.replace = kill_after
     """
-    write(tmp_path / "out", "old")
+    write(tmp_path / "out[1]", "old")
     die(program, folder=tmp_path)
-    assert "out" not in names(tmp_path)
+    assert "out[1]" not in names(tmp_path)
     monkeypatch.setattr(exchange_module, "_exchange_atomically", lambda first, second: False)
-    with pytest.raises(CheckpointError, match="not empty"):
-        check_output(tmp_path / "out", overwrite=False)
-    assert names(tmp_path) == ["out"]
+    with nullcontext() if overwrite else pytest.raises(CheckpointError, match="not empty"):
+        check_output(tmp_path / "out[1]", overwrite=overwrite)
+    assert names(tmp_path) == ["out[1]"]
+    assert "old" in names(tmp_path / "out[1]")
 
 
 # temporary folders

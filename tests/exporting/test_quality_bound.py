@@ -14,7 +14,7 @@ from bertsurgeon import ExportConfig, evaluate, export, load_model, open_exporte
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.errors import ExportError, OptionError
 from bertsurgeon.evaluation import compare
-from bertsurgeon.exporting.bounds import Quality, describe_remedies
+from bertsurgeon.exporting.bounds import ExportQuality, describe_remedies
 from bertsurgeon.prediction import predict
 from bertsurgeon.tasks import Task
 from cli_helpers import run, succeed, write_data
@@ -160,8 +160,8 @@ def test_bounds_without_data_are_refused(labeled: Path, tmp_path: Path) -> None:
 
 
 def test_a_bound_holds_up_to_its_value() -> None:
-    def quality(bound: Any, limit: float, exported: float) -> Quality:
-        return Quality(bound, limit, "accuracy", 90.1, exported, 90.1 - exported, 1000)
+    def quality(bound: Any, limit: float, exported: float) -> ExportQuality:
+        return ExportQuality(bound, limit, "accuracy", 90.1, exported, 90.1 - exported, 1000)
 
     assert quality("max_drop", 1.0, 89.1).holds
     assert not quality("max_drop", 1.0, 89.0).holds

@@ -244,4 +244,20 @@ def test_a_run_of_another_model_is_not_resumed(
     half, quarter = (prune(dense, PgbConfig(Groups(count), samples=32), dataset, tokenizer).model for count in (2, 4))
     train(half, TrainingConfig(max_steps=2, batch_size=8), dataset, tokenizer, work_dir=tmp_path)
     with pytest.raises(CheckpointError, match="trained another model; resume it with that model, or start anew"):
-        train(quarter, TrainingConfig(max_steps=4, batch_size=8), dataset, tokenizer, work_dir=tmp_path, resume=True)
+        train(quarter, TrainingConfig(max_steps=2, batch_size=8), dataset, tokenizer, work_dir=tmp_path, resume=True)
+
+
+def test_a_run_is_resumed_with_the_options_that_it_began_with(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path
+) -> None:
+    def go(resume: bool, **options: Any) -> float:
+        config = TrainingConfig(**{"max_steps": 2, "batch_size": 8, **options})
+        model = load_model(folder / "dense")
+        return train(model, config, dataset, tokenizer, work_dir=tmp_path, resume=resume).learning_rate
+
+    go(False, learning_rate=1e-4)
+    assert go(True) == 1e-4  # not the default
+    with pytest.raises(CheckpointError, match=r"has a learning rate of 0\.0001, not 0\.001; resume it without"):
+        go(True, learning_rate=1e-3)
+    with pytest.raises(CheckpointError, match="takes 2 steps, and these options and data take 3"):
+        go(True, max_steps=3)

@@ -60,7 +60,7 @@ def bench(
     if not data.is_empty:
         check_same_vocabulary(*(split_modes(name)[0] for name in names))
         tokenizer = load_tokenizer(resolve_model(split_modes(names[0])[0]))
-        texts = load_data(data, seed).train if data.text_file is None else load_texts(data, seed)[0]
+        texts = load_data(data, seed).train if data.text_file is None else load_texts(data)[0]
     result = compare({name: resolve_model(name) for name in names}, config, texts, tokenizer).to_dict()
     emit(result, as_json, lambda console: _show(result, console))
     if chart is not None:

@@ -131,7 +131,7 @@ def _load(data: DataConfig, config: ExportConfig, network: PreTrainedModel, seed
         return _Parts(load_data(data, seed).train)
     calibration = None
     if data.text_file is not None:
-        calibration, held_out = load_texts(data, seed)
+        calibration, held_out = load_texts(data)
         if data.only_texts:
             return _Parts(calibration, held_out if config.min_agreement is not None else None)
     is_measured = config.has_bound or (config.precision == "int8" and config.tolerance is None)

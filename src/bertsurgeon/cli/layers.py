@@ -99,5 +99,5 @@ def _parse(keep: int | None, layers: str | None) -> int | list[int]:
 
 
 def _texts(options: DataConfig, tokenizer: PreTrainedTokenizerBase, kind: TaskType, seed: int) -> "Dataset":
-    texts = load_texts(options, seed)[0] if options.text_file is not None else load_data(options, seed).train
+    texts = load_texts(options)[0] if options.text_file is not None else load_data(options, seed).train
     return tokenize(texts, tokenizer, options.max_length, kind)

@@ -36,7 +36,7 @@ def trim_vocabulary(
     network, tokenizer = load_as_saved(folder), load_tokenizer(folder)
     if data.is_empty:
         raise OptionError("Name the texts that the model is for: --text-file, a --task, or your own files.")
-    parts = [] if data.text_file is None else [*load_texts(data, seed)]
+    parts = [] if data.text_file is None else [*load_texts(data)]
     if not data.only_texts:
         loaded = load_data(data, seed)
         parts += [loaded.train, loaded.validation]

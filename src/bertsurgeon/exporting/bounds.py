@@ -26,7 +26,7 @@ Outputs = list[dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
-class Quality:
+class ExportQuality:
     """What an exported model loses against the PyTorch model that it was exported from.
 
     Attributes:
@@ -95,7 +95,7 @@ class QualityBound:
             {name: torch.tensor([row[name]]) for name in names} for row in self._rows.select_columns(names)
         ]
 
-    def measure(self, exported: Predictor) -> Quality:
+    def measure(self, exported: Predictor) -> ExportQuality:
         """Returns what an exported model loses.
 
         Args:
@@ -109,11 +109,11 @@ class QualityBound:
             if limit is None:
                 limit = max(MAX_DROP, 100.0 * FEW_ANSWERS / texts)
             metric = self._task.primary_metric
-            return Quality("max_drop", limit, metric, self._pytorch, value, self._pytorch - value, texts)
+            return ExportQuality("max_drop", limit, metric, self._pytorch, value, self._pytorch - value, texts)
         metrics = self._head.comparison(_as_batches(self._reference), _as_batches(outputs), self._batches)
         metric, value = next(iter(metrics.items()))
         assert self._config.min_agreement is not None
-        return Quality("min_agreement", self._config.min_agreement, metric, None, value, 100.0 - value, texts)
+        return ExportQuality("min_agreement", self._config.min_agreement, metric, None, value, 100.0 - value, texts)
 
     def _run(self, model: Predictor, description: str) -> Outputs:
         with evaluating(model), running_on(None, model):
@@ -158,7 +158,7 @@ def make_bound(
     return QualityBound(model, config, validation, task, tokenizer)
 
 
-def require_quality(quality: Quality, config: ExportConfig, model: PreTrainedModel) -> None:
+def require_quality(quality: ExportQuality, config: ExportConfig, model: PreTrainedModel) -> None:
     """Checks that an exported model holds its bound.
 
     Args:

@@ -176,6 +176,8 @@ def _invariance(job: ExportJob, session: Session, file: Path) -> dict[str, Any]:
 def open_for_timing(model: PreTrainedModel, config: ExportConfig, batch: Batch) -> RuntimeModel:
     """Opens a model in a runtime to be timed; outputs are not compared, and no file remains.
 
+    Outlier channels depend on the weights, so INT8 is timed without the products that an export multiplies apart.
+
     Args:
         model: Dense or pruned; the values of its weights do not matter.
         config: Runtime and precision. INT8 is static.

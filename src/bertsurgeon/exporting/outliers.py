@@ -1,6 +1,6 @@
 """Outlier channels of activations, which stay in floating point while all others are multiplied as INT8.
 
-A few neurons of a feed-forward part have activations ten to a hundred times as large as those of the others. One range
+A few neurons of a feed-forward part have activations many times as large as those of the others. One range
 for all of them leaves the others a handful of steps. Their columns are multiplied apart, as in LLM.int8() (Dettmers et
 al., 2022, arXiv 2208.07339), but they are chosen once, from calibration texts, and are few: the function is the same in
 floating point, and the additional product has at most ``MAX_OUTLIERS`` inputs.
@@ -22,7 +22,7 @@ MAX_OUTLIERS = 4
 """Most outlier channels of a matrix."""
 
 OUTLIER_RATIO = 1.5
-"""An outlier's largest absolute value is more than this many times that of the largest channel that is none."""
+"""An outlier's largest absolute value is more than this many times that of the fifth largest channel."""
 
 OUTLIERS = "outliers"
 """Name of the additional product inside a matrix."""
@@ -95,7 +95,9 @@ def find_outliers(model: PreTrainedModel, batches: Sequence[Batch]) -> Outliers:
 
 
 def outlier_channels(largest: Tensor) -> tuple[int, ...]:
-    """Returns the channels whose largest values exceed those of all others by ``OUTLIER_RATIO``, at most four.
+    """Returns the channels, at most four, whose largest values exceed the fifth largest by ``OUTLIER_RATIO``.
+
+    If five channels or more are large, the range has to hold them anyway, and less is gained by splitting off four.
 
     Args:
         largest: Largest absolute value of each channel, shape (channels,).

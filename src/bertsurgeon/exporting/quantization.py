@@ -25,6 +25,7 @@ from bertsurgeon.calibration import Batch
 from bertsurgeon.checkpoint import InputRange, get_plan, get_ranges
 from bertsurgeon.exporting.onnx_graph import add_constant, constant_array, insert, remove_if_unused
 from bertsurgeon.exporting.onnx_tuning import look_up_integers
+from bertsurgeon.exporting.outliers import SplitLinear
 from bertsurgeon.exporting.verify import Arrays, compare, reference
 from bertsurgeon.layers import is_on_grid, quantize_rows
 from bertsurgeon.runtime import require
@@ -158,7 +159,7 @@ def rank_sub_layers(
     """Measures the sensitivity of sub-layers to INT8 by quantizing one at a time in PyTorch.
 
     Args:
-        model: In evaluation mode; left as it is.
+        model: In evaluation mode; left as it is. Outlier channels that are split off stay in floating point.
         batches: Batches to run.
         expected: Outputs of the model by name, for each batch.
 
@@ -170,7 +171,8 @@ def rank_sub_layers(
     for names in sub_layer_matrices(model):
         with ExitStack() as stack:
             for name in names:
-                stack.enter_context(_quantized(model.get_submodule(name)))
+                matrix = model.get_submodule(name)
+                stack.enter_context(_quantized(matrix.source if isinstance(matrix, SplitLinear) else matrix))
             outputs = reference(model, batches, tuple(expected[0]))[1]
         sensitivities.append((compare(outputs, expected, batches, head).relative_error, names))
     return sorted(sensitivities, key=lambda pair: -pair[0])

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel
 
 from bertsurgeon import progress
+from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import fitting_length, random_inputs, time_batches
 from bertsurgeon.calibration import Batch
 from bertsurgeon.exporting.bounds import QualityBound
@@ -17,7 +18,7 @@ from bertsurgeon.exporting.config import ExportConfig
 from bertsurgeon.exporting.lowering import Graph, has_groups, lower
 from bertsurgeon.exporting.onnx_graph import save_graph, serialize, trace
 from bertsurgeon.exporting.onnx_tuning import merge_products, tune
-from bertsurgeon.exporting.outliers import OUTLIERS, Outliers
+from bertsurgeon.exporting.outliers import OUTLIERS, Outliers, split_outliers
 from bertsurgeon.exporting.quantization import (
     product_names,
     quantize_as_trained,
@@ -72,6 +73,12 @@ class ExportJob:
     def compared(self) -> tuple[str, ...]:
         """Names of the outputs that are compared, and that a session computes."""
         return tuple(self.expected[0])
+
+    def split_model(self) -> PreTrainedModel:
+        """Returns a copy of the model whose outlier channels are multiplied apart, as in the graph."""
+        model = deepcopy(self.model)
+        split_outliers(Encoder(model), self.outliers)
+        return model
 
     def open(self, model: Any, precision: Precision) -> Session:
         """Opens a graph, as a file or in memory, in the runtime."""
@@ -212,7 +219,7 @@ def _quantize_within_limit(model: Any, job: ExportJob, load: Callable[[Any], Ses
             f"INT8 in all products has a relative error of {best[1]:.2g} and exceeds the bound; the most sensitive "
             "sub-layers stay in floating point."
         )
-        ranked = [names for _, names in rank_sub_layers(job.model, job.checked, job.expected)]
+        ranked = [names for _, names in rank_sub_layers(job.split_model(), job.checked, job.expected)]
         count = 1
         while best[0] and count <= len(ranked):
             sensitive = [name for names in ranked[:count] for name in names]

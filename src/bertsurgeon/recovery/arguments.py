@@ -102,9 +102,16 @@ def make_arguments(
         overrides: What :func:`check_arguments` returned.
 
     Raises:
-        OptionError: If transformers refuses the overrides, or the processes cannot share a step evenly.
+        OptionError: If transformers refuses the overrides, the processes cannot share a step evenly, or the device is
+            not the first of its kind.
     """
     together = micro_batch_size(config)
+    device = choose_device()
+    if device.index and distributed.world_size() == 1:
+        raise OptionError(
+            f"Training runs on the first device that the process has, not on {device}; set CUDA_VISIBLE_DEVICES="
+            f"{device.index} instead of naming it."
+        )
     settings: dict[str, Any] = {
         "output_dir": str(work_dir),
         "max_steps": steps,
@@ -114,7 +121,7 @@ def make_arguments(
         "warmup_steps": config.warmup,
         "weight_decay": config.weight_decay,
         "bf16": config.bf16,
-        "use_cpu": choose_device().type == "cpu",
+        "use_cpu": device.type == "cpu",
         "seed": config.seed,
         **_by_length(),
         "logging_strategy": "no",
@@ -133,13 +140,16 @@ def make_arguments(
         **overrides,
     }
     try:
-        return TrainingArguments(**settings)
+        arguments = TrainingArguments(**settings)
     except (ValueError, TypeError, ImportError) as error:
         if not overrides:
             raise
         raise OptionError(
             f"transformers refuses the training arguments {', '.join(overrides)}: {first_line(error)}."
         ) from error
+    if arguments.n_gpu > 1:  # DataParallel would multiply the batch size; several processes share a step instead
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _by_length() -> dict[str, Any]:

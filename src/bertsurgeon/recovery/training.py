@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -20,10 +18,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
-    TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from bertsurgeon import distributed
 from bertsurgeon.checkpoint import check_finite, clear_int8_ranges, get_plan, is_sparse
@@ -35,6 +31,7 @@ from bertsurgeon.recovery.callbacks import DataOrderCallback, MaskCallback, Prog
 from bertsurgeon.recovery.config import LABEL_LEARNING_RATE, TrainingConfig
 from bertsurgeon.recovery.distillation import TEACHER_PREFIX, DistillationTrainer
 from bertsurgeon.recovery.learning_rate import GOOD_START_RATE, measure_recovery_rate
+from bertsurgeon.recovery.resumption import last_checkpoint, peak_rate, restore_problem_type
 from bertsurgeon.recovery.selection import ScoringTrainer, SelectionReport, Start, make_score
 from bertsurgeon.storage import find_failure
 from bertsurgeon.tasks import (
@@ -206,7 +203,8 @@ def train(
     Raises:
         OptionError: If an option does not fit the data, the teacher or the number of processes, or ``keep_best`` has
             nothing to choose by.
-        CheckpointError: If the run in ``work_dir`` trained another model.
+        CheckpointError: If the run in ``work_dir`` trained another model, or has another learning rate or number of
+            steps.
         ModelError: If the training diverged.
     """
     work_dir = None if work_dir is None else Path(work_dir)
@@ -232,10 +230,12 @@ def train(
     score = make_score(validation, task, teacher, model, tokenizer, config.bf16) if config.keep_best else None
     steps_per_epoch = -(-len(data) // config.batch_size)
     steps = config.steps(steps_per_epoch)
+    checkpoint = distributed.run_on_main(lambda: last_checkpoint(work_dir)) if resume and work_dir else None
+    resumed_rate = None if checkpoint is None else peak_rate(Path(checkpoint), config, steps)
     if steps < steps_per_epoch:  # the teacher's outputs are needed only for the samples that are used
         data = data.shuffle(seed=config.seed).select(range(steps * config.batch_size))
     distill = teacher is not None and config.uses_teacher
-    rate = config.learning_rate
+    rate = config.learning_rate if resumed_rate is None else resumed_rate
     if rate is None and distill and mlm_collator is None:
         rate = head_of(model).recovery_rate
     if rate is None and teacher is not None and distill and mlm_collator is None:
@@ -284,7 +284,7 @@ def train(
         if schedule is not None:
             trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), schedule)
         dropout = not distill if config.dropout is None else config.dropout
-        selection = _run(trainer, model, folder, resume, dropout, description)
+        selection = _run(trainer, model, folder, checkpoint, dropout, description)
     if config.bf16:
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         vars(model).pop("forward", None)  # restores the forward of the class, which does not compute in bfloat16
@@ -293,9 +293,14 @@ def train(
 
 
 def _run(
-    trainer: ScoringTrainer, model: PreTrainedModel, work_dir: Path, resume: bool, dropout: bool, description: str
+    trainer: ScoringTrainer,
+    model: PreTrainedModel,
+    work_dir: Path,
+    checkpoint: str | None,
+    dropout: bool,
+    description: str,
 ) -> SelectionReport | None:
-    """Runs the Trainer, from the last checkpoint if ``resume``, and leaves the best weights in the model.
+    """Runs the Trainer, from a checkpoint if there is one, and leaves the best weights in the model.
 
     Raises:
         CheckpointError: If the run in ``work_dir`` trained another model.
@@ -304,9 +309,8 @@ def _run(
     trainer.remove_callback(PrinterCallback)
     progress_callback = ProgressCallback(description)
     trainer.add_callback(progress_callback)
-    checkpoint = distributed.run_on_main(lambda: _last_checkpoint(work_dir)) if resume else None
     if checkpoint is not None:
-        _restore_problem_type(model, Path(checkpoint))
+        restore_problem_type(model, Path(checkpoint))
     start = None if trainer.score is None else Start(trainer, model, work_dir, resumed=checkpoint is not None)
     try:
         with nullcontext() if dropout else dropout_disabled(model):
@@ -322,7 +326,7 @@ def _run(
         if failure is not None and failure.cause != "memory":
             if distributed.is_main():
                 with suppress(OSError):
-                    _last_checkpoint(work_dir)  # removes the incomplete one, which takes up space
+                    last_checkpoint(work_dir)  # removes the incomplete one, which takes up space
             raise CheckpointError(
                 f"The checkpoints in {work_dir} cannot be written: {failure.reason}; {failure.remedy}, and run again."
             ) from error
@@ -378,25 +382,3 @@ def _comparable_hidden_states(model: PreTrainedModel) -> list[int]:
         return list(range(1, int(model.config.num_hidden_layers) + 1))
     next_is_dropped = [layer.is_dropped("attention") for layer in plan.layers[1:]] + [False]
     return [index + 1 for index, shifted in enumerate(next_is_dropped) if not shifted]
-
-
-def _restore_problem_type(model: PreTrainedModel, checkpoint: Path) -> None:
-    """Takes ``problem_type`` from a checkpoint: transformers sets it with the first loss, of which none may be left."""
-    with suppress(OSError, ValueError):
-        content = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-        if isinstance(content, dict) and getattr(model.config, "problem_type", None) is None:
-            model.config.problem_type = content.get("problem_type")
-
-
-def _last_checkpoint(work_dir: Path) -> str | None:
-    """Returns the last complete checkpoint, if any; incomplete ones, whose writing was killed, are removed."""
-    if not work_dir.is_dir():
-        return None
-    while (checkpoint := get_last_checkpoint(str(work_dir))) is not None:
-        try:
-            TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))  # the Trainer writes it last
-        except (OSError, ValueError, TypeError):
-            shutil.rmtree(checkpoint)
-        else:
-            return str(checkpoint)
-    return None

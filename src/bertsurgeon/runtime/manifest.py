@@ -43,8 +43,8 @@ class Manifest:
         quantization: Source of the ranges of an INT8 model: ``trained``, ``static`` or ``dynamic``; None for others.
         digests: Digests of the files of the graph by name, and of the manifest; made when it is saved, and empty for
             exports of 0.1.0.
-        quality: What the exported model loses on validation data (:class:`bertsurgeon.exporting.bounds.Quality`); None
-            if no bound was measured.
+        quality: What the exported model loses on validation data (:class:`bertsurgeon.exporting.bounds.ExportQuality`);
+            None if no bound was measured.
         outlier_channels: Number of inputs that an INT8 model multiplies in floating point, because they are far larger
             than others (:mod:`bertsurgeon.exporting.outliers`).
         invariance: How far answers depend on padding, other texts, threads and processor

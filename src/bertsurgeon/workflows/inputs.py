@@ -190,8 +190,11 @@ def _vocabulary(name: str) -> dict[str, int] | None:
         return None
 
 
-def load_texts(data: DataConfig, seed: int) -> tuple[Dataset, Dataset]:
+def load_texts(data: DataConfig) -> tuple[Dataset, Dataset]:
     """Reads unlabeled texts, and holds out a tenth of them (at most ``MAX_HELD_OUT``).
+
+    The same texts of a file are held out by every command, whatever its seed: those that ``prune`` has calibrated on
+    cannot be among those by which ``recover`` chooses.
 
     Raises:
         DataError: If the file cannot be read, or holds a single text.
@@ -204,7 +207,7 @@ def load_texts(data: DataConfig, seed: int) -> tuple[Dataset, Dataset]:
     texts = read_all_texts(data)
     if len(texts) < 2:
         raise DataError(f"{data.text_file} holds a single text; at least two are needed.")
-    parts = texts.train_test_split(test_size=min(MAX_HELD_OUT, max(1, len(texts) // 10)), seed=seed)
+    parts = texts.train_test_split(test_size=min(MAX_HELD_OUT, max(1, len(texts) // 10)), seed=0)
     return parts["train"], parts["test"]
 
 

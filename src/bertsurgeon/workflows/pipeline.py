@@ -105,7 +105,7 @@ def load_inputs(name: str, data: DataConfig, seed: int, training: TrainingConfig
     def encode(texts: Dataset) -> Dataset:
         return as_dataset(texts, tokenizer, model, data.max_length)
 
-    texts = None if data.text_file is None else load_texts(data, seed)
+    texts = None if data.text_file is None else load_texts(data)
     if texts is not None and data.only_texts:
         held_out, selection = split_validation(texts[1], encode, training)
         encoded = encode(texts[0])

@@ -172,7 +172,7 @@ def recover_and_save(
         if not data.only_texts or teacher_model is None:
             raise OptionError("--text-file recovers without labels: name a --teacher with it, and no other data.")
         config = replace(config, distillation_weight=1.0)
-        texts = load_texts(data, config.seed)
+        texts = load_texts(data)
         job = unlabeled_job(texts, tokenizer, data.max_length, teacher_model, config)
     else:
         loaded = align_to_model(load_data(data, config.seed), model)
@@ -307,7 +307,7 @@ def _masked_lm_job(
         if checked is not None:
             check_masked_lm(checked)
     if data.text_file is not None:
-        texts = load_texts(data, seed)
+        texts = load_texts(data)
     else:
         loaded = load_data(data, seed)
         texts = loaded.train.remove_columns("label"), loaded.validation.remove_columns("label")
@@ -331,7 +331,7 @@ def _task_job(
         if not data.only_texts or teacher is None:
             raise OptionError("--text-file trains without labels: name a --teacher with it, and no other data.")
         model, tokenizer = load_model(name), load_tokenizer(name)
-        return model, tokenizer, unlabeled_job(load_texts(data, seed), tokenizer, data.max_length, teacher)
+        return model, tokenizer, unlabeled_job(load_texts(data), tokenizer, data.max_length, teacher)
     loaded = load_data(data, seed)
     # a new head numbers its classes as the teacher does; one that exists keeps its own numbers
     aligned = loaded if teacher is None else align_to_model(loaded, teacher)
