@@ -209,7 +209,16 @@ def test_compressed_files(tmp_path: Path) -> None:
         ({"documents": []}, "holds no documents"),
         ({"queries": [{"_id": "q1", "text": " "}]}, "All queries of .* that have judgements are blank"),
         ({"judgements": "q1\ta\n"}, "Line 1 of .*test.tsv has 2 columns, not 3"),
-        ({"judgements": "q1\ta\t1\nq1\tb\thigh\n"}, "Line 2 of .* has the grade 'high', which is no integer"),
+        ({"judgements": "q1\ta\t1\nq1\tb\thigh\n"}, "Line 2 of .* has the grade 'high', which is no integer from"),
+        ({"judgements": "q1\ta\t2.0\nq2\tb\t1\n"}, "Line 1 of .*test.tsv has the grade '2.0', which is no integer"),
+        ({"judgements": "q1\ta\t\nq2\tb\t1\n"}, "Line 1 of .*test.tsv has the grade '', which is no integer"),
+        ({"judgements": "q1\ta\tnan\n"}, "Line 1 of .* has the grade 'nan', which is no integer"),
+        ({"judgements": "q1\ta\t1_0\n"}, "Line 1 of .* has the grade '1_0', which is no integer"),
+        ({"judgements": "q1\ta\t1\nq1\tb\t1_0\n"}, "Line 2 of .* has the grade '1_0', which is no integer"),
+        ({"judgements": "q1\ta\t1001\n"}, "the grade '1001', which is no integer from -1000 to 1000; correct it"),
+        ({"judgements": "q1\ta\t-2147483647\n"}, "the grade '-2147483647', which is no integer from -1000 to 1000"),
+        ({"judgements": f"q1\ta\t{'9' * 5000}\n"}, "the grade '9{39}, which is no integer from -1000"),
+        ({"judgements": "query\tdocument\tscore\nquery\tdocument\tscore\n"}, "Line 2 of .* the grade 'score'"),
         ({"judgements": "q1\ta\t1\nq1\ta\t2\n"}, "document 'a' two grades for query 'q1', 1 and 2"),
         ({"judgements": "q7\ta\t1\n"}, "No judgement of .* names both a query and a document"),
     ],
@@ -217,6 +226,17 @@ def test_compressed_files(tmp_path: Path) -> None:
 def test_broken_collections_are_refused(files: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=words):
         read_collection(write_beir(tmp_path, **files))
+
+
+def test_blank_lines_may_precede_the_header(tmp_path: Path) -> None:
+    judgements = "\n \nquery-id\tcorpus-id\tscore\nq1\ta\t+1000\n"
+    assert read_collection(write_beir(tmp_path, judgements=judgements)).judgements == {"q1": {"a": 1000}}
+
+
+@pytest.mark.parametrize("grade", [1001, -99_999_999_999, 1.0, "1"])
+def test_grades_that_trec_eval_does_not_take_are_refused(grade: Any) -> None:
+    with pytest.raises(DataError, match=r"document 'a' the grade .* for query 'q1'; use integers from -1000 to 1000"):
+        Collection.from_parts("toy", DOCUMENTS, QUERIES, [Judgement("q1", "a", grade)])
 
 
 def test_missing_files_and_other_encodings(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from bertsurgeon.errors import DataError
 NAMED = 3
 """Ids that a message names."""
 
+MAX_GRADE = 1000
+"""Largest absolute value of a grade: trec_eval allocates memory in proportion to the grades, and overflows above."""
+
 
 class Judgement(NamedTuple):
     """One line of judgements.
@@ -19,7 +22,7 @@ class Judgement(NamedTuple):
     Attributes:
         query: Id of the query.
         document: Id of the document.
-        grade: Relevance; 0 and below are not relevant.
+        grade: Relevance, at most ``MAX_GRADE``; 0 and below are not relevant.
     """
 
     query: str
@@ -60,8 +63,9 @@ class Collection:
             judgements: The judgements; one that is repeated must have the same grade.
 
         Raises:
-            DataError: If there are no documents, a judgement is repeated with another grade, or no judgement names a
-                query and a document of the collection.
+            DataError: If there are no documents, a grade is no integer from -``MAX_GRADE`` to ``MAX_GRADE``, a
+                judgement is repeated with another grade, or no judgement names a query and a document of the
+                collection.
         """
         if not documents:
             raise DataError(f"{name} holds no documents; a search needs at least one.")
@@ -70,6 +74,11 @@ class Collection:
         unknown_documents: dict[str, None] = {}
         negative = 0
         for query, document, grade in judgements:
+            if not isinstance(grade, int) or abs(grade) > MAX_GRADE:
+                raise DataError(
+                    f"The judgements of {name} give document {document!r} the grade {grade!r:.40} for query {query!r}; "
+                    f"use integers from -{MAX_GRADE} to {MAX_GRADE}."
+                )
             if query not in queries:
                 unknown_queries[query] = None
                 continue

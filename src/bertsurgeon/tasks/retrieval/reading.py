@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from bertsurgeon import progress
 from bertsurgeon.errors import DataError, OptionError, first_line
 from bertsurgeon.tasks.raw_files import read_lines, stream_lines
-from bertsurgeon.tasks.retrieval.collection import Collection, Judgement
+from bertsurgeon.tasks.retrieval.collection import MAX_GRADE, Collection, Judgement
 
 CORPUS, QUERIES, JUDGEMENTS = "corpus.jsonl", "queries.jsonl", "qrels"
 """Files and folder of BEIR's layout; files may be compressed (``.gz``)."""
@@ -19,6 +20,12 @@ DEFAULT_SPLIT = "test"
 
 SMART_DOCUMENTS, SMART_QUERIES, SMART_JUDGEMENTS = "cran.all.1400", "cran.qry", "cranqrel"
 """Files of the Cranfield collection (Cleverdon, 1967)."""
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+"""Integers without the underscores, other digits and thousands of digits that ``int`` accepts or refuses."""
+
+_NUMBER_OR_EMPTY = re.compile(r"|[+-]?\.?\d.*|[+-]?(nan|inf|infinity)", re.IGNORECASE)
+"""Third cells of a first line that are grades, though maybe bad ones, and no name of a column."""
 
 CRANFIELD_GRADES = {1: 4, 2: 3, 3: 2, 4: 1, 5: 0, -1: 0}
 """Grades by Cranfield's codes, of which 1 is a complete answer, 4 of minimum interest, and −1 and 5 not relevant."""
@@ -135,14 +142,18 @@ def _id(row: Any, path: Path, number: int) -> str:
 
 
 def _read_qrels(path: Path) -> Iterator[Judgement]:
-    """Yields the judgements of a file of BEIR: query, document and grade, separated by tabs; a header is optional.
+    """Yields the judgements of a file of BEIR: query, document and grade, separated by tabs.
+
+    The first line that is not blank is a header if its third cell is a word, neither empty nor a number.
 
     Raises:
-        DataError: If a line has other columns, or a grade is no integer.
+        DataError: If a line has other columns, or a grade is no integer from -``MAX_GRADE`` to ``MAX_GRADE``.
     """
+    is_first = True
     for number, line in stream_lines(path):
         if not line.strip():
             continue
+        may_be_header, is_first = is_first, False
         cells = [cell.strip() for cell in line.split("\t")]
         if len(cells) != 3:
             raise DataError(
@@ -150,18 +161,18 @@ def _read_qrels(path: Path) -> Iterator[Judgement]:
                 "separated by tabs."
             )
         grade = _integer(cells[2])
-        if grade is None and number == 1:
-            continue  # the header
-        if grade is None:
-            raise DataError(f"Line {number} of {path} has the grade {cells[2]!r}, which is no integer.")
+        if grade is None and may_be_header and not _NUMBER_OR_EMPTY.fullmatch(cells[2]):
+            continue
+        if grade is None or abs(grade) > MAX_GRADE:
+            raise DataError(
+                f"Line {number} of {path} has the grade {cells[2]!r:.40}, which is no integer from -{MAX_GRADE} to "
+                f"{MAX_GRADE}; correct it."
+            )
         yield Judgement(cells[0], cells[1], grade)
 
 
 def _integer(text: str) -> int | None:
-    try:
-        return int(text)
-    except ValueError:
-        return None
+    return int(text) if _INTEGER.fullmatch(text) else None
 
 
 # the SMART files of Cranfield
