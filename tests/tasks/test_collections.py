@@ -202,6 +202,8 @@ def test_compressed_files(tmp_path: Path) -> None:
     ("files", "words"),
     [
         ({"documents": ["{"]}, "Line 1 of .*corpus.jsonl is no JSON object"),
+        ({"documents": ["[" * 100_000]}, "Line 1 of .*corpus.jsonl is no JSON object .more than 12 lists and objects"),
+        ({"queries": ['{"_id": ' + "9" * 5000 + "}"]}, "Line 1 of .*queries.jsonl is no JSON object .a number has too"),
         ({"documents": ["[]"]}, "Line 1 of .*corpus.jsonl has no _id"),
         ({"documents": [{"_id": True, "text": "x"}]}, "Line 1 .* has no _id"),
         ({"documents": [{"_id": "a"}]}, "Line 1 of .* has no text"),

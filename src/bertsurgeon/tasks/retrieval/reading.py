@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from bertsurgeon import progress
 from bertsurgeon.errors import DataError, OptionError, first_line
+from bertsurgeon.files import parse_rows
 from bertsurgeon.tasks.raw_files import read_lines, stream_lines
 from bertsurgeon.tasks.retrieval.collection import MAX_GRADE, Collection, Judgement
 
@@ -118,7 +118,7 @@ def _read_texts(path: Path, title: str | None) -> dict[str, str]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_rows(line)
         except ValueError as error:
             raise DataError(f"Line {number} of {path} is no JSON object ({first_line(error)}).") from error
         name = _id(row, path, number)
