@@ -204,6 +204,11 @@ def test_compressed_files(tmp_path: Path) -> None:
         ({"documents": ["{"]}, "Line 1 of .*corpus.jsonl is no JSON object"),
         ({"documents": ["[" * 100_000]}, "Line 1 of .*corpus.jsonl is no JSON object .more than 12 lists and objects"),
         ({"queries": ['{"_id": ' + "9" * 5000 + "}"]}, "Line 1 of .*queries.jsonl is no JSON object .a number has too"),
+        ({"documents": [{"_id": " ", "text": "x"}]}, "Line 1 .* has no _id"),
+        ({"documents": [{"_id": "a\0b", "text": "x"}]}, r"id 'a\\x00b' in .* holds a control character; remove it"),
+        ({"queries": [{"_id": "q\t1", "text": "x"}]}, "holds a control character; remove it"),
+        ({"queries": [{"_id": "q\ud8001", "text": "x"}]}, "holds a control character; remove it"),
+        ({"judgements": "q1\ta\t1\nq1\ta\x1b[2J\t1\n"}, "holds a control character; remove it"),
         ({"documents": ["[]"]}, "Line 1 of .*corpus.jsonl has no _id"),
         ({"documents": [{"_id": True, "text": "x"}]}, "Line 1 .* has no _id"),
         ({"documents": [{"_id": "a"}]}, "Line 1 of .* has no text"),
@@ -228,6 +233,19 @@ def test_compressed_files(tmp_path: Path) -> None:
 def test_broken_collections_are_refused(files: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=words):
         read_collection(write_beir(tmp_path, **files))
+
+
+def test_spaces_around_ids_do_not_count(tmp_path: Path) -> None:
+    documents = [{"_id": " a ", "text": "film"}, {"_id": "b\u00a0c d", "text": "day"}]
+    folder = write_beir(tmp_path, documents, [{"_id": "q1\u2003", "text": "x"}], "q1 \t a\t1\nq1\tb\u00a0c d\t1\n")
+    collection = read_collection(folder)
+    assert list(collection.documents) == ["a", "b\u00a0c d"]
+    assert collection.judgements == {"q1": {"a": 1, "b\u00a0c d": 1}}
+
+
+def test_ids_are_not_empty() -> None:
+    with pytest.raises(DataError, match="toy holds an empty id"):
+        Collection.from_parts("toy", {"": "text"}, QUERIES, [Judgement("q1", "", 1)])
 
 
 def test_blank_lines_may_precede_the_header(tmp_path: Path) -> None:

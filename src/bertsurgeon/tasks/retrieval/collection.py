@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -63,12 +64,14 @@ class Collection:
             judgements: The judgements; one that is repeated must have the same grade.
 
         Raises:
-            DataError: If there are no documents, a grade is no integer from -``MAX_GRADE`` to ``MAX_GRADE``, a
-                judgement is repeated with another grade, or no judgement names a query and a document of the
-                collection.
+            DataError: If there are no documents, an id is empty or holds a control character, a grade is no integer
+                from -``MAX_GRADE`` to ``MAX_GRADE``, a judgement is repeated with another grade, or no judgement names
+                a query and a document of the collection.
         """
         if not documents:
             raise DataError(f"{name} holds no documents; a search needs at least one.")
+        for each in (*documents, *queries):
+            _check_id(name, each)
         grades: dict[str, dict[str, int]] = {}
         unknown_queries: dict[str, None] = {}
         unknown_documents: dict[str, None] = {}
@@ -79,6 +82,8 @@ class Collection:
                     f"The judgements of {name} give document {document!r} the grade {grade!r:.40} for query {query!r}; "
                     f"use integers from -{MAX_GRADE} to {MAX_GRADE}."
                 )
+            _check_id(name, query)
+            _check_id(name, document)
             if query not in queries:
                 unknown_queries[query] = None
                 continue
@@ -142,6 +147,18 @@ class Collection:
             for query, text in self.queries.items()
             if query in self.documents and self.documents[query].strip() == text.strip()
         }
+
+
+def _check_id(name: str, text: str) -> None:
+    """Refuses ids that trec_eval, JSON or a terminal changes: empty ones, control characters, half surrogate pairs.
+
+    Raises:
+        DataError: If the id is one of them.
+    """
+    if not text:
+        raise DataError(f"{name} holds an empty id; every query and document needs one.")
+    if not text.isprintable() and any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise DataError(f"The id {text!r:.80} in {name} holds a control character; remove it.")
 
 
 def _note(name: str, message: str, ids: Iterable[str]) -> None:

@@ -135,10 +135,11 @@ def _read_texts(path: Path, title: str | None) -> dict[str, str]:
 
 
 def _id(row: Any, path: Path, number: int) -> str:
+    """Returns the id of a row, without spaces around it, as ids of judgements are read."""
     name = row.get("_id") if isinstance(row, dict) else None
-    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
+    if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
         raise DataError(f"Line {number} of {path} has no _id; every row needs the strings _id and text.")
-    return str(name)
+    return str(name).strip()
 
 
 def _read_qrels(path: Path) -> Iterator[Judgement]:
