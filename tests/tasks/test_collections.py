@@ -353,6 +353,20 @@ def test_a_query_that_is_a_document_does_not_find_itself() -> None:
     assert rank_by_words(same, 5)["1"] == ["2"]
 
 
+def test_the_title_of_a_document_that_is_a_query_does_not_count(tmp_path: Path, notes: list[str]) -> None:
+    documents = [
+        {"_id": "q1", "title": " Films ", "text": "warm film"},
+        {"_id": "q2", "title": "cold", "text": "day"},
+        {"_id": "q3", "title": "plot", "text": "another"},
+    ]
+    judgements = "q1\tq2\t1\nq2\tq1\t1\nq3\tq1\t1\n"
+    same = read_collection(write_beir(tmp_path / "toy", documents, judgements=judgements))
+    assert same.identical_documents() == {"q1": "q1", "q2": "q2"}
+    message = "Documents of toy (test) with the id and the text of a query are left out of its ranking: 2 (q1, q2)."
+    assert message in notes
+    assert "q1" not in rank_by_words(same, 5)["q1"]
+
+
 def test_a_query_without_candidates_counts_0() -> None:
     rows = reranking_rows(collection(), {"q1": ["a", "b"], "q2": ["a", "b"], "q3": []})
     outputs = [{"logits": torch.tensor([score])} for score in (2.0, 1.0, 1.0, 2.0, 9.0)]

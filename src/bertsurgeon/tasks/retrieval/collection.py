@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bertsurgeon import progress
@@ -40,12 +40,14 @@ class Collection:
         documents: Text of each document by id.
         queries: Text of each query by id.
         judgements: Grades of judged documents by query id, then document id; the queries are those of ``queries``.
+        titles: Titles of documents, with which their texts begin; those of documents with the id of a query are enough.
     """
 
     name: str
     documents: dict[str, str]
     queries: dict[str, str]
     judgements: dict[str, dict[str, int]]
+    titles: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_parts(
@@ -54,14 +56,16 @@ class Collection:
         documents: Mapping[str, str],
         queries: Mapping[str, str],
         judgements: Iterable[Judgement],
+        titles: Mapping[str, str] | None = None,
     ) -> Collection:
         """Makes a collection of what was read; notes report what is left out, and what counts differently.
 
         Args:
             name: Name for messages.
-            documents: Texts by id.
+            documents: Texts by id, titles included.
             queries: Texts by id.
             judgements: The judgements; one that is repeated must have the same grade.
+            titles: Titles by document id; None if there are none.
 
         Raises:
             DataError: If there are no documents, an id is empty or holds a control character, a grade is no integer
@@ -125,7 +129,19 @@ class Collection:
             progress.note_once(
                 f"Judgements of {name} with a negative grade, which count as not relevant: {negative:,}."
             )
-        return cls(name, dict(documents), judged, {query: grades[query] for query in judged})
+        collection = cls(
+            name,
+            dict(documents),
+            judged,
+            {query: grades[query] for query in judged},
+            {document: title for document, title in (titles or {}).items() if document in judged},
+        )
+        _note(
+            name,
+            "Documents of {} with the id and the text of a query are left out of its ranking",
+            collection.identical_documents(),
+        )
+        return collection
 
     @property
     def summary(self) -> str:
@@ -137,7 +153,9 @@ class Collection:
         )
 
     def identical_documents(self) -> dict[str, str]:
-        """Returns queries that are documents themselves: same id and same text, as in duplicate questions.
+        """Returns queries that are documents themselves, as in duplicate questions.
+
+        They have the same id, and the text of the document with or without its title.
 
         Returns:
             The document's id by query id; it is left out of that query's ranking, as in BEIR.
@@ -145,8 +163,13 @@ class Collection:
         return {
             query: query
             for query, text in self.queries.items()
-            if query in self.documents and self.documents[query].strip() == text.strip()
+            if query in self.documents and text.strip() in self._texts_of(query)
         }
+
+    def _texts_of(self, document: str) -> tuple[str, str]:
+        """Returns the text of a document with and without its title."""
+        text = self.documents[document].strip()
+        return text, text.removeprefix(self.titles.get(document, "").strip()).strip()
 
 
 def _check_id(name: str, text: str) -> None:

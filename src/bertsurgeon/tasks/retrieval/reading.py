@@ -77,11 +77,13 @@ def _read_beir(folder: Path, split: str | None) -> Collection:
     if corpus is None or queries is None:
         raise DataError(f"{folder} has no {QUERIES} beside {CORPUS}; copy it there.")
     judgements = _find_judgements(folder / JUDGEMENTS, split)
+    documents, titles = _read_texts(corpus, "title")
     return Collection.from_parts(
         f"{folder.resolve().name} ({_split_of(judgements)})",
-        _read_texts(corpus, "title"),
-        _read_texts(queries, None),
+        documents,
+        _read_texts(queries, None)[0],
         _read_qrels(judgements),
+        titles,
     )
 
 
@@ -106,13 +108,21 @@ def _find_judgements(folder: Path, split: str | None) -> Path:
     return files[split or DEFAULT_SPLIT]
 
 
-def _read_texts(path: Path, title: str | None) -> dict[str, str]:
+def _read_texts(path: Path, title: str | None) -> tuple[dict[str, str], dict[str, str]]:
     """Returns the texts of a file of BEIR by id; titles come before their texts, as in BEIR.
+
+    Args:
+        path: The file.
+        title: Key of the titles; None if there are none.
+
+    Returns:
+        The texts, and the titles that are not empty.
 
     Raises:
         DataError: If a line is no object with ``_id`` and ``text``, or an id has two texts.
     """
     texts: dict[str, str] = {}
+    titles: dict[str, str] = {}
     repeated = 0
     for number, line in stream_lines(path):
         if not line.strip():
@@ -128,10 +138,12 @@ def _read_texts(path: Path, title: str | None) -> dict[str, str]:
         text = " ".join(part for part in parts if part).strip()
         if texts.setdefault(name, text) != text:
             raise DataError(f"{path} holds two texts with the id {name!r}, the second in line {number}; rename one.")
+        if parts[0]:
+            titles[name] = parts[0]
         repeated += 1
     if repeated > len(texts):
         progress.note_once(f"Rows of {path.name} that are repeated and count once: {repeated - len(texts):,}.")
-    return texts
+    return texts, titles
 
 
 def _id(row: Any, path: Path, number: int) -> str:
