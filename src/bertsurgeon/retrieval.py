@@ -31,15 +31,15 @@ from bertsurgeon.tasks.retrieval import (
     SIMILARITIES,
     Collection,
     Reranking,
-    TopDocuments,
     measure_queries,
     rank_by_words,
     reranking_rows,
     reranking_task,
     retrieval_task,
 )
-from bertsurgeon.tasks.retrieval.measures import require_retrieval
+from bertsurgeon.tasks.retrieval.measures import mean_percent, require_retrieval
 from bertsurgeon.tasks.retrieval.paired import PairedDifference, paired_difference
+from bertsurgeon.tasks.retrieval.ranking import search_blocks
 from bertsurgeon.tasks.tokenization import Truncation, tokenize_part
 from bertsurgeon.tasks.types.embedding import EMBEDDING
 
@@ -51,9 +51,6 @@ BM25 = "bm25"
 
 QUERY_PROMPTS, DOCUMENT_PROMPTS = ("query",), ("document", "passage", "corpus")
 """Names of prompts in the order in which sentence-transformers looks for them."""
-
-BLOCK = 4096
-"""Documents that are tokenized, embedded and searched at a time."""
 
 MAX_LENGTH = 100_000
 """Tokens above which a tokenizer's limit is none."""
@@ -232,16 +229,22 @@ def search(
     queries, truncation = _embed(
         model, [encoding.query_prompt + text for text in collection.queries.values()], tokenizer, encoding, batch_size
     )
-    places = {document: position for position, document in enumerate(ids)}
-    identical = collection.identical_documents()
-    excluded = {row: places[identical[query]] for row, query in enumerate(collection.queries) if query in identical}
-    top = TopDocuments(queries, ids, encoding.similarity, excluded)
-    for start in range(0, len(ids), BLOCK):
-        texts = [encoding.document_prompt + collection.documents[name] for name in ids[start : start + BLOCK]]
+
+    def embed_documents(start: int, end: int) -> torch.Tensor:
+        nonlocal truncation
+        texts = [encoding.document_prompt + collection.documents[name] for name in ids[start:end]]
         vectors, part = _embed(model, texts, tokenizer, encoding, batch_size)
-        top.add(start, vectors)
         truncation += part
-    return dict(zip(collection.queries, top.rankings(), strict=True)), truncation
+        return vectors
+
+    rankings = search_blocks(
+        dict(zip(collection.queries, queries, strict=True)),
+        ids,
+        embed_documents,
+        encoding.similarity,
+        collection.identical_documents(),
+    )
+    return rankings, truncation
 
 
 def _embed(
@@ -370,4 +373,4 @@ def compare_results(
 
 
 def _percent(by_query: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
-    return {name: 100.0 * float(values.mean()) for name, values in by_query.items()}
+    return {name: mean_percent(values) for name, values in by_query.items()}

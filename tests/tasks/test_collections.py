@@ -32,7 +32,7 @@ from bertsurgeon.tasks.retrieval import (
     retrieval_task,
 )
 from bertsurgeon.tasks.retrieval.measures import ranking_overlaps
-from bertsurgeon.tasks.retrieval.ranking import rank_scores, similarity
+from bertsurgeon.tasks.retrieval.ranking import rank_scores, search_blocks, similarity
 from retrieval_cases import DOCUMENTS, QUERIES, write_beir
 
 pytrec_eval = pytest.importorskip("pytrec_eval")
@@ -118,6 +118,22 @@ def test_blocks_find_what_a_full_sort_finds(block: int, rows: int, monkeypatch: 
             scores.pop("d17")
         by_id = sorted(scores, reverse=True)
         assert ranking == sorted(by_id, key=lambda name: -scores[name])[:10]
+
+
+def test_every_block_is_embedded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertsurgeon.tasks.retrieval.ranking.BLOCK", 2)
+    vectors, blocks = torch.tensor([[5.0], [1.0], [4.0], [2.0], [3.0]]), []
+
+    def embed(start: int, end: int) -> torch.Tensor:
+        blocks.append(vectors[start:end])
+        return blocks[-1]
+
+    queries = {"q1": torch.ones(1), "q2": -torch.ones(1)}
+    assert search_blocks(queries, list("abcde"), embed, "dot", {"q2": "b"}) == {
+        "q1": ["a", "c", "e", "d", "b"],
+        "q2": ["d", "e", "c", "a"],
+    }
+    assert [len(block) for block in blocks] == [2, 2, 1]
 
 
 def test_similarities() -> None:

@@ -69,6 +69,15 @@ def measure_queries(
     return values
 
 
+def mean_percent(values: NDArray[np.float64]) -> float:
+    """Returns the mean over queries of a metric, in percent.
+
+    Args:
+        values: Metric of each query, between 0 and 1, shape (queries,).
+    """
+    return 100.0 * float(values.mean())
+
+
 def ranking_overlaps(first: Sequence[Sequence[str]], second: Sequence[Sequence[str]]) -> NDArray[np.float64]:
     """Returns the mean overlap of the first document, the first two, … first ten of each query, shape (queries,).
 

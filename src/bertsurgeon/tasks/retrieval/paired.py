@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bertsurgeon.tasks.retrieval.measures import mean_percent
+
 RESAMPLES = 10_000
 """Resamples of a paired test and of its interval."""
 
@@ -88,6 +90,4 @@ def paired_difference(
         p = float(test.pvalue)
     spread = float(differences.std(ddof=1)) if count > 1 else math.nan
     detectable = None if count < 2 else float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * spread / math.sqrt(count)
-    return PairedDifference(
-        100.0 * float(reference.mean()), 100.0 * float(model.mean()), mean, low, high, p, detectable, count
-    )
+    return PairedDifference(mean_percent(reference), mean_percent(model), mean, low, high, p, detectable, count)

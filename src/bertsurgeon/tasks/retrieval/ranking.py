@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from bertsurgeon.errors import ModelError, OptionError
 
 DEPTH = 100
 """Documents that are kept for each query: what the metrics read."""
+
+BLOCK = 4096
+"""Documents that are embedded and searched at a time."""
 
 MAX_SCORES = 8_000_000
 """Scores that are in memory at a time: 32 MB."""
@@ -104,6 +107,36 @@ class TopDocuments:
     def rankings(self) -> list[list[str]]:
         """Returns the ids of the best documents of each query, best first."""
         return [[self._ids[position] for position in positions] for positions in self._positions]
+
+
+def search_blocks(
+    queries: Mapping[str, Tensor],
+    document_ids: Sequence[str],
+    embed: Callable[[int, int], Tensor],
+    metric: str,
+    identical: Mapping[str, str],
+) -> dict[str, list[str]]:
+    """Searches all documents in blocks, so that memory does not grow with their number.
+
+    Args:
+        queries: Vector of each query by id, shape (width,).
+        document_ids: Ids of the documents.
+        embed: Returns the vectors of the documents from a position to another one, shape (documents, width).
+        metric: Similarity, one of ``SIMILARITIES``.
+        identical: Id of a document by query id that is left out of the query's ranking.
+
+    Returns:
+        Ids of the best documents of each query, best first, at most ``DEPTH``.
+
+    Raises:
+        ModelError: If a vector holds no finite numbers.
+    """
+    positions = {document: position for position, document in enumerate(document_ids)}
+    excluded = {row: positions[identical[query]] for row, query in enumerate(queries) if query in identical}
+    top = TopDocuments(torch.stack(list(queries.values())), document_ids, metric, excluded)
+    for start in range(0, len(document_ids), BLOCK):
+        top.add(start, embed(start, start + BLOCK))
+    return dict(zip(queries, top.rankings(), strict=True))
 
 
 def precedence(ids: Sequence[str]) -> NDArray[np.int64]:

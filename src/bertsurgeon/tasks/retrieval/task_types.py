@@ -19,8 +19,14 @@ from transformers import PreTrainedTokenizerBase
 
 from bertsurgeon.errors import DataError
 from bertsurgeon.tasks.retrieval.collection import Collection
-from bertsurgeon.tasks.retrieval.measures import METRICS, RERANKING_METRICS, measure_queries, ranking_overlaps
-from bertsurgeon.tasks.retrieval.ranking import TopDocuments, rank_scores
+from bertsurgeon.tasks.retrieval.measures import (
+    METRICS,
+    RERANKING_METRICS,
+    mean_percent,
+    measure_queries,
+    ranking_overlaps,
+)
+from bertsurgeon.tasks.retrieval.ranking import rank_scores, search_blocks
 from bertsurgeon.tasks.table import Task
 from bertsurgeon.tasks.types import Embedding, Head, Outputs, Regression, TaskType
 from bertsurgeon.tasks.types.embedding import EMBEDDING
@@ -35,9 +41,6 @@ query itself."""
 
 SHARED = -1
 """Number of rows that belong to every query."""
-
-BLOCK = 4096
-"""Rows of documents that are searched at a time."""
 
 
 class Ranking(TaskType):
@@ -90,7 +93,7 @@ class Ranking(TaskType):
         self, metrics: Sequence[str], labels: Sequence[str], outputs: Sequence[Outputs], dataset: Dataset
     ) -> dict[str, float]:
         """Returns the means over queries, in percent."""
-        return {name: 100.0 * float(values.mean()) for name, values in self.measure(metrics, outputs, dataset).items()}
+        return {name: mean_percent(values) for name, values in self.measure(metrics, outputs, dataset).items()}
 
 
 @dataclass(frozen=True)
@@ -119,16 +122,14 @@ class Retrieval(Ranking, Embedding):
         """Returns the documents of each query by the similarity of their vectors."""
         queries, documents = dataset[QUERY][:], dataset[DOCUMENT][:]
         vectors = torch.stack([row[EMBEDDING] for row in outputs])
-        query_rows = [row for row, query in enumerate(queries) if query]
         document_rows = [row for row, document in enumerate(documents) if document]
-        ids = [documents[row] for row in document_rows]
-        places = {document: position for position, document in enumerate(ids)}
-        excluded_ids = dataset[EXCLUDED][:]
-        excluded = {position: places[excluded_ids[row]] for position, row in enumerate(query_rows) if excluded_ids[row]}
-        top = TopDocuments(vectors[query_rows], ids, self.similarity, excluded)
-        for start in range(0, len(ids), BLOCK):
-            top.add(start, vectors[document_rows[start : start + BLOCK]])
-        return dict(zip((queries[row] for row in query_rows), top.rankings(), strict=True))
+        return search_blocks(
+            {query: vectors[row] for row, query in enumerate(queries) if query},
+            [documents[row] for row in document_rows],
+            lambda start, end: vectors[document_rows[start:end]],
+            self.similarity,
+            {query: document for query, document in zip(queries, dataset[EXCLUDED], strict=True) if document},
+        )
 
 
 @dataclass(frozen=True)
