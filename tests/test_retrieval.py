@@ -173,6 +173,30 @@ def test_prompts_that_the_pooling_ignores_are_refused(folder: Path) -> None:
     assert encoding_of(model, RetrievalConfig(query_prompt="", document_prompt=""), tokenizer).query_prompt == ""
 
 
+@pytest.mark.parametrize(("asked", "cut"), [(5, 5), (128, 128), (129, 128), (100_000, 128)])
+def test_the_maximum_length_is_that_of_the_cut(
+    asked: int, cut: int, folder: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(progress, "note_once", notes.append)
+    model, tokenizer = load_model(folder / "reranker"), load_tokenizer(folder / "reranker")
+    candidates = {query: ["d0", "d1"] for query in QUESTIONS}
+    result = evaluate_retrieval(model, None, collection, tokenizer, candidates=candidates, max_length=asked)
+    assert result.encoding.max_length == result.to_dict()["encoding"]["max_length"] == cut
+    message = f"The maximum length of {asked:,} tokens is lowered to 128, the most that the model and its tokenizer"
+    assert any(note.startswith(message) for note in notes) == (asked > cut)
+
+
+def test_the_settings_of_an_embedder_do_not_exceed_its_model(folder: Path) -> None:
+    model, tokenizer = load_embedder(folder / "embedder"), load_tokenizer(folder / "embedder")
+    tokenizer.model_max_length = 100_000
+    assert encoding_of(model, RetrievalConfig(), tokenizer).max_length == 6
+    assert encoding_of(model, RetrievalConfig(), tokenizer, 12).max_length == 12
+    assert encoding_of(model, RetrievalConfig(), tokenizer, 500).max_length == 128
+    model.sentence_model[0].max_seq_length = 500
+    assert encoding_of(model, RetrievalConfig(), tokenizer).max_length == 128
+
+
 def test_a_reranker_sorts_what_the_first_stage_found(folder: Path, collection: Collection) -> None:
     model, tokenizer = load_model(folder / "reranker"), load_tokenizer(folder / "reranker")
     result = evaluate_retrieval(model, RetrievalConfig(candidates=5), collection, tokenizer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,11 +40,8 @@ from bertsurgeon.tasks.retrieval import (
 from bertsurgeon.tasks.retrieval.measures import mean_percent, require_retrieval
 from bertsurgeon.tasks.retrieval.paired import PairedDifference, paired_difference
 from bertsurgeon.tasks.retrieval.ranking import search_blocks
-from bertsurgeon.tasks.tokenization import Truncation, tokenize_part
+from bertsurgeon.tasks.tokenization import Truncation, accepted_length, tokenize_part
 from bertsurgeon.tasks.types.embedding import EMBEDDING
-
-if TYPE_CHECKING:
-    pass
 
 BM25 = "bm25"
 """Name of the first stage by words."""
@@ -269,17 +266,23 @@ def encoding_of(
         model: Embedder or reranker.
         config: Options.
         tokenizer: Tokenizer of the model.
-        max_length: Maximum number of tokens; None for the model's own.
+        max_length: Maximum number of tokens; None for the model's own. It is lowered to what the tokenizer and the
+            model accept.
+
+    Returns:
+        The encoding, with the number of tokens at which texts are cut.
 
     Raises:
         ModelError: If the model's similarity is unknown, or its pooling ignores prompts.
         OptionError: If there is no such prompt, a reranker gets one, or no maximum length is known.
     """
-    accepted = [int(tokenizer.model_max_length), max_input_length(model.config) or MAX_LENGTH + 1]
+    accepted = accepted_length(tokenizer)
+    if (longest := max_input_length(model.config)) is not None:
+        accepted = min(accepted, longest)
     if not isinstance(head_of(model), Embedding):
         if config.query_prompt is not None or config.document_prompt is not None:
             raise OptionError("Prompts are for embedders; a reranker reads both texts at once. Leave the prompts out.")
-        return Encoding(_limit(max_length, min(accepted)))
+        return Encoding(_limit(max_length, accepted))
     settings = settings_of(model)
     if settings.similarity not in SIMILARITIES:
         raise ModelError(
@@ -292,7 +295,7 @@ def encoding_of(
             "The model's pooling leaves the tokens of prompts out (include_prompt), which is not supported; evaluate "
             "it without prompts (--query-prompt '' --document-prompt '')."
         )
-    limit = _limit(max_length, settings.max_length or min(accepted))
+    limit = _limit(settings.max_length if max_length is None else max_length, accepted)
     for texts, prompt in (("Queries", query_prompt), ("Documents", document_prompt)):
         if prompt:
             progress.note_once(f"{texts} begin with {prompt!r}.")
@@ -338,9 +341,15 @@ def choose_prompt(settings: SentenceSettings, given: str | None, names: tuple[st
 
 
 def _limit(max_length: int | None, accepted: int) -> int:
+    """Returns the number of tokens at which texts are cut; a note reports one that is lowered."""
     if max_length is None and accepted > MAX_LENGTH:
         raise OptionError("Neither the model nor its tokenizer names a maximum length; name one with --max-length.")
-    return accepted if max_length is None else max_length
+    if max_length is not None and max_length > accepted:
+        progress.note_once(
+            f"The maximum length of {max_length:,} tokens is lowered to {accepted:,}, the most that the model and its "
+            "tokenizer accept."
+        )
+    return accepted if max_length is None else min(max_length, accepted)
 
 
 # two models

@@ -126,7 +126,7 @@ def tokenize_part(
     length = task_type.max_length if max_length is None else max_length
     if length < 4:
         raise OptionError(f"A maximum length of {length} tokens leaves no room for text; use at least 4.")
-    accepted = _accepted_length(tokenizer)
+    accepted = accepted_length(tokenizer)
     limit = min(length, accepted)
     with _bars_of_datasets():
         encoded: Dataset = dataset.map(
@@ -338,8 +338,14 @@ def _text_columns(task_type: TaskType) -> list[str]:
     return list(dict.fromkeys((task_type.columns["text"], "text")))
 
 
-def _accepted_length(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that the tokenizer and the model saved beside it accept: many tokenizers have no limit of their own."""
+def accepted_length(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Returns the maximum number of tokens that a tokenizer and the model saved beside it accept.
+
+    Many tokenizers have no limit of their own.
+
+    Args:
+        tokenizer: The tokenizer.
+    """
     length = int(tokenizer.model_max_length)
     try:
         config = AutoConfig.from_pretrained(tokenizer.name_or_path, local_files_only=True, trust_remote_code=False)
