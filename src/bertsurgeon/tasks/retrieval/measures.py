@@ -49,6 +49,9 @@ def measure_queries(
         judgements: Grades by query id, then document id.
         metrics: Keys of ``METRICS``.
 
+    Returns:
+        For each metric, its values in the order of the judgements' queries, shape (queries,).
+
     Raises:
         OptionError: If ir-measures is not installed.
     """

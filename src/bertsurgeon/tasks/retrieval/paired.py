@@ -14,6 +14,9 @@ from bertsurgeon.tasks.retrieval.measures import mean_percent
 RESAMPLES = 10_000
 """Resamples of a paired test and of its interval."""
 
+MAX_BCA = 2_000
+"""Most queries with a BCa interval; its cost grows with their square, and with more it is close to percentiles."""
+
 MAX_NUMBERS = 2_000_000
 """Numbers that a batch of resamples may take."""
 
@@ -26,7 +29,8 @@ class PairedDifference:
         reference: Metric of the reference, in percent.
         model: Metric of the model, in percent.
         difference: ``model`` minus ``reference``.
-        low: Lower end of the confidence interval, from a bootstrap over queries.
+        low: Lower end of the confidence interval, from a bootstrap over queries: bias-corrected and accelerated (BCa)
+            up to ``MAX_BCA`` queries, percentiles above.
         high: Its upper end.
         p: Two-sided p-value of Fisher's randomization test (Smucker, Allan and Carterette, 2007).
         detectable: Smallest difference that as many queries with this spread show with a probability of 80 % at a
@@ -54,10 +58,13 @@ def paired_difference(
     """Tests the mean difference of a metric.
 
     Args:
-        reference: Metric of the reference for each query, between 0 and 1.
-        model: Metric of the other model for each query.
+        reference: Metric of the reference for each query, between 0 and 1, shape (queries,).
+        model: Metric of the other model for each query, shape (queries,).
         confidence: Confidence of the interval.
         seed: Seed of the resamples.
+
+    Returns:
+        The means and their difference, its interval and p-value, and the smallest difference that can be detected.
     """
     from scipy import stats
 
@@ -70,7 +77,7 @@ def paired_difference(
             (differences,),
             np.mean,
             confidence_level=confidence,
-            method="BCa" if count <= 2000 else "percentile",
+            method="BCa" if count <= MAX_BCA else "percentile",
             n_resamples=RESAMPLES,
             batch=batch,
             vectorized=True,
