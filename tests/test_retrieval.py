@@ -1,5 +1,6 @@
 """Searches with models: embedders and rerankers in PyTorch and exported, prompts, paired tests, and the commands."""
 
+import doctest
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from bertsurgeon import load_model, open_exported, progress
 from bertsurgeon.checkpoint import load_embedder, load_tokenizer
 from bertsurgeon.compression import report as report_module
 from bertsurgeon.embedder import SentenceSettings, read_settings
-from bertsurgeon.errors import CheckpointError, ModelError, OptionError
+from bertsurgeon.errors import CheckpointError, DataError, ModelError, OptionError
 from bertsurgeon.retrieval import (
     RetrievalConfig,
     choose_prompt,
@@ -42,25 +43,25 @@ QUESTIONS = {f"q{number}": " ".join(TEXTS[f"d{number}"].split()[:4]) for number 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A collection, a tiny embedder with prompts, and a tiny reranker."""
-    place = tmp_path_factory.mktemp("retrieval")
+    root = tmp_path_factory.mktemp("retrieval")
     write_beir(
-        place / "beir",
+        root / "beir",
         [{"_id": name, "text": text} for name, text in TEXTS.items()],
         [{"_id": name, "text": text} for name, text in QUESTIONS.items()],
         "".join(f"{query}\td{query[1:]}\t2\n{query}\td29\t1\n" for query in QUESTIONS),
     )
-    write_model(place / "plain")
-    write_model(place / "reranker", num_labels=1)
-    parts = [modules.Transformer(str(place / "plain"), max_seq_length=6), modules.Pooling(32, pooling_mode="cls")]
+    write_model(root / "plain")
+    write_model(root / "reranker", num_labels=1)
+    parts = [modules.Transformer(str(root / "plain"), max_seq_length=6), modules.Pooling(32, pooling_mode="cls")]
     whole = sentence_transformers.SentenceTransformer(
         modules=[*parts, modules.Normalize()],
         device="cpu",
         prompts={"query": "the film: ", "passage": "a day: "},
         similarity_fn_name="dot",
     )
-    whole.save(str(place / "embedder"), create_model_card=False)
-    (place / "texts.txt").write_text("\n".join(TEXTS.values()), encoding="utf-8")
-    return place
+    whole.save(str(root / "embedder"), create_model_card=False)
+    (root / "texts.txt").write_text("\n".join(TEXTS.values()), encoding="utf-8")
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +79,8 @@ def test_an_embedder_ranks_as_sentence_transformers_does(folder: Path, collectio
     scores = whole.similarity(queries, whole.encode(list(TEXTS.values()), prompt_name="passage"))
     names = list(TEXTS)
     for row, query in enumerate(QUESTIONS):
-        found = [float(scores[row][names.index(name)]) for name in result.rankings[query]]
-        assert found == pytest.approx(sorted(scores[row].tolist(), reverse=True), abs=1e-5)
+        ranked = [float(scores[row][names.index(name)]) for name in result.rankings[query]]
+        assert ranked == pytest.approx(sorted(scores[row].tolist(), reverse=True), abs=1e-5)
     assert result.encoding.max_length == 6
     assert (result.encoding.query_prompt, result.encoding.document_prompt) == ("the film: ", "a day: ")
     assert result.encoding.similarity == "dot"
@@ -214,6 +215,38 @@ def test_a_reranker_sorts_what_the_first_stage_found(folder: Path, collection: C
         with torch.inference_mode():
             scores = model(**batch).logits[:, 0].tolist()
         assert scores == pytest.approx(sorted(scores, reverse=True), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"q0": None}, "no candidates for query 'q0' of .*; give an empty list if the first stage has none"),
+        ({"q99": ["d1"]}, "name the query 'q99', which is no judged query of .*; leave it out"),
+        ({"q2": ["d1", "d99"]}, "of query 'q2' name the document 'd99', which .* does not hold; leave it out"),
+        ({"q2": ["d1", "d2", "d1"]}, "of query 'q2' name a document twice; leave the second one out"),
+    ],
+)
+def test_candidates_that_do_not_fit_are_refused(
+    changes: dict[str, list[str] | None], words: str, folder: Path, collection: Collection
+) -> None:
+    candidates = {**{query: ["d0"] for query in QUESTIONS}, **changes}
+    fitting = {query: documents for query, documents in candidates.items() if documents is not None}
+    model, tokenizer = load_model(folder / "reranker"), load_tokenizer(folder / "reranker")
+    with pytest.raises(DataError, match=words):
+        evaluate_retrieval(model, None, collection, tokenizer, candidates=fitting)
+
+
+def test_embedders_take_no_candidates(folder: Path, collection: Collection) -> None:
+    model, tokenizer = load_embedder(folder / "embedder"), load_tokenizer(folder / "embedder")
+    with pytest.raises(OptionError, match="Candidates are for rerankers"):
+        evaluate_retrieval(model, None, collection, tokenizer, candidates={query: ["d0"] for query in QUESTIONS})
+
+
+def test_the_example_runs() -> None:
+    [example] = doctest.DocTestFinder(recurse=False).find(evaluate_retrieval, globs={})
+    assert any("evaluate_retrieval(" in each.source for each in example.examples)
+    report: list[str] = []
+    assert doctest.DocTestRunner(verbose=False).run(example, out=report.append).failed == 0, "".join(report)
 
 
 def test_models_that_neither_embed_nor_score_are_refused(folder: Path, collection: Collection) -> None:

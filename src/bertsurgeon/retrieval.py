@@ -6,7 +6,7 @@ sentence-transformers encodes them: with the model's prompts, cut at the model's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from bertsurgeon import progress
 from bertsurgeon.devices import Device, running_on
 from bertsurgeon.embedder import MODULES, Embedder, SentenceSettings, read_settings
-from bertsurgeon.errors import ModelError, OptionError
+from bertsurgeon.errors import DataError, ModelError, OptionError
 from bertsurgeon.evaluation import check_head
 from bertsurgeon.options import documented, option
 from bertsurgeon.prediction import Predictor, evaluating, predict_outputs
@@ -140,7 +140,7 @@ def evaluate_retrieval(
     collection: Collection,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    candidates: Mapping[str, list[str]] | None = None,
+    candidates: Mapping[str, Sequence[str]] | None = None,
     batch_size: int = 64,
     max_length: int | None = None,
     device: Device | None = None,
@@ -152,22 +152,34 @@ def evaluate_retrieval(
         config: Options; None for the defaults.
         collection: The collection (:func:`bertsurgeon.tasks.retrieval.read_collection`).
         tokenizer: Tokenizer of the model.
-        candidates: What a first stage found, by query, best first; None for BM25's. Embedders have none.
+        candidates: Rerankers: documents of a first stage by query, best first, at least an empty list for each query
+            of the collection; None for BM25's.
         batch_size: Texts per batch.
         max_length: Maximum number of tokens per text, or pair; None for the model's own.
         device: Where a PyTorch model runs; None for its own device if that is no CPU, else for the accelerator of the
             machine, if it has one.
 
+    Returns:
+        Metrics and rankings of each query, and how texts were encoded.
+
     Raises:
         ModelError: If the model neither embeds nor scores, or has a prompt that its pooling ignores.
-        OptionError: If an option does not fit the model, or the extra ``retrieval`` is not installed.
+        OptionError: If an option does not fit the model, an embedder gets candidates, or the extra ``retrieval`` is
+            not installed.
+        DataError: If the candidates do not fit the collection, or there are none for any query.
 
     Example:
+        >>> from bertsurgeon.retrieval import evaluate_retrieval
         >>> from bertsurgeon.tasks.retrieval import Collection, Judgement
+        >>> from bertsurgeon.testing import toy_classifier
         >>> texts = {"a": "warm film", "b": "cold film", "c": "a dull day"}
         >>> collection = Collection.from_parts("films", texts, {"1": "a warm film"}, [Judgement("1", "a", 2)])
-        >>> collection.summary
-        '3 documents, 1 judged queries, 1 relevant pairs of a query and a document'
+        >>> classifier, tokenizer, _ = toy_classifier()
+        >>> classifier.config.num_labels = 1
+        >>> reranker = type(classifier)(classifier.config)
+        >>> result = evaluate_retrieval(reranker, None, collection, tokenizer, candidates={"1": ["b", "a"]})
+        >>> sorted(result.rankings["1"]), result.first_stage["mrr_at_10"]
+        (['a', 'b'], 50.0)
     """
     require_retrieval("ir_measures")
     config = config or RetrievalConfig()
@@ -175,13 +187,17 @@ def evaluate_retrieval(
     task = task_for(model, encoding)
     check_head(model, task)
     is_reranker = isinstance(task.type, Reranking)
+    if candidates is not None:
+        if not is_reranker:
+            raise OptionError("Candidates are for rerankers; an embedder searches all documents. Leave them out.")
+        _check_candidates(candidates, collection)
     with evaluating(model), running_on(device, model):
         if not is_reranker:
             rankings, truncation = search(model, collection, tokenizer, encoding, batch_size)
             first_stage = None
         else:
-            chosen = rank_by_words(collection, config.candidates) if candidates is None else dict(candidates)
-            chosen = {query: documents[: config.candidates] for query, documents in chosen.items()}
+            chosen = rank_by_words(collection, config.candidates) if candidates is None else candidates
+            chosen = {query: list(documents[: config.candidates]) for query, documents in chosen.items()}
             first = measure_queries(chosen, collection.judgements, RERANKING_METRICS)
             first_stage = _percent(first)
             rows, truncation = tokenize_part(
@@ -196,6 +212,33 @@ def evaluate_retrieval(
     by_query = measure_queries(rankings, collection.judgements, metrics)
     queries = list(collection.judgements)
     return RetrievalResult(_percent(by_query), by_query, queries, rankings, encoding, truncation.cut, first_stage)
+
+
+def _check_candidates(candidates: Mapping[str, Sequence[str]], collection: Collection) -> None:
+    """Checks that candidates are of the collection's queries and documents, each document once.
+
+    Raises:
+        DataError: If they are not.
+    """
+    for query in collection.queries:
+        if query not in candidates:
+            raise DataError(
+                f"There are no candidates for query {query!r} of {collection.name}; give an empty list if the first "
+                "stage has none."
+            )
+    for query, documents in candidates.items():
+        if query not in collection.queries:
+            raise DataError(
+                f"The candidates name the query {query!r}, which is no judged query of {collection.name}; leave it out."
+            )
+        if len(set(documents)) < len(documents):
+            raise DataError(f"The candidates of query {query!r} name a document twice; leave the second one out.")
+        for document in documents:
+            if document not in collection.documents:
+                raise DataError(
+                    f"The candidates of query {query!r} name the document {document!r}, which {collection.name} does "
+                    "not hold; leave it out, or use the collection that was searched."
+                )
 
 
 def task_for(model: Predictor, encoding: Encoding) -> Task:
@@ -303,7 +346,17 @@ def encoding_of(
 
 
 def settings_of(model: Predictor) -> SentenceSettings:
-    """Returns the settings of an embedder, in PyTorch or exported."""
+    """Returns how sentence-transformers embeds texts with an embedder.
+
+    Args:
+        model: Embedder in PyTorch, or exported.
+
+    Returns:
+        Its settings; the defaults for an export without those of sentence-transformers, which a note reports.
+
+    Raises:
+        CheckpointError: If the settings of an export are damaged.
+    """
     if isinstance(model, Embedder):
         return model.settings
     folder: Path | None = getattr(model, "folder", None)
