@@ -3,6 +3,8 @@
 import doctest
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +26,7 @@ from bertsurgeon.retrieval import (
     settings_of,
 )
 from bertsurgeon.tasks.retrieval import Collection, paired_difference, rank_by_words, read_collection
+from bertsurgeon.workflows import retrieval as workflow
 from cli_helpers import FILLER, WORDS, run, succeed, write_model
 from retrieval_cases import write_beir
 
@@ -292,6 +295,50 @@ def test_evaluate_prints_differences(folder: Path) -> None:
     assert result["queries"] == 12
     assert result["first_stage"]["ndcg_at_10"] <= alone["metrics"]["ndcg_at_10"]
     assert set(result["by_query"]["mrr_at_10"]) == set(QUESTIONS)
+
+
+def test_a_reranker_is_compared_with_its_first_stage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[object] = []
+
+    @contextmanager
+    def record(device: object, *models: object) -> Iterator[None]:
+        devices.append((device, type(models[0]).__name__))
+        yield
+
+    monkeypatch.setattr(workflow, "running_on", record)
+    options = ("--task", "retrieval", "--data-dir", folder / "beir", "--first-stage", folder / "embedder", "--json")
+    for model, reference in (("reranker", "embedder"), ("embedder", "reranker")):
+        report = json.loads(succeed("evaluate", folder / model, "--reference", folder / reference, *options).stdout)
+        assert set(report["differences"]) == {"ndcg_at_10", "mrr_at_10"}
+        results = {model: report, reference: report["reference"]}
+        first_stage, embedder = results["reranker"]["first_stage"], results["embedder"]["metrics"]
+        assert first_stage["mrr_at_10"] == pytest.approx(embedder["mrr_at_10"])
+    assert devices == [(None, "Embedder")] * 2
+
+
+@pytest.mark.parametrize(
+    ("model", "others", "words"),
+    [
+        ("embedder", ["--reference", "{}/nowhere"], "nowhere"),
+        ("embedder", ["--reference", "{}/plain"], "classification into 2 classes"),
+        ("embedder", ["--reference", "{}/reranker", "--first-stage", "{}/nowhere"], "nowhere"),
+        ("embedder", ["--reference", "{}/reranker", "--first-stage", "{}/reranker"], "is no embedder"),
+        ("embedder", ["--reference", "{}/embedder", "--candidates", "5"], "has no effect without a reranker"),
+        ("reranker", ["--reference", "{}/nowhere"], "nowhere"),
+    ],
+)
+def test_all_models_are_checked_before_the_first_search(
+    model: str, others: list[str], words: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise AssertionError("a search has begun")
+
+    for name in ("evaluate_retrieval", "search", "rank_by_words"):
+        monkeypatch.setattr(workflow, name, fail)
+    options = ("--task", "retrieval", "--data-dir", folder / "beir")
+    result = run("evaluate", folder / model, *options, *(each.format(folder) for each in others))
+    assert result.exit_code == 2, result.output
+    assert words in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(

@@ -85,11 +85,10 @@ def evaluate_search(
     if data.text_file is not None:
         raise OptionError("--text-file has no effect with --task retrieval, which reads a collection; leave it out.")
     searcher = Searcher(data, config)
-    result = searcher(model)
+    result, *others = searcher(*([model] if reference is None else [model, reference]))
     report = {"model": model, "task": data.task, "collection": searcher.collection.name, **result.to_dict()}
     differences: dict[str, PairedDifference] = {}
-    if reference is not None:
-        other = searcher(reference)
+    for other in others:
         differences = compare_results(other, result, seed=seed)
         report |= {
             "reference": {"model": reference, **other.to_dict()},

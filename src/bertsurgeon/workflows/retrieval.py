@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bertsurgeon import progress
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.compression import CompressData
+from bertsurgeon.devices import running_on
 from bertsurgeon.errors import ModelError, OptionError
 from bertsurgeon.evaluation import check_head
 from bertsurgeon.options import check_not_given
 from bertsurgeon.prediction import Predictor, evaluating
 from bertsurgeon.retrieval import (
     BM25,
+    Encoding,
     RetrievalConfig,
     RetrievalResult,
     encoding_of,
@@ -100,54 +103,76 @@ class Searcher:
             require_retrieval(package)
         self.data, self.config = data, config
         self.collection = load_collection(data, config)
+        self._first_stage: tuple[Predictor, PreTrainedTokenizerBase, Encoding] | None = None
         self._candidates: dict[str, list[str]] | None = None
 
-    def __call__(self, name: str) -> RetrievalResult:
-        """Evaluates a model.
+    def __call__(self, *names: str) -> list[RetrievalResult]:
+        """Evaluates models, all of which are opened and checked before the first search.
 
         Args:
-            name: Folder, hub id or exported folder of an embedder or reranker.
+            *names: Folders, hub ids or exported folders of embedders and rerankers.
+
+        Returns:
+            The result of each model.
 
         Raises:
             BertSurgeonError: If there is no such model, or it does not fit.
         """
-        model = open_model(name, self.data)
-        tokenizer = load_tokenizer(resolve_model(name))
-        return evaluate_retrieval(
-            model,
-            self.config,
-            self.collection,
-            tokenizer,
-            candidates=self.candidates_for(model),
-            max_length=self.data.max_length,
-        )
+        pairs = [self._open(name) for name in names]
+        for model, tokenizer in pairs:
+            check_head(model, task_for(model, encoding_of(model, self.config, tokenizer, self.data.max_length)))
+        self.check_first_stage(model for model, _ in pairs)
+        return [
+            evaluate_retrieval(
+                model,
+                self.config,
+                self.collection,
+                tokenizer,
+                candidates=self.candidates_for(model),
+                max_length=self.data.max_length,
+            )
+            for model, tokenizer in pairs
+        ]
 
-    def candidates_for(self, model: Predictor) -> dict[str, list[str]] | None:
-        """Returns the candidates of a reranker; None for an embedder.
+    def check_first_stage(self, models: Iterable[Predictor]) -> None:
+        """Checks the options of rerankers, and opens the first stage if there is a reranker.
+
+        Args:
+            models: All models that are evaluated.
 
         Raises:
-            OptionError: If an embedder gets options of rerankers.
-            ModelError: If the first stage is no embedder.
+            OptionError: If none of them is a reranker, and options of rerankers are given.
+            BertSurgeonError: If the first stage is no embedder, or there is no such model.
         """
-        if isinstance(head_of(model), Embedding):
+        if all(isinstance(head_of(model), Embedding) for model in models):
             check_not_given(self.config, "a reranker", ("first_stage", "candidates"))
+            return
+        name = self.config.first_stage
+        if name != BM25:
+            model, tokenizer = self._open(name)
+            if not isinstance(head_of(model), Embedding):
+                raise ModelError(f"{name} is no embedder; --first-stage takes {BM25} or a model that embeds texts.")
+            self._first_stage = model, tokenizer, encoding_of(model, RetrievalConfig(), tokenizer)
+
+    def candidates_for(self, model: Predictor) -> dict[str, list[str]] | None:
+        """Returns the candidates of a reranker; None for an embedder. Call :meth:`check_first_stage` before."""
+        if isinstance(head_of(model), Embedding):
             return None
         if self._candidates is None:
             self._candidates = self._find_candidates()
         return self._candidates
 
+    def _open(self, name: str) -> tuple[Predictor, PreTrainedTokenizerBase]:
+        return open_model(name, self.data), load_tokenizer(resolve_model(name))
+
     def _find_candidates(self) -> dict[str, list[str]]:
-        name, depth = self.config.first_stage, self.config.candidates
-        progress.note_once(f"Candidates are the first {depth} documents of each query by {name}.")
-        if name == BM25:
+        depth = self.config.candidates
+        progress.note_once(f"Candidates are the first {depth} documents of each query by {self.config.first_stage}.")
+        if self._first_stage is None:
             return rank_by_words(self.collection, depth)
-        model, tokenizer = open_model(name, self.data), load_tokenizer(resolve_model(name))
-        if not isinstance(head_of(model), Embedding):
-            raise ModelError(f"{name} is no embedder; --first-stage takes {BM25} or a model that embeds texts.")
-        with evaluating(model):
-            rankings, truncation = search(
-                model, self.collection, tokenizer, encoding_of(model, RetrievalConfig(), tokenizer)
-            )
+        model, tokenizer, encoding = self._first_stage
+        with evaluating(model), running_on(None, model):
+            rankings, truncation = search(model, self.collection, tokenizer, encoding)
         truncation.report()
         return {query: documents[:depth] for query, documents in rankings.items()}
 
@@ -172,6 +197,7 @@ def load_retrieval_data(
     encoding = encoding_of(model, config, tokenizer, data.max_length)
     task = task_for(model, encoding)
     check_head(model, task)
+    searcher.check_first_stage([model])
     candidates = searcher.candidates_for(model)
     if isinstance(task.type, Retrieval):
         rows = retrieval_rows(collection, encoding.query_prompt, encoding.document_prompt)
