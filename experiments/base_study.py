@@ -12,7 +12,8 @@ The models of all rows are kept under `runs/base`, to be exported and timed.
 
 Rows, by task: `chosen` (scores of the learning rates), `dense`, `auto-SHARE` and `auto-SHARE-recovered` (SHARE of the
 encoder is kept), `calibration-SEED-SHARE` (`auto` with other calibration texts), `layers-COUNT` (the first layers,
-fine-tuned with the dense model as teacher, as long as it), `minilm` (all-MiniLM-L6-v2 fine-tuned in the same way),
+fine-tuned with the dense model as teacher, as long as it, at the rate that recovery chooses by default), `minilm`
+(all-MiniLM-L6-v2, fine-tuned for five epochs at its best rate),
 `pgb-SHARE` and `pgb-published-SHARE` (our compensation and recovery, and those of the paper), `obert-ZEROS`.
 """
 
@@ -45,7 +46,6 @@ from bertsurgeon import (
     evaluate,
     load_model,
     prune,
-    recover,
     save_model,
     train,
 )
@@ -53,6 +53,7 @@ from bertsurgeon.benchmark import count_flops, measure_sizes
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.devices import choose_device, move
 from bertsurgeon.evaluation import compare
+from bertsurgeon.recovery import recover_with_report
 from bertsurgeon.tasks import Task, TaskData, limit_rows, load_task, load_user_task, tokenize
 from bertsurgeon.workflows.inputs import MINILM, resolve_model
 from bertsurgeon.workflows.train_and_save import load_for_finetuning
@@ -85,6 +86,10 @@ TASKS = {
     "banking77": Recipe(5, (5e-5, 1e-4)),
     "sst2": Recipe(2, (2e-5,)),
 }
+
+SMALL_EPOCHS = 5
+SMALL_RATES = {"cola": 5e-5, "mrpc": 5e-5, "rte": 5e-5, "stsb": 1e-4, "banking77": 1e-4, "sst2": 5e-5}
+"""Of MiniLM: the best on held-out training data in `finetune.py`, as far as it has the task."""
 
 
 @dataclass
@@ -206,8 +211,10 @@ def prune_and_recover(task: BaseTask, share: float) -> Made:
 def recover_it(task: BaseTask, model: PreTrainedModel, measured: dict[str, Any], distill: bool) -> Made:
     start = time.perf_counter()
     config = TrainingConfig(bf16=True, seed=task.seed)
-    recover(model, config, task.training, task.tokenizer, teacher=task.dense if distill else None)
-    return model, {**measured, "recovery_seconds": time.perf_counter() - start}
+    teacher = task.dense if distill else None
+    report = recover_with_report(model, config, task.training, task.tokenizer, teacher=teacher)
+    measured |= {"learning_rate": report.learning_rate, "recovery_seconds": time.perf_counter() - start}
+    return model, measured
 
 
 def other_method(task: BaseTask, config: PruneConfig, distill: bool) -> Made:
@@ -221,20 +228,18 @@ def other_method(task: BaseTask, config: PruneConfig, distill: bool) -> Made:
     return recover_it(task, model, measured, distill)
 
 
-def first_layers(task: BaseTask, count: int, rate: float) -> Made:
+def first_layers(task: BaseTask, count: int) -> Made:
     model = drop_layers(task.dense, LayerDropConfig(count, "first")).model
-    config = TrainingConfig(epochs=task.recipe.epochs, learning_rate=rate, bf16=True, seed=task.seed)
-    train(model, config, task.training, task.tokenizer, teacher=task.dense)
-    return model, {}
+    config = TrainingConfig(epochs=task.recipe.epochs, bf16=True, seed=task.seed)
+    report = train(model, config, task.training, task.tokenizer, teacher=task.dense)
+    return model, {"learning_rate": report.learning_rate}
 
 
 def small_encoder(task: BaseTask, encoder: str) -> Made:
-    # a smaller encoder takes higher rates
-    recipe = replace(task.recipe, rates=tuple(2 * rate for rate in task.recipe.rates))
-    small = replace(task, encoder=encoder, recipe=recipe)
-    chosen = choose(small)
-    model, _ = small.finetune(chosen["rate"])
-    return model, {"chosen": chosen}
+    rate = SMALL_RATES[task.name]
+    small = replace(task, encoder=encoder, recipe=Recipe(SMALL_EPOCHS, (rate,)))
+    model, _ = small.finetune(rate)
+    return model, {"learning_rate": rate, "epochs": SMALL_EPOCHS}
 
 
 def make_and_score(task: BaseTask, row: str, make: Callable[[], Made], minilm: str) -> dict[str, Any]:
@@ -245,12 +250,12 @@ def make_and_score(task: BaseTask, row: str, make: Callable[[], Made], minilm: s
     return {**task.score(model, tokenizer), **measured}
 
 
-def rows_of(task: BaseTask, rate: float, minilm: str) -> dict[str, Callable[[], Made]]:
+def rows_of(task: BaseTask, minilm: str) -> dict[str, Callable[[], Made]]:
     """Returns what makes the models after the dense one, in the order in which they are made."""
     rows: dict[str, Callable[[], Made]] = {}
     rows |= {f"auto-{share:g}": partial(prune_auto, task, share) for share in SHARES}
     rows |= {f"auto-{share:g}-recovered": partial(prune_and_recover, task, share) for share in (0.12, 0.25, 0.06)}
-    rows |= {f"layers-{count}": partial(first_layers, task, count, rate) for count in LAYERS}
+    rows |= {f"layers-{count}": partial(first_layers, task, count) for count in LAYERS}
     for share in PGB_SHARES:
         pgb = PgbConfig(Sparsity(1 - share), seed=task.seed)
         rows[f"pgb-{share:g}"] = partial(other_method, task, pgb, True)
@@ -317,7 +322,7 @@ def main() -> None:
         results.run(f"{name}/dense", partial(make_dense, task, chosen["rate"]), configuration)
         if not task.folder.is_dir():
             raise SystemExit(f"The dense model of {name} is not on this machine; measure all of it: --rerun '{name}/*'")
-        for row, make in rows_of(task, chosen["rate"], minilm).items():
+        for row, make in rows_of(task, minilm).items():
             if not any(fnmatch(row, pattern) for pattern in arguments.rows):
                 continue
             if time.perf_counter() - start > arguments.seconds:

@@ -174,7 +174,7 @@ def base_deployed() -> str:
         lines, targets = [], [one for one in TARGETS if deployed_model(task, "dense", one[0]).speed is not None]
         for row, title in ROWS.items():
             models = [deployed_model(task, row, target) for target, _ in targets]
-            if any(model.speed is not None for model in models):
+            if any(model.score is not None for model in models):
                 lines.append([title, *(model.format() for model in models)])
         tables.append(table([TASKS[task], *(title for _, title in targets)], lines))
     return "\n\n".join(tables)
