@@ -170,3 +170,19 @@ def test_a_data_aware_rank_loses_the_smallest_singular_values() -> None:
     left, values, right = torch.linalg.svd(weight)
     truncated = (left[:, :3] * values[:3]) @ right[:3]
     assert error < ((weight - truncated) @ x.T).square().sum()
+
+
+def test_representational_knowledge_is_a_mean_of_squares(toy: tuple[PreTrainedModel, list[Batch]]) -> None:
+    """Of a unit's output over tokens, channels and the unit's width, so that the paper's weights have its scale."""
+    model, batches = toy
+    k_prune, units = import_module("peers.k_prune"), import_module("peers.units")
+    unlabeled = [model_inputs(batch) for batch in batches]
+    _, view = units.copy_encoder(model)
+    key = view.keys[0]
+    seen: list[torch.Tensor] = []
+    for _ in units.unit_gradients(view, unlabeled, [key], 0, lambda _, x: seen.append(x.detach())):
+        pass
+    width, weight = view.width(key), view.last_weight(key)
+    outputs = torch.cat(seen)[:, :width] @ weight[:, :width].T
+    scores = [k_prune.measure_knowledge(view, unlabeled, [key], balance, 0)[key] for balance in (0.0, 1.0)]
+    assert float((scores[1] - scores[0])[0]) == pytest.approx(float(outputs.square().mean()) / width, rel=1e-4)

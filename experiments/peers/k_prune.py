@@ -2,10 +2,10 @@
 
 Source: arXiv 2308.03449. From the input to the output, one sub-layer after the other: the knowledge of all units that
 may still be removed is measured in the model as it is (predictive: the increase of the divergence from the dense
-predictions; representational: the squared norm of a unit's output), a threshold over knowledge per weight is found for
-the rest of the budget, the sub-layer's units below it are removed, and its last matrix is refitted by linear least
-squares to the dense residual stream. No labels are used. The divergence is taken to second order, by the Fisher
-information of the predictions. The budget counts weights instead of operations.
+predictions at a temperature; representational: the mean square of a unit's output; that of heads has a factor), a
+threshold over knowledge per weight is found for the rest of the budget, the sub-layer's units below it are removed, and
+its last matrix is refitted by linear least squares to the dense residual stream. No labels are used. The divergence is
+taken to second order, by the Fisher information of the predictions. The budget counts weights instead of operations.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,9 @@ from peers.units import Key, Units, UnitView, copy_encoder, scale_units, unit_gr
 
 BALANCES = (0.0, 0.00025, 1.0)
 """Weights of the representational knowledge that the paper chooses from."""
+
+TEMPERATURE, HEAD_FACTOR = 2.0, 64.0
+"""Temperature of the divergence, and factor of the knowledge of heads."""
 
 
 def prune_by_knowledge(
@@ -45,7 +48,7 @@ def prune_by_knowledge(
         for matrix in last_matrices(model, view, batches):
             key = matrix.key
             rest = [other for other in view.keys if other not in kept]
-            knowledge = measure_knowledge(view, measured, rest, balance, seed)
+            knowledge = measure_knowledge(view, measured, rest, balance, seed, TEMPERATURE)
             kept[key] = above_threshold(view, knowledge, budget)[key]
             budget -= int(kept[key].sum()) * view.cost(key)
             refit(view, matrix, kept[key])
@@ -53,15 +56,25 @@ def prune_by_knowledge(
 
 
 def measure_knowledge(
-    view: UnitView, batches: Sequence[Batch], keys: Sequence[Key], balance: float, seed: int
+    view: UnitView,
+    batches: Sequence[Batch],
+    keys: Sequence[Key],
+    balance: float,
+    seed: int,
+    temperature: float = 1.0,
 ) -> Units:
-    """Returns predictive plus ``balance`` times representational knowledge of units, per text."""
+    """Returns predictive plus ``balance`` times representational knowledge of units.
+
+    The first is a mean over texts, the second one over tokens, output channels and channels of a unit.
+    """
     predictive: Units = {}
     representational: Units = {}
+    terms: dict[Key, int] = {}
     texts = 0
 
     def add_norms(key: Key, x: Tensor) -> None:
         weight = view.last_weight(key)
+        terms[key] = terms.get(key, 0) + len(x) * len(weight) * view.width(key)
         if view.width(key) == 1:
             norms = x.square().sum(0) * weight.square().sum(0)
         else:
@@ -69,17 +82,19 @@ def measure_knowledge(
             norms = torch.stack([(heads[:, h] @ parts[:, h].T).square().sum() for h in range(heads.shape[1])])
         representational[key] = representational.get(key, 0) + norms
 
-    for gradients in unit_gradients(view, batches, keys, seed, add_norms):
+    for gradients in unit_gradients(view, batches, keys, seed, add_norms, temperature):
         texts += len(next(iter(gradients.values())))
         for key, gradient in gradients.items():
             predictive[key] = predictive.get(key, 0) + gradient.square().sum(0) / 2
-    return {key: (predictive[key] + balance * representational[key]) / texts for key in keys}
+    return {key: predictive[key] / texts + balance * representational[key] / terms[key] for key in keys}
 
 
 def above_threshold(view: UnitView, knowledge: Units, budget: float) -> Units:
     """Returns the units with the most knowledge per weight whose weights fit into a budget, over all sub-layers."""
     keys = list(knowledge)
-    per_weight = torch.cat([knowledge[key] / view.cost(key) for key in keys])
+    per_weight = torch.cat(
+        [knowledge[key] * (HEAD_FACTOR if key[1] == "attention" else 1.0) / view.cost(key) for key in keys]
+    )
     costs = torch.cat([torch.full_like(knowledge[key], view.cost(key), dtype=torch.float64) for key in keys])
     order = per_weight.argsort(descending=True)
     mask = torch.zeros(len(order), dtype=torch.bool)

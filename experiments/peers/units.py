@@ -86,6 +86,7 @@ def unit_gradients(
     keys: Sequence[Key],
     seed: int,
     visit: Callable[[Key, Tensor], None] | None = None,
+    temperature: float = 1.0,
 ) -> Iterator[dict[Key, Tensor]]:
     """Yields, batch by batch, the derivatives of each sample's loss with respect to a factor on each unit's output.
 
@@ -95,6 +96,7 @@ def unit_gradients(
         keys: The sub-layers that are measured.
         seed: Of these draws.
         visit: Gets the inputs of the last matrix of each sub-layer, shape (real tokens, units · width).
+        temperature: Softens the predictions in the draws.
 
     Yields:
         Shapes (samples, units).
@@ -114,5 +116,5 @@ def unit_gradients(
                 visit(key, x[mask])
 
         with torch.enable_grad(), backward_leaf(model) as leaf, gradient_hooks(dict(matrices), receive):
-            backpropagate(summed_loss(model, batch, generator), leaf)
+            backpropagate(summed_loss(model, batch, generator, temperature), leaf)
         yield gradients
