@@ -3,7 +3,6 @@ r"""Embedders on judged queries: what pruning costs all-mpnet-base-v2, beside th
     python experiments/base_encoder.py
     python experiments/retrieval.py --data-dir ../shared/data/glue --cranfield ../shared/data/cranfield
     python experiments/retrieval.py ... --speed
-    python experiments/retrieval.py ... --plot
 
 No labels are used: models are calibrated and recovered on sentences of GLUE's training parts and docstrings of
 installed packages, half each, or on the collection's documents as well (`--documents`), as people have those. Queries,
@@ -17,6 +16,7 @@ The static model needs model2vec, whose distillation names older versions of tra
 """
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from fnmatch import fnmatch
@@ -25,7 +25,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
@@ -47,7 +46,6 @@ from bertsurgeon import (
     load_model,
     open_exported,
     prepare_for_inference,
-    progress,
     prune,
     save_model,
     train,
@@ -64,9 +62,7 @@ from bertsurgeon.workflows import resolve_model
 from embedder import SOURCES, scored_pairs, sentences
 from lib.common import make_parser, parse_arguments
 from lib.models import BASE_ENCODER
-from lib.results_store import ROOT, RUNS, ResultsStore, read_rows
-
-matplotlib.use("Agg")
+from lib.results_store import RUNS, ResultsStore
 
 SHARES = (0.5, 0.25, 0.12)
 RUNTIMES = {"pytorch": ("fp32",), "onnx": ("fp32", "int8"), "openvino": ("fp32", "int8")}
@@ -128,6 +124,9 @@ class Teacher:
     def make(self, variant: str) -> Path:
         """Makes a variant unless it exists: ``dense``, ``auto-SHARE`` or ``drop-SHARE``, and ``-recovered``."""
         folder = self.folder(variant)
+        if variant == "dense":
+            return folder
+        self.check_options(folder, recovered=variant.endswith("-recovered"))
         if folder.is_dir():
             return folder
         method, share, *recovered = variant.split("-")
@@ -142,6 +141,18 @@ class Teacher:
             model = drop_layers(self.dense, LayerDropConfig(layers), None, self.tokenizer).model
         save_model(model, folder, self.tokenizer)
         return folder
+
+    def check_options(self, folder: Path, recovered: bool) -> None:
+        """Records the options that a kept variant was made with; a run with others ends here."""
+        used = self.arguments
+        options: dict[str, Any] = {"texts": used.texts, "documents": used.documents, "seed": used.seed}
+        options["texts_file"] = None if used.texts_file is None else used.texts_file.name
+        options |= asdict(self.training) if recovered else {}
+        record = folder.with_name(f"{folder.name}.json")
+        if folder.is_dir() and record.is_file() and json.loads(record.read_text()) != options:
+            raise SystemExit(f"{folder} was made with other options than these ({record}); remove it to make it again.")
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(options))
 
     def recover(self, model: PreTrainedModel) -> None:
         """Trains a model on the dense one's embeddings."""
@@ -292,41 +303,6 @@ def variants_of(arguments: argparse.Namespace) -> list[str]:
     ]
 
 
-def plot(runtime: str) -> None:
-    """Draws nDCG@10 against texts per second of a runtime, INT8 where it has it."""
-    from matplotlib import pyplot
-
-    speeds = read_rows("retrieval", f"speed/{runtime}-")
-    if not speeds:
-        progress.note(f"No speeds of {runtime} are stored; measure them with --speed.")
-        return
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, row in speeds.items():
-        precision = name.rpartition("-")[2]
-        for model in ("mpnet", "minilm"):
-            for kind, marker in (("dense", "s"), ("auto", "o"), ("drop", "x"), (STATIC, "^")):
-                points = []
-                for label, timed in row["result"]["models"].items():
-                    model_name, variant = label.split("/", 1)
-                    row_name = f"{label}/numpy-fp32" if variant == STATIC else f"{label}/{runtime}-{precision}"
-                    quality = read_rows("retrieval", row_name).get(row_name)
-                    if model_name == model and variant.startswith(kind) and quality is not None:
-                        points.append((timed["texts_per_second"], quality["result"]["metrics"]["ndcg_at_10"], variant))
-                if points:
-                    axes.scatter(
-                        *zip(*[point[:2] for point in points], strict=True),
-                        marker=marker,
-                        label=f"{model} {kind} {precision}",
-                    )
-                for x, y, variant in points:
-                    axes.annotate(
-                        variant.partition("-")[2], (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points"
-                    )
-    axes.set(xscale="log", xlabel="texts per second", ylabel="nDCG@10, Cranfield (%)")
-    axes.legend(fontsize=7)
-    figure.savefig(ROOT / "docs" / "figures" / f"retrieval-{runtime}.png", dpi=110)
-
-
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of GLUE")
@@ -345,12 +321,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=["*"], help="patterns of rows, such as 'minilm/dense/*'")
     parser.add_argument("--speed", action="store_true", help="time the models instead; needs an idle machine")
-    parser.add_argument("--plot", action="store_true", help="draw quality against speed from the stored rows")
     arguments = parse_arguments(parser)
-    if arguments.plot:
-        for runtime in RUNTIMES:
-            plot(runtime)
-        return
     results = ResultsStore("retrieval", arguments)
     teachers = {name: Teacher(name, arguments) for name in arguments.models}
     judged = Judged(arguments)

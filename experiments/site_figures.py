@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from lib.base_tables import TASKS, deployed_model, deployed_tasks
 from lib.results_store import ROOT, read_result, read_rows
+from lib.retrieval_tables import retrieval_result
 from lib.speed_tables import RUNTIMES, deployed_speed
 from lib.study_tables import METHODS, STUDY_TASKS, score
 
@@ -127,6 +128,14 @@ BASE_KINDS = {
 }
 
 
+RETRIEVAL_KINDS = {
+    "all-mpnet-base-v2, auto": ("mpnet/dense", "mpnet/auto-0.5", "mpnet/auto-0.25", "mpnet/auto-0.12"),
+    "all-MiniLM-L6-v2, auto": ("minilm/dense", "minilm/auto-0.5", "minilm/auto-0.25"),
+    "static (model2vec)": ("mpnet/static",),
+}
+"""Rows of the retrieval study, by kind of embedder; recovery changes no speed."""
+
+
 def base_numbers(target: str) -> Numbers:
     """Speed and quality of the base-size study's models in a runtime, by task and kind."""
     numbers = {}
@@ -150,6 +159,32 @@ def draw_base(runtime: str, numbers: Numbers, axes: Axes) -> None:
     axes.set_xlabel("speed, of dense PyTorch fp32 (8 × 128 tokens)")
     axes.set_ylabel(task)
     axes.set_title(f"all-mpnet-base-v2 in {runtime}")
+    axes.legend()
+
+
+def retrieval_numbers() -> Numbers:
+    """Texts per second and nDCG@10 in OpenVINO fp32, by kind of embedder."""
+    timed = (read_result("retrieval", "speed/openvino-fp32") or {}).get("models", {})
+    kinds = {}
+    for kind, names in RETRIEVAL_KINDS.items():
+        results = {name: retrieval_result(name, "fp32") for name in names}
+        kinds[kind] = [
+            [timed[name]["texts_per_second"], result["metrics"]["ndcg_at_10"]]
+            for name, result in results.items()
+            if result is not None and name in timed
+        ]
+    return kinds
+
+
+def draw_retrieval(numbers: Numbers, axes: Axes) -> None:
+    """A line per kind of embedder, from dense to the smallest share."""
+    for (kind, pairs), color, marker in zip(numbers.items(), COLORS, MARKERS, strict=False):
+        if pairs:
+            axes.plot(*zip(*pairs, strict=True), marker=marker, color=color, label=kind, linewidth=1.5, markersize=5)
+    axes.set_xscale("log")
+    axes.set_xlabel("texts per second (8 at a time, two cores)")
+    axes.set_ylabel("Cranfield nDCG@10")
+    axes.set_title("Embedders in OpenVINO fp32")
     axes.legend()
 
 

@@ -33,10 +33,10 @@ def retrieval_study() -> str:
     """A row per model: quality in fp32 with an interval against MiniLM, in INT8, and speed."""
     lines = []
     for name, title in MODELS.items():
-        result = _result(name, "fp32")
+        result = retrieval_result(name, "fp32")
         if result is None:
             continue
-        metrics, int8 = result["metrics"], _result(name, "int8")
+        metrics, int8 = result["metrics"], retrieval_result(name, "int8")
         cells = [f"{metrics[key]:.1f}" for key in ("ndcg_at_10", "recall_at_100", "mrr_at_10", "stsb_test")]
         weights = f"{result['encoder_weights'] / 1e6:.1f} M" if "encoder_weights" in result else MISSING
         in_int8 = MISSING if int8 is None else f"{int8['metrics']['ndcg_at_10']:.1f}"
@@ -45,7 +45,46 @@ def retrieval_study() -> str:
     return table([*header, "nDCG@10 beyond MiniLM's", "nDCG@10 in INT8", "texts per second in fp32"], lines)
 
 
-def _result(name: str, precision: str) -> dict[str, Any] | None:
+COMPARISONS = (
+    ("all-MiniLM-L6-v2 in INT8, beside itself", "minilm/dense", "int8", "minilm/dense"),
+    ("all-mpnet-base-v2 in INT8, beside itself", "mpnet/dense", "int8", "mpnet/dense"),
+    ("all-mpnet-base-v2, beside all-MiniLM-L6-v2", "mpnet/dense", "fp32", "minilm/dense"),
+    ("half of all-MiniLM-L6-v2, one-shot, beside all of it", "minilm/auto-0.5", "fp32", "minilm/dense"),
+    ("half of all-mpnet-base-v2, one-shot, beside all of it", "mpnet/auto-0.5", "fp32", "mpnet/dense"),
+    ("static model, beside all-MiniLM-L6-v2", "mpnet/static", "fp32", "minilm/dense"),
+)
+"""Titles, models and precisions, and the models in fp32 that they are compared with."""
+
+POWER = 1.96 + 0.84
+"""Standard errors of a difference that is shown with a probability of 80 % at a significance level of 5 %."""
+
+
+def retrieval_power() -> str:
+    """A row per pair of models: the difference of nDCG@10, and how many queries show what."""
+    lines = []
+    for title, name, precision, other in COMPARISONS:
+        result, reference = retrieval_result(name, precision), retrieval_result(other, "fp32")
+        if result is None or reference is None:
+            continue
+        first, second = (100 * np.array(one["by_query"]["ndcg_at_10"]) for one in (reference, result))
+        paired = paired_difference(first / 100, second / 100)
+        deviation = float((second - first).std(ddof=1))
+        lines.append(
+            [
+                title,
+                f"{paired.model:.1f}",
+                f"{paired.difference:+.1f} ({paired.low:+.1f} to {paired.high:+.1f})",
+                f"{paired.p:.2g}",
+                f"{deviation:.1f}",
+                f"{paired.detectable:.1f}",
+                f"{(POWER * deviation) ** 2:,.0f}",
+            ]
+        )
+    header = ["models", "nDCG@10", "difference, 95 % interval", "p", "s", "225 queries show", "queries for one point"]
+    return table(header, lines)
+
+
+def retrieval_result(name: str, precision: str) -> dict[str, Any] | None:
     """Returns what was measured of a model; the static one is in fp32 alone."""
     if name.endswith("static"):
         return read_result("retrieval", f"{name}/numpy-fp32") if precision == "fp32" else None
@@ -54,7 +93,7 @@ def _result(name: str, precision: str) -> dict[str, Any] | None:
 
 def _against(result: dict[str, Any], other: str) -> str:
     """Returns the difference of nDCG@10 from another model's over the same queries, with its 95 % interval."""
-    reference = _result(other, "fp32")
+    reference = retrieval_result(other, "fp32")
     if reference is None or reference is result:
         return MISSING
     first, second = (np.array(one["by_query"]["ndcg_at_10"]) for one in (reference, result))
