@@ -18,7 +18,7 @@ from torch import Tensor
 from bertsurgeon import AutoConfig, CalibrationConfig, CompressConfig, Sparsity, calibrate, prune
 from bertsurgeon.compression import Bound
 from bertsurgeon.compression.bounds import judge
-from bertsurgeon.compression.candidates import Candidate, Spec
+from bertsurgeon.compression.candidate import Candidate, Spec
 from bertsurgeon.compression.search import Search
 from bertsurgeon.compression.work_folder import load_outputs, save_outputs
 from bertsurgeon.prediction import evaluating, predict_outputs

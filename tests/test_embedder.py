@@ -24,10 +24,11 @@ from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import collect_statistics
 from bertsurgeon.calibration import make_batches as batches_of
 from bertsurgeon.checkpoint import get_plan, load_embedder, load_tokenizer
-from bertsurgeon.embedder import Embedder, encoder_folder, is_embedder
+from bertsurgeon.embedder import Embedder
 from bertsurgeon.errors import CheckpointError, ModelError
 from bertsurgeon.recovery import distillation_loss
 from bertsurgeon.runtime import Manifest
+from bertsurgeon.sentence_folders import encoder_folder, is_embedder
 from bertsurgeon.tasks import align_to_model, load_user_task, task_type_of, tokenize
 from bertsurgeon.tasks.distributions import EMBEDDINGS
 from bertsurgeon.tasks.metrics import neighbor_metrics

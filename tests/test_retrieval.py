@@ -15,7 +15,6 @@ import torch
 from bertsurgeon import load_model, open_exported, progress
 from bertsurgeon.checkpoint import load_embedder, load_tokenizer
 from bertsurgeon.compression import report as report_module
-from bertsurgeon.embedder import SentenceSettings, read_settings
 from bertsurgeon.errors import CheckpointError, DataError, ModelError, OptionError
 from bertsurgeon.retrieval import (
     RetrievalConfig,
@@ -25,6 +24,7 @@ from bertsurgeon.retrieval import (
     evaluate_retrieval,
     settings_of,
 )
+from bertsurgeon.sentence_folders import SentenceSettings, read_settings
 from bertsurgeon.tasks.retrieval import Collection, paired_difference, rank_by_words, read_collection
 from bertsurgeon.workflows import retrieval as workflow
 from cli_helpers import FILLER, WORDS, run, succeed, write_model

@@ -143,7 +143,7 @@ def test_a_tokenizer_that_needs_a_package(dense: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("found", ["5.4.0", "6.0.0"])
 def test_sentence_transformers_below_6_is_refused(found: str, dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before version 6 it imported the modules of any local folder."""
-    monkeypatch.setattr("bertsurgeon.embedder.version", lambda _: found)
+    monkeypatch.setattr("bertsurgeon.sentence_folders.version", lambda _: found)
     if found.startswith("6"):
         assert load_embedder(dense).max_seq_length > 0
         return

@@ -8,7 +8,7 @@ import pytest
 
 from bertsurgeon.compression import Bound, CompressConfig, Quality
 from bertsurgeon.compression import search as module
-from bertsurgeon.compression.candidates import Candidate, Spec
+from bertsurgeon.compression.candidate import Candidate, Spec
 from bertsurgeon.compression.report import describe_verdict
 from bertsurgeon.compression.search import SHARES, Search
 from bertsurgeon.recovery import TrainingConfig

@@ -30,8 +30,15 @@ from bertsurgeon.checkpoint.integrity import check_sealed
 from bertsurgeon.checkpoint.model_config import check_saved_head, head_of, read_config, saved_class
 from bertsurgeon.checkpoint.pruned_loading import build_pruned, load_pruned, pruned_entry
 from bertsurgeon.checkpoint.settings import reset_outputs, set_padding
-from bertsurgeon.embedder import COMPANIONS, Embedder, encoder_folder, is_embedder, open_sentence_model, read_companions
+from bertsurgeon.embedder import Embedder
 from bertsurgeon.errors import CheckpointError, ModelError, first_line
+from bertsurgeon.sentence_folders import (
+    COMPANIONS,
+    encoder_folder,
+    is_embedder,
+    open_sentence_model,
+    read_companions,
+)
 
 
 def load_model(

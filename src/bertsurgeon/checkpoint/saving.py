@@ -11,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bertsurgeon import distributed
 from bertsurgeon.checkpoint.integrity import seal
 from bertsurgeon.checkpoint.output_folder import add_recorded_file, new_folder
-from bertsurgeon.embedder import COMPANIONS, Embedder
+from bertsurgeon.embedder import Embedder
+from bertsurgeon.sentence_folders import COMPANIONS
 
 README = "README.md"
 

@@ -7,9 +7,9 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
-from bertsurgeon.embedder import encoder_folder
 from bertsurgeon.errors import BertSurgeonError, CheckpointError, ModelError, first_line
 from bertsurgeon.files import DamagedFileError, read_json, special_file
+from bertsurgeon.sentence_folders import encoder_folder
 
 VOCABULARY_FILES = ("vocab.*", "*.model", "merges.txt", "bpe.codes", "*.tiktoken", "sentencepiece.*")
 """Name patterns of the files that tokenizers read their vocabulary from, beside ``tokenizer.json``."""

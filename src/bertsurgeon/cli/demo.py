@@ -16,7 +16,8 @@ from bertsurgeon.compression import CompressConfig
 from bertsurgeon.recovery import TrainingConfig
 from bertsurgeon.workflows.compress import compress_and_save
 from bertsurgeon.workflows.inputs import MINILM, DataConfig
-from bertsurgeon.workflows.train_and_save import TrainingOutput, finetune_and_save
+from bertsurgeon.workflows.train_and_save import finetune_and_save
+from bertsurgeon.workflows.training_output import TrainingOutput
 
 TASK = "docstrings"
 LENGTH = 32

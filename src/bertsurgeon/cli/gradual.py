@@ -9,7 +9,8 @@ from bertsurgeon.cli.app import app, emit, guarded_together
 from bertsurgeon.cli.tables import format_metrics
 from bertsurgeon.gradual import load_recipe, packaged_recipes
 from bertsurgeon.workflows.inputs import DataConfig
-from bertsurgeon.workflows.train_and_save import TrainingOutput, prune_gradually_and_save
+from bertsurgeon.workflows.train_and_save import prune_gradually_and_save
+from bertsurgeon.workflows.training_output import TrainingOutput
 
 _RECIPE = "Recipe"
 

@@ -11,7 +11,8 @@ from bertsurgeon.cli.app import app, emit, guarded_together
 from bertsurgeon.cli.tables import format_metrics
 from bertsurgeon.recovery import LABEL_LEARNING_RATE, TrainingConfig
 from bertsurgeon.workflows.inputs import DataConfig
-from bertsurgeon.workflows.train_and_save import TrainingOutput, finetune_and_save, recover_and_save
+from bertsurgeon.workflows.train_and_save import finetune_and_save, recover_and_save
+from bertsurgeon.workflows.training_output import TrainingOutput
 
 TEACHER_ONLY = ("distillation_weight", "temperature", "hidden_weight", "keep_best", "dropout")
 """Training options that fine-tuning a dense model leaves at their defaults."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from math import inf
 from pathlib import Path
@@ -28,6 +28,7 @@ from bertsurgeon.benchmark import (
 from bertsurgeon.budgets import Sparsity
 from bertsurgeon.checkpoint import get_plan, load_model, new_work_folder, remove_work_folder, save_model
 from bertsurgeon.compression.bounds import Bound, Quality, judge
+from bertsurgeon.compression.candidate import Candidate, Spec
 from bertsurgeon.compression.config import CompressConfig
 from bertsurgeon.compression.costs import Costs, measure_costs
 from bertsurgeon.compression.inputs import SearchInputs
@@ -64,58 +65,6 @@ LATENCY_FIELDS = ("p50_ms", "p95_ms", "p99_ms", "throughput")
 
 CHECKPOINT, EXPORT, OUTPUTS = "checkpoint", "export", "outputs.safetensors"
 """Folders and files of a candidate in the work folder."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What makes a candidate.
-
-    Attributes:
-        precision: Precision in the runtime.
-        share: Cost of the pruned encoder divided by that of the dense one; None for the dense model.
-        recovered: Whether the pruned model is trained afterwards.
-    """
-
-    precision: Precision
-    share: float | None = None
-    recovered: bool = False
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A candidate that was made and measured.
-
-    Attributes:
-        spec: What makes it.
-        name: Name in reports.
-        folder: Its folder in the work folder.
-        entry: What was measured, as plain data: ``removed``, ``predicted_error``, ``encoder_weights``, ``parameters``,
-            ``flops``, ``file_bytes``, ``latency``, ``relative_time``, ``metrics``, ``seconds`` and ``error``.
-        agreement: Agreement with the dense model, in percent; None for a failed export.
-        quality: Loss against the bound; None for a failed export.
-    """
-
-    spec: Spec
-    name: str
-    folder: Path
-    entry: dict[str, Any]
-    agreement: float | None
-    quality: Quality | None
-
-    @property
-    def is_dense(self) -> bool:
-        """True for the dense model, in whatever precision."""
-        return self.spec.share is None
-
-    @property
-    def relative_time(self) -> float:
-        """Latency divided by that of the dense model in the runtime, timed in turns; infinite for a failed export."""
-        return float(self.entry["relative_time"] or inf)
-
-    @property
-    def seconds(self) -> float:
-        """What it took to make and measure it."""
-        return float(self.entry["seconds"])
 
 
 class CandidateMaker:

@@ -15,7 +15,8 @@ from bertsurgeon import progress
 from bertsurgeon.checkpoint import check_output, locks_output, new_folder
 from bertsurgeon.checkpoint.folder_record import RECORD, list_files
 from bertsurgeon.checkpoint.saving import as_json
-from bertsurgeon.compression.candidates import CHECKPOINT, EXPORT, Candidate, CandidateMaker
+from bertsurgeon.compression.candidate import Candidate
+from bertsurgeon.compression.candidates import CHECKPOINT, EXPORT, CandidateMaker
 from bertsurgeon.compression.config import CompressConfig, CompressData
 from bertsurgeon.compression.inputs import SearchInputs
 from bertsurgeon.compression.report import build_report, confirm

@@ -20,14 +20,13 @@ from bertsurgeon.benchmark import (
 from bertsurgeon.checkpoint import get_plan
 from bertsurgeon.compression.answers import compare_answers, largest_difference
 from bertsurgeon.compression.bounds import Quality
+from bertsurgeon.compression.candidate import Candidate, Spec
 from bertsurgeon.compression.candidates import (
     CHECKPOINT,
     EXPORT,
     LATENCY_FIELDS,
     OUTPUTS,
-    Candidate,
     CandidateMaker,
-    Spec,
     latency_to_dict,
 )
 from bertsurgeon.compression.inputs import count_texts

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from bertsurgeon import progress
 from bertsurgeon.compression.bounds import Quality
-from bertsurgeon.compression.candidates import Candidate, CandidateMaker, Spec
+from bertsurgeon.compression.candidate import Candidate, Spec
+from bertsurgeon.compression.candidates import CandidateMaker
 from bertsurgeon.compression.config import MINUTES, MINUTES_WEIGHTS, PRECISIONS
 from bertsurgeon.compression.recovery_plan import plan_recovery
 from bertsurgeon.errors import OptionError

@@ -12,9 +12,10 @@ from bertsurgeon.layers.build import (
     update_head_counts,
 )
 from bertsurgeon.layers.dropped import DroppedLinear
+from bertsurgeon.layers.grouped import GroupedLinear, chunk_of, gather_channels
 from bertsurgeon.layers.inference import prepare_for_inference, undo_prepare_for_inference, without_fused_operations
 from bertsurgeon.layers.int8_grid import dequantize_rows, is_on_grid, quantize_rows, round_rows, row_scales
-from bertsurgeon.layers.linear import GroupedLinear, LowRankLinear, chunk_of, gather_channels
+from bertsurgeon.layers.low_rank import LowRankLinear
 from bertsurgeon.layers.masks import Part, PartKey, dense_parts, model_parts
 
 __all__ = [

@@ -18,7 +18,8 @@ from bertsurgeon.layers.dropped import (
     DroppedLinear,
     DroppedNormedAttention,
 )
-from bertsurgeon.layers.linear import GroupedLinear, LowRankLinear
+from bertsurgeon.layers.grouped import GroupedLinear
+from bertsurgeon.layers.low_rank import LowRankLinear
 from bertsurgeon.plan import (
     Channels,
     Dense,

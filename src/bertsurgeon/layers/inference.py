@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
 from bertsurgeon.architectures import Encoder
-from bertsurgeon.layers.linear import GroupedLinear, gather_channels
+from bertsurgeon.layers.grouped import GroupedLinear, gather_channels
 from bertsurgeon.plan import Role
 
 ACTIVATIONS = ("intermediate_act_fn", "activation", "activation_fn", "act")

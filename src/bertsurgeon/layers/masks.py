@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.errors import ModelError
 from bertsurgeon.layers.dropped import DroppedLinear
-from bertsurgeon.layers.linear import GroupedLinear, LowRankLinear
+from bertsurgeon.layers.grouped import GroupedLinear
+from bertsurgeon.layers.low_rank import LowRankLinear
 from bertsurgeon.plan import Role
 
 PartKey = tuple[int, Role, int]

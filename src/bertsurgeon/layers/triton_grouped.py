@@ -1,6 +1,6 @@
 """A grouped layer in one Triton kernel: inputs are gathered as they are read, outputs scattered as they are written.
 
-The reference is :meth:`bertsurgeon.layers.linear.GroupedLinear.forward` in PyTorch. Triton's interpreter runs the
+The reference is :meth:`bertsurgeon.layers.grouped.GroupedLinear.forward` in PyTorch. Triton's interpreter runs the
 kernel on a CPU, so that it is tested without a GPU. This module is imported only if Triton is installed.
 """
 
@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bertsurgeon.layers.linear import TILE_ROWS, TILE_TOKENS
+from bertsurgeon.layers.grouped import TILE_ROWS, TILE_TOKENS
 
 TILE_INPUTS = 32
 """Input channels that a tile reads at a time."""
@@ -31,7 +31,7 @@ def grouped_linear(
         x: Inputs, shape (tokens, in), contiguous along the last axis.
         weight: Blocks, one below the other, shape (rows, widest group).
         bias: Shape (out,), or None.
-        tiles: Tiles of :func:`bertsurgeon.layers.linear.make_tiles`, shape (tiles, 4), integers.
+        tiles: Tiles of :func:`bertsurgeon.layers.grouped.make_tiles`, shape (tiles, 4), integers.
         columns: Input channels in the order of the groups, shape (Σ columns,), integers.
         rows: Output channel of every stored row, shape (rows,), integers.
         out_features: Output channels; those that no row writes equal their bias.
