@@ -29,15 +29,22 @@ OTHER_ENCODERS = ("minilm",)
 
 
 def open_row(task: BaseTask, row: str, runtime: str, precision: str) -> BenchmarkEntry:
-    """Returns a model in a runtime, exported once."""
+    """Returns a model in a runtime, exported once, and again if the model has been made again."""
     folder = task.folder_of(row)
     if runtime == "pytorch":
         return open_entry(str(folder) if precision == "fp32" else f"{folder}@{precision}")
     exported = RUNS / "base-exported" / folder.parent.name / f"{row}-{runtime}-{precision}"
-    if not exported.is_dir():
+    if not exported.is_dir() or exported.stat().st_mtime < (folder / "config.json").stat().st_mtime:
         config = ExportConfig(runtime, precision, tolerance=float("inf"))  # type: ignore[arg-type]
         tokenizer = load_tokenizer(folder)
-        export(load_model(folder), config, task.encode(task.data.train, tokenizer), tokenizer, output=exported)
+        export(
+            load_model(folder),
+            config,
+            task.encode(task.data.train, tokenizer),
+            tokenizer,
+            output=exported,
+            overwrite=True,
+        )
     return open_entry(str(exported))
 
 

@@ -13,7 +13,15 @@ import sys
 from collections.abc import Callable
 
 from lib.architecture_tables import architectures, names
-from lib.base_tables import base_deployed, base_headline, base_peers, base_recovery, base_study
+from lib.base_tables import (
+    base_deployed,
+    base_headline,
+    base_int8,
+    base_peers,
+    base_recovery,
+    base_study,
+    base_targets,
+)
 from lib.compress_tables import compress_found, compress_means, coverage, kill_compress
 from lib.gpu_tables import gpu_equality, gpu_pruning, gpu_speed
 from lib.index import check_index, index
@@ -62,7 +70,9 @@ SECTIONS: dict[str, tuple[Callable[[], str], ...]] = {
     ),
     "docs/results.md": (
         base_study,
+        base_targets,
         base_deployed,
+        base_int8,
         base_recovery,
         base_peers,
         study,

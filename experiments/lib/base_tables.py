@@ -180,6 +180,59 @@ def base_deployed() -> str:
     return "\n\n".join(tables)
 
 
+ASKED = {
+    "auto-0.5": 99.5, "auto-0.25": 98.0, "auto-0.12": 93.0, "auto-0.06": 85.0,
+    "auto-0.25-recovered": 99.0, "auto-0.12-recovered": 97.0, "auto-0.06-recovered": 93.0,
+}  # fmt: skip
+"""Mean over tasks that was asked for, in percent of dense."""
+
+ASKED_OF_COLA = {"auto-0.12": 88.0, "auto-0.12-recovered": 95.0}
+
+
+def base_targets() -> str:
+    """What was asked for, and what is reached: a row per model, in percent of the dense model's metric."""
+    results = _by_task("base_study")
+    tasks = [task for task in TASKS if "dense" in results.get(task, {})]
+    lines = []
+    for name, asked, chosen in (
+        *((name, asked, tasks) for name, asked in ASKED.items()),
+        *((name, asked, ["cola"]) for name, asked in ASKED_OF_COLA.items()),
+    ):
+        measured = [task for task in chosen if name in results[task]]
+        shares = [first_metric(results[task][name]) / first_metric(results[task]["dense"]) for task in measured]
+        reached = f"{100 * mean(shares):.1f} %" if shares else "not measured"
+        verdict = MISSING if not shares else "yes" if 100 * mean(shares) >= asked else "no"
+        scope = "CoLA" if chosen == ["cola"] else f"{len(measured)} of {len(tasks)} tasks"
+        lines.append([ROWS[name], scope if shares else MISSING, f"{asked:g} %", reached, verdict])
+    return table(["model", "on", "asked for", "reached", "met"], lines)
+
+
+def base_int8() -> str:
+    """Points that OpenVINO INT8 costs each model, and beyond those of the dense one; at most 0.5 were asked for."""
+    deployed, study = _by_task("base_deployed"), _by_task("base_study")
+
+    def cost(task: str, name: str) -> float | None:
+        int8 = deployed.get(task, {}).get(f"{name}/openvino-int8")
+        before = study[task].get(name)
+        return None if int8 is None or before is None else first_metric(before) - first_metric(int8)
+
+    tasks = [task for task in TASKS if task in deployed and cost(task, "dense") is not None]
+    lines = []
+    for name, title in ROWS.items():
+        costs = {task: cost(task, name) for task in tasks}
+        if any(value is not None for value in costs.values()):
+            cells = [
+                MISSING
+                if value is None
+                else f"{value:+.1f}"
+                if name == "dense"
+                else f"{value:+.1f} ({value - (cost(task, 'dense') or 0.0):+.1f})"
+                for task, value in costs.items()
+            ]
+            lines.append([title, *cells])
+    return table(["points lost by INT8 (beyond the dense model's)", *(TASKS[task] for task in tasks)], lines)
+
+
 HEADLINE = {
     "dense": "dense",
     "auto-0.5": "**auto**, one-shot, no labels",
