@@ -1,5 +1,6 @@
 """Channels with outliers are multiplied apart: exactly in floating point, and with a smaller error in INT8."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from bertsurgeon import AutoConfig, ExportConfig, Sparsity, export, open_exporte
 from bertsurgeon.architectures import Encoder
 from bertsurgeon.calibration import Batch, make_batches
 from bertsurgeon.exporting.lowering import lower
-from bertsurgeon.exporting.outliers import find_outliers, outlier_channels
+from bertsurgeon.exporting.outliers import find_outliers, outlier_channels, split_outliers
+from bertsurgeon.exporting.quantization import rank_sub_layers
+from bertsurgeon.exporting.verify import reference
 from bertsurgeon.prediction import predict
 from bertsurgeon.tasks import model_inputs, tokenize
 from bertsurgeon.testing import toy_classifier
@@ -84,3 +87,16 @@ def test_outliers_stay_in_floating_point(toy: tuple[PreTrainedModel, list[Batch]
     assert float(difference.abs().max()) < 0.5
     floating = export(model, ExportConfig("onnx", "fp32"), rows, tokenizer, output=tmp_path / "fp32")
     assert floating.outlier_channels == 0
+
+
+def test_the_sensitivity_is_that_of_the_split_matrix(toy: tuple[PreTrainedModel, list[Batch]]) -> None:
+    """A range without the outlier rounds the others far less than one with it."""
+    model, batches = toy
+    split = deepcopy(model)
+    split_outliers(Encoder(split), find_outliers(model, batches))
+    expected = reference(model, batches, ("logits",))[1]
+    whole, apart = (
+        {names: error for error, names in rank_sub_layers(one, batches, expected)} for one in (model, split)
+    )
+    feed_forward = next(names for names in whole if Encoder(model).matrix_name(0, "output") in names)
+    assert apart[feed_forward] < whole[feed_forward] / 3

@@ -72,8 +72,8 @@ def test_the_device_is_the_accelerator_or_the_one_that_is_named(monkeypatch: pyt
     assert devices.choose_device() == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["banana", "meta", "cuda:99", ""])
-def test_a_device_that_is_not_there_is_one_sentence(name: str) -> None:
+@pytest.mark.parametrize("name", ["banana", "meta", "cuda:99", "", "hpu", "privateuseone", 1.5])
+def test_a_device_that_is_not_there_is_one_sentence(name: Any) -> None:
     with pytest.raises(OptionError, match="name cpu"):
         devices.choose_device(name)
 

@@ -189,3 +189,26 @@ def test_batches_of_similar_length_in_any_transformers_5(name: str, monkeypatch:
         training_arguments, "TrainingArguments", make_dataclass("Arguments", [("output_dir", str), name])
     )
     assert list(training_arguments._by_length()) == [name]
+
+
+def _arguments(work_dir: Path) -> TrainingArguments:
+    return training_arguments.make_arguments(
+        TrainingConfig(),
+        work_dir,
+        steps=1,
+        interval=1,
+        learning_rate=1e-5,
+        label_names=["labels"],
+        saves=False,
+        overrides={},
+    )
+
+
+def test_one_process_trains_on_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Trainer would use all of them, each with a whole batch, and the first one whichever is named."""
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 1 if self._n_gpu == 1 else 2))
+    monkeypatch.setattr(training_arguments, "choose_device", lambda: torch.device("cuda", 0))
+    assert _arguments(tmp_path).n_gpu == 1
+    monkeypatch.setattr(training_arguments, "choose_device", lambda: torch.device("cuda", 1))
+    with pytest.raises(OptionError, match="not on cuda:1; set CUDA_VISIBLE_DEVICES=1"):
+        _arguments(tmp_path)
