@@ -1,13 +1,16 @@
 """Builds wheel and sdist, installs the wheel alone in fresh environments, and runs the quickstart as it is written.
 
-    python tools/check_release.py                     # every Python of PYTHONS that this machine has, in turn
+    python tools/check_release.py                     # every Python of PYTHONS that is installed, in turn
     python tools/check_release.py --python 3.13 --transformers 5.0.0 --record tools/release_checks.json
 
-Each environment is a Python with a version of transformers; torch is the one in ``constraints.txt``, because other ones
-come as builds with CUDA of several gigabytes. An environment takes a few minutes. ``--record`` writes what was tried.
+An environment is a version each of Python, transformers and torch. Interpreters are those of pyenv, then those on the
+PATH; a version that is not installed is skipped with a note and recorded as not available. Torch is the version in
+``constraints.txt`` unless ``--torch`` names another one, which may come as a CUDA build of several gigabytes. An
+environment takes a few minutes. ``--record`` adds the results to a JSON file.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -19,6 +22,7 @@ import tempfile
 import time
 import tomllib
 import zipfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,25 +48,46 @@ texts.select(range(200, 300)).to_csv("validation.csv")
 """Makes what the quickstart's reader has: a fine-tuned model, and two files."""
 
 
+@dataclass(frozen=True)
+class Environment:
+    """Versions that are requested of an environment."""
+
+    python: str
+    transformers: str
+    torch: str
+
+
 def main() -> None:
-    """Checks every environment that is asked for, and exits with 1 if one fails."""
+    """Checks every requested environment; exits with 1 if one fails or none could be checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", nargs="+", default=PYTHONS, help="versions of Python")
     parser.add_argument("--transformers", nargs="+", default=[pinned("transformers")], help="versions of transformers")
+    parser.add_argument("--torch", nargs="+", default=[pinned("torch")], help="versions of torch")
     parser.add_argument("--record", type=Path, help="JSON file to which the results are added")
     options = parser.parse_args()
+    environments = [
+        Environment(*each) for each in itertools.product(options.python, options.transformers, options.torch)
+    ]
+    interpreters = {python: find_interpreter(python) for python in options.python}
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         wheel, sdist = build(Path(folder))
-        print(f"Built {wheel.name} and {sdist.name}.")
-        failures = 0
-        for python in options.python:
-            for transformers in options.transformers:
-                result = check(python, transformers, wheel, Path(folder) / f"{python}-{transformers}")
-                print(json.dumps(result))
-                failures += result["error"] is not None
-                if options.record is not None:
-                    record(options.record, result)
-    sys.exit(1 if failures else 0)
+        print(f"Built {wheel.name} and {sdist.name}.", flush=True)
+        for environment in environments:
+            interpreter = interpreters[environment.python]
+            if interpreter is None:
+                print(f"Skipped Python {environment.python}: it is not installed.", flush=True)
+                result = not_available(environment)
+            else:
+                with tempfile.TemporaryDirectory(dir=folder) as subfolder:  # removed at once: it takes gigabytes
+                    result = check(environment, interpreter, wheel, Path(subfolder))
+                print(json.dumps(result), flush=True)
+            results.append(result)
+            if options.record is not None:
+                record(options.record, environment, result)
+    if not any(result["available"] for result in results):
+        sys.exit("No environment was checked: none of the requested versions of Python is installed.")
+    sys.exit(1 if any(result["error"] is not None for result in results) else 0)
 
 
 def pinned(package: str) -> str:
@@ -90,22 +115,62 @@ def missing_from_wheel(wheel: Path) -> list[str]:
     return sorted(names - set(zipfile.ZipFile(wheel).namelist()))
 
 
-def check(python: str, transformers: str, wheel: Path, folder: Path) -> dict[str, Any]:
+def find_interpreter(python: str) -> Path | None:
+    """The interpreter of a minor version: the newest patch version in pyenv that starts, else the one on the PATH.
+
+    A shim of pyenv on the PATH only starts if its version is selected, so the versions themselves are tried first.
+    """
+    candidates = sorted(pyenv_versions(python), key=patch_version, reverse=True)
+    on_path = shutil.which(f"python{python}")
+    executables = [folder / "bin" / "python" for folder in candidates] + ([Path(on_path)] if on_path else [])
+    return next((executable for executable in executables if starts(executable, python)), None)
+
+
+def pyenv_versions(python: str) -> list[Path]:
+    """Folders of the released patch versions of a minor version that pyenv has installed."""
+    pyenv = shutil.which("pyenv")
+    if pyenv is None:
+        return []
+    root = subprocess.run([pyenv, "root"], capture_output=True, text=True, check=False)
+    if root.returncode != 0:
+        return []
+    folders = (Path(root.stdout.strip()) / "versions").glob(f"{python}.*")
+    return [folder for folder in folders if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
+
+
+def patch_version(folder: Path) -> int:
+    """The last number of a version folder's name."""
+    return int(folder.name.rpartition(".")[2])
+
+
+def starts(executable: Path, python: str) -> bool:
+    """True if the executable runs, has the modules that an environment needs, and is the requested minor version."""
+    code = "import platform, ssl, venv; print(platform.python_version())"
+    try:
+        done = subprocess.run([str(executable), "-c", code], capture_output=True, text=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0 and done.stdout.startswith(f"{python}.")
+
+
+def not_available(environment: Environment) -> dict[str, Any]:
+    """The result of an environment whose Python is not installed."""
+    return {**asdict(environment), "available": False, "error": None}
+
+
+def check(environment: Environment, interpreter: Path, wheel: Path, folder: Path) -> dict[str, Any]:
     """Makes an environment, installs the wheel with the quickstart's extras, and runs the quickstart."""
     start = time.perf_counter()
-    result: dict[str, Any] = {"python": python, "transformers": transformers, "torch": pinned("torch"), "error": None}
-    environment, reader = folder / "venv", folder / "reader"
-    binaries = environment / "bin"
-    interpreter = shutil.which(f"python{python}")
-    if interpreter is None:
-        return result | {"error": f"There is no python{python} on this machine."}
-    reader.mkdir(parents=True)
+    result: dict[str, Any] = {**asdict(environment), "available": True, "error": None, "seconds": {}}
+    venv, reader = folder / "venv", folder / "reader"
+    binaries = venv / "bin"
+    reader.mkdir()
     constraints = folder / "constraints.txt"
-    constraints.write_text(f"torch=={pinned('torch')}\ntransformers=={transformers}\n", encoding="utf-8")
+    constraints.write_text(f"torch=={environment.torch}\ntransformers=={environment.transformers}\n", encoding="utf-8")
     install = [str(binaries / "pip"), "install", "--quiet", "--no-compile", "-c", str(constraints)]
     python_here = str(binaries / "python")
     steps = {
-        "environment": [interpreter, "-m", "venv", str(environment)],
+        "environment": [str(interpreter), "-m", "venv", str(venv)],
         "installation": [*install, f"{wheel}[{EXTRAS}]"],
         "version": [str(binaries / "bertsurgeon"), "--version"],
         "model": [python_here, "-c", MODEL],
@@ -113,25 +178,22 @@ def check(python: str, transformers: str, wheel: Path, folder: Path) -> dict[str
         **{f"Python block {number}": [python_here, "-c", code] for number, code in enumerate(quickstart_code(), 1)},
     }
     variables = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
-    variables |= {"PATH": f"{binaries}:{variables['PATH']}", "PYENV_VERSION": full_version(interpreter)}
-    versions = {}
+    variables |= {"PATH": f"{binaries}:{variables['PATH']}"}
     for name, command in steps.items():
+        step_start = time.perf_counter()
         done = subprocess.run(command, cwd=reader, env=variables, capture_output=True, text=True, check=False)
+        result["seconds"][name] = round(time.perf_counter() - step_start)
         if done.returncode != 0:
             lines = (done.stderr or done.stdout).strip().splitlines()[-12:]
-            return result | {"error": f"{name}: " + "\n".join(lines), **versions}
+            result["error"] = f"{name}: " + "\n".join(lines)
+            break
         if name == "version":
+            result |= installed_versions(python_here, variables)
             expected = f"bertsurgeon {project_version()}"
             if done.stdout.strip() != expected:
-                return result | {"error": f"--version prints {done.stdout.strip()!r} instead of {expected!r}."}
-            versions = installed_versions(python_here, variables)
-    return result | versions | {"minutes": round((time.perf_counter() - start) / 60, 1), "steps": list(steps)}
-
-
-def full_version(interpreter: str) -> str:
-    """The version of an interpreter that pyenv starts by a shim; harmless for others."""
-    output = subprocess.run([interpreter, "-V"], capture_output=True, text=True, check=False).stdout
-    return output.removeprefix("Python ").strip() or "system"
+                result["error"] = f"--version prints {done.stdout.strip()!r} instead of {expected!r}."
+                break
+    return result | {"minutes": round((time.perf_counter() - start) / 60, 1)}
 
 
 def installed_versions(python: str, variables: dict[str, str]) -> dict[str, Any]:
@@ -160,14 +222,18 @@ def quickstart_code() -> list[str]:
     return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
 
 
-def record(path: Path, result: dict[str, Any]) -> None:
-    """Adds a result to a file, in place of an older one of the same environment."""
+def record(path: Path, environment: Environment, result: dict[str, Any]) -> None:
+    """Adds a result to a file, in place of an older one of the same environment.
+
+    A result of a machine that has the Python is kept when another machine lacks it.
+    """
     rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    minor = [".".join(str(row["python"]).split(".")[:2]) for row in (*rows, result)]
-    key = (minor[-1], result["transformers"])
-    rows = [row for row, version in zip(rows, minor, strict=False) if (version, row["transformers"]) != key]
-    stamped = {"date": time.strftime("%Y-%m-%d", time.gmtime()), **result}
-    rows = sorted([*rows, stamped], key=lambda row: (row["python"], row["transformers"]))
+    same = [row for row in rows if row["requested"] == asdict(environment)]
+    if not result["available"] and any(row["available"] for row in same):
+        return
+    stamped = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "requested": asdict(environment), **result}
+    rows = [row for row in rows if row not in same] + [stamped]
+    rows.sort(key=lambda row: list(row["requested"].values()))
     path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 """What is released: a wheel with all files of the package, and a version that is written once."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ def check_release() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -90,3 +92,72 @@ def test_the_quickstart_is_what_the_release_check_runs(check_release: ModuleType
     assert len(check_release.quickstart_code()) == 2
     for code in check_release.quickstart_code():
         compile(code, "quickstart.md", "exec")
+
+
+def executable(path: Path, script: str) -> None:
+    """Writes a shell script that can be run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def pyenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of a pyenv whose shims select no version; 3.12.11 is broken, 3.13 is not installed."""
+    root = tmp_path / "pyenv"
+    executable(root / "bin" / "pyenv", f"echo {root}")
+    for minor in ("3.12", "3.13"):
+        executable(root / "bin" / f"python{minor}", f"echo 'pyenv: python{minor}: command not found' >&2; exit 127")
+    for version in ("3.12.2", "3.12.10"):
+        executable(root / "versions" / version / "bin" / "python", f"echo {version}")
+    executable(root / "versions" / "3.12.11" / "bin" / "python", "exit 1")
+    executable(root / "versions" / "3.12-dev" / "bin" / "python", "echo 3.12.12")
+    monkeypatch.setenv("PATH", str(root / "bin"))
+    return root
+
+
+def test_the_newest_interpreter_of_pyenv_that_starts(pyenv: Path, check_release: ModuleType) -> None:
+    assert check_release.find_interpreter("3.12") == pyenv / "versions" / "3.12.10" / "bin" / "python"
+    assert check_release.find_interpreter("3.13") is None
+
+
+def test_an_interpreter_on_the_path(pyenv: Path, check_release: ModuleType) -> None:
+    executable(pyenv / "bin" / "python3.13", "echo 3.13.0")
+    assert check_release.find_interpreter("3.13") == pyenv / "bin" / "python3.13"
+    executable(pyenv / "bin" / "pyenv", "exit 1")
+    assert check_release.find_interpreter("3.13") == pyenv / "bin" / "python3.13"
+
+
+def test_a_python_that_is_not_installed_is_skipped(
+    tmp_path: Path,
+    pyenv: Path,
+    check_release: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def check(environment: object, *_: object) -> dict[str, object]:
+        return {**vars(environment), "available": True, "error": None}
+
+    monkeypatch.setattr(check_release, "build", lambda folder: (folder / "x.whl", folder / "x.tar.gz"))
+    monkeypatch.setattr(check_release, "check", check)
+    path = tmp_path / "checks.json"
+
+    def exit_code(*pythons: str) -> object:
+        arguments = ["check_release.py", "--python", *pythons, "--torch", "2.6.0", "--record", str(path)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as error:
+            check_release.main()
+        return error.value.code
+
+    assert exit_code("3.12", "3.13") == 0
+    assert "Skipped Python 3.13: it is not installed." in capsys.readouterr().out
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    assert [(row["python"], row["torch"], row["available"]) for row in rows] == [
+        ("3.12", "2.6.0", True),
+        ("3.13", "2.6.0", False),
+    ]
+    assert "No environment was checked" in str(exit_code("3.13"))
+    executable(pyenv / "versions" / "3.12.10" / "bin" / "python", "exit 1")
+    executable(pyenv / "versions" / "3.12.2" / "bin" / "python", "exit 1")
+    assert "No environment was checked" in str(exit_code("3.12"))
+    assert json.loads(path.read_text(encoding="utf-8")) == rows
