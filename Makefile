@@ -55,8 +55,9 @@ drill-anomalies:
 site: setup
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 
+# make release-check RELEASE_CHECK='--python 3.13 --transformers 5.0.0' selects environments.
 release-check: setup
-	$(VENV)/bin/python tools/check_release.py
+	$(VENV)/bin/python tools/check_release.py --record tools/release_checks.json $(RELEASE_CHECK)
 
 # Another VENV than the default is its owner's to remove.
 clean:
