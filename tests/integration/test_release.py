@@ -161,3 +161,17 @@ def test_a_python_that_is_not_installed_is_skipped(
     executable(pyenv / "versions" / "3.12.2" / "bin" / "python", "exit 1")
     assert "No environment was checked" in str(exit_code("3.12"))
     assert json.loads(path.read_text(encoding="utf-8")) == rows
+
+
+def test_the_page_of_releases_has_the_recorded_checks(check_release: ModuleType) -> None:
+    rows = json.loads((ROOT / "tools" / "release_checks.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "release.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("| 3.")]
+    assert len(lines) == len(rows)
+    for row, line in zip(rows, lines, strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[:3] == [row["python"], row["transformers"], row["torch"]]
+        if not row["available"]:
+            assert cells[3] == "not installed"
+        else:
+            assert cells[3].startswith("passes" if row["error"] is None else "fails")
