@@ -259,6 +259,7 @@ DRAWINGS: dict[str, tuple[Callable[[], Numbers], Callable[[Numbers, Axes], None]
     "choosing-compress": (compress_numbers, draw_compress),
     "choosing-layers": (layer_numbers, draw_layers),
     "choosing-files": (file_numbers, draw_files),
+    "retrieval-openvino": (retrieval_numbers, draw_retrieval),
     "base-openvino": (partial(base_numbers, "openvino-int8"), partial(draw_base, "OpenVINO INT8")),
 }
 """Numbers and drawing of each figure, by the name of its file."""
