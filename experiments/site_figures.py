@@ -149,8 +149,9 @@ def base_numbers(target: str) -> Numbers:
 
 
 def draw_base(runtime: str, numbers: Numbers, axes: Axes) -> None:
-    """A line per kind of model; the first task that was timed."""
-    task, kinds = next(iter(numbers.items()))
+    """A line per kind of model, on the hardest task."""
+    task = TASKS["cola"]
+    kinds = numbers[task]
     for (kind, pairs), color, marker in zip(kinds.items(), COLORS, MARKERS, strict=False):
         if pairs:
             axes.plot(*zip(*pairs, strict=True), marker=marker, color=color, label=kind, linewidth=1.5, markersize=5)
