@@ -237,7 +237,7 @@ def first_layers(task: BaseTask, count: int) -> Made:
 
 def small_encoder(task: BaseTask, encoder: str) -> Made:
     rate = SMALL_RATES[task.name]
-    small = replace(task, encoder=encoder, recipe=Recipe(SMALL_EPOCHS, (rate,)))
+    small = replace(task, encoder=encoder, recipe=replace(task.recipe, epochs=SMALL_EPOCHS))
     model, _ = small.finetune(rate)
     return model, {"learning_rate": rate, "epochs": SMALL_EPOCHS}
 

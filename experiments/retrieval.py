@@ -56,7 +56,9 @@ from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.prediction import Predictor
 from bertsurgeon.retrieval import evaluate_retrieval
 from bertsurgeon.tasks import align_to_model, limit_rows, load_task, read_texts, tokenize
-from bertsurgeon.tasks.retrieval import METRICS, Collection, TopDocuments, measure_queries, read_collection
+from bertsurgeon.tasks.retrieval import METRICS, Collection, measure_queries, read_collection
+from bertsurgeon.tasks.retrieval.measures import mean_percent
+from bertsurgeon.tasks.retrieval.ranking import search_blocks
 from bertsurgeon.tasks.types import Embedding
 from bertsurgeon.workflows import resolve_model
 from embedder import SOURCES, scored_pairs, sentences
@@ -236,11 +238,16 @@ class StaticModel:
     def measure(self, data: "Judged") -> dict[str, Any]:
         """Returns its quality on the same data as the encoders'."""
         collection = data.collection
-        top = TopDocuments(self.encode(list(collection.queries.values())), list(collection.documents))
-        top.add(0, self.encode(list(collection.documents.values())))
-        rankings = dict(zip(collection.queries, top.rankings(), strict=True))
+        queries, documents = (list(texts.values()) for texts in (collection.queries, collection.documents))
+        rankings = search_blocks(
+            dict(zip(collection.queries, self.encode(queries), strict=True)),
+            list(collection.documents),
+            lambda start, end: self.encode(documents[start:end]),
+            "cosine",
+            {},
+        )
         by_query = measure_queries(rankings, collection.judgements, list(METRICS))
-        metrics = {name: 100 * float(values.mean()) for name, values in by_query.items()}
+        metrics = {name: mean_percent(values) for name, values in by_query.items()}
         for part, pairs in data.pairs.items():
             rows = pairs.validation
             first, second = (self.encode(list(rows[name])) for name in ("text", "text_pair"))

@@ -148,13 +148,17 @@ def base_numbers(target: str) -> Numbers:
     return numbers
 
 
-def draw_base(runtime: str, numbers: Numbers, axes: Axes) -> None:
-    """A line per kind of model, on the hardest task."""
-    task = TASKS["cola"]
-    kinds = numbers[task]
+def _draw_kinds(kinds: Numbers, axes: Axes) -> None:
+    """Draws a line through the points of each kind that has any."""
     for (kind, pairs), color, marker in zip(kinds.items(), COLORS, MARKERS, strict=False):
         if pairs:
             axes.plot(*zip(*pairs, strict=True), marker=marker, color=color, label=kind, linewidth=1.5, markersize=5)
+
+
+def draw_base(runtime: str, numbers: Numbers, axes: Axes) -> None:
+    """A line per kind of model, on the hardest task."""
+    task = TASKS["cola"]
+    _draw_kinds(numbers[task], axes)
     axes.set_xscale("log", base=2)
     axes.set_xticks([4, 8, 16, 32], ["4x", "8x", "16x", "32x"])
     axes.set_xlabel("speed, of dense PyTorch fp32 (8 × 128 tokens)")
@@ -179,9 +183,7 @@ def retrieval_numbers() -> Numbers:
 
 def draw_retrieval(numbers: Numbers, axes: Axes) -> None:
     """A line per kind of embedder, from dense to the smallest share."""
-    for (kind, pairs), color, marker in zip(numbers.items(), COLORS, MARKERS, strict=False):
-        if pairs:
-            axes.plot(*zip(*pairs, strict=True), marker=marker, color=color, label=kind, linewidth=1.5, markersize=5)
+    _draw_kinds(numbers, axes)
     axes.set_xscale("log")
     axes.set_xlabel("texts per second (8 at a time, two cores)")
     axes.set_ylabel("Cranfield nDCG@10")

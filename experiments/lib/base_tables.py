@@ -30,6 +30,12 @@ ROWS = {
 }  # fmt: skip
 
 
+def _shares_of_dense(results: dict[str, dict[str, Any]], row: str, tasks: list[str]) -> list[float]:
+    """Returns a model's metric as a share of the dense model's, for the tasks on which it was measured."""
+    measured = [task for task in tasks if row in results[task]]
+    return [first_metric(results[task][row]) / first_metric(results[task]["dense"]) for task in measured]
+
+
 def base_study() -> str:
     """One row per model; a column per task, and the mean share of the dense model's metric."""
     results = _by_task("base_study")
@@ -39,7 +45,7 @@ def base_study() -> str:
         by_task = {task: results[task].get(row) for task in tasks}
         if not any(by_task.values()):
             continue
-        shares = [first_metric(one) / first_metric(results[task]["dense"]) for task, one in by_task.items() if one]
+        shares = _shares_of_dense(results, row, tasks)
         cells = [MISSING if one is None else f"{first_metric(one):.1f}" for one in by_task.values()]
         measured = "" if len(shares) == len(tasks) else f" ({len(shares)} of {len(tasks)} tasks)"
         lines.append([title, *cells, f"{100 * mean(shares):.1f} %{measured}"])
@@ -198,11 +204,10 @@ def base_targets() -> str:
         *((name, asked, tasks) for name, asked in ASKED.items()),
         *((name, asked, ["cola"]) for name, asked in ASKED_OF_COLA.items()),
     ):
-        measured = [task for task in chosen if name in results[task]]
-        shares = [first_metric(results[task][name]) / first_metric(results[task]["dense"]) for task in measured]
+        shares = _shares_of_dense(results, name, chosen)
         reached = f"{100 * mean(shares):.1f} %" if shares else "not measured"
         verdict = MISSING if not shares else "yes" if 100 * mean(shares) >= asked else "no"
-        scope = "CoLA" if chosen == ["cola"] else f"{len(measured)} of {len(tasks)} tasks"
+        scope = "CoLA" if chosen == ["cola"] else f"{len(shares)} of {len(tasks)} tasks"
         lines.append([ROWS[name], scope if shares else MISSING, f"{asked:g} %", reached, verdict])
     return table(["model", "on", "asked for", "reached", "met"], lines)
 
@@ -216,21 +221,17 @@ def base_int8() -> str:
         before = study[task].get(name)
         return None if int8 is None or before is None else first_metric(before) - first_metric(int8)
 
-    tasks = [task for task in TASKS if task in deployed and cost(task, "dense") is not None]
-    lines = []
-    for name, title in ROWS.items():
-        costs = {task: cost(task, name) for task in tasks}
-        if any(value is not None for value in costs.values()):
-            cells = [
-                MISSING
-                if value is None
-                else f"{value:+.1f}"
-                if name == "dense"
-                else f"{value:+.1f} ({value - (cost(task, 'dense') or 0.0):+.1f})"
-                for task, value in costs.items()
-            ]
-            lines.append([title, *cells])
-    return table(["points lost by INT8 (beyond the dense model's)", *(TASKS[task] for task in tasks)], lines)
+    def describe(task: str, name: str) -> str:
+        value = cost(task, name)
+        if value is None:
+            return MISSING
+        return f"{value:+.1f}" if name == "dense" else f"{value:+.1f} ({value - dense[task]:+.1f})"
+
+    costs = {task: cost(task, "dense") for task in TASKS if task in deployed}
+    dense = {task: value for task, value in costs.items() if value is not None}
+    rows = {title: [describe(task, name) for task in dense] for name, title in ROWS.items()}
+    lines = [[title, *cells] for title, cells in rows.items() if set(cells) != {MISSING}]
+    return table(["points lost by INT8 (beyond the dense model's)", *(TASKS[task] for task in dense)], lines)
 
 
 HEADLINE = {
@@ -263,7 +264,7 @@ def base_headline() -> str:
         cells = [f"{format_metric(results.get(task))}{_arrow(int8[task]) if task in int8 else ''}" for task in shown]
         before = {task: first_metric(result) for task, result in results.items()}
         after = {task: one.score for task, one in int8.items() if one.score is not None}
-        shares = [_share_of_dense(before, study, tasks), _share_of_dense(after, study, shown)]
+        shares = [_mean_share(before, study, tasks), _mean_share(after, study, shown)]
         speeds = [one.speed for one in int8.values() if one.speed is not None]
         speed = format_ratio(mean(speeds)) if speeds else MISSING
         weights = next(iter(results.values()))["encoder_weights"]
@@ -278,7 +279,7 @@ def _arrow(int8: Deployed) -> str:
     return "" if int8.score is None else f" → {int8.score:.1f}"
 
 
-def _share_of_dense(scores: dict[str, float], study: dict[str, dict[str, Any]], tasks: list[str]) -> str:
+def _mean_share(scores: dict[str, float], study: dict[str, dict[str, Any]], tasks: list[str]) -> str:
     """Returns the mean share of the dense model's metric in fp32, if the model was measured on all tasks."""
     if set(scores) != set(tasks):
         return MISSING

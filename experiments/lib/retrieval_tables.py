@@ -55,9 +55,6 @@ COMPARISONS = (
 )
 """Titles, models and precisions, and the models in fp32 that they are compared with."""
 
-POWER = 1.96 + 0.84
-"""Standard errors of a difference that is shown with a probability of 80 % at a significance level of 5 %."""
-
 
 def retrieval_power() -> str:
     """A row per pair of models: the difference of nDCG@10, and how many queries show what."""
@@ -66,18 +63,18 @@ def retrieval_power() -> str:
         result, reference = retrieval_result(name, precision), retrieval_result(other, "fp32")
         if result is None or reference is None:
             continue
-        first, second = (100 * np.array(one["by_query"]["ndcg_at_10"]) for one in (reference, result))
-        paired = paired_difference(first / 100, second / 100)
-        deviation = float((second - first).std(ddof=1))
+        first, second = (np.array(one["by_query"]["ndcg_at_10"]) for one in (reference, result))
+        paired = paired_difference(first, second)
+        assert paired.detectable is not None
         lines.append(
             [
                 title,
                 f"{paired.model:.1f}",
                 f"{paired.difference:+.1f} ({paired.low:+.1f} to {paired.high:+.1f})",
                 f"{paired.p:.2g}",
-                f"{deviation:.1f}",
+                f"{100 * (second - first).std(ddof=1):.1f}",
                 f"{paired.detectable:.1f}",
-                f"{(POWER * deviation) ** 2:,.0f}",
+                f"{paired.queries * paired.detectable**2:,.0f}",
             ]
         )
     header = ["models", "nDCG@10", "difference, 95 % interval", "p", "s", "225 queries show", "queries for one point"]

@@ -227,11 +227,11 @@ def train(
         raise OptionError("Unlabeled data requires a teacher and distillation_weight=1.0.")
     if not config.keep_best and (validation is not None or task is not None):
         raise OptionError("validation and task serve keep_best alone; set it in the TrainingConfig, or leave them out.")
-    score = make_score(validation, task, teacher, model, tokenizer, config.bf16) if config.keep_best else None
     steps_per_epoch = -(-len(data) // config.batch_size)
     steps = config.steps(steps_per_epoch)
     checkpoint = distributed.run_on_main(lambda: last_checkpoint(work_dir)) if resume and work_dir else None
     resumed_rate = None if checkpoint is None else peak_rate(Path(checkpoint), config, steps)
+    score = make_score(validation, task, teacher, model, tokenizer, config.bf16) if config.keep_best else None
     if steps < steps_per_epoch:  # the teacher's outputs are needed only for the samples that are used
         data = data.shuffle(seed=config.seed).select(range(steps * config.batch_size))
     distill = teacher is not None and config.uses_teacher
