@@ -16,43 +16,18 @@ The static model needs model2vec, whose distillation names older versions of tra
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import asdict
-from fnmatch import fnmatch
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
 from scipy.stats import spearmanr
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from bertsurgeon import (
-    AutoConfig,
-    Calibration,
-    CalibrationConfig,
-    ExportConfig,
-    LayerDropConfig,
-    Sparsity,
-    TrainingConfig,
-    calibrate,
-    drop_layers,
-    evaluate,
-    export,
-    load_model,
-    open_exported,
-    prepare_for_inference,
-    prune,
-    save_model,
-    train,
-)
-from bertsurgeon.architectures import Encoder
-from bertsurgeon.benchmark import count_flops, measure_sizes, time_batches
-from bertsurgeon.checkpoint import load_tokenizer
+from bertsurgeon import evaluate
 from bertsurgeon.prediction import Predictor
 from bertsurgeon.retrieval import evaluate_retrieval
 from bertsurgeon.tasks import align_to_model, limit_rows, load_task, read_texts, tokenize
@@ -62,38 +37,39 @@ from bertsurgeon.tasks.retrieval.ranking import search_blocks
 from bertsurgeon.tasks.types import Embedding
 from bertsurgeon.workflows import resolve_model
 from embedder import SOURCES, scored_pairs, sentences
-from lib.common import make_parser, parse_arguments
+from lib.common import parse_arguments
 from lib.models import BASE_ENCODER
 from lib.results_store import RUNS, ResultsStore
+from lib.variants import (
+    BATCH_SIZE,
+    Variants,
+    make_variants_parser,
+    recovery_options,
+    rounded,
+    runtimes,
+    selected,
+    time_in_turns,
+    variant_names,
+    with_tokenizer,
+)
 
-SHARES = (0.5, 0.25, 0.12)
-RUNTIMES = {"pytorch": ("fp32",), "onnx": ("fp32", "int8"), "openvino": ("fp32", "int8")}
+METHODS = ("auto-{:g}", "auto-{:g}-recovered", "drop-{:g}-recovered")
 STATIC = "static"
 FOLDER = RUNS / "retrieval"
-BATCH_SIZE, TIMED_BATCHES = 8, 16
-"""Texts in a timed batch, and batches of documents of the collection."""
 
 
-class Teacher:
-    """A dense embedder, its unlabeled texts and judged data, and the variants that are made of it; kept on disk."""
+class Teacher(Variants):
+    """A dense embedder, its unlabeled texts, and the variants that are made of it."""
 
     def __init__(self, name: str, arguments: argparse.Namespace) -> None:
+        options = {"texts": arguments.texts, "documents": arguments.documents, "seed": arguments.seed}
+        options["texts_file"] = None if arguments.texts_file is None else arguments.texts_file.name
+        source = str(arguments.base) if name == "mpnet" else resolve_model(name)
+        super().__init__(source, FOLDER / name, recovery_options(arguments, batch_size=64), options)
         self.name, self.arguments = name, arguments
-        self.source = str(arguments.base) if name == "mpnet" else resolve_model(name)
 
-    @cached_property
-    def dense(self) -> PreTrainedModel:
-        """The dense model."""
-        return load_model(self.source)
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer."""
-        return load_tokenizer(self.source)
-
-    @cached_property
-    def texts(self) -> Dataset:
-        """Tokenized texts, to calibrate and recover with."""
+    def load_texts(self) -> Dataset:
+        """Loads and tokenizes the texts to calibrate and recover with."""
         return tokenize(unlabeled_texts(self.arguments), self.tokenizer, self.max_length, Embedding())
 
     @property
@@ -101,100 +77,12 @@ class Teacher:
         """Number of tokens at which the model cuts texts."""
         return int(self.dense.max_seq_length)  # type: ignore[operator]
 
-    @cached_property
-    def calibration(self) -> Calibration:
-        """Calibration for all shares."""
-        return calibrate(self.dense, CalibrationConfig(seed=self.arguments.seed), self.texts, self.tokenizer)
-
-    @cached_property
-    def training(self) -> TrainingConfig:
-        """Options of recovery, the same for pruned models and for those with fewer layers."""
-        return TrainingConfig(
-            epochs=self.arguments.epochs,
-            max_steps=self.arguments.steps,
-            batch_size=64,
-            learning_rate=self.arguments.learning_rate,
-            distillation_weight=1.0,
-            bf16=self.arguments.bf16,
-            seed=self.arguments.seed,
-        )
-
-    def folder(self, variant: str) -> Path:
-        """Returns the folder of a variant in PyTorch."""
-        return Path(self.source) if variant == "dense" else FOLDER / self.name / variant
-
-    def make(self, variant: str) -> Path:
-        """Makes a variant unless it exists: ``dense``, ``auto-SHARE`` or ``drop-SHARE``, and ``-recovered``."""
-        folder = self.folder(variant)
-        if variant == "dense":
-            return folder
-        self.check_options(folder, recovered=variant.endswith("-recovered"))
-        if folder.is_dir():
-            return folder
-        method, share, *recovered = variant.split("-")
-        if recovered:
-            model = load_model(self.make(f"{method}-{share}"))
-            self.recover(model)
-        elif method == "auto":
-            config = AutoConfig(Sparsity(1 - float(share)), seed=self.arguments.seed)
-            model = prune(self.dense, config, self.calibration, self.tokenizer).model
-        else:
-            layers = max(1, round(float(share) * len(Encoder(self.dense).layers)))
-            model = drop_layers(self.dense, LayerDropConfig(layers), None, self.tokenizer).model
-        save_model(model, folder, self.tokenizer)
-        return folder
-
-    def check_options(self, folder: Path, recovered: bool) -> None:
-        """Records the options that a kept variant was made with; a run with others ends here."""
-        used = self.arguments
-        options: dict[str, Any] = {"texts": used.texts, "documents": used.documents, "seed": used.seed}
-        options["texts_file"] = None if used.texts_file is None else used.texts_file.name
-        options |= asdict(self.training) if recovered else {}
-        record = folder.with_name(f"{folder.name}.json")
-        if folder.is_dir() and record.is_file() and json.loads(record.read_text()) != options:
-            raise SystemExit(f"{folder} was made with other options than these ({record}); remove it to make it again.")
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(options))
-
-    def recover(self, model: PreTrainedModel) -> None:
-        """Trains a model on the dense one's embeddings."""
-        set_seed(self.arguments.seed)
-        with TemporaryDirectory() as work:
-            train(
-                model,
-                self.training,
-                self.texts,
-                self.tokenizer,
-                teacher=self.dense,
-                work_dir=Path(work),
-                description="Recovering",
-            )
-
-    def open(self, variant: str, runtime: str, precision: str) -> Predictor:
-        """Opens a variant in a runtime; exports are kept."""
-        source = self.make(variant)
-        if runtime == "pytorch":
-            model = load_model(source)
-            if variant.startswith("auto"):
-                prepare_for_inference(model)
-            return model.eval()
-        folder = FOLDER / self.name / f"{variant}-{runtime}-{precision}"
-        if not folder.is_dir():
-            config = ExportConfig(runtime, precision, tolerance=float("inf"))  # type: ignore[arg-type]
-            export(load_model(source), config, self.texts, self.tokenizer, output=folder)
-        return open_exported(folder)
-
     def measure(self, variant: str, runtime: str, precision: str, data: "Judged") -> dict[str, Any]:
         """Returns quality and size of a variant."""
         model = self.open(variant, runtime, precision)
-        search = evaluate_retrieval(model, None, data.collection, self.tokenizer)
-        result: dict[str, Any] = {"metrics": {**search.metrics, **self.correlations(model, data)}}
-        result["by_query"] = {name: [round(v, 6) for v in values.tolist()] for name, values in search.by_query.items()}
-        in_pytorch = load_model(self.make(variant))
-        sizes = measure_sizes(in_pytorch)
-        result["encoder_weights"], result["parameters"] = sizes.encoder_weights, sizes.parameters
-        result["flops"] = count_flops(in_pytorch, 1, 128)
-        return result
+        result = evaluate_retrieval(model, None, data.collection, self.tokenizer)
+        metrics = {**result.metrics, **self.correlations(model, data)}
+        return {"metrics": metrics, "by_query": rounded(result.by_query), **self.sizes(variant)}
 
     def correlations(self, model: Predictor, data: "Judged") -> dict[str, float]:
         """Returns the correlation with human scores of both parts of STS-B."""
@@ -207,15 +95,8 @@ class Teacher:
 
     def encoder(self, model: Predictor) -> Callable[[list[str]], Any]:
         """Returns a function from texts to embeddings, tokenization included."""
-        names = self.tokenizer.model_input_names
-
-        def encode(texts: list[str]) -> Any:
-            batch = self.tokenizer(
-                texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
-            )
-            return model(**{name: batch[name] for name in names if name in batch}).sentence_embedding
-
-        return encode
+        run = with_tokenizer(model, self.tokenizer, self.max_length)
+        return lambda texts: run(texts).sentence_embedding
 
 
 class StaticModel:
@@ -253,7 +134,7 @@ class StaticModel:
             first, second = (self.encode(list(rows[name])) for name in ("text", "text_pair"))
             cosines = torch.nn.functional.cosine_similarity(first, second).numpy()
             metrics[f"stsb_{part}"] = 100 * float(spearmanr(cosines, rows["label"]).statistic)
-        return {"metrics": metrics, "by_query": {name: values.tolist() for name, values in by_query.items()}}
+        return {"metrics": metrics, "by_query": rounded(by_query)}
 
 
 class Judged:
@@ -280,95 +161,52 @@ def unlabeled_texts(arguments: argparse.Namespace) -> Dataset:
     return concatenate_datasets(texts).shuffle(seed=seed)
 
 
-def speed(variants: dict[str, Callable[[list[str]], Any]], collection: Collection, seed: int) -> dict[str, Any]:
-    """Times all variants of a runtime in turns on the same documents."""
-    texts = [text for text in collection.documents.values() if text]
-    chosen = np.random.default_rng(seed).choice(len(texts), BATCH_SIZE * TIMED_BATCHES, replace=False)
-    groups = [[texts[number] for number in part] for part in chosen.reshape(TIMED_BATCHES, BATCH_SIZE)]
-
-    def on_group(encode: Callable[[list[str]], Any]) -> Callable[..., Any]:
-        return lambda input_ids: encode(groups[int(input_ids[0, 0])])
-
-    # a batch is the number of a group, as models have different tokenizers
-    batches = [{"input_ids": torch.full((BATCH_SIZE, 1), group)} for group in range(TIMED_BATCHES)]
-    models = {name: on_group(encode) for name, encode in variants.items()}
-    latencies = time_batches(models, batches, runs=3 * TIMED_BATCHES, seconds=60.0 * len(models))
-    return {
-        "models": {name: {"p50_ms": one.p50_ms, "texts_per_second": one.throughput} for name, one in latencies.items()}
-    }
-
-
-def variants_of(arguments: argparse.Namespace) -> list[str]:
-    """Returns the names of the variants of a model."""
-    return [
-        "dense",
-        *(
-            f"{name}-{share:g}{end}"
-            for share in arguments.shares
-            for name, end in (("auto", ""), ("auto", "-recovered"), ("drop", "-recovered"))
-        ),
-    ]
-
-
 def main() -> None:
-    parser = make_parser(__doc__)
+    parser = make_variants_parser(__doc__, learning_rate=2e-4)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of GLUE")
-    parser.add_argument("--cranfield", type=Path, required=True)
     parser.add_argument("--documents", action="store_true", help="calibrate and recover on the documents as well")
     parser.add_argument("--texts-file", type=Path, help="texts to calibrate and recover with, instead")
     parser.add_argument("--base", type=Path, default=BASE_ENCODER, help="folder of all-mpnet-base-v2")
     parser.add_argument("--models", nargs="*", default=["mpnet", "minilm"])
-    parser.add_argument("--shares", type=float, nargs="*", default=list(SHARES), help="shares of the encoder kept")
     parser.add_argument("--texts", type=int, default=24_000, help="to calibrate and recover with")
     parser.add_argument("--pairs", type=int, default=10_000, help="scored pairs, at most, of either part")
-    parser.add_argument("--epochs", type=float, default=3, help="of recovery")
-    parser.add_argument("--steps", type=int, default=-1, help="of recovery, instead")
-    parser.add_argument("--learning-rate", type=float, default=2e-4)
-    parser.add_argument("--bf16", action="store_true", help="recover in bfloat16")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", default=["*"], help="patterns of rows, such as 'minilm/dense/*'")
-    parser.add_argument("--speed", action="store_true", help="time the models instead; needs an idle machine")
     arguments = parse_arguments(parser)
     results = ResultsStore("retrieval", arguments)
     teachers = {name: Teacher(name, arguments) for name in arguments.models}
     judged = Judged(arguments)
-
-    def selected(label: str) -> bool:
-        return any(fnmatch(label, pattern) for pattern in arguments.only)
-
-    for runtime, precisions in RUNTIMES.items():
-        for precision in precisions:
-            labels = {
-                f"{name}/{variant}": (teacher, variant)
-                for name, teacher in teachers.items()
-                for variant in variants_of(arguments)
-                if selected(f"{name}/{variant}/{runtime}-{precision}")
+    for runtime, precision in runtimes():
+        labels = {
+            f"{name}/{variant}": (teacher, variant)
+            for name, teacher in teachers.items()
+            for variant in variant_names(arguments.shares, METHODS)
+            if selected(f"{name}/{variant}/{runtime}-{precision}", arguments)
+        }
+        configuration = {
+            "runtime": runtime,
+            "precision": precision,
+            "texts": arguments.texts,
+            "documents": arguments.documents,
+        }
+        if arguments.speed:
+            encoders = {
+                label: teacher.encoder(teacher.open(variant, runtime, precision))
+                for label, (teacher, variant) in labels.items()
             }
-            configuration = {
-                "runtime": runtime,
-                "precision": precision,
-                "texts": arguments.texts,
-                "documents": arguments.documents,
-            }
-            if arguments.speed:
-                encoders = {
-                    label: teacher.encoder(teacher.open(variant, runtime, precision))
-                    for label, (teacher, variant) in labels.items()
-                }
-                for name, teacher in teachers.items():
-                    if selected(f"{name}/{STATIC}/numpy-fp32"):
-                        encoders[f"{name}/{STATIC}"] = StaticModel(teacher).encode
-                if labels:
-                    timed = partial(speed, encoders, judged.collection, arguments.seed)
-                    results.run(f"speed/{runtime}-{precision}", timed, {**configuration, "batch_size": BATCH_SIZE})
-                continue
-            for label, (teacher, variant) in labels.items():
-                training = {"training": asdict(teacher.training)} if variant.endswith("-recovered") else {}
-                measure = partial(teacher.measure, variant, runtime, precision, judged)
-                results.run(f"{label}/{runtime}-{precision}", measure, {**configuration, **training})
+            for name, teacher in teachers.items():
+                if selected(f"{name}/{STATIC}/numpy-fp32", arguments):
+                    encoders[f"{name}/{STATIC}"] = StaticModel(teacher).encode
+            if labels:
+                documents = [text for text in judged.collection.documents.values() if text]
+                timed = partial(time_in_turns, encoders, documents, "texts", arguments.seed)
+                results.run(f"speed/{runtime}-{precision}", timed, {**configuration, "batch_size": BATCH_SIZE})
+            continue
+        for label, (teacher, variant) in labels.items():
+            training = {"training": asdict(teacher.training)} if variant.endswith("-recovered") else {}
+            measure = partial(teacher.measure, variant, runtime, precision, judged)
+            results.run(f"{label}/{runtime}-{precision}", measure, {**configuration, **training})
     for name, teacher in teachers.items():
         label = f"{name}/{STATIC}/numpy-fp32"
-        if not arguments.speed and selected(label):
+        if not arguments.speed and selected(label, arguments):
             results.run(label, lambda one=teacher: StaticModel(one).measure(judged), {"pca_dims": 256})  # type: ignore[misc]
 
 
