@@ -161,8 +161,9 @@ def unlabeled_texts(arguments: argparse.Namespace) -> Dataset:
     return concatenate_datasets(texts).shuffle(seed=seed)
 
 
-def main() -> None:
-    parser = make_variants_parser(__doc__, learning_rate=2e-4)
+def make_retrieval_parser(description: str | None) -> argparse.ArgumentParser:
+    """Makes the parser with the options of embedders, their texts and what they are measured on."""
+    parser = make_variants_parser(description, learning_rate=2e-4)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of GLUE")
     parser.add_argument("--documents", action="store_true", help="calibrate and recover on the documents as well")
     parser.add_argument("--texts-file", type=Path, help="texts to calibrate and recover with, instead")
@@ -170,7 +171,11 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=["mpnet", "minilm"])
     parser.add_argument("--texts", type=int, default=24_000, help="to calibrate and recover with")
     parser.add_argument("--pairs", type=int, default=10_000, help="scored pairs, at most, of either part")
-    arguments = parse_arguments(parser)
+    return parser
+
+
+def main() -> None:
+    arguments = parse_arguments(make_retrieval_parser(__doc__))
     results = ResultsStore("retrieval", arguments)
     teachers = {name: Teacher(name, arguments) for name in arguments.models}
     judged = Judged(arguments)

@@ -1,0 +1,167 @@
+r"""What an embedder should be recovered by: targets beyond the teacher's embedding, and ways to start.
+
+    python experiments/embedder_losses.py --data-dir ../shared/data/glue --cranfield ../shared/data/cranfield \
+        --documents --bf16 --steps 120
+
+A quarter of all-MiniLM-L6-v2, which `retrieval.py` prunes one-shot without labels, is recovered on the same texts and
+steps by each variant. The collection's queries and judgements, held-out sentences and STS-B only measure.
+
+- `plain`: the loss of `recover`: the distance from the teacher's embedding, and the cosines within the batch.
+- `bank`: also the cosines with the teacher's embeddings of other texts, kept from one pass (`--bank` texts).
+- `ranks`: also the divergence of the softmax of these cosines, whose temperature lets near neighbors count.
+- `rate-X`: `plain` at another learning rate. `one-shot`: no recovery.
+- `refit`: no recovery, but a matrix after the pooling, the ridge regression of the teacher's embeddings on the model's.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel, set_seed
+
+from bertsurgeon import load_model, train
+from bertsurgeon.evaluation import compare
+from bertsurgeon.prediction import predict_outputs
+from bertsurgeon.retrieval import evaluate_retrieval
+from bertsurgeon.tasks import load_task, tokenize
+from bertsurgeon.tasks.distributions import Embeddings
+from bertsurgeon.tasks.types import Embedding
+from embedder import SOURCES, sentences
+from lib.common import parse_arguments
+from lib.results_store import ResultsStore
+from lib.variants import selected
+from retrieval import Judged, Teacher, make_retrieval_parser
+
+SHARE = 0.25
+RATES = (5e-4, 1e-3)
+TEMPERATURE = 0.05
+"""Of the softmax of cosines with a bank, as contrastive training of embedders has it."""
+RIDGE = 1e-3
+"""Relative to the mean variance of an embedding's directions."""
+
+
+class Study:
+    """The pruned embedder, its teacher and what measures it."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments, self.teacher, self.judged = arguments, Teacher("minilm", arguments), Judged(arguments)
+        parts = [load_task(source, arguments.data_dir).validation for source in SOURCES]
+        held_out = sentences(parts, 2_000 // len(SOURCES), arguments.seed)
+        self.held_out = tokenize(held_out, self.teacher.tokenizer, self.teacher.max_length, Embedding())
+
+    def pruned(self) -> PreTrainedModel:
+        """Loads the model pruned one-shot."""
+        return load_model(self.teacher.make(f"auto-{SHARE:g}"))
+
+    @cached_property
+    def bank_texts(self) -> Dataset:
+        """Texts of the bank, drawn from those of training."""
+        texts = self.teacher.texts.shuffle(seed=self.arguments.seed + 1)
+        return texts.select(range(min(self.arguments.bank, len(texts))))
+
+    @cached_property
+    def bank(self) -> Tensor:
+        """The teacher's embeddings of them, shape (texts, width), at unit length."""
+        return F.normalize(self.embed(self.teacher.dense, self.bank_texts), dim=-1)
+
+    def embed(self, model: PreTrainedModel, rows: Dataset) -> Tensor:
+        """Returns embeddings, shape (texts, width)."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.arguments.bf16):
+            outputs = predict_outputs(model.eval(), rows, self.teacher.tokenizer, description="Embedding")
+        return torch.stack([row["sentence_embedding"].float().flatten() for row in outputs])
+
+    def measure(self, model: Any) -> dict[str, Any]:
+        """Returns metrics of the search, of neighbors and of scored pairs."""
+        tokenizer = self.teacher.tokenizer
+        metrics = {
+            **evaluate_retrieval(model, None, self.judged.collection, tokenizer).metrics,
+            **self.teacher.correlations(model, self.judged),
+            **compare(self.teacher.dense, model, self.held_out, tokenizer),
+        }
+        return {"metrics": metrics}
+
+    def recover(self, loss: Callable[[Tensor, Tensor], Tensor] | None, rate: float) -> dict[str, Any]:
+        """Recovers with a term that is added to the loss of embeddings, and measures."""
+        model, config = self.pruned(), self.teacher.training
+        set_seed(config.seed)
+        own = Embeddings.divergence
+
+        def divergence(family: Embeddings, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+            added = 0.0 if loss is None else loss(student, teacher)
+            return own(family, student, teacher, temperature) + added
+
+        with patch.object(Embeddings, "divergence", divergence), TemporaryDirectory() as work:
+            train(
+                model,
+                replace(config, learning_rate=rate),
+                self.teacher.texts,
+                self.teacher.tokenizer,
+                teacher=self.teacher.dense,
+                work_dir=Path(work),
+                description="Recovering",
+            )
+        return self.measure(model)
+
+    def bank_cosines(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Returns the mean squared difference of the cosines with the bank."""
+        ours, targets = (F.normalize(z, dim=-1) @ self.bank.T for z in (student, teacher))
+        return F.mse_loss(ours, targets)
+
+    def bank_ranks(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Returns the divergence of the softmax of the cosines with the bank."""
+        ours, targets = (
+            (F.normalize(z, dim=-1) @ self.bank.T / TEMPERATURE).log_softmax(-1) for z in (student, teacher)
+        )
+        return F.kl_div(ours, targets, reduction="batchmean", log_target=True)
+
+    def refit(self) -> dict[str, Any]:
+        """Regresses the teacher's embeddings on the model's, and measures the model with that matrix after it."""
+        model = self.pruned().eval()
+        ours, targets = (self.embed(one, self.bank_texts) for one in (model, self.teacher.dense))
+        covariance = ours.T @ ours
+        ridge = RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance))
+        matrix = torch.linalg.solve(covariance + ridge, ours.T @ targets)
+        forward = model.forward
+
+        def with_matrix(*inputs: Any, **named: Any) -> Any:
+            outputs = forward(*inputs, **named)
+            outputs["sentence_embedding"] = F.normalize(outputs["sentence_embedding"] @ matrix, dim=-1)
+            return outputs
+
+        with patch.object(model, "forward", with_matrix):
+            return self.measure(model)
+
+
+def main() -> None:
+    parser = make_retrieval_parser(__doc__)
+    parser.add_argument("--bank", type=int, default=4_096, help="texts whose embeddings of the teacher are kept")
+    arguments = parse_arguments(parser)
+    results = ResultsStore("embedder_losses", arguments)
+    study = Study(arguments)
+    usual = arguments.learning_rate
+    rows: dict[str, Callable[[], dict[str, Any]]] = {
+        "dense": lambda: study.measure(study.teacher.dense),
+        "one-shot": lambda: study.measure(study.pruned()),
+        "refit": study.refit,
+        "plain": lambda: study.recover(None, usual),
+        "bank": lambda: study.recover(study.bank_cosines, usual),
+        "ranks": lambda: study.recover(study.bank_ranks, usual),
+    }
+    for rate in RATES:
+        rows[f"rate-{rate:g}"] = lambda rate=rate: study.recover(None, rate)  # type: ignore[misc]
+    for name, measure in rows.items():
+        if selected(name, arguments):
+            results.run(name, measure, {"bank": arguments.bank, "training": asdict(study.teacher.training)})
+
+
+if __name__ == "__main__":
+    main()
