@@ -37,7 +37,7 @@ from lib.pruning_tables import (
     structures,
 )
 from lib.results_store import ROOT
-from lib.retrieval_tables import retrieval_power, retrieval_study
+from lib.retrieval_tables import rerankers, retrieval_power, retrieval_study
 from lib.speed_tables import (
     compound,
     deployed,
@@ -49,13 +49,13 @@ from lib.speed_tables import (
     study_costs,
 )
 from lib.study_tables import seeds, study
-from lib.task_tables import decoder, embedder, embedder_recovery, squad
+from lib.task_tables import decoder, embedder, embedder_options, embedder_recovery, squad
 
 SECTIONS: dict[str, tuple[Callable[[], str], ...]] = {
     "README.md": (base_headline, headline),
     "docs/adding-an-architecture.md": (architectures,),
     "docs/compress.md": (coverage, compress_found, compress_means, kill_compress),
-    "docs/embeddings.md": (embedder, embedder_recovery),
+    "docs/embeddings.md": (embedder, embedder_recovery, embedder_options),
     "docs/format.md": (names,),
     "docs/gpu.md": (gpu_pruning, gpu_equality, gpu_speed),
     "docs/obert.md": (sizes, fisher_engine),
@@ -89,7 +89,7 @@ SECTIONS: dict[str, tuple[Callable[[], str], ...]] = {
         gradual,
         grouped_zeros,
     ),
-    "docs/retrieval.md": (retrieval_power, retrieval_study),
+    "docs/retrieval.md": (retrieval_power, retrieval_study, rerankers),
     "docs/tasks.md": (squad,),
     "docs/testing.md": (mutation,),
     "experiments/README.md": (baseline, index),

@@ -135,6 +135,9 @@ RETRIEVAL_KINDS = {
 }
 """Rows of the retrieval study, by kind of embedder; recovery changes no speed."""
 
+RERANKERS = ("dense", "auto-0.5", "auto-0.25", "auto-0.12")
+PRECISIONS = {"fp32": "fp32", "int8": "INT8"}
+
 
 def base_numbers(target: str) -> Numbers:
     """Speed and quality of the base-size study's models in a runtime, by task and kind."""
@@ -167,27 +170,64 @@ def draw_base(runtime: str, numbers: Numbers, axes: Axes) -> None:
     axes.legend()
 
 
-def retrieval_numbers() -> Numbers:
-    """Texts per second and nDCG@10 in OpenVINO fp32, by kind of embedder."""
-    timed = (read_result("retrieval", "speed/openvino-fp32") or {}).get("models", {})
-    kinds = {}
-    for kind, names in RETRIEVAL_KINDS.items():
-        results = {name: retrieval_result(name, "fp32") for name in names}
-        kinds[kind] = [
-            [timed[name]["texts_per_second"], result["metrics"]["ndcg_at_10"]]
+def retrieval_numbers(runtime: str) -> Numbers:
+    """Texts per second and nDCG@10 in a runtime, by precision and kind of embedder."""
+    numbers: Numbers = {}
+    for precision in ("fp32", "int8"):
+        timed = (read_result("retrieval", f"speed/{runtime}-{precision}") or {}).get("models", {})
+        kinds = {
+            kind: [(timed.get(name), retrieval_result(name, precision, runtime)) for name in names]
+            for kind, names in RETRIEVAL_KINDS.items()
+        }
+        numbers[precision] = {
+            kind: [
+                [latency["texts_per_second"], result["metrics"]["ndcg_at_10"]]
+                for latency, result in models
+                if latency is not None and result is not None
+            ]
+            for kind, models in kinds.items()
+        }
+    return numbers
+
+
+def reranker_numbers(runtime: str) -> Numbers:
+    """Pairs per second and nDCG@10 of one-shot cross-encoders in a runtime, by precision."""
+    numbers = {}
+    for precision in ("fp32", "int8"):
+        timed = (read_result("rerankers", f"speed/{runtime}-{precision}") or {}).get("models", {})
+        results = {name: read_result("rerankers", f"{name}/{runtime}-{precision}") for name in RERANKERS}
+        numbers[precision] = [
+            [timed[name]["pairs_per_second"], result["metrics"]["ndcg_at_10"]]
             for name, result in results.items()
             if result is not None and name in timed
         ]
-    return kinds
+    return numbers
 
 
-def draw_retrieval(numbers: Numbers, axes: Axes) -> None:
-    """A line per kind of embedder, from dense to the smallest share."""
-    _draw_kinds(numbers, axes)
+def draw_retrieval(runtime: str, numbers: Numbers, axes: Axes) -> None:
+    """A solid line in INT8 and a dashed one in fp32 per kind of embedder, from dense to the smallest share."""
+    for precision, style, end in (("fp32", "--", ""), ("int8", "-", ", INT8")):
+        for (kind, pairs), color, marker in zip(numbers[precision].items(), COLORS, MARKERS, strict=False):
+            if pairs:
+                axes.plot(
+                    *zip(*pairs, strict=True), style, marker=marker, color=color, label=f"{kind}{end}", markersize=5
+                )
     axes.set_xscale("log")
     axes.set_xlabel("texts per second (8 at a time, two cores)")
     axes.set_ylabel("Cranfield nDCG@10")
-    axes.set_title("Embedders in OpenVINO fp32")
+    axes.set_title(f"Embedders in {runtime}")
+    axes.legend(fontsize=8)
+
+
+def draw_rerankers(runtime: str, numbers: Numbers, axes: Axes) -> None:
+    """A line per precision, from dense to the smallest share."""
+    for (precision, pairs), color, marker in zip(numbers.items(), COLORS, MARKERS, strict=False):
+        if pairs:
+            axes.plot(*zip(*pairs, strict=True), marker=marker, color=color, label=PRECISIONS[precision], markersize=5)
+    axes.set_xscale("log")
+    axes.set_xlabel("pairs per second (8 at a time, two cores)")
+    axes.set_ylabel("Cranfield nDCG@10")
+    axes.set_title(f"Rerankers in {runtime}")
     axes.legend()
 
 
@@ -262,7 +302,9 @@ DRAWINGS: dict[str, tuple[Callable[[], Numbers], Callable[[Numbers, Axes], None]
     "choosing-compress": (compress_numbers, draw_compress),
     "choosing-layers": (layer_numbers, draw_layers),
     "choosing-files": (file_numbers, draw_files),
-    "retrieval-openvino": (retrieval_numbers, draw_retrieval),
+    "retrieval-openvino": (partial(retrieval_numbers, "openvino"), partial(draw_retrieval, "OpenVINO")),
+    "retrieval-onnx": (partial(retrieval_numbers, "onnx"), partial(draw_retrieval, "ONNX Runtime")),
+    "rerankers-openvino": (partial(reranker_numbers, "openvino"), partial(draw_rerankers, "OpenVINO")),
     "base-openvino": (partial(base_numbers, "openvino-int8"), partial(draw_base, "OpenVINO INT8")),
 }
 """Numbers and drawing of each figure, by the name of its file."""

@@ -224,6 +224,18 @@ EXPERIMENTS = {
             "docs/retrieval.md#what-pruning-costs-embedders",
         ),
         Experiment(
+            "embedder_options",
+            "What should an embedder be pruned and recovered by?",
+            "--data-dir $GLUE --cranfield ../shared/data/cranfield --documents --bf16 --steps 120",
+            "docs/embeddings.md#measured",
+        ),
+        Experiment(
+            "rerankers",
+            "What does pruning cost a reranker on judged queries?",
+            "--cranfield ../shared/data/cranfield --bf16 --steps 60",
+            "docs/retrieval.md#what-pruning-costs-rerankers",
+        ),
+        Experiment(
             "decoder",
             "How does the perplexity of a small decoder change, against removal by magnitude?",
             "",

@@ -1,4 +1,4 @@
-"""The table of the retrieval study in ``docs/retrieval.md``."""
+"""The tables of embedders and rerankers in ``docs/retrieval.md``."""
 
 from typing import Any
 
@@ -30,7 +30,8 @@ RUNTIME = "openvino"
 
 
 def retrieval_study() -> str:
-    """A row per model: quality in fp32 with an interval against MiniLM, in INT8, and speed."""
+    """A row per model: quality in fp32 with an interval against MiniLM, quality in INT8, and speeds."""
+    small = retrieval_result("minilm/dense", "fp32")
     lines = []
     for name, title in MODELS.items():
         result = retrieval_result(name, "fp32")
@@ -40,9 +41,10 @@ def retrieval_study() -> str:
         cells = [f"{metrics[key]:.1f}" for key in ("ndcg_at_10", "recall_at_100", "mrr_at_10", "stsb_test")]
         weights = f"{result['encoder_weights'] / 1e6:.1f} M" if "encoder_weights" in result else MISSING
         in_int8 = MISSING if int8 is None else f"{int8['metrics']['ndcg_at_10']:.1f}"
-        lines.append([title, weights, *cells, _against(result, "minilm/dense"), in_int8, _speed(name)])
+        speeds = [_per_second("retrieval", precision, name, "texts") for precision in ("fp32", "int8")]
+        lines.append([title, weights, *cells, _difference(result, small), in_int8, *speeds])
     header = ["OpenVINO", "encoder weights", "nDCG@10", "Recall@100", "MRR@10", "STS-B test"]
-    return table([*header, "nDCG@10 beyond MiniLM's", "nDCG@10 in INT8", "texts per second in fp32"], lines)
+    return table([*header, "nDCG@10 beyond MiniLM's", "nDCG@10 in INT8", "texts per second in fp32", "in INT8"], lines)
 
 
 COMPARISONS = (
@@ -81,17 +83,48 @@ def retrieval_power() -> str:
     return table(header, lines)
 
 
-def retrieval_result(name: str, precision: str) -> dict[str, Any] | None:
+def retrieval_result(name: str, precision: str, runtime: str = RUNTIME) -> dict[str, Any] | None:
     """Returns what was measured of a model; the static one is in fp32 alone."""
     if name.endswith("static"):
         return read_result("retrieval", f"{name}/numpy-fp32") if precision == "fp32" else None
-    return read_result("retrieval", f"{name}/{RUNTIME}-{precision}")
+    return read_result("retrieval", f"{name}/{runtime}-{precision}")
 
 
-def _against(result: dict[str, Any], other: str) -> str:
-    """Returns the difference of nDCG@10 from another model's over the same queries, with its 95 % interval."""
-    reference = retrieval_result(other, "fp32")
-    if reference is None or reference is result:
+RERANKERS = {
+    "dense": "cross-encoder, dense",
+    **{
+        f"auto-{share}{end}": f"… `auto`, {percent} % kept{title}"
+        for share, percent in (("0.5", 50), ("0.25", 25), ("0.12", 12))
+        for end, title in (("", ""), ("-recovered", ", recovered"))
+    },
+}
+"""Rows of the rerankers' study and their titles."""
+
+
+def rerankers() -> str:
+    """A row per cross-encoder: quality and speed in fp32 and INT8, with intervals against the dense one in fp32."""
+    dense = read_result("rerankers", f"dense/{RUNTIME}-fp32")
+    if dense is None:
+        return ""
+    first = [f"{dense['first_stage'][key]:.1f}" for key in ("ndcg_at_10", "mrr_at_10")]
+    lines = [["BM25 alone, the first stage", MISSING, *first, *[MISSING] * 5]]
+    for name, title in RERANKERS.items():
+        fp32, int8 = (read_result("rerankers", f"{name}/{RUNTIME}-{precision}") for precision in ("fp32", "int8"))
+        if fp32 is None:
+            continue
+        metrics = [f"{fp32['metrics'][key]:.1f}" for key in ("ndcg_at_10", "mrr_at_10")]
+        quantized = MISSING if int8 is None else f"{int8['metrics']['ndcg_at_10']:.1f}"
+        differences = [_difference(one, dense) for one in (fp32, int8)]
+        speeds = [_per_second("rerankers", precision, name, "pairs") for precision in ("fp32", "int8")]
+        weights = f"{fp32['encoder_weights'] / 1e6:.1f} M"
+        lines.append([title, weights, *metrics, differences[0], quantized, differences[1], *speeds])
+    header = ["OpenVINO, 50 candidates", "encoder weights", "nDCG@10", "MRR@10", "beyond dense fp32"]
+    return table([*header, "nDCG@10 in INT8", "beyond dense fp32", "pairs per second in fp32", "in INT8"], lines)
+
+
+def _difference(result: dict[str, Any] | None, reference: dict[str, Any] | None) -> str:
+    """Returns the difference of nDCG@10 over the same queries, with its 95 % interval."""
+    if result is None or reference is None:
         return MISSING
     first, second = (np.array(one["by_query"]["ndcg_at_10"]) for one in (reference, result))
     if np.array_equal(first, second):
@@ -100,8 +133,8 @@ def _against(result: dict[str, Any], other: str) -> str:
     return f"{difference.difference:+.1f} ({difference.low:+.1f} to {difference.high:+.1f})"
 
 
-def _speed(name: str) -> str:
-    """Returns texts per second of a model in fp32; recovery does not change it."""
-    timed = (read_result("retrieval", f"speed/{RUNTIME}-fp32") or {}).get("models", {})
+def _per_second(experiment: str, precision: str, name: str, unit: str) -> str:
+    """Returns texts or pairs per second of a model; recovery does not change it."""
+    timed = (read_result(experiment, f"speed/{RUNTIME}-{precision}") or {}).get("models", {})
     latency = timed.get(name) or timed.get(name.removesuffix("-recovered"))
-    return MISSING if latency is None else f"{latency['texts_per_second']:.0f}"
+    return MISSING if latency is None else f"{latency[f'{unit}_per_second']:.0f}"

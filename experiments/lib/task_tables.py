@@ -3,7 +3,7 @@
 from itertools import product
 from typing import Any
 
-from lib.results_store import Row, read_result, read_rows
+from lib.results_store import Row, read_result, read_row, read_rows
 from lib.tables import FLOPS_KEPT, MISSING, WEIGHTS_KEPT, format_kept, format_speedup, table
 
 
@@ -93,6 +93,37 @@ def embedder_recovery() -> str:
         "cosine",
     ]
     return table([*header, "minutes, one core"], rows)
+
+
+EMBEDDER_OPTIONS = {
+    "dense": "all-MiniLM-L6-v2, dense",
+    "one-shot": "a quarter kept, one-shot",
+    "many-texts": "… 3,000 calibration texts, about four times as many",
+    "even-tokens": "… all tokens of a text weigh the same in regressions",
+    "sensitive-tokens": "… tokens weigh by sensitivity alone",
+    "plain-errors": "… errors of all directions weigh the same",
+    "refit": "… with a regressed matrix after the pooling",
+    "plain": "recovered by the loss of `recover`, 2e-4",
+    "rate-0.0005": "… 5e-4",
+    "rate-0.001": "… 1e-3",
+    "bank": "… and cosines with 4,096 texts, 2e-4",
+    "ranks": "… and the softmax of these cosines, 2e-4",
+}
+"""Rows and their titles."""
+
+
+def embedder_options() -> str:
+    """Tabulates a quarter of an embedder by the options that it was pruned and recovered with."""
+    rows = []
+    for name, title in EMBEDDER_OPTIONS.items():
+        row = read_row("embedder_options", name)
+        if row is None:
+            continue
+        metrics = row["result"]["metrics"]
+        names = ("ndcg_at_10", "recall_at_100", "stsb_dev", "stsb_test", "recall_at_10", "cosine")
+        rows.append([title, *(f"{metrics[metric]:.1f}" for metric in names)])
+    header = ["", "Cranfield nDCG@10", "Recall@100", "STS-B dev", "test", "recall@10 of the dense neighbors", "cosine"]
+    return table(header, rows) if rows else ""
 
 
 def decoder() -> str:

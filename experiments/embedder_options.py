@@ -1,15 +1,18 @@
-r"""What an embedder should be recovered by: targets beyond the teacher's embedding, and ways to start.
+r"""What an embedder should be pruned and recovered by: options of the calibration, and targets beyond the embedding.
 
-    python experiments/embedder_losses.py --data-dir ../shared/data/glue --cranfield ../shared/data/cranfield \
+    python experiments/embedder_options.py --data-dir ../shared/data/glue --cranfield ../shared/data/cranfield \
         --documents --bf16 --steps 120
 
-A quarter of all-MiniLM-L6-v2, which `retrieval.py` prunes one-shot without labels, is recovered on the same texts and
-steps by each variant. The collection's queries and judgements, held-out sentences and STS-B only measure.
+A quarter of all-MiniLM-L6-v2 is kept, without labels. One-shot variants differ in the calibration, the others are the
+model that `retrieval.py` prunes, recovered on the same texts in the same steps. The queries and judgements of the
+collection, held-out sentences and STS-B only measure.
 
+- `one-shot`: no recovery. `many-texts`, `even-tokens`, `sensitive-tokens`, `plain-errors`: the same with about four
+  times the calibration texts, other weights of tokens in the regressions, or errors of equal weight.
 - `plain`: the loss of `recover`: the distance from the teacher's embedding, and the cosines within the batch.
 - `bank`: also the cosines with the teacher's embeddings of other texts, kept from one pass (`--bank` texts).
 - `ranks`: also the divergence of the softmax of these cosines, whose temperature lets near neighbors count.
-- `rate-X`: `plain` at another learning rate. `one-shot`: no recovery.
+- `rate-X`: `plain` at another learning rate.
 - `refit`: no recovery, but a matrix after the pooling, the ridge regression of the teacher's embeddings on the model's.
 """
 
@@ -28,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, set_seed
 
-from bertsurgeon import load_model, train
+from bertsurgeon import AutoConfig, CalibrationConfig, Sparsity, calibrate, load_model, prune, train
 from bertsurgeon.evaluation import compare
 from bertsurgeon.prediction import predict_outputs
 from bertsurgeon.retrieval import evaluate_retrieval
@@ -42,6 +45,8 @@ from lib.variants import selected
 from retrieval import Judged, Teacher, make_retrieval_parser
 
 SHARE = 0.25
+MANY_TEXTS = 3_000
+"""For the calibration; the default is as many as make 24,576 tokens."""
 RATES = (5e-4, 1e-3)
 TEMPERATURE = 0.05
 """Of the softmax of cosines with a bank, as contrastive training of embedders has it."""
@@ -78,6 +83,15 @@ class Study:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.arguments.bf16):
             outputs = predict_outputs(model.eval(), rows, self.teacher.tokenizer, description="Embedding")
         return torch.stack([row["sentence_embedding"].float().flatten() for row in outputs])
+
+    def prune(self, **options: Any) -> dict[str, Any]:
+        """Prunes with other options of the calibration, and measures."""
+        teacher, seed = self.teacher, self.arguments.seed
+        calibration = calibrate(
+            teacher.dense, CalibrationConfig(seed=seed, **options), teacher.texts, teacher.tokenizer
+        )
+        model = prune(teacher.dense, AutoConfig(Sparsity(1 - SHARE), seed=seed), calibration, teacher.tokenizer).model
+        return self.measure(model)
 
     def measure(self, model: Any) -> dict[str, Any]:
         """Returns metrics of the search, of neighbors and of scored pairs."""
@@ -145,12 +159,16 @@ def main() -> None:
     parser = make_retrieval_parser(__doc__)
     parser.add_argument("--bank", type=int, default=4_096, help="texts whose embeddings of the teacher are kept")
     arguments = parse_arguments(parser)
-    results = ResultsStore("embedder_losses", arguments)
+    results = ResultsStore("embedder_options", arguments)
     study = Study(arguments)
     usual = arguments.learning_rate
     rows: dict[str, Callable[[], dict[str, Any]]] = {
         "dense": lambda: study.measure(study.teacher.dense),
         "one-shot": lambda: study.measure(study.pruned()),
+        "many-texts": lambda: study.prune(samples=MANY_TEXTS),
+        "even-tokens": lambda: study.prune(token_weighting=0.0),
+        "sensitive-tokens": lambda: study.prune(token_weighting=1.0),
+        "plain-errors": lambda: study.prune(metric="plain"),
         "refit": study.refit,
         "plain": lambda: study.recover(None, usual),
         "bank": lambda: study.recover(study.bank_cosines, usual),
