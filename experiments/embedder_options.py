@@ -9,6 +9,8 @@ collection, held-out sentences and STS-B only measure.
 
 - `one-shot`: no recovery. `many-texts`, `even-tokens`, `sensitive-tokens`, `plain-errors`: the same with about four
   times the calibration texts, other weights of tokens in the regressions, or errors of equal weight.
+- `collection-calibration`: calibrated on the documents of the collection and their sentences. `collection`: recovered
+  on them.
 - `plain`: the loss of `recover`: the distance from the teacher's embedding, and the cosines within the batch.
 - `bank`: also the cosines with the teacher's embeddings of other texts, kept from one pass (`--bank` texts).
 - `ranks`: also the divergence of the softmax of these cosines, whose temperature lets near neighbors count.
@@ -84,12 +86,19 @@ class Study:
             outputs = predict_outputs(model.eval(), rows, self.teacher.tokenizer, description="Embedding")
         return torch.stack([row["sentence_embedding"].float().flatten() for row in outputs])
 
-    def prune(self, **options: Any) -> dict[str, Any]:
-        """Prunes with other options of the calibration, and measures."""
+    @cached_property
+    def collection_texts(self) -> Dataset:
+        """The documents of the collection and their sentences, tokenized."""
+        documents = [text for text in self.judged.collection.documents.values() if text]
+        texts = [*documents, *(sentence for text in documents for sentence in text.split(" . ") if sentence.strip())]
+        rows = Dataset.from_dict({"text": texts}).shuffle(seed=self.arguments.seed)
+        return tokenize(rows, self.teacher.tokenizer, self.teacher.max_length, Embedding())
+
+    def prune(self, texts: Dataset | None = None, **options: Any) -> dict[str, Any]:
+        """Prunes with other texts or options of the calibration, and measures."""
         teacher, seed = self.teacher, self.arguments.seed
-        calibration = calibrate(
-            teacher.dense, CalibrationConfig(seed=seed, **options), teacher.texts, teacher.tokenizer
-        )
+        config = CalibrationConfig(seed=seed, **options)
+        calibration = calibrate(teacher.dense, config, teacher.texts if texts is None else texts, teacher.tokenizer)
         model = prune(teacher.dense, AutoConfig(Sparsity(1 - SHARE), seed=seed), calibration, teacher.tokenizer).model
         return self.measure(model)
 
@@ -103,8 +112,10 @@ class Study:
         }
         return {"metrics": metrics}
 
-    def recover(self, loss: Callable[[Tensor, Tensor], Tensor] | None, rate: float) -> dict[str, Any]:
-        """Recovers with a term that is added to the loss of embeddings, and measures."""
+    def recover(
+        self, loss: Callable[[Tensor, Tensor], Tensor] | None, rate: float, texts: Dataset | None = None
+    ) -> dict[str, Any]:
+        """Recovers with a term that is added to the loss of embeddings, or on other texts, and measures."""
         model, config = self.pruned(), self.teacher.training
         set_seed(config.seed)
         own = Embeddings.divergence
@@ -117,7 +128,7 @@ class Study:
             train(
                 model,
                 replace(config, learning_rate=rate),
-                self.teacher.texts,
+                self.teacher.texts if texts is None else texts,
                 self.teacher.tokenizer,
                 teacher=self.teacher.dense,
                 work_dir=Path(work),
@@ -169,10 +180,12 @@ def main() -> None:
         "even-tokens": lambda: study.prune(token_weighting=0.0),
         "sensitive-tokens": lambda: study.prune(token_weighting=1.0),
         "plain-errors": lambda: study.prune(metric="plain"),
+        "collection-calibration": lambda: study.prune(study.collection_texts),
         "refit": study.refit,
         "plain": lambda: study.recover(None, usual),
         "bank": lambda: study.recover(study.bank_cosines, usual),
         "ranks": lambda: study.recover(study.bank_ranks, usual),
+        "collection": lambda: study.recover(None, usual, study.collection_texts),
     }
     for rate in RATES:
         rows[f"rate-{rate:g}"] = lambda rate=rate: study.recover(None, rate)  # type: ignore[misc]

@@ -102,12 +102,14 @@ EMBEDDER_OPTIONS = {
     "even-tokens": "… all tokens of a text weigh the same in regressions",
     "sensitive-tokens": "… tokens weigh by sensitivity alone",
     "plain-errors": "… errors of all directions weigh the same",
+    "collection-calibration": "… calibrated on the documents and their sentences",
     "refit": "… with a regressed matrix after the pooling",
     "plain": "recovered by the loss of `recover`, 2e-4",
     "rate-0.0005": "… 5e-4",
     "rate-0.001": "… 1e-3",
     "bank": "… and cosines with 4,096 texts, 2e-4",
     "ranks": "… and the softmax of these cosines, 2e-4",
+    "collection": "… on the documents and their sentences, 2e-4",
 }
 """Rows and their titles."""
 
