@@ -3,9 +3,9 @@ r"""What an embedder should be pruned and recovered by: options of the calibrati
     python experiments/embedder_options.py --data-dir ../shared/data/glue --cranfield ../shared/data/cranfield \
         --documents --bf16 --steps 120
 
-A quarter of all-MiniLM-L6-v2 is kept, without labels. One-shot variants differ in the calibration, the others are the
-model that `retrieval.py` prunes, recovered on the same texts in the same steps. The queries and judgements of the
-collection, held-out sentences and STS-B only measure.
+A quarter of all-MiniLM-L6-v2 (`--model`, `--share`) is kept, without labels. One-shot variants differ in the
+calibration, the others are the model that `retrieval.py` prunes, recovered on the same texts in the same steps. The
+queries and judgements of the collection, held-out sentences and STS-B only measure.
 
 - `one-shot`: no recovery. `many-texts`, `even-tokens`, `sensitive-tokens`, `plain-errors`: the same with about four
   times the calibration texts, other weights of tokens in the regressions, or errors of equal weight.
@@ -15,11 +15,12 @@ collection, held-out sentences and STS-B only measure.
 - `bank`: also the cosines with the teacher's embeddings of other texts, kept from one pass (`--bank` texts).
 - `ranks`: also the divergence of the softmax of these cosines, whose temperature lets near neighbors count.
 - `rate-X`: `plain` at another learning rate.
-- `refit`: no recovery, but a matrix after the pooling, the ridge regression of the teacher's embeddings on the model's.
+- `refit`: no recovery, but a matrix after the pooling, the ridge regression of the teacher's embeddings on the pooled
+  states; `refit-modes` on their means, maxima and first ones; `refit-collection` on the collection's texts.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -46,7 +47,6 @@ from lib.results_store import ResultsStore
 from lib.variants import selected
 from retrieval import Judged, Teacher, make_retrieval_parser
 
-SHARE = 0.25
 MANY_TEXTS = 3_000
 """For the calibration; the default is as many as make 24,576 tokens."""
 RATES = (5e-4, 1e-3)
@@ -60,14 +60,14 @@ class Study:
     """The pruned embedder, its teacher and what measures it."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments, self.teacher, self.judged = arguments, Teacher("minilm", arguments), Judged(arguments)
+        self.arguments, self.teacher, self.judged = arguments, Teacher(arguments.model, arguments), Judged(arguments)
         parts = [load_task(source, arguments.data_dir).validation for source in SOURCES]
         held_out = sentences(parts, 2_000 // len(SOURCES), arguments.seed)
         self.held_out = tokenize(held_out, self.teacher.tokenizer, self.teacher.max_length, Embedding())
 
     def pruned(self) -> PreTrainedModel:
         """Loads the model pruned one-shot."""
-        return load_model(self.teacher.make(f"auto-{SHARE:g}"))
+        return load_model(self.teacher.make(f"auto-{self.arguments.share:g}"))
 
     @cached_property
     def bank_texts(self) -> Dataset:
@@ -99,7 +99,9 @@ class Study:
         teacher, seed = self.teacher, self.arguments.seed
         config = CalibrationConfig(seed=seed, **options)
         calibration = calibrate(teacher.dense, config, teacher.texts if texts is None else texts, teacher.tokenizer)
-        model = prune(teacher.dense, AutoConfig(Sparsity(1 - SHARE), seed=seed), calibration, teacher.tokenizer).model
+        model = prune(
+            teacher.dense, AutoConfig(Sparsity(1 - self.arguments.share), seed=seed), calibration, teacher.tokenizer
+        ).model
         return self.measure(model)
 
     def measure(self, model: Any) -> dict[str, Any]:
@@ -148,27 +150,44 @@ class Study:
         )
         return F.kl_div(ours, targets, reduction="batchmean", log_target=True)
 
-    def refit(self) -> dict[str, Any]:
-        """Regresses the teacher's embeddings on the model's, and measures the model with that matrix after it."""
+    def refit(self, texts: Dataset, modes: Sequence[str] = ("mean",)) -> dict[str, Any]:
+        """Regresses the teacher's embeddings on pooled states of the model, which then replace its embeddings."""
         model = self.pruned().eval()
-        ours, targets = (self.embed(one, self.bank_texts) for one in (model, self.teacher.dense))
-        covariance = ours.T @ ours
-        ridge = RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance))
-        matrix = torch.linalg.solve(covariance + ridge, ours.T @ targets)
         forward = model.forward
 
-        def with_matrix(*inputs: Any, **named: Any) -> Any:
+        def pooled(*inputs: Any, **named: Any) -> Any:
             outputs = forward(*inputs, **named)
-            outputs["sentence_embedding"] = F.normalize(outputs["sentence_embedding"] @ matrix, dim=-1)
+            states, mask = outputs.last_hidden_state, named["attention_mask"].unsqueeze(-1)
+            parts = {
+                "mean": (states * mask).sum(1) / mask.sum(1),
+                "first": states[:, 0],
+                "max": states.masked_fill(mask == 0, float("-inf")).amax(1),
+            }
+            outputs["sentence_embedding"] = torch.cat([parts[mode] for mode in modes], -1)
             return outputs
 
-        with patch.object(model, "forward", with_matrix):
-            return self.measure(model)
+        with patch.object(model, "forward", pooled):
+            ours, targets = (self.embed(one, texts) for one in (model, self.teacher.dense))
+            ours = F.pad(ours, (0, 1), value=1.0)
+            covariance = ours.T @ ours
+            ridge = RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance))
+            matrix = torch.linalg.solve(covariance + ridge, ours.T @ targets)
+
+            def regressed(*inputs: Any, **named: Any) -> Any:
+                outputs = pooled(*inputs, **named)
+                embedding = F.pad(outputs["sentence_embedding"], (0, 1), value=1.0) @ matrix
+                outputs["sentence_embedding"] = F.normalize(embedding, dim=-1)
+                return outputs
+
+            with patch.object(model, "forward", regressed):
+                return self.measure(model)
 
 
 def main() -> None:
     parser = make_retrieval_parser(__doc__)
     parser.add_argument("--bank", type=int, default=4_096, help="texts whose embeddings of the teacher are kept")
+    parser.add_argument("--model", default="minilm")
+    parser.add_argument("--share", type=float, default=0.25, help="of the encoder, kept")
     arguments = parse_arguments(parser)
     results = ResultsStore("embedder_options", arguments)
     study = Study(arguments)
@@ -181,7 +200,9 @@ def main() -> None:
         "sensitive-tokens": lambda: study.prune(token_weighting=1.0),
         "plain-errors": lambda: study.prune(metric="plain"),
         "collection-calibration": lambda: study.prune(study.collection_texts),
-        "refit": study.refit,
+        "refit": lambda: study.refit(study.bank_texts),
+        "refit-modes": lambda: study.refit(study.bank_texts, ("mean", "first", "max")),
+        "refit-collection": lambda: study.refit(study.collection_texts),
         "plain": lambda: study.recover(None, usual),
         "bank": lambda: study.recover(study.bank_cosines, usual),
         "ranks": lambda: study.recover(study.bank_ranks, usual),
@@ -191,7 +212,11 @@ def main() -> None:
         rows[f"rate-{rate:g}"] = lambda rate=rate: study.recover(None, rate)  # type: ignore[misc]
     for name, measure in rows.items():
         if selected(name, arguments):
-            results.run(name, measure, {"bank": arguments.bank, "training": asdict(study.teacher.training)})
+            results.run(
+                f"{arguments.model}-{arguments.share:g}/{name}",
+                measure,
+                {"bank": arguments.bank, "training": asdict(study.teacher.training)},
+            )
 
 
 if __name__ == "__main__":
