@@ -16,7 +16,8 @@ queries and judgements of the collection, held-out sentences and STS-B only meas
 - `ranks`: also the divergence of the softmax of these cosines, whose temperature lets near neighbors count.
 - `rate-X`: `plain` at another learning rate.
 - `refit`: no recovery, but a matrix after the pooling, the ridge regression of the teacher's embeddings on the pooled
-  states; `refit-modes` on their means, maxima and first ones; `refit-collection` on the collection's texts.
+  states; `refit-modes` on their means, maxima and first ones; `refit-collection` on the collection's texts;
+  `plain-refit` after recovery.
 """
 
 import argparse
@@ -114,10 +115,10 @@ class Study:
         }
         return {"metrics": metrics}
 
-    def recover(
+    def recovered(
         self, loss: Callable[[Tensor, Tensor], Tensor] | None, rate: float, texts: Dataset | None = None
-    ) -> dict[str, Any]:
-        """Recovers with a term that is added to the loss of embeddings, or on other texts, and measures."""
+    ) -> PreTrainedModel:
+        """Recovers with a term that is added to the loss of embeddings, or on other texts."""
         model, config = self.pruned(), self.teacher.training
         set_seed(config.seed)
         own = Embeddings.divergence
@@ -136,7 +137,11 @@ class Study:
                 work_dir=Path(work),
                 description="Recovering",
             )
-        return self.measure(model)
+        return model
+
+    def recover(self, *options: Any) -> dict[str, Any]:
+        """Recovers (:meth:`recovered`), and measures."""
+        return self.measure(self.recovered(*options))
 
     def bank_cosines(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Returns the mean squared difference of the cosines with the bank."""
@@ -150,9 +155,9 @@ class Study:
         )
         return F.kl_div(ours, targets, reduction="batchmean", log_target=True)
 
-    def refit(self, texts: Dataset, modes: Sequence[str] = ("mean",)) -> dict[str, Any]:
-        """Regresses the teacher's embeddings on pooled states of the model, which then replace its embeddings."""
-        model = self.pruned().eval()
+    def refit(self, model: PreTrainedModel, texts: Dataset, modes: Sequence[str] = ("mean",)) -> dict[str, Any]:
+        """Regresses the teacher's embeddings on pooled states of a model, which then replace its embeddings."""
+        model.eval()
         forward = model.forward
 
         def pooled(*inputs: Any, **named: Any) -> Any:
@@ -200,9 +205,10 @@ def main() -> None:
         "sensitive-tokens": lambda: study.prune(token_weighting=1.0),
         "plain-errors": lambda: study.prune(metric="plain"),
         "collection-calibration": lambda: study.prune(study.collection_texts),
-        "refit": lambda: study.refit(study.bank_texts),
-        "refit-modes": lambda: study.refit(study.bank_texts, ("mean", "first", "max")),
-        "refit-collection": lambda: study.refit(study.collection_texts),
+        "refit": lambda: study.refit(study.pruned(), study.bank_texts),
+        "refit-modes": lambda: study.refit(study.pruned(), study.bank_texts, ("mean", "first", "max")),
+        "refit-collection": lambda: study.refit(study.pruned(), study.collection_texts),
+        "plain-refit": lambda: study.refit(study.recovered(None, usual), study.bank_texts),
         "plain": lambda: study.recover(None, usual),
         "bank": lambda: study.recover(study.bank_cosines, usual),
         "ranks": lambda: study.recover(study.bank_ranks, usual),
