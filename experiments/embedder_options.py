@@ -9,19 +9,18 @@ queries and judgements of the collection, held-out sentences and STS-B only meas
 
 - `one-shot`: no recovery. `many-texts`, `even-tokens`, `sensitive-tokens`, `plain-errors`: the same with about four
   times the calibration texts, other weights of tokens in the regressions, or errors of equal weight.
-- `collection-calibration`: calibrated on the documents of the collection and their sentences. `collection`: recovered
-  on them.
+- `documents-calibration`: calibrated on the documents of the collection alone.
+- `refit`: no recovery, but a refit of the embeddings (`bertsurgeon.refit_embeddings`) on the texts of the calibration;
+  `refit-documents` on the documents; `documents-calibration-refit` both on them.
 - `plain`: the loss of `recover`: the distance from the teacher's embedding, and the cosines within the batch.
 - `bank`: also the cosines with the teacher's embeddings of other texts, kept from one pass (`--bank` texts).
 - `ranks`: also the divergence of the softmax of these cosines, whose temperature lets near neighbors count.
-- `rate-X`: `plain` at another learning rate.
-- `refit`: no recovery, but a matrix after the pooling, the ridge regression of the teacher's embeddings on the pooled
-  states; `refit-modes` on their means, maxima and first ones; `refit-collection` on the collection's texts;
-  `plain-refit` after recovery.
+- `rate-X`: `plain` at another learning rate. `sentences`: `plain` on the documents and their sentences.
+- `plain-refit`, `sentences-refit`: refit on the documents afterwards.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, set_seed
 
-from bertsurgeon import AutoConfig, CalibrationConfig, Sparsity, calibrate, load_model, prune, train
+from bertsurgeon import AutoConfig, CalibrationConfig, Sparsity, calibrate, load_model, prune, refit_embeddings, train
 from bertsurgeon.evaluation import compare
 from bertsurgeon.prediction import predict_outputs
 from bertsurgeon.retrieval import evaluate_retrieval
@@ -53,8 +52,6 @@ MANY_TEXTS = 3_000
 RATES = (5e-4, 1e-3)
 TEMPERATURE = 0.05
 """Of the softmax of cosines with a bank, as contrastive training of embedders has it."""
-RIDGE = 1e-3
-"""Relative to the mean variance of an embedding's directions."""
 
 
 class Study:
@@ -62,6 +59,7 @@ class Study:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments, self.teacher, self.judged = arguments, Teacher(arguments.model, arguments), Judged(arguments)
+        self.kept: dict[Any, PreTrainedModel] = {}
         parts = [load_task(source, arguments.data_dir).validation for source in SOURCES]
         held_out = sentences(parts, 2_000 // len(SOURCES), arguments.seed)
         self.held_out = tokenize(held_out, self.teacher.tokenizer, self.teacher.max_length, Embedding())
@@ -88,22 +86,25 @@ class Study:
         return torch.stack([row["sentence_embedding"].float().flatten() for row in outputs])
 
     @cached_property
-    def collection_texts(self) -> Dataset:
+    def documents(self) -> Dataset:
+        """The documents of the collection, tokenized."""
+        return self.teacher.load_refit_texts()
+
+    @cached_property
+    def sentences(self) -> Dataset:
         """The documents of the collection and their sentences, tokenized."""
         documents = [text for text in self.judged.collection.documents.values() if text]
         texts = [*documents, *(sentence for text in documents for sentence in text.split(" . ") if sentence.strip())]
         rows = Dataset.from_dict({"text": texts}).shuffle(seed=self.arguments.seed)
         return tokenize(rows, self.teacher.tokenizer, self.teacher.max_length, Embedding())
 
-    def prune(self, texts: Dataset | None = None, **options: Any) -> dict[str, Any]:
-        """Prunes with other texts or options of the calibration, and measures."""
+    def prune(self, texts: Dataset | None = None, **options: Any) -> PreTrainedModel:
+        """Prunes with other texts or options of the calibration."""
         teacher, seed = self.teacher, self.arguments.seed
         config = CalibrationConfig(seed=seed, **options)
         calibration = calibrate(teacher.dense, config, teacher.texts if texts is None else texts, teacher.tokenizer)
-        model = prune(
-            teacher.dense, AutoConfig(Sparsity(1 - self.arguments.share), seed=seed), calibration, teacher.tokenizer
-        ).model
-        return self.measure(model)
+        budget = Sparsity(1 - self.arguments.share)
+        return prune(teacher.dense, AutoConfig(budget, seed=seed), calibration, teacher.tokenizer).model
 
     def measure(self, model: Any) -> dict[str, Any]:
         """Returns metrics of the search, of neighbors and of scored pairs."""
@@ -115,10 +116,13 @@ class Study:
         }
         return {"metrics": metrics}
 
-    def recovered(
+    def recover(
         self, loss: Callable[[Tensor, Tensor], Tensor] | None, rate: float, texts: Dataset | None = None
     ) -> PreTrainedModel:
-        """Recovers with a term that is added to the loss of embeddings, or on other texts."""
+        """Recovers with a term that is added to the loss of embeddings, or on other texts; kept for a refit."""
+        key = (loss and loss.__name__, rate, texts and len(texts))
+        if key in self.kept:
+            return self.kept.pop(key)
         model, config = self.pruned(), self.teacher.training
         set_seed(config.seed)
         own = Embeddings.divergence
@@ -137,11 +141,8 @@ class Study:
                 work_dir=Path(work),
                 description="Recovering",
             )
+        self.kept[key] = model
         return model
-
-    def recover(self, *options: Any) -> dict[str, Any]:
-        """Recovers (:meth:`recovered`), and measures."""
-        return self.measure(self.recovered(*options))
 
     def bank_cosines(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Returns the mean squared difference of the cosines with the bank."""
@@ -155,37 +156,10 @@ class Study:
         )
         return F.kl_div(ours, targets, reduction="batchmean", log_target=True)
 
-    def refit(self, model: PreTrainedModel, texts: Dataset, modes: Sequence[str] = ("mean",)) -> dict[str, Any]:
-        """Regresses the teacher's embeddings on pooled states of a model, which then replace its embeddings."""
-        model.eval()
-        forward = model.forward
-
-        def pooled(*inputs: Any, **named: Any) -> Any:
-            outputs = forward(*inputs, **named)
-            states, mask = outputs.last_hidden_state, named["attention_mask"].unsqueeze(-1)
-            parts = {
-                "mean": (states * mask).sum(1) / mask.sum(1),
-                "first": states[:, 0],
-                "max": states.masked_fill(mask == 0, float("-inf")).amax(1),
-            }
-            outputs["sentence_embedding"] = torch.cat([parts[mode] for mode in modes], -1)
-            return outputs
-
-        with patch.object(model, "forward", pooled):
-            ours, targets = (self.embed(one, texts) for one in (model, self.teacher.dense))
-            ours = F.pad(ours, (0, 1), value=1.0)
-            covariance = ours.T @ ours
-            ridge = RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance))
-            matrix = torch.linalg.solve(covariance + ridge, ours.T @ targets)
-
-            def regressed(*inputs: Any, **named: Any) -> Any:
-                outputs = pooled(*inputs, **named)
-                embedding = F.pad(outputs["sentence_embedding"], (0, 1), value=1.0) @ matrix
-                outputs["sentence_embedding"] = F.normalize(embedding, dim=-1)
-                return outputs
-
-            with patch.object(model, "forward", regressed):
-                return self.measure(model)
+    def refit(self, model: PreTrainedModel, texts: Dataset) -> dict[str, Any]:
+        """Refits a model's embeddings, and measures."""
+        refit_embeddings(model, texts, self.teacher.tokenizer, teacher=self.teacher.dense)
+        return self.measure(model)
 
 
 def main() -> None:
@@ -197,25 +171,27 @@ def main() -> None:
     results = ResultsStore("embedder_options", arguments)
     study = Study(arguments)
     usual = arguments.learning_rate
+    documents, mixed = study.documents, study.teacher.texts
     rows: dict[str, Callable[[], dict[str, Any]]] = {
         "dense": lambda: study.measure(study.teacher.dense),
         "one-shot": lambda: study.measure(study.pruned()),
-        "many-texts": lambda: study.prune(samples=MANY_TEXTS),
-        "even-tokens": lambda: study.prune(token_weighting=0.0),
-        "sensitive-tokens": lambda: study.prune(token_weighting=1.0),
-        "plain-errors": lambda: study.prune(metric="plain"),
-        "collection-calibration": lambda: study.prune(study.collection_texts),
-        "refit": lambda: study.refit(study.pruned(), study.bank_texts),
-        "refit-modes": lambda: study.refit(study.pruned(), study.bank_texts, ("mean", "first", "max")),
-        "refit-collection": lambda: study.refit(study.pruned(), study.collection_texts),
-        "plain-refit": lambda: study.refit(study.recovered(None, usual), study.bank_texts),
-        "plain": lambda: study.recover(None, usual),
-        "bank": lambda: study.recover(study.bank_cosines, usual),
-        "ranks": lambda: study.recover(study.bank_ranks, usual),
-        "collection": lambda: study.recover(None, usual, study.collection_texts),
+        "many-texts": lambda: study.measure(study.prune(samples=MANY_TEXTS)),
+        "even-tokens": lambda: study.measure(study.prune(token_weighting=0.0)),
+        "sensitive-tokens": lambda: study.measure(study.prune(token_weighting=1.0)),
+        "plain-errors": lambda: study.measure(study.prune(metric="plain")),
+        "documents-calibration": lambda: study.measure(study.prune(documents)),
+        "refit": lambda: study.refit(study.pruned(), mixed),
+        "refit-documents": lambda: study.refit(study.pruned(), documents),
+        "documents-calibration-refit": lambda: study.refit(study.prune(documents), documents),
+        "plain": lambda: study.measure(study.recover(None, usual)),
+        "bank": lambda: study.measure(study.recover(study.bank_cosines, usual)),
+        "ranks": lambda: study.measure(study.recover(study.bank_ranks, usual)),
+        "plain-refit": lambda: study.refit(study.recover(None, usual), documents),
+        "sentences": lambda: study.measure(study.recover(None, usual, study.sentences)),
+        "sentences-refit": lambda: study.refit(study.recover(None, usual, study.sentences), documents),
     }
     for rate in RATES:
-        rows[f"rate-{rate:g}"] = lambda rate=rate: study.recover(None, rate)  # type: ignore[misc]
+        rows[f"rate-{rate:g}"] = lambda rate=rate: study.measure(study.recover(None, rate))  # type: ignore[misc]
     for name, measure in rows.items():
         if selected(name, arguments):
             results.run(

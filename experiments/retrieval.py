@@ -7,9 +7,10 @@ r"""Embedders on judged queries: what pruning costs all-mpnet-base-v2, beside th
 No labels are used: models are calibrated and recovered on sentences of GLUE's training parts and docstrings of
 installed packages, half each, or on the collection's documents as well (`--documents`), as people have those. Queries,
 judgements and STS-B only measure. Rows are `MODEL/VARIANT/RUNTIME-PRECISION`, with the metrics of every query, so that
-any two rows can be compared; `dense` of MiniLM is what a user would take instead of a pruned base-size model, and
-`static` (model2vec, distilled from the same teacher) is the fast end. `--speed` times all variants of a runtime in
-turns, from texts to embeddings, and needs an idle machine. `--only 'minilm/auto-0.5/*'` selects rows.
+any two rows can be compared. A variant ending in `-refit` is one whose embeddings are refit on the documents of the
+collection (`bertsurgeon.refit_embeddings`); `dense` of MiniLM is what a user would take instead of a pruned base-size
+model, and `static` (model2vec, distilled from the same teacher) is the fast end. `--speed` times all variants of a
+runtime in turns, from texts to embeddings, and needs an idle machine. `--only 'minilm/auto-0.5/*'` selects rows.
 
 The static model needs model2vec, whose distillation names older versions of transformers than it runs with:
 `pip install model2vec && pip install --no-deps 'skeletoken<0.7'`.
@@ -53,7 +54,7 @@ from lib.variants import (
     with_tokenizer,
 )
 
-METHODS = ("auto-{:g}", "auto-{:g}-recovered", "drop-{:g}-recovered")
+METHODS = ("auto-{:g}", "auto-{:g}-refit", "auto-{:g}-recovered", "auto-{:g}-recovered-refit", "drop-{:g}-recovered")
 STATIC = "static"
 FOLDER = RUNS / "retrieval"
 
@@ -71,6 +72,12 @@ class Teacher(Variants):
     def load_texts(self) -> Dataset:
         """Loads and tokenizes the texts to calibrate and recover with."""
         return tokenize(unlabeled_texts(self.arguments), self.tokenizer, self.max_length, Embedding())
+
+    def load_refit_texts(self) -> Dataset:
+        """Loads and tokenizes the documents of the collection, which are what the model will be used on."""
+        documents = read_collection(self.arguments.cranfield).documents.values()
+        rows = Dataset.from_dict({"text": [text for text in documents if text]})
+        return tokenize(rows, self.tokenizer, self.max_length, Embedding())
 
     @property
     def max_length(self) -> int:

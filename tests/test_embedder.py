@@ -123,7 +123,13 @@ def test_pruned_and_recovered_without_labels(method: str, folder: Path, tmp_path
     whole = sentence_transformers.SentenceTransformer(str(tmp_path / "pruned"), device="cpu")
     assert whole.prompts["query"] == "the query"
     assert whole.max_seq_length == 20  # the tokenizer alone would take 128
-    assert [type(part).__name__ for part in whole] == ["Transformer", "Pooling", "Dense", "Normalize"]
+    assert [type(part).__name__ for part in whole] == [
+        "Transformer",
+        "Pooling",
+        "Dense",
+        "Dense",
+        "Normalize",
+    ]  # one by the refit
     options = ("--teacher", folder / "dense", "--epochs", "8", "--learning-rate", "1e-3", "--json", *data)
     recovered = succeed("recover", tmp_path / "pruned", "-o", tmp_path / "recovered", *options)
     assert json.loads(recovered.stdout)["metrics"]["cosine"] > cosine

@@ -102,14 +102,18 @@ EMBEDDER_OPTIONS = {
     "even-tokens": "… all tokens of a text weigh the same in regressions",
     "sensitive-tokens": "… tokens weigh by sensitivity alone",
     "plain-errors": "… errors of all directions weigh the same",
-    "collection-calibration": "… calibrated on the documents and their sentences",
-    "refit": "… with a regressed matrix after the pooling",
+    "documents-calibration": "… calibrated on the documents alone",
+    "refit": "… **refit** on the calibration texts",
+    "refit-documents": "… **refit** on the documents",
+    "documents-calibration-refit": "… calibrated and **refit** on the documents",
     "plain": "recovered by the loss of `recover`, 2e-4",
     "rate-0.0005": "… 5e-4",
     "rate-0.001": "… 1e-3",
     "bank": "… and cosines with 4,096 texts, 2e-4",
     "ranks": "… and the softmax of these cosines, 2e-4",
-    "collection": "… on the documents and their sentences, 2e-4",
+    "sentences": "… on the documents and their sentences, 2e-4",
+    "plain-refit": "recovered, then **refit** on the documents",
+    "sentences-refit": "recovered on documents and sentences, then **refit** on the documents",
 }
 """Rows and their titles."""
 
@@ -118,7 +122,7 @@ def embedder_options() -> str:
     """Tabulates a quarter of an embedder by the options that it was pruned and recovered with."""
     rows = []
     for name, title in EMBEDDER_OPTIONS.items():
-        row = read_row("embedder_options", name)
+        row = read_row("embedder_options", f"minilm-0.25/{name}")
         if row is None:
             continue
         metrics = row["result"]["metrics"]

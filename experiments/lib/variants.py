@@ -39,6 +39,7 @@ from bertsurgeon.architectures import Encoder
 from bertsurgeon.benchmark import count_flops, measure_sizes, time_batches
 from bertsurgeon.checkpoint import load_tokenizer
 from bertsurgeon.prediction import Predictor
+from bertsurgeon.recovery import EmbeddingRefit
 from lib.common import make_parser
 
 SHARES = (0.5, 0.25, 0.12)
@@ -70,6 +71,15 @@ class Variants(ABC):
         """These texts."""
         return self.load_texts()
 
+    def load_refit_texts(self) -> Dataset:
+        """Loads the texts that embeddings are refit on: by default those of the calibration."""
+        return self.texts
+
+    @cached_property
+    def refit(self) -> EmbeddingRefit:
+        """The refit of all variants, for which the dense model runs once."""
+        return EmbeddingRefit(self.dense, self.load_refit_texts(), self.tokenizer, seed=self.training.seed)
+
     @cached_property
     def dense(self) -> PreTrainedModel:
         """The dense model."""
@@ -86,15 +96,18 @@ class Variants(ABC):
         return calibrate(self.dense, CalibrationConfig(seed=self.training.seed), self.texts, self.tokenizer)
 
     def make(self, variant: str) -> Path:
-        """Makes a variant unless it exists: ``dense``, ``auto-SHARE`` or ``drop-SHARE``, and ``-recovered``."""
+        """Makes a variant unless it exists: ``dense``, ``auto-SHARE`` or ``drop-SHARE``, ``-recovered``, ``-refit``."""
         if variant == "dense":
             return Path(self.source)
         folder = self.folder / variant
-        self._check_options(folder, recovered=variant.endswith("-recovered"))
+        self._check_options(folder, recovered="-recovered" in variant)
         if folder.is_dir():
             return folder
         method, share, *recovered = variant.split("-")
-        if recovered:
+        if variant.endswith("-refit"):
+            model = load_model(self.make(variant.removesuffix("-refit")))
+            self.refit.apply(model)
+        elif recovered:
             model = load_model(self.make(f"{method}-{share}"))
             self._recover(model)
         elif method == "auto":

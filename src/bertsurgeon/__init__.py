@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bertsurgeon.methods.pgb.config import PgbConfig
     from bertsurgeon.plan import ModelPlan
     from bertsurgeon.pruning import prune
-    from bertsurgeon.recovery import TrainingConfig, TrainingReport, recover, train
+    from bertsurgeon.recovery import RefitReport, TrainingConfig, TrainingReport, recover, refit_embeddings, train
     from bertsurgeon.runtime import open_exported
     from bertsurgeon.vocabulary import TrimReport, TrimResult, trim_vocabulary
     from bertsurgeon.workflows.verify import Verification, verify
@@ -53,7 +53,7 @@ _MODULES = {
     "methods.pgb.config": ("PgbConfig",),
     "plan": ("ModelPlan",),
     "pruning": ("prune",),
-    "recovery": ("TrainingConfig", "TrainingReport", "recover", "train"),
+    "recovery": ("RefitReport", "TrainingConfig", "TrainingReport", "recover", "refit_embeddings", "train"),
     "runtime": ("open_exported",),
     "vocabulary": ("TrimReport", "TrimResult", "trim_vocabulary"),
     "workflows.verify": ("Verification", "verify"),
@@ -89,6 +89,7 @@ __all__ = [
     "PruneConfig",
     "PruneReport",
     "PruneResult",
+    "RefitReport",
     "Sparsity",
     "Speedup",
     "Threshold",
@@ -110,6 +111,7 @@ __all__ = [
     "prepare_for_inference",
     "prune",
     "recover",
+    "refit_embeddings",
     "save_model",
     "to_dense",
     "train",

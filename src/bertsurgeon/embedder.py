@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.generic import ModelOutput
@@ -55,7 +56,8 @@ class EmbedderOutput(ModelOutput):
 class Embedder(PreTrainedModel):
     """An encoder and the modules after it, as loaded by sentence-transformers.
 
-    The modules after the encoder (pooling, normalization, dense layers) are never pruned or trained.
+    The modules after the encoder (pooling, normalization, dense layers) are never pruned or trained; a refit adds a
+    matrix (:meth:`transform_embeddings`).
 
     Args:
         encoder: Dense or pruned encoder.
@@ -148,6 +150,33 @@ class Embedder(PreTrainedModel):
         pools_prompt = all(getattr(module, "include_prompt", True) for module in self.tail)
         return SentenceSettings(self.max_seq_length, prompts, str(model.similarity_fn_name), pools_prompt)
 
+    def transform_embeddings(self, matrix: Tensor) -> None:
+        """Multiplies embeddings by a matrix before their normalization, if they are normalized.
+
+        A linear module there is multiplied by it; otherwise it becomes one, without a bias.
+
+        Args:
+            matrix: Shape (width, width): an embedding z becomes z @ matrix.
+        """
+        end = len(self.tail)
+        while type(self.tail[end - 1]).__name__ in ("Normalize", "Dropout"):
+            end -= 1
+        linear = _linear_part(self.tail[end - 1])
+        if linear is None:
+            from sentence_transformers.sentence_transformer.modules import Dense
+
+            width = len(matrix)
+            dense = Dense(width, width, bias=False, activation_function=nn.Identity()).requires_grad_(False)
+            dense.linear.weight.copy_(torch.eye(width))
+            dense.to(self.device, self.dtype).train(self.training)
+            linear = dense.linear
+            self.tail.insert(end, dense)
+            self.sentence_model.insert(end + 1, dense)
+        product = matrix.T.to(linear.weight.device) @ linear.weight.double()
+        linear.weight.copy_(product)
+        if linear.bias is not None:
+            linear.bias.copy_(linear.bias.double() @ matrix.to(linear.bias.device))
+
     def save_settings(self, folder: Path) -> None:
         """Writes the files by which any version of ``SentenceTransformer`` reads a folder with an exported encoder.
 
@@ -215,6 +244,16 @@ class Embedder(PreTrainedModel):
         """
         others = deepcopy(self.sentence_model, {id(self.auto_model): nn.Identity()})  # copies all but the encoder
         return Embedder(type(self.auto_model)(config), others)
+
+
+def _linear_part(module: nn.Module) -> nn.Linear | None:
+    """Returns the matrix of a module that is nothing but one, from embedding to embedding; None for any other."""
+    untyped: Any = module
+    if type(module).__name__ != "Dense" or not isinstance(untyped.activation_function, nn.Identity):
+        return None
+    names = {untyped.module_input_name, untyped.module_output_name}
+    is_plain = names == {"sentence_embedding"} and not getattr(untyped, "use_residual", False)
+    return untyped.linear if is_plain else None
 
 
 def new_model_like(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:

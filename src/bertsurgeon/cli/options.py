@@ -30,6 +30,14 @@ Overwrite = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Random seed: fixes every random choice.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that a killed process left.")]
+Refit = Annotated[
+    bool | None,
+    typer.Option(
+        "--refit/--no-refit",
+        help="Embedders: bring the embeddings nearer to the dense model's by a matrix after the pooling, a regression "
+        "on the texts. Default: yes, if there are enough.",
+    ),
+]
 
 BUDGET_PANEL = "Budget (one of them)"
 

@@ -11,7 +11,13 @@ from rich.console import Console
 from bertsurgeon.checkpoint import check_output, load_model, lock_outputs, locks_output
 from bertsurgeon.cli import options as opt
 from bertsurgeon.cli.app import Command, app, emit, guarded_together
-from bertsurgeon.cli.tables import print_metrics_before_recovery, print_plan, print_sparsity, print_summary
+from bertsurgeon.cli.tables import (
+    print_metrics_before_recovery,
+    print_plan,
+    print_refit,
+    print_sparsity,
+    print_summary,
+)
 from bertsurgeon.errors import OptionError
 from bertsurgeon.methods.auto.config import CalibrationConfig
 from bertsurgeon.methods.auto.measurements import Calibration
@@ -53,6 +59,7 @@ def make_prune_command(methods: Mapping[str, Method]) -> Command:
         trim_vocabulary: Annotated[
             bool, typer.Option("--trim-vocabulary", help="Remove the embeddings of tokens that the data never uses.")
         ] = False,
+        refit: opt.Refit = None,
         seed: opt.Seed = 0,
         overwrite: opt.Overwrite = False,
         as_json: opt.Json = False,
@@ -87,6 +94,7 @@ def make_prune_command(methods: Mapping[str, Method]) -> Command:
                 calibration=loaded,
                 teacher=None if teacher is None else load_model(resolve_model(teacher)),
                 trim=trim_vocabulary,
+                refit=refit,
             )
         results = [one.result for one in pruned]
         emit(results[0] if len(results) == 1 else {"models": results}, as_json, lambda console: _show(pruned, console))
@@ -106,6 +114,7 @@ def _show(pruned: list[PrunedModel], console: Console) -> None:
             print_plan(report.plan, console)
         else:
             print_sparsity(report.sparse.kept, report.plan, report.sparse.block, console)
+        print_refit(model.result["refit"], console)
         print_metrics_before_recovery(model.result["before_recovery"], console)
         print_summary(model.result["models"], console)
         console.print(

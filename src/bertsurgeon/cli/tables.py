@@ -60,6 +60,21 @@ def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
+def print_refit(refit: dict[str, float] | None, console: Console) -> None:
+    """Prints what a refit of embeddings did.
+
+    Args:
+        refit: Content of a :class:`bertsurgeon.RefitReport`; None if there was none.
+        console: Where to print.
+    """
+    if refit is not None:
+        console.print(
+            f"Embeddings refit on {refit['texts']:,} texts: relative squared distance from the dense model's "
+            f"{refit['before']:.3f} before, {refit['after']:.3f} after (each text left out).",
+            highlight=False,
+        )
+
+
 def print_metrics_before_recovery(metrics: dict[str, float] | None, console: Console) -> None:
     """Prints a pruned model's metrics before its recovery, whose metrics afterwards are in the summary.
 

@@ -50,6 +50,7 @@ def recover(
     ] = None,
     data: Annotated[DataConfig, opt.Panel("Data")],
     training: Annotated[TrainingConfig, opt.Panel("Training", without=("seed",))],
+    refit: opt.Refit = None,
     resume: opt.Resume = False,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
@@ -57,7 +58,7 @@ def recover(
 ) -> None:
     """Fine-tunes a pruned model again, optionally distilled from its dense original."""
     config = replace(training, seed=seed)
-    _, scores = recover_and_save(model, config, data, TrainingOutput(output, resume, overwrite), teacher)
+    _, scores = recover_and_save(model, config, data, TrainingOutput(output, resume, overwrite), teacher, refit=refit)
     show_metrics({"output": str(output), **scores}, as_json)
 
 

@@ -34,6 +34,7 @@ from bertsurgeon.compression.costs import Costs, measure_costs
 from bertsurgeon.compression.inputs import SearchInputs
 from bertsurgeon.compression.work_folder import ENTRY, WorkFolder, key_of, load_outputs, save_outputs, setting_key
 from bertsurgeon.devices import move
+from bertsurgeon.embedder import Embedder
 from bertsurgeon.errors import CheckpointError, ExportError
 from bertsurgeon.exporting import ExportConfig, export
 from bertsurgeon.layers import prepare_for_inference
@@ -41,7 +42,7 @@ from bertsurgeon.methods.auto.config import AutoConfig, CalibrationConfig
 from bertsurgeon.methods.auto.measurements import Calibration, calibrate
 from bertsurgeon.methods.auto.method import apply_calibrated_plan, plan_for_share
 from bertsurgeon.prediction import Predictor, evaluating, predict_outputs
-from bertsurgeon.recovery import TrainingConfig, recover
+from bertsurgeon.recovery import EmbeddingRefit, TrainingConfig, recover
 from bertsurgeon.runtime import Precision, open_exported
 from bertsurgeon.tasks import head_of
 from bertsurgeon.tasks.contributions import Contributions, agreement_contributions, contributions
@@ -197,7 +198,7 @@ class CandidateMaker:
         parts += [self.runtime, self.config.seed, self._timing_key, self._setting]
         if spec.share is not None:
             parts += [self.config.objective, key_of(self.costs(spec.precision).to_dict())]
-        if spec.recovered:
+        if spec.recovered or (spec.share is not None and isinstance(self.model, Embedder)):
             parts += [training, self.inputs.training_digest]
         key = key_of(*parts)
         entry = self.work.read_candidate(key)
@@ -221,8 +222,13 @@ class CandidateMaker:
         else:
             plan, predicted = self.plan(spec)
             network = self._pruned(plan)
+            refits = self._refit
+            if refits is not None:
+                refits.apply(network)
             if spec.recovered:
                 self._recover(network, key, training)
+                if refits is not None:
+                    refits.apply(network)
         save_model(network, folder / CHECKPOINT, self.tokenizer, texts={})
         sizes = measure_sizes(network)
         dense_weights = measure_sizes(self.model).encoder_weights
@@ -273,6 +279,11 @@ class CandidateMaker:
     def _pruned(self, plan: ModelPlan) -> PreTrainedModel:
         with evaluating(self._unfused):
             return apply_calibrated_plan(self._unfused, plan, self._auto_config, self.calibration)
+
+    @cached_property
+    def _refit(self) -> EmbeddingRefit | None:
+        """Refits the embeddings of pruned embedders; None for other models."""
+        return EmbeddingRefit.of(self.model, self.inputs.training, self.tokenizer, self.config.seed)
 
     def _recover(self, pruned: PreTrainedModel, key: str, training: TrainingConfig | None) -> None:
         """Trains a pruned model in place; a killed training is continued."""

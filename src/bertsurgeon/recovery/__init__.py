@@ -11,14 +11,17 @@ from bertsurgeon.recovery.distillation import (
     pruning_loss,
 )
 from bertsurgeon.recovery.fake_quantization import QuantizationAwareTraining, check_quantizable
+from bertsurgeon.recovery.refit import EmbeddingRefit, RefitReport, refit_embeddings
 from bertsurgeon.recovery.selection import SelectionReport
 from bertsurgeon.recovery.training import TrainingReport, recover, recover_with_report, train
 
 __all__ = [
     "LABEL_LEARNING_RATE",
     "DistillationTrainer",
+    "EmbeddingRefit",
     "MaskCallback",
     "QuantizationAwareTraining",
+    "RefitReport",
     "SelectionReport",
     "TrainingConfig",
     "TrainingReport",
@@ -30,6 +33,7 @@ __all__ = [
     "pruning_loss",
     "recover",
     "recover_with_report",
+    "refit_embeddings",
     "total_steps",
     "train",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from bertsurgeon.methods.auto.measurements import Calibration
 from bertsurgeon.methods.base import PruneConfig, PruneReport
 from bertsurgeon.methods.registry import get_method
 from bertsurgeon.pruning import prune
-from bertsurgeon.recovery import TrainingConfig, recover_with_report
+from bertsurgeon.recovery import EmbeddingRefit, TrainingConfig, recover_with_report
 from bertsurgeon.reporting import CARD, model_card, model_source
 from bertsurgeon.storage import find_failure, temporary_folder, temporary_root
 from bertsurgeon.tasks import Task, align_to_model, as_dataset
@@ -132,6 +132,7 @@ def prune_to_budgets(
     calibration: Calibration | None = None,
     teacher: PreTrainedModel | None = None,
     trim: bool = False,
+    refit: bool | None = None,
 ) -> list[PrunedModel]:
     """Prunes a model to every budget from one calibration, recovers, compares and saves.
 
@@ -143,13 +144,19 @@ def prune_to_budgets(
         calibration: An earlier calibration for ``auto``; None for a new one.
         teacher: Model whose distillation gives the gradients of ``obert``; None for the gradients of the task's loss.
         trim: Remove the embeddings of tokens that the data never uses.
+        refit: Embedders: whether to refit the embeddings (:func:`bertsurgeon.refit_embeddings`) after pruning and after
+            recovery; None for yes, if there are enough texts.
 
     Raises:
         BertSurgeonError: If a step is impossible, or a folder cannot be written.
     """
     calibrates = calibration is None and get_method(targets[0][0]).calibrate is not None
-    shared_steps = int(calibrates) + int(inputs.task is not None)
-    steps = shared_steps + len(targets) * (3 if training is None else 5)
+    refits = EmbeddingRefit.of(inputs.model, inputs.training, inputs.tokenizer, targets[0][0].seed, refit)
+    shared_steps = int(calibrates) + int(inputs.task is not None) + int(refits is not None)
+    steps_per_model = 3 if training is None else 5
+    if refits is not None:
+        steps_per_model += 1 if training is None else 2
+    steps = shared_steps + len(targets) * steps_per_model
     with lock_outputs(*(folder for _, folder in targets)), progress.steps(steps) as begin_step:
         return _prune_to_budgets(
             inputs,
@@ -160,6 +167,7 @@ def prune_to_budgets(
             calibration=calibration,
             teacher=teacher,
             trim=trim,
+            refit=refits,
         )
 
 
@@ -173,6 +181,7 @@ def _prune_to_budgets(
     calibration: Calibration | None,
     teacher: PreTrainedModel | None,
     trim: bool,
+    refit: EmbeddingRefit | None,
 ) -> list[PrunedModel]:
     """Does what :func:`prune_to_budgets` describes, and calls ``begin_step`` before each step that shows progress."""
     dense, tokenizer = inputs.model, inputs.tokenizer
@@ -187,17 +196,26 @@ def _prune_to_budgets(
     if inputs.task is not None:
         begin_step()
     dense_metrics = None if inputs.task is None else _score(inputs, dense)
+    if refit is not None:
+        begin_step()
+        refit.run_teacher()
     models: list[PrunedModel] = []
     start = progress.clock()
     for config, folder in targets:
         begin_step()
         pruned, report = prune(dense, config, data, tokenizer, teacher=teacher)
-        recovery, before_recovery = None, None
+        recovery, before_recovery, refitted = None, None, None
+        if refit is not None:
+            begin_step()
+            refitted = refit.apply(pruned)
         if training is not None:
             begin_step()
             before_recovery = _score(inputs, pruned)
             begin_step()
             recovery = _recover(pruned, inputs, training)
+            if refit is not None:
+                begin_step()
+                refitted = refit.apply(pruned)
         begin_step()
         pruned_metrics = _score(inputs, pruned)
         metrics = {"dense": dense_metrics or dict.fromkeys(pruned_metrics, 100.0), "pruned": pruned_metrics}
@@ -211,6 +229,7 @@ def _prune_to_budgets(
             "recovery": None if recovery is None else recovery["training"],
             "selection": None if recovery is None else recovery.get("selection"),
             "before_recovery": before_recovery,
+            "refit": None if refitted is None else asdict(refitted),
             "vocabulary": None if trim_report is None else trim_report.to_dict(),
             "models": metrics,
             "environment": environment(),

@@ -28,7 +28,7 @@ from bertsurgeon.evaluation import check_head, evaluate_masked_lm
 from bertsurgeon.gradual import MaskedLanguageModeling, Recipe, train_gradually
 from bertsurgeon.layers.masks import masks_of, sparsity_of
 from bertsurgeon.options import check_not_given
-from bertsurgeon.recovery import TrainingConfig, recover_with_report, train
+from bertsurgeon.recovery import EmbeddingRefit, TrainingConfig, recover_with_report, train
 from bertsurgeon.reporting import CARD, model_card, model_source
 from bertsurgeon.tasks import TaskData, align_to_model, recode_labels, tokenize
 from bertsurgeon.workflows.inputs import (
@@ -89,7 +89,13 @@ def finetune_and_save(
 
 @locks_output
 def recover_and_save(
-    name: str, config: TrainingConfig, data: DataConfig, output: TrainingOutput, teacher: str | None = None
+    name: str,
+    config: TrainingConfig,
+    data: DataConfig,
+    output: TrainingOutput,
+    teacher: str | None = None,
+    *,
+    refit: bool | None = None,
 ) -> tuple[PreTrainedModel, dict[str, dict[str, float]]]:
     """Fine-tunes a pruned model again.
 
@@ -99,6 +105,8 @@ def recover_and_save(
         data: The task and its data, or unlabeled texts (then there must be a teacher).
         output: Where the model goes.
         teacher: Folder or hub id of the dense model, to distill from; None for none.
+        refit: Embedders with a teacher: whether to refit the embeddings afterwards
+            (:func:`bertsurgeon.refit_embeddings`); None for yes, if there are enough texts.
 
     Returns:
         The model; its metrics ``before`` the recovery, and its ``metrics`` after it, in percent.
@@ -130,6 +138,8 @@ def recover_and_save(
             config = replace(config, distillation_weight=1.0)
         job = labeled_job(loaded, model, tokenizer, data.max_length, config)
 
+    refits = EmbeddingRefit.of(teacher_model, job.training, tokenizer, config.seed, refit)
+
     def fit(work_dir: Path) -> dict[str, Any]:
         report = recover_with_report(
             model,
@@ -141,7 +151,8 @@ def recover_and_save(
             resume=output.resume,
             **selection_arguments(job.selection, job.task),
         )
-        return training_settings(config, report, job.selection)
+        refitted = {} if refits is None else {"refit": asdict(refits.apply(model))}
+        return training_settings(config, report, job.selection) | refitted
 
     return model, _fit_and_save(model, tokenizer, job, fit, "recover", output, name, score_before=True)
 
