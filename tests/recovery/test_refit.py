@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import bertsurgeon
 from bertsurgeon import AutoConfig, Sparsity, prune, refit_embeddings
 from bertsurgeon.checkpoint import load_tokenizer
+from bertsurgeon.compression import report as report_module
 from bertsurgeon.embedder import Embedder
 from bertsurgeon.errors import DataError, ModelError
 from bertsurgeon.recovery.refit import DAMPINGS, EmbeddingRefit, regress
@@ -206,3 +207,15 @@ def test_embeddings_of_unit_length_are_what_is_regressed(normalized: Path) -> No
     expected = F.normalize(ours.double() @ regress(ours, targets).matrix, dim=-1)
     refit_embeddings(pruned, data, tokenizer, teacher=dense)
     np.testing.assert_allclose(embed(pruned, normalized, texts), expected.numpy(), atol=1e-4)
+
+
+def test_compress_refits_its_candidates(normalized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_module, "measure_memory", lambda *arguments: 1)
+    options = ("--text-file", normalized.parent / "texts.txt", "--to", "pytorch", "--min-agreement", "1", "--json")
+    few = ("--max-candidates", "2", "--no-recover", "--length", "8")
+    report = json.loads(succeed("compress", normalized, *options, *few, "-o", tmp_path / "small").stdout)
+    chosen = next(one for one in report["candidates"] if one["name"] == report["chosen"])
+    assert chosen["removed"] > 0
+    model = bertsurgeon.load_model(tmp_path / "small")
+    assert isinstance(model, Embedder)
+    assert tail_of(model) == ["Pooling", "Dense", "Normalize"]
