@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from lib.base_tables import TASKS, deployed_model, deployed_tasks
 from lib.results_store import ROOT, read_result, read_rows
-from lib.retrieval_tables import retrieval_result
+from lib.retrieval_tables import latency_of, retrieval_result
 from lib.speed_tables import RUNTIMES, deployed_speed
 from lib.study_tables import METHODS, STUDY_TASKS, score
 
@@ -130,7 +130,8 @@ BASE_KINDS = {
 
 RETRIEVAL_KINDS = {
     "all-mpnet-base-v2, auto": ("mpnet/dense", "mpnet/auto-0.5", "mpnet/auto-0.25", "mpnet/auto-0.12"),
-    "all-MiniLM-L6-v2, auto": ("minilm/dense", "minilm/auto-0.5", "minilm/auto-0.25"),
+    "… refit": ("mpnet/dense", "mpnet/auto-0.5-refit", "mpnet/auto-0.25-refit", "mpnet/auto-0.12-refit"),
+    "all-MiniLM-L6-v2, auto, refit": ("minilm/dense", "minilm/auto-0.5-refit", "minilm/auto-0.25-refit"),
     "static (model2vec)": ("mpnet/static",),
 }
 """Rows of the retrieval study, by kind of embedder; recovery changes no speed."""
@@ -174,9 +175,9 @@ def retrieval_numbers(runtime: str) -> Numbers:
     """Texts per second and nDCG@10 in a runtime, by precision and kind of embedder."""
     numbers: Numbers = {}
     for precision in ("fp32", "int8"):
-        timed = (read_result("retrieval", f"speed/{runtime}-{precision}") or {}).get("models", {})
+        timed = f"{runtime}-{precision}"
         kinds = {
-            kind: [(timed.get(name), retrieval_result(name, precision, runtime)) for name in names]
+            kind: [(latency_of("retrieval", timed, name), retrieval_result(name, precision, runtime)) for name in names]
             for kind, names in RETRIEVAL_KINDS.items()
         }
         numbers[precision] = {
@@ -303,7 +304,6 @@ DRAWINGS: dict[str, tuple[Callable[[], Numbers], Callable[[Numbers, Axes], None]
     "choosing-layers": (layer_numbers, draw_layers),
     "choosing-files": (file_numbers, draw_files),
     "retrieval-openvino": (partial(retrieval_numbers, "openvino"), partial(draw_retrieval, "OpenVINO")),
-    "retrieval-onnx": (partial(retrieval_numbers, "onnx"), partial(draw_retrieval, "ONNX Runtime")),
     "rerankers-openvino": (partial(reranker_numbers, "openvino"), partial(draw_rerankers, "OpenVINO")),
     "base-openvino": (partial(base_numbers, "openvino-int8"), partial(draw_base, "OpenVINO INT8")),
 }

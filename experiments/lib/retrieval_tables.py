@@ -8,20 +8,29 @@ from bertsurgeon.tasks.retrieval import paired_difference
 from lib.results_store import read_result
 from lib.tables import MISSING, table
 
+ENDS = {
+    "": "",
+    "-refit": ", refit",
+    "-recovered": ", recovered",
+    "-recovered-refit": ", recovered and refit",
+}
 MODELS = {
     "mpnet/dense": "all-mpnet-base-v2, dense",
     **{
         f"mpnet/auto-{share}{end}": f"… `auto`, {percent} % kept{title}"
         for share, percent in (("0.5", 50), ("0.25", 25), ("0.12", 12))
-        for end, title in (("", ""), ("-recovered", ", recovered"))
+        for end, title in ENDS.items()
     },
     **{
         f"mpnet/drop-{share}-recovered": f"… first {layers} layers of 12, recovered"
         for share, layers in (("0.5", 6), ("0.25", 3), ("0.12", 1))
     },
     "minilm/dense": "all-MiniLM-L6-v2, dense",
-    "minilm/auto-0.5": "… `auto`, 50 % kept",
-    "minilm/auto-0.25": "… `auto`, 25 % kept",
+    **{
+        f"minilm/auto-{share}{end}": f"… `auto`, {percent} % kept{title}"
+        for share, percent in (("0.5", 50), ("0.25", 25))
+        for end, title in ENDS.items()
+    },
     "mpnet/static": "static model of the same teacher (model2vec)",
 }
 """Rows of the study and their titles."""
@@ -53,6 +62,8 @@ COMPARISONS = (
     ("all-mpnet-base-v2, beside all-MiniLM-L6-v2", "mpnet/dense", "fp32", "minilm/dense"),
     ("half of all-MiniLM-L6-v2, one-shot, beside all of it", "minilm/auto-0.5", "fp32", "minilm/dense"),
     ("half of all-mpnet-base-v2, one-shot, beside all of it", "mpnet/auto-0.5", "fp32", "mpnet/dense"),
+    ("… refit, beside all of it", "mpnet/auto-0.5-refit", "fp32", "mpnet/dense"),
+    ("a quarter, refit, beside the same without", "mpnet/auto-0.25-refit", "fp32", "mpnet/auto-0.25"),
     ("static model, beside all-MiniLM-L6-v2", "mpnet/static", "fp32", "minilm/dense"),
 )
 """Titles, models and precisions, and the models in fp32 that they are compared with."""
@@ -134,7 +145,14 @@ def _difference(result: dict[str, Any] | None, reference: dict[str, Any] | None)
 
 
 def _per_second(experiment: str, precision: str, name: str, unit: str) -> str:
-    """Returns texts or pairs per second of a model; recovery does not change it."""
-    timed = (read_result(experiment, f"speed/{RUNTIME}-{precision}") or {}).get("models", {})
-    latency = timed.get(name) or timed.get(name.removesuffix("-recovered"))
+    """Returns texts or pairs per second of a model."""
+    latency = latency_of(experiment, f"{RUNTIME}-{precision}", name)
     return MISSING if latency is None else f"{latency[f'{unit}_per_second']:.0f}"
+
+
+def latency_of(experiment: str, runtime: str, name: str) -> dict[str, float] | None:
+    """Returns what was timed of a model, or of the same without recovery or with a refit, which change no speed."""
+    timed = (read_result(experiment, f"speed/{runtime}") or {}).get("models", {})
+    plain = name.removesuffix("-refit").removesuffix("-recovered")
+    found: dict[str, float] | None = next((timed[one] for one in (name, plain, f"{plain}-refit") if one in timed), None)
+    return found
