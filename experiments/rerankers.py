@@ -7,7 +7,7 @@ r"""Rerankers on judged queries: a cross-encoder trained on pairs without judgem
 The pairs are the first sentence of each document of the collection beside documents that BM25 finds for it; the score
 of a pair is the cosine of the embeddings that all-mpnet-base-v2 gives (pseudo-labels, as in Wang et al., 2112.07577).
 A document is never a pair with its first sentence, which it repeats. all-MiniLM-L6-v2 is fine-tuned on them, pruned
-and recovered on the same pairs without their scores. Queries and judgements only measure: each model sorts the first 50
+and recovered on the same pairs without their scores. Queries and judgements only measure: each model sorts the first 20
 documents of BM25. Rows are `VARIANT/RUNTIME-PRECISION` with the metrics of every query; `training` is the fine-tuning.
 `--speed` times all variants of a runtime in turns, tokenization included, and needs an idle machine.
 """
@@ -103,10 +103,12 @@ class Reranker(Variants):
     def measure(self, variant: str, runtime: str, precision: str) -> dict[str, Any]:
         """Returns quality and size of a variant."""
         model = self.open(variant, runtime, precision)
+        data = self.pairs()
+        held_out = tokenize(data.validation, self.tokenizer, MAX_LENGTH, REGRESSION)
         config = RetrievalConfig(candidates=self.arguments.candidates)
         result = evaluate_retrieval(model, config, self.collection, self.tokenizer)
         return {
-            "metrics": result.metrics,
+            "metrics": {**result.metrics, **evaluate(model, data.task, held_out, self.tokenizer)},
             "first_stage": result.first_stage,
             "by_query": rounded(result.by_query),
             **self.sizes(variant),
@@ -149,7 +151,7 @@ def scored_pairs(collection: Collection, arguments: argparse.Namespace) -> Datas
 def main() -> None:
     parser = make_variants_parser(__doc__, learning_rate=1e-4)
     parser.add_argument("--base", type=Path, default=BASE_ENCODER, help="folder of all-mpnet-base-v2")
-    parser.add_argument("--candidates", type=int, default=50, help="documents of BM25 that are sorted")
+    parser.add_argument("--candidates", type=int, default=20, help="documents of BM25 that are sorted")
     parser.add_argument("--finetuning-epochs", type=float, default=1, help="of the cross-encoder")
     arguments = parse_arguments(parser)
     results = ResultsStore("rerankers", arguments)

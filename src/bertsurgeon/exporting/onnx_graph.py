@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.torch_version import TorchVersion
 
 from bertsurgeon.benchmark import random_inputs
 from bertsurgeon.calibration import PIXELS
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 OPSET = 20
 """Default operator set: the first one with Gelu."""
+
+BATCH, SEQUENCE = "batch", "sequence"
+"""Names of the dynamic axes."""
 
 MAX_FILE_BYTES = 2**31 - 2**20
 """Maximum size of the weights in one file: protocol buffers are limited to 2 GiB."""
@@ -44,13 +48,14 @@ def trace(graph: Graph, opset: int = OPSET) -> "ir.Model":
     from onnx_ir.passes import common
 
     example: tuple[torch.Tensor, ...]
-    axes: tuple[dict[int, str], ...]
+    batch, sequence = _axis(BATCH), _axis(SEQUENCE)
+    axes: tuple[dict[int, Any], ...]
     if graph.inputs == (PIXELS,):
-        example, axes = (random_inputs([graph.model], 2, 1)[PIXELS],), ({0: "batch"},)
+        example, axes = (random_inputs([graph.model], 2, 1)[PIXELS],), ({0: batch},)
     else:
         # the two sizes differ because the exporter would identify axes of equal size
         example = tuple(torch.ones(2, 3, dtype=torch.long) for _ in graph.inputs)
-        axes = tuple({0: "batch", 1: "sequence"} for _ in graph.inputs)
+        axes = tuple({0: batch, 1: sequence} for _ in graph.inputs)
     try:
         with _silence(), torch.no_grad():
             program: Any = torch.onnx.export(
@@ -61,16 +66,39 @@ def trace(graph: Graph, opset: int = OPSET) -> "ir.Model":
                 dynamic_shapes=(axes,),
                 opset_version=opset,
                 dynamo=True,
+                optimize=True,  # the default since torch 2.7
                 verbose=False,
             )
     except Exception as error:  # the exporter raises types of torch.export, onnxscript and its own
         raise ExportError(f"The model cannot be traced: {_root_cause(error)}.") from error
     model: ir.Model = program.model
+    _name_axes(model)
     _name_products(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
     common.ClearMetadataAndDocStringPass()(model)  # stack traces contain paths of this machine
     return model
+
+
+def _axis(name: str) -> Any:
+    """Returns a dynamic axis; torch 2.6 takes no names (:func:`_name_axes`)."""
+    return name if TorchVersion(torch.__version__) >= TorchVersion("2.7") else torch.export.Dim.DYNAMIC
+
+
+def _name_axes(model: "ir.Model") -> None:
+    """Names the first two axes of the inputs, and their equals in all shapes, where torch 2.6 has numbers for names."""
+    import onnx_ir as ir
+
+    shape = model.graph.inputs[0].shape
+    assert shape is not None
+    axes = zip(shape, (BATCH, SEQUENCE), strict=False)
+    names = {axis.value: name for axis, name in axes if isinstance(axis, ir.SymbolicDim) and axis.value != name}
+    values = [*model.graph.inputs, *model.graph.outputs, *(value for node in model.graph for value in node.outputs)]
+    for value in values if names else ():
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                [names.get(axis.value, axis) if isinstance(axis, ir.SymbolicDim) else axis for axis in value.shape]
+            )
 
 
 def _root_cause(error: Exception) -> str:
