@@ -199,6 +199,8 @@ def main() -> None:
             "texts": arguments.texts,
             "documents": arguments.documents,
         }
+        if arguments.texts_file is not None:
+            configuration["texts_file"] = arguments.texts_file.name
         if arguments.speed:
             encoders = {
                 label: teacher.encoder(teacher.open(variant, runtime, precision))
@@ -213,7 +215,7 @@ def main() -> None:
                 results.run(f"speed/{runtime}-{precision}", timed, {**configuration, "batch_size": BATCH_SIZE})
             continue
         for label, (teacher, variant) in labels.items():
-            training = {"training": asdict(teacher.training)} if variant.endswith("-recovered") else {}
+            training = {"training": asdict(teacher.training)} if "-recovered" in variant else {}
             measure = partial(teacher.measure, variant, runtime, precision, judged)
             results.run(f"{label}/{runtime}-{precision}", measure, {**configuration, **training})
     for name, teacher in teachers.items():

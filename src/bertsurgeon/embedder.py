@@ -143,6 +143,11 @@ class Embedder(PreTrainedModel):
         return int(self.sentence_model.max_seq_length)
 
     @property
+    def normalizes(self) -> bool:
+        """Whether embeddings have unit length."""
+        return any(type(module).__name__ == "Normalize" for module in self.tail[_end(self.tail) :])
+
+    @property
     def settings(self) -> SentenceSettings:
         """How ``SentenceTransformer`` embeds texts with the model."""
         model = self.sentence_model
@@ -150,6 +155,7 @@ class Embedder(PreTrainedModel):
         pools_prompt = all(getattr(module, "include_prompt", True) for module in self.tail)
         return SentenceSettings(self.max_seq_length, prompts, str(model.similarity_fn_name), pools_prompt)
 
+    @torch.no_grad()
     def transform_embeddings(self, matrix: Tensor) -> None:
         """Multiplies embeddings by a matrix before their normalization, if they are normalized.
 
@@ -158,9 +164,7 @@ class Embedder(PreTrainedModel):
         Args:
             matrix: Shape (width, width): an embedding z becomes z @ matrix.
         """
-        end = len(self.tail)
-        while type(self.tail[end - 1]).__name__ in ("Normalize", "Dropout"):
-            end -= 1
+        end = _end(self.tail)
         linear = _linear_part(self.tail[end - 1])
         if linear is None:
             from sentence_transformers.sentence_transformer.modules import Dense
@@ -170,12 +174,24 @@ class Embedder(PreTrainedModel):
             dense.linear.weight.copy_(torch.eye(width))
             dense.to(self.device, self.dtype).train(self.training)
             linear = dense.linear
-            self.tail.insert(end, dense)
-            self.sentence_model.insert(end + 1, dense)
-        product = matrix.T.to(linear.weight.device) @ linear.weight.double()
-        linear.weight.copy_(product)
+            self._insert(end, dense)
+        matrix = matrix.double().cpu()
+        linear.weight.copy_(matrix.T @ linear.weight.double().cpu())
         if linear.bias is not None:
-            linear.bias.copy_(linear.bias.double() @ matrix.to(linear.bias.device))
+            linear.bias.copy_(linear.bias.double().cpu() @ matrix)
+
+    def _insert(self, place: int, module: nn.Module) -> None:
+        """Inserts a module after the encoder; the others keep their names where they have some that are no numbers."""
+        modules: dict[str, nn.Module] = dict(self.sentence_model._modules)
+        names, numbered = list(modules), all(name.isdigit() for name in modules)
+        parts = [*modules.values()]
+        parts.insert(place + 1, module)
+        names.insert(place + 1, "refit" if "refit" not in names else f"refit_{len(names)}")
+        # torch's own insert requires names that are numbers
+        self.sentence_model._modules.clear()
+        for number, (name, part) in enumerate(zip(names, parts, strict=True)):
+            self.sentence_model.add_module(str(number) if numbered else name, part)
+        self.tail.insert(place, module)
 
     def save_settings(self, folder: Path) -> None:
         """Writes the files by which any version of ``SentenceTransformer`` reads a folder with an exported encoder.
@@ -244,6 +260,14 @@ class Embedder(PreTrainedModel):
         """
         others = deepcopy(self.sentence_model, {id(self.auto_model): nn.Identity()})  # copies all but the encoder
         return Embedder(type(self.auto_model)(config), others)
+
+
+def _end(tail: nn.ModuleList) -> int:
+    """Returns the number of modules before the final normalization, if there is one."""
+    end = len(tail)
+    while type(tail[end - 1]).__name__ in ("Normalize", "Dropout"):
+        end -= 1
+    return end
 
 
 def _linear_part(module: nn.Module) -> nn.Linear | None:

@@ -71,6 +71,20 @@ def encoder_folder(folder: str | Path) -> Path:
     return Path(folder) / _module_folders(file)[0]
 
 
+def module_folders(folder: Path) -> list[Path]:
+    """Returns the folders of an embedder's modules after its encoder, as far as they have any.
+
+    Args:
+        folder: Folder of an embedder, or of any other model, which has none.
+
+    Raises:
+        CheckpointError: If the list of its modules is damaged.
+    """
+    file = folder / MODULES
+    others = _module_folders(file)[1:] if file.is_file() else []
+    return [folder / path for path in others if path and (folder / path).is_dir()]
+
+
 def _module_folders(file: Path) -> list[str]:
     """Returns the folders of an embedder's modules, relative to the embedder.
 

@@ -36,6 +36,7 @@ from bertsurgeon.sentence_folders import (
     COMPANIONS,
     encoder_folder,
     is_embedder,
+    module_folders,
     open_sentence_model,
     read_companions,
 )
@@ -133,6 +134,8 @@ def load_embedder(name: str | Path) -> PreTrainedModel:
             "out: only the embedder is read, so train the head again on its embeddings."
         )
     encoder = _load_complete(encoder_folder(folder), AutoModel)
+    for module in module_folders(folder):
+        check_sealed(module)
     return Embedder(encoder, open_sentence_model(folder))
 
 

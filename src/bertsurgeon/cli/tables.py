@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bertsurgeon.plan import Dense, Dropped, Grouped, LayerPlan, LowRank, ModelPlan, Role, Structure, SubLayerName
+from bertsurgeon.recovery import RefitReport
 from bertsurgeon.tasks.retrieval import PairedDifference
 
 _FORMATS: dict[str, tuple[str, float, str]] = {
@@ -60,7 +61,7 @@ def print_summary(rows: dict[str, dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
-def print_refit(refit: dict[str, float] | None, console: Console) -> None:
+def print_refit(refit: dict[str, Any] | None, console: Console) -> None:
     """Prints what a refit of embeddings did.
 
     Args:
@@ -68,11 +69,7 @@ def print_refit(refit: dict[str, float] | None, console: Console) -> None:
         console: Where to print.
     """
     if refit is not None:
-        console.print(
-            f"Embeddings refit on {refit['texts']:,} texts: relative squared distance from the dense model's "
-            f"{refit['before']:.3f} before, {refit['after']:.3f} after (each text left out).",
-            highlight=False,
-        )
+        console.print(RefitReport(**refit).sentence, highlight=False)
 
 
 def print_metrics_before_recovery(metrics: dict[str, float] | None, console: Console) -> None:

@@ -283,7 +283,10 @@ class CandidateMaker:
     @cached_property
     def _refit(self) -> EmbeddingRefit | None:
         """Refits the embeddings of pruned embedders; None for other models."""
-        return EmbeddingRefit.of(self.model, self.inputs.training, self.tokenizer, self.config.seed)
+        refit = EmbeddingRefit.of(self.model, self.inputs.training, self.tokenizer, self.config.seed)
+        if refit is not None:
+            refit.leave_out(self.calibration.batches)
+        return refit
 
     def _recover(self, pruned: PreTrainedModel, key: str, training: TrainingConfig | None) -> None:
         """Trains a pruned model in place; a killed training is continued."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertsurgeon import progress
+from bertsurgeon.calibration import Batch
 from bertsurgeon.devices import Device, running_on
 from bertsurgeon.embedder import Embedder
 from bertsurgeon.errors import DataError, ModelError, OptionError
@@ -53,7 +56,8 @@ class RefitReport:
         tokens: Their tokens.
         damping: See :class:`Regression`.
         before: See :class:`Regression`.
-        after: See :class:`Regression`; equal to ``before`` if no matrix was better than none.
+        after: See :class:`Regression`; of no use if the matrix was not applied.
+        applied: False if no matrix was better than none, so that the model was left as it is.
     """
 
     texts: int
@@ -61,21 +65,39 @@ class RefitReport:
     damping: float
     before: float
     after: float
+    applied: bool
+
+    @property
+    def sentence(self) -> str:
+        """What was done, in one sentence."""
+        if not self.applied:
+            return "The embeddings are not refit: no matrix brings them nearer to the dense model's."
+        return (
+            f"Embeddings refit on {self.texts:,} texts: relative squared distance from the dense model's "
+            f"{self.before:.3f} before, {self.after:.3f} after (each text left out)."
+        )
 
 
-def regress(embeddings: Tensor, targets: Tensor) -> Regression:
+def regress(embeddings: Tensor, targets: Tensor, normalized: bool) -> Regression:
     """Regresses targets on embeddings by a ridge regression that shrinks toward the identity.
 
     It minimizes Σᵢ ‖zᵢ M − tᵢ‖² + λ μ ‖M − I‖² with μ the mean eigenvalue of Σᵢ zᵢᵀ zᵢ. Of ``DAMPINGS``, λ is the one
     with the least error if each text is left out in turn, which needs no further regressions: that error is
-    eᵢ / (1 − hᵢ) with the residual eᵢ and the leverage hᵢ (PRESS; Allen, 1974, Technometrics 16(1)).
+    eᵢ / (1 − hᵢ) with the residual eᵢ and the leverage hᵢ (PRESS; Allen, 1974, Technometrics 16(1)). Errors are those
+    of embeddings as the model returns them: at unit length if it normalizes them.
 
     Args:
         embeddings: z, shape (texts, width).
         targets: t, shape (texts, width).
+        normalized: Whether the model scales zM to unit length.
     """
-    z, t = embeddings.double(), targets.double()
+    z, t = embeddings.double().cpu(), targets.double().cpu()
     missing, scale = t - z, t.square().sum()
+
+    def error_of(residuals: Tensor) -> float:
+        found = t - residuals
+        return float(((F.normalize(found, dim=-1) if normalized else found) - t).square().sum() / scale)
+
     eigenvalues, directions = torch.linalg.eigh(z.T @ z)
     eigenvalues = eigenvalues.clamp_min(0)
     rotated = z @ directions
@@ -86,12 +108,12 @@ def regress(embeddings: Tensor, targets: Tensor) -> Regression:
         change = cross / damped[:, None]
         leverage = (squares / damped).sum(1)
         residuals = (missing - rotated @ change) / (1 - leverage).clamp_min(1e-9)[:, None]
-        error = float(residuals.square().sum() / scale)
+        error = error_of(residuals)
         if best is None or error < best[0]:
             best = error, damping, change
     assert best is not None
     matrix = torch.eye(z.shape[1], dtype=torch.float64, device=z.device) + directions @ best[2]
-    return Regression(matrix, best[1], float(missing.square().sum() / scale), best[0])
+    return Regression(matrix, best[1], error_of(missing), best[0])
 
 
 class EmbeddingRefit:
@@ -99,7 +121,7 @@ class EmbeddingRefit:
 
     Args:
         teacher: The dense embedder.
-        data: Tokenized texts without labels, of which as many are drawn as have ``max_tokens``.
+        data: Tokenized texts without labels, of which as many distinct ones are drawn as have ``max_tokens``.
         tokenizer: Pads the batches.
         max_tokens: See ``MAX_TOKENS``.
         seed: Fixes which texts are drawn.
@@ -117,6 +139,7 @@ class EmbeddingRefit:
         batch_size: int = 64,
     ) -> None:
         self.teacher, self.tokenizer, self.batch_size = teacher, tokenizer, batch_size
+        self._data, self._max_tokens, self._seed = data, max_tokens, seed
         self.texts, self.tokens = _draw(data, max_tokens, seed)
         self._targets: Tensor | None = None
 
@@ -135,6 +158,7 @@ class EmbeddingRefit:
 
         Raises:
             OptionError: If ``wanted`` is given, and the teacher is no embedder.
+            DataError: If it is wanted, and there are too few texts.
         """
         if not isinstance(teacher, Embedder):
             if wanted is not None:
@@ -146,10 +170,22 @@ class EmbeddingRefit:
         if wanted is False:
             return None
         refit = cls(teacher, data, tokenizer, seed=seed)
-        if len(refit.texts) < MIN_TEXTS:
-            progress.note(f"The embeddings are not refit: that needs {MIN_TEXTS} texts, not {len(refit.texts)}.")
+        if wanted:
+            refit.check()
+        elif len(refit.texts) < MIN_TEXTS:
+            progress.note(
+                f"The embeddings are not refit: that needs {MIN_TEXTS} distinct texts, not {len(refit.texts)}."
+            )
             return None
         return refit
+
+    def leave_out(self, calibration: Iterable[Batch]) -> None:
+        """Leaves texts of a calibration out, if there are enough others: the models were fitted to them.
+
+        Their errors are smaller than those of other texts, so they tell less.
+        """
+        self.texts, self.tokens = _draw(self._data, self._max_tokens, self._seed, calibration)
+        self._targets = None
 
     def run_teacher(self) -> Tensor:
         """Returns the teacher's embeddings of the texts, shape (texts, width)."""
@@ -162,19 +198,34 @@ class EmbeddingRefit:
 
         Raises:
             DataError: If there are too few texts.
+            ModelError: If the widths of both models' embeddings differ.
         """
         assert isinstance(model, Embedder)
+        self.check()
+        targets = self.run_teacher()
+        embeddings = self._embed(model, "Refitting the embeddings")
+        if embeddings.shape != targets.shape:
+            raise ModelError(
+                f"The embeddings have widths of {embeddings.shape[1]} and {targets.shape[1]}; pass the dense model "
+                "that the other was made from."
+            )
+        found = regress(embeddings, targets, model.normalizes)
+        applied = found.after < found.before
+        if applied:
+            model.transform_embeddings(found.matrix)
+        return RefitReport(len(self.texts), self.tokens, found.damping, found.before, found.after, applied)
+
+    def check(self) -> None:
+        """Checks that there are enough texts.
+
+        Raises:
+            DataError: If there are not.
+        """
         if len(self.texts) < MIN_TEXTS:
             raise DataError(
-                f"A refit of embeddings needs {MIN_TEXTS} texts or more, not {len(self.texts)}; pass more, or leave it "
-                "out."
+                f"A refit of embeddings needs {MIN_TEXTS} distinct texts or more, not {len(self.texts)}; pass more "
+                "(and max_tokens that they fit in), or leave it out."
             )
-        targets = self.run_teacher()
-        regression = regress(self._embed(model, "Refitting the embeddings"), targets)
-        after = min(regression.after, regression.before)
-        if regression.after < regression.before:
-            model.transform_embeddings(regression.matrix)
-        return RefitReport(len(self.texts), self.tokens, regression.damping, regression.before, after)
 
     def _embed(self, model: PreTrainedModel, description: str) -> Tensor:
         """Returns the embeddings of the texts, shape (texts, width)."""
@@ -206,7 +257,7 @@ def refit_embeddings(
         data: Texts, a dataset, or batches, without labels.
         tokenizer: Tokenizes texts and pads the batches.
         teacher: The dense embedder.
-        max_tokens: Texts are drawn until they have as many tokens.
+        max_tokens: Texts are drawn until they have as many tokens; copies of a text count once.
         seed: Fixes which texts are drawn.
         batch_size: Texts per batch.
         device: Where the models run; None for the device of each if that is no CPU, else for the accelerator of the
@@ -218,7 +269,7 @@ def refit_embeddings(
 
     Raises:
         ModelError: If a model is no embedder, or their embeddings differ in width.
-        DataError: If there are fewer than 64 texts.
+        DataError: If there are fewer than 64 distinct texts.
 
     Example:
         >>> from bertsurgeon import AutoConfig, Sparsity, prune, refit_embeddings  # doctest: +SKIP
@@ -235,11 +286,21 @@ def refit_embeddings(
         return refit.apply(model)
 
 
-def _draw(data: Dataset, max_tokens: int, seed: int) -> tuple[Dataset, int]:
-    """Draws texts until they have as many tokens; returns them and the number of their tokens."""
-    order = np.random.default_rng(seed).permutation(len(data))
-    lengths = np.array([len(ids) for ids in data["input_ids"]], dtype=np.int64)[order]
-    totals = lengths.cumsum()
-    count = max(1, int(np.searchsorted(totals, max_tokens, side="right")))
-    chosen = order[:count]
-    return data.select(np.sort(chosen)), int(lengths[:count].sum())
+def _draw(data: Dataset, max_tokens: int, seed: int, calibration: Iterable[Batch] = ()) -> tuple[Dataset, int]:
+    """Draws distinct texts until they have as many tokens; returns them and the number of their tokens.
+
+    Of a text and its copy, one would be left out while the other stays, and the error would seem smaller than it is.
+    """
+    places = {tuple(ids): place for place, ids in reversed(list(enumerate(data["input_ids"])))}
+    used = {
+        tuple(ids[mask.bool()].tolist())
+        for batch in calibration
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    }
+    unused = {ids: place for ids, place in places.items() if ids not in used}
+    if len(unused) >= MIN_TEXTS:
+        places = unused
+    texts = np.random.default_rng(seed).permutation(sorted(places.values()))
+    totals = np.cumsum([len(data[int(place)]["input_ids"]) for place in texts])
+    count = int(np.searchsorted(totals, max_tokens, side="right"))
+    return data.select(np.sort(texts[:count])), int(totals[count - 1]) if count else 0

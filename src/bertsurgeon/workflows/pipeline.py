@@ -151,7 +151,7 @@ def prune_to_budgets(
         BertSurgeonError: If a step is impossible, or a folder cannot be written.
     """
     calibrates = calibration is None and get_method(targets[0][0]).calibrate is not None
-    refits = EmbeddingRefit.of(inputs.model, inputs.training, inputs.tokenizer, targets[0][0].seed, refit)
+    refits = EmbeddingRefit.of(inputs.model, inputs.calibration, inputs.tokenizer, targets[0][0].seed, refit)
     shared_steps = int(calibrates) + int(inputs.task is not None) + int(refits is not None)
     steps_per_model = 3 if training is None else 5
     if refits is not None:
@@ -198,6 +198,8 @@ def _prune_to_budgets(
     dense_metrics = None if inputs.task is None else _score(inputs, dense)
     if refit is not None:
         begin_step()
+        if isinstance(data, Calibration):
+            refit.leave_out(data.batches)
         refit.run_teacher()
     models: list[PrunedModel] = []
     start = progress.clock()

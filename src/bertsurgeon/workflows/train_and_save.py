@@ -151,8 +151,12 @@ def recover_and_save(
             resume=output.resume,
             **selection_arguments(job.selection, job.task),
         )
-        refitted = {} if refits is None else {"refit": asdict(refits.apply(model))}
-        return training_settings(config, report, job.selection) | refitted
+        settings = training_settings(config, report, job.selection)
+        if refits is not None:
+            refitted = refits.apply(model)
+            progress.note(refitted.sentence)
+            settings["refit"] = asdict(refitted)
+        return settings
 
     return model, _fit_and_save(model, tokenizer, job, fit, "recover", output, name, score_before=True)
 

@@ -14,6 +14,7 @@ from bertsurgeon.errors import BertSurgeonError, CheckpointError, first_line
 from bertsurgeon.files import DamagedFileError, Digests, read_json
 from bertsurgeon.methods.auto.measurements import Calibration
 from bertsurgeon.runtime import MANIFEST, Manifest, is_exported
+from bertsurgeon.sentence_folders import module_folders
 
 CONFIG = "config.json"
 CALIBRATION = "calibration.json"
@@ -84,7 +85,11 @@ def verify(folder: str | Path) -> Verification:
     record = read_record(folder)
     if record is not None:
         _verify_record(folder, record[1], result)
+    modules = _modules_of(folder, result)
     for part in [folder, *sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())]:
+        if part in modules:
+            _verify_module(part, result)
+            continue
         suffix = "" if part == folder else f" in {part.name}"
         for name, file, check in _PARTS:
             if (part / file).is_file() and (name != "model" or not is_exported(part)):
@@ -155,6 +160,26 @@ def _verify_model(folder: Path, result: Verification) -> None:
     if fault is not None:
         raise CheckpointError(fault)
     check_loadable(folder)
+
+
+def _modules_of(folder: Path, result: Verification) -> list[Path]:
+    """Returns the folders of an embedder's modules; a damaged list of them is a fault."""
+    try:
+        return module_folders(folder)
+    except CheckpointError as error:
+        result.faults.append(str(error))
+        return []
+
+
+def _verify_module(folder: Path, result: Verification) -> None:
+    """Checks the tensors of a module of sentence-transformers, such as a Dense, whose files hold their digests."""
+    for file in sorted(folder.glob("*.safetensors")):
+        fault = find_fault(folder, [file], None)
+        if fault is not None:
+            result.faults.append(fault)
+        elif has_digests(file):
+            with safe_open(file, framework="pt") as tensors:
+                result.checked += len(tensors.keys())
 
 
 def _verify_export(folder: Path, result: Verification) -> None:
