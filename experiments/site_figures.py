@@ -131,13 +131,11 @@ BASE_KINDS = {
 RETRIEVAL_KINDS = {
     "all-mpnet-base-v2, auto": ("mpnet/dense", "mpnet/auto-0.5", "mpnet/auto-0.25", "mpnet/auto-0.12"),
     "… refit": ("mpnet/dense", "mpnet/auto-0.5-refit", "mpnet/auto-0.25-refit", "mpnet/auto-0.12-refit"),
-    "all-MiniLM-L6-v2, auto, refit": ("minilm/dense", "minilm/auto-0.5-refit", "minilm/auto-0.25-refit"),
+    "… recovered and refit": ("mpnet/dense", "mpnet/auto-0.25-recovered-refit", "mpnet/auto-0.12-recovered-refit"),
+    "all-MiniLM-L6-v2": ("minilm/dense",),
     "static (model2vec)": ("mpnet/static",),
 }
 """Rows of the retrieval study, by kind of embedder; recovery changes no speed."""
-
-RERANKERS = ("dense", "auto-0.5", "auto-0.25", "auto-0.12")
-PRECISIONS = {"fp32": "fp32", "int8": "INT8"}
 
 
 def base_numbers(target: str) -> Numbers:
@@ -191,20 +189,6 @@ def retrieval_numbers(runtime: str) -> Numbers:
     return numbers
 
 
-def reranker_numbers(runtime: str) -> Numbers:
-    """Pairs per second and nDCG@10 of one-shot cross-encoders in a runtime, by precision."""
-    numbers = {}
-    for precision in ("fp32", "int8"):
-        timed = (read_result("rerankers", f"speed/{runtime}-{precision}") or {}).get("models", {})
-        results = {name: read_result("rerankers", f"{name}/{runtime}-{precision}") for name in RERANKERS}
-        numbers[precision] = [
-            [timed[name]["pairs_per_second"], result["metrics"]["ndcg_at_10"]]
-            for name, result in results.items()
-            if result is not None and name in timed
-        ]
-    return numbers
-
-
 def draw_retrieval(runtime: str, numbers: Numbers, axes: Axes) -> None:
     """A solid line in INT8 and a dashed one in fp32 per kind of embedder, from dense to the smallest share."""
     for precision, style, end in (("fp32", "--", ""), ("int8", "-", ", INT8")):
@@ -218,18 +202,6 @@ def draw_retrieval(runtime: str, numbers: Numbers, axes: Axes) -> None:
     axes.set_ylabel("Cranfield nDCG@10")
     axes.set_title(f"Embedders in {runtime}")
     axes.legend(fontsize=8)
-
-
-def draw_rerankers(runtime: str, numbers: Numbers, axes: Axes) -> None:
-    """A line per precision, from dense to the smallest share."""
-    for (precision, pairs), color, marker in zip(numbers.items(), COLORS, MARKERS, strict=False):
-        if pairs:
-            axes.plot(*zip(*pairs, strict=True), marker=marker, color=color, label=PRECISIONS[precision], markersize=5)
-    axes.set_xscale("log")
-    axes.set_xlabel("pairs per second (8 at a time, two cores)")
-    axes.set_ylabel("Cranfield nDCG@10")
-    axes.set_title(f"Rerankers in {runtime}")
-    axes.legend()
 
 
 def layer_numbers() -> Numbers:
@@ -304,7 +276,6 @@ DRAWINGS: dict[str, tuple[Callable[[], Numbers], Callable[[Numbers, Axes], None]
     "choosing-layers": (layer_numbers, draw_layers),
     "choosing-files": (file_numbers, draw_files),
     "retrieval-openvino": (partial(retrieval_numbers, "openvino"), partial(draw_retrieval, "OpenVINO")),
-    "rerankers-openvino": (partial(reranker_numbers, "openvino"), partial(draw_rerankers, "OpenVINO")),
     "base-openvino": (partial(base_numbers, "openvino-int8"), partial(draw_base, "OpenVINO INT8")),
 }
 """Numbers and drawing of each figure, by the name of its file."""
