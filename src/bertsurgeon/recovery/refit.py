@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,6 +28,8 @@ MAX_TOKENS = 262_144
 """Tokens of the texts that a regression uses at most, which limits its time."""
 MIN_TEXTS = 64
 """Texts that a regression needs at least."""
+READ_AT_ONCE = 1_000
+"""Rows of the data in memory while texts are drawn."""
 DAMPINGS = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 5))
 """Values of λ that are compared, relative to the mean eigenvalue of the second moments."""
 
@@ -291,16 +294,34 @@ def _draw(data: Dataset, max_tokens: int, seed: int, calibration: Iterable[Batch
 
     Of a text and its copy, one would be left out while the other stays, and the error would seem smaller than it is.
     """
-    places = {tuple(ids): place for place, ids in reversed(list(enumerate(data["input_ids"])))}
     used = {
         tuple(ids[mask.bool()].tolist())
         for batch in calibration
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     }
-    unused = {ids: place for ids, place in places.items() if ids not in used}
-    if len(unused) >= MIN_TEXTS:
-        places = unused
-    texts = np.random.default_rng(seed).permutation(sorted(places.values()))
-    totals = np.cumsum([len(data[int(place)]["input_ids"]) for place in texts])
-    count = int(np.searchsorted(totals, max_tokens, side="right"))
-    return data.select(np.sort(texts[:count])), int(totals[count - 1]) if count else 0
+    order = np.random.default_rng(seed).permutation(len(data))
+    chosen, tokens = _first_distinct(data, order, max_tokens, used)
+    if used and len(chosen) < MIN_TEXTS:
+        chosen, tokens = _first_distinct(data, order, max_tokens, set())
+    return data.select(sorted(chosen)), tokens
+
+
+def _first_distinct(
+    data: Dataset, order: NDArray[np.int64], max_tokens: int, left_out: Set[tuple[int, ...]]
+) -> tuple[list[int], int]:
+    """Returns the places of the first distinct texts in an order that have as many tokens, and their tokens."""
+    seen = set(left_out)
+    chosen: list[int] = []
+    tokens = 0
+    for start in range(0, len(order), READ_AT_ONCE):
+        places = order[start : start + READ_AT_ONCE].tolist()
+        for place, ids in zip(places, data[places]["input_ids"], strict=True):
+            key = tuple(ids)
+            if key in seen:
+                continue
+            if tokens + len(key) > max_tokens:
+                return chosen, tokens
+            seen.add(key)
+            chosen.append(place)
+            tokens += len(key)
+    return chosen, tokens
