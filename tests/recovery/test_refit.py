@@ -290,7 +290,7 @@ def test_a_damaged_matrix_is_found(normalized: Path, tmp_path: Path) -> None:
         bertsurgeon.load_model(tmp_path / "refit")
 
 
-def test_a_wanted_refit_needs_texts(normalized: Path, tmp_path: Path) -> None:
+def test_a_requested_refit_needs_texts(normalized: Path, tmp_path: Path) -> None:
     (tmp_path / "few.txt").write_text("\n".join(sentences(40)), encoding="utf-8")
     result = run(
         "prune", normalized, "--text-file", tmp_path / "few.txt", "--sparsity", "0.5", "--refit", "-o", tmp_path / "out"

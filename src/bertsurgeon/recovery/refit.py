@@ -153,27 +153,27 @@ class EmbeddingRefit:
         data: Dataset,
         tokenizer: PreTrainedTokenizerBase,
         seed: int,
-        wanted: bool | None = None,
+        requested: bool | None = None,
     ) -> EmbeddingRefit | None:
         """Returns a refit of the models of a teacher; None if there will be none.
 
-        That is so if it is unwanted, if the teacher is no embedder, or for want of texts, which a note reports.
+        That is so if it was declined, if the teacher is no embedder, or if there are too few texts, which a note reports.
 
         Raises:
-            OptionError: If ``wanted`` is given, and the teacher is no embedder.
-            DataError: If it is wanted, and there are too few texts.
+            OptionError: If ``requested`` is given, and the teacher is no embedder.
+            DataError: If it is requested, and there are too few texts.
         """
         if not isinstance(teacher, Embedder):
-            if wanted is not None:
+            if requested is not None:
                 raise OptionError(
                     "--refit and --no-refit are for sentence embedders with a dense model to compare them with; leave "
                     "them out."
                 )
             return None
-        if wanted is False:
+        if requested is False:
             return None
         refit = cls(teacher, data, tokenizer, seed=seed)
-        if wanted:
+        if requested:
             refit.check()
         elif len(refit.texts) < MIN_TEXTS:
             progress.note(
