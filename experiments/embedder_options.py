@@ -125,11 +125,11 @@ class Study:
             return self.kept.pop(key)
         model, config = self.pruned(), self.teacher.training
         set_seed(config.seed)
-        own = Embeddings.divergence
+        usual_loss = Embeddings.divergence
 
         def divergence(family: Embeddings, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
             added = 0.0 if loss is None else loss(student, teacher)
-            return own(family, student, teacher, temperature) + added
+            return usual_loss(family, student, teacher, temperature) + added
 
         with patch.object(Embeddings, "divergence", divergence), TemporaryDirectory() as work:
             train(

@@ -124,8 +124,8 @@ def scored_pairs(collection: Collection, arguments: argparse.Namespace) -> Datas
     """Returns first sentences with documents that BM25 finds, and the embedder's cosines, standardized."""
     documents = {number: text for number, text in collection.documents.items() if text}
     sentences = {f"sentence {number}": text.split(" . ")[0] for number, text in documents.items()}
-    own = [Judgement(query, query.removeprefix("sentence "), 1) for query in sentences]
-    found = rank_by_words(Collection.from_parts("pairs", documents, sentences, own), FOUND + 1)
+    judgements = [Judgement(query, query.removeprefix("sentence "), 1) for query in sentences]
+    candidates = rank_by_words(Collection.from_parts("pairs", documents, sentences, judgements), FOUND + 1)
     random = np.random.default_rng(arguments.seed)
     embedder, tokenizer = load_model(arguments.base).eval(), load_tokenizer(arguments.base)
     embeddings: dict[str, torch.Tensor] = {}
@@ -137,8 +137,8 @@ def scored_pairs(collection: Collection, arguments: argparse.Namespace) -> Datas
         vectors = (F.normalize(row["sentence_embedding"].float().flatten(), dim=0) for row in outputs)
         embeddings |= zip(texts, vectors, strict=True)
     rows = []
-    for query, judged in zip(sentences, own, strict=True):
-        others = [document for document in found[query] if document != judged.document]
+    for query, judged in zip(sentences, judgements, strict=True):
+        others = [document for document in candidates[query] if document != judged.document]
         for document in random.choice(others, min(PAIRS, len(others)), replace=False).tolist():
             cosine = float(embeddings[query] @ embeddings[document])
             rows.append({"text": sentences[query], "text_pair": documents[document], "label": cosine})
@@ -174,8 +174,12 @@ def main() -> None:
 
 def candidates_of(collection: Collection) -> list[tuple[str, str]]:
     """Returns all pairs of a query and a document that BM25 finds first for it."""
-    found = rank_by_words(collection, 2)
-    return [(collection.queries[query], collection.documents[number]) for query in found for number in found[query]]
+    candidates = rank_by_words(collection, 2)
+    return [
+        (collection.queries[query], collection.documents[number])
+        for query in candidates
+        for number in candidates[query]
+    ]
 
 
 if __name__ == "__main__":

@@ -156,5 +156,7 @@ def latency_of(experiment: str, runtime: str, name: str) -> dict[str, float] | N
     """Returns what was timed of a model, or of the same without recovery or with a refit, which change no speed."""
     timed = (read_result(experiment, f"speed/{runtime}") or {}).get("models", {})
     plain = name.removesuffix("-refit").removesuffix("-recovered")
-    found: dict[str, float] | None = next((timed[one] for one in (name, plain, f"{plain}-refit") if one in timed), None)
-    return found
+    latency: dict[str, float] | None = next(
+        (timed[one] for one in (name, plain, f"{plain}-refit") if one in timed), None
+    )
+    return latency

@@ -180,18 +180,18 @@ class Embedder(PreTrainedModel):
         if linear.bias is not None:
             linear.bias.copy_(linear.bias.double().cpu() @ matrix)
 
-    def _insert(self, place: int, module: nn.Module) -> None:
+    def _insert(self, position: int, module: nn.Module) -> None:
         """Inserts a module after the encoder; the others keep their names where they have some that are no numbers."""
         modules: dict[str, nn.Module] = dict(self.sentence_model._modules)
         names, numbered = list(modules), all(name.isdigit() for name in modules)
         parts = [*modules.values()]
-        parts.insert(place + 1, module)
-        names.insert(place + 1, "refit" if "refit" not in names else f"refit_{len(names)}")
+        parts.insert(position + 1, module)
+        names.insert(position + 1, "refit" if "refit" not in names else f"refit_{len(names)}")
         # torch's own insert requires names that are numbers
         self.sentence_model._modules.clear()
         for number, (name, part) in enumerate(zip(names, parts, strict=True)):
             self.sentence_model.add_module(str(number) if numbered else name, part)
-        self.tail.insert(place, module)
+        self.tail.insert(position, module)
 
     def save_settings(self, folder: Path) -> None:
         """Writes the files by which any version of ``SentenceTransformer`` reads a folder with an exported encoder.

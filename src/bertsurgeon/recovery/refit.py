@@ -98,8 +98,8 @@ def regress(embeddings: Tensor, targets: Tensor, normalized: bool) -> Regression
     missing, scale = t - z, t.square().sum()
 
     def error_of(residuals: Tensor) -> float:
-        found = t - residuals
-        return float(((F.normalize(found, dim=-1) if normalized else found) - t).square().sum() / scale)
+        predicted = t - residuals
+        return float(((F.normalize(predicted, dim=-1) if normalized else predicted) - t).square().sum() / scale)
 
     eigenvalues, directions = torch.linalg.eigh(z.T @ z)
     eigenvalues = eigenvalues.clamp_min(0)
@@ -157,7 +157,7 @@ class EmbeddingRefit:
     ) -> EmbeddingRefit | None:
         """Returns a refit of the models of a teacher; None if there will be none.
 
-        That is so if it was declined, if the teacher is no embedder, or if there are too few texts, which a note reports.
+        That is so if it was declined, the teacher is no embedder, or there are too few texts, which a note reports.
 
         Raises:
             OptionError: If ``requested`` is given, and the teacher is no embedder.
@@ -212,11 +212,13 @@ class EmbeddingRefit:
                 f"The embeddings have widths of {embeddings.shape[1]} and {targets.shape[1]}; pass the dense model "
                 "that the other was made from."
             )
-        found = regress(embeddings, targets, model.normalizes)
-        applied = found.after < found.before
+        regression = regress(embeddings, targets, model.normalizes)
+        applied = regression.after < regression.before
         if applied:
-            model.transform_embeddings(found.matrix)
-        return RefitReport(len(self.texts), self.tokens, found.damping, found.before, found.after, applied)
+            model.transform_embeddings(regression.matrix)
+        return RefitReport(
+            len(self.texts), self.tokens, regression.damping, regression.before, regression.after, applied
+        )
 
     def check(self) -> None:
         """Checks that there are enough texts.
@@ -309,19 +311,19 @@ def _draw(data: Dataset, max_tokens: int, seed: int, calibration: Iterable[Batch
 def _first_distinct(
     data: Dataset, order: NDArray[np.int64], max_tokens: int, left_out: Set[tuple[int, ...]]
 ) -> tuple[list[int], int]:
-    """Returns the places of the first distinct texts in an order that have as many tokens, and their tokens."""
-    seen = set(left_out)
+    """Returns the positions of the first distinct texts in an order that have as many tokens, and their tokens."""
+    drawn = set(left_out)
     chosen: list[int] = []
     tokens = 0
     for start in range(0, len(order), READ_AT_ONCE):
-        places = order[start : start + READ_AT_ONCE].tolist()
-        for place, ids in zip(places, data[places]["input_ids"], strict=True):
+        positions = order[start : start + READ_AT_ONCE].tolist()
+        for position, ids in zip(positions, data[positions]["input_ids"], strict=True):
             key = tuple(ids)
-            if key in seen:
+            if key in drawn:
                 continue
             if tokens + len(key) > max_tokens:
                 return chosen, tokens
-            seen.add(key)
-            chosen.append(place)
+            drawn.add(key)
+            chosen.append(position)
             tokens += len(key)
     return chosen, tokens
