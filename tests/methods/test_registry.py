@@ -56,7 +56,7 @@ def test_a_fourth_method_is_on_the_command_line(tmp_path: Path) -> None:
     train, validation = (write_data(tmp_path / f"{name}.csv", 32, seed) for seed, name in enumerate(("train", "val")))
     app = typer.Typer(pretty_exceptions_enable=False)
     app.command("prune")(guarded_together(make_prune_command(METHODS)))
-    help_text = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).stdout
+    help_text = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "260"}).stdout
     assert "--first-layer" in help_text
     assert "zero: drops feed-forward parts" in help_text
     options = ["--train-file", train, "--validation-file", validation, "--method", "zero", "--sparsity", "0.2"]
