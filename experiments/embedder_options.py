@@ -45,7 +45,7 @@ from embedder import SOURCES, sentences
 from lib.common import parse_arguments
 from lib.results_store import ResultsStore
 from lib.variants import selected
-from retrieval import Judged, Teacher, make_retrieval_parser
+from retrieval import Judged, Teacher, documents_of, make_retrieval_parser
 
 MANY_TEXTS = 3_000
 """For the calibration; the default is as many as make 24,576 tokens."""
@@ -93,7 +93,7 @@ class Study:
     @cached_property
     def sentences(self) -> Dataset:
         """The documents of the collection and their sentences, tokenized."""
-        documents = [text for text in self.judged.collection.documents.values() if text]
+        documents = documents_of(self.judged.collection)
         texts = [*documents, *(sentence for text in documents for sentence in text.split(" . ") if sentence.strip())]
         rows = Dataset.from_dict({"text": texts}).shuffle(seed=self.arguments.seed)
         return tokenize(rows, self.teacher.tokenizer, self.teacher.max_length, Embedding())

@@ -75,8 +75,7 @@ class Teacher(Variants):
 
     def load_refit_texts(self) -> Dataset:
         """Loads and tokenizes the documents of the collection, which are what the model will be used on."""
-        documents = read_collection(self.arguments.cranfield).documents.values()
-        rows = Dataset.from_dict({"text": [text for text in documents if text]})
+        rows = Dataset.from_dict({"text": documents_of(read_collection(self.arguments.cranfield))})
         return tokenize(rows, self.tokenizer, self.max_length, Embedding())
 
     @property
@@ -153,6 +152,11 @@ class Judged:
         self.pairs = {name: limit_rows(data, train=1, validation=arguments.pairs) for name, data in pairs.items()}
 
 
+def documents_of(collection: Collection) -> list[str]:
+    """Returns the documents of a collection that have a text."""
+    return [text for text in collection.documents.values() if text]
+
+
 def unlabeled_texts(arguments: argparse.Namespace) -> Dataset:
     """Returns sentences of GLUE and docstrings, half each, and documents if asked for; or the texts of a file."""
     if arguments.texts_file is not None:
@@ -163,8 +167,7 @@ def unlabeled_texts(arguments: argparse.Namespace) -> Dataset:
     long = load_task("docstrings", seed=seed).train.select_columns("text").shuffle(seed=seed)
     texts = [short, long.select(range(min(count, len(long))))]
     if arguments.documents:
-        documents = read_collection(arguments.cranfield).documents.values()
-        texts.append(Dataset.from_dict({"text": [text for text in documents if text]}))
+        texts.append(Dataset.from_dict({"text": documents_of(read_collection(arguments.cranfield))}))
     return concatenate_datasets(texts).shuffle(seed=seed)
 
 
@@ -210,7 +213,7 @@ def main() -> None:
                 if selected(f"{name}/{STATIC}/numpy-fp32", arguments):
                     encoders[f"{name}/{STATIC}"] = StaticModel(teacher).encode
             if labels:
-                documents = [text for text in judged.collection.documents.values() if text]
+                documents = documents_of(judged.collection)
                 timed = partial(time_in_turns, encoders, documents, "texts", arguments.seed)
                 results.run(f"speed/{runtime}-{precision}", timed, {**configuration, "batch_size": BATCH_SIZE})
             continue

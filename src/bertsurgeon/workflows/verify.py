@@ -150,8 +150,7 @@ def _verify_model(folder: Path, result: Verification) -> None:
         for file in files:
             fault = fault or find_fault(folder, [file], None)
             if fault is None and has_digests(file):
-                with safe_open(file, framework="pt") as tensors:
-                    result.checked += len(tensors.keys())
+                result.checked += _count_tensors(file)
             elif fault is None:
                 result.notes.append(
                     f"{file} was saved without digests, so that flipped bits would not be noticed; load the model and "
@@ -178,8 +177,12 @@ def _verify_module(folder: Path, result: Verification) -> None:
         if fault is not None:
             result.faults.append(fault)
         elif has_digests(file):
-            with safe_open(file, framework="pt") as tensors:
-                result.checked += len(tensors.keys())
+            result.checked += _count_tensors(file)
+
+
+def _count_tensors(file: Path) -> int:
+    with safe_open(file, framework="pt") as tensors:
+        return len(tensors.keys())
 
 
 def _verify_export(folder: Path, result: Verification) -> None:
